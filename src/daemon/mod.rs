@@ -1,0 +1,1 @@
+//! Mounting, readiness, signals, unmounting.

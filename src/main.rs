@@ -1,0 +1,7 @@
+//! The `npzfs` program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    npzfs::cli::main()
+}

@@ -1,0 +1,1 @@
+//! How bytes get out fast: decode pool, shared readers, read-ahead.
