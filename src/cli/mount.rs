@@ -1,0 +1,136 @@
+//! `npzfs SOURCE MOUNTPOINT`: mounts and serves.
+
+use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
+
+use clap::{Args, ValueHint};
+use log::LevelFilter;
+
+use super::{complain, end, mount_options::MountOptions, size};
+use crate::{
+    daemon::{self, Ground, Launch, Log, Options},
+    tree::{Layout, Settings},
+};
+
+/// The hidden flag that tells the program that it is the server in the background.
+const SERVER: &str = "--server-in-background";
+
+/// The longest time that names and attributes may be kept: a year.
+const LONGEST_TTL: Duration = Duration::from_secs(365 * 24 * 3600);
+
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Directory to show, or a single .npz
+    #[arg(required = true, value_hint = ValueHint::AnyPath)]
+    source: Option<PathBuf>,
+    /// Empty directory to show it in, or SOURCE itself
+    #[arg(required = true, value_hint = ValueHint::DirPath)]
+    mountpoint: Option<PathBuf>,
+    /// Stay in the foreground, and log to standard error
+    #[arg(short, long)]
+    foreground: bool,
+    /// Mount options, separated by commas (see below)
+    #[arg(short = 'o', value_name = "OPTIONS")]
+    mount_options: Vec<OsString>,
+    /// Show foo.npz as a directory in its place, or beside it as foo.npz.d
+    #[arg(long, value_name = "replace|beside", value_parser = parse_layout)]
+    layout: Option<Layout>,
+    /// How long the kernel may keep names and attributes [default: 1]
+    #[arg(long, value_name = "SECONDS", value_parser = parse_ttl)]
+    ttl: Option<Duration>,
+    /// Memory for decoded data [default: 64M]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    cache_size: Option<u64>,
+    /// Log to this file; else to the system log, or standard error with -f
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    log_file: Option<PathBuf>,
+    /// Log more: -v what happens, -vv and -vvv for debugging
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    verbose: u8,
+    #[arg(long = "server-in-background", hide = true)]
+    server: bool,
+}
+
+pub fn run(arguments: Arguments) -> ExitCode {
+    let level = match arguments.verbose {
+        0 => LevelFilter::Warn,
+        1 => LevelFilter::Info,
+        2 => LevelFilter::Debug,
+        _ => LevelFilter::Trace,
+    };
+    let (foreground, server) = (arguments.foreground, arguments.server);
+    let (options, log_file) = match options(arguments) {
+        Ok(both) => both,
+        Err(error) => {
+            complain(error);
+            return ExitCode::from(2);
+        }
+    };
+    if !foreground && !server {
+        return launch();
+    }
+    let log = match log_file {
+        Some(path) => Log::File(path),
+        None if foreground => Log::Stderr,
+        None => Log::System,
+    };
+    let ground = if server { Ground::Back } else { Ground::Fore };
+    end(daemon::start_log(&log, level).and_then(|()| daemon::serve(&options, ground)))
+}
+
+/// Starts the server in the background, and ends as it says.
+fn launch() -> ExitCode {
+    let mut arguments = vec![OsString::from(SERVER)];
+    arguments.extend(std::env::args_os().skip(1));
+    match daemon::launch(arguments) {
+        Ok(Launch::Ready) => ExitCode::SUCCESS,
+        Ok(Launch::Failed(code)) => ExitCode::from(code),
+        Ok(Launch::Died(status)) => {
+            complain(daemon::obituary(status));
+            ExitCode::FAILURE
+        }
+        Err(error) => end(Err(error)),
+    }
+}
+
+/// What goes without `-o` goes before it.
+fn options(arguments: Arguments) -> Result<(Options, Option<PathBuf>), String> {
+    let mut given = MountOptions::default();
+    for text in &arguments.mount_options {
+        given.add(text)?;
+    }
+    let mut settings = Settings::default();
+    if let Some(layout) = arguments.layout.or(given.layout) {
+        settings.layout = layout;
+    }
+    if let Some(ttl) = arguments.ttl.or(given.ttl) {
+        settings.ttl = ttl;
+    }
+    if let Some(cache_size) = arguments.cache_size.or(given.cache_size) {
+        settings.cache_size = cache_size;
+    }
+    let options = Options {
+        source: arguments.source.unwrap_or_default(),
+        mountpoint: arguments.mountpoint.unwrap_or_default(),
+        settings,
+        access: given.access,
+        default_permissions: given.default_permissions,
+        noexec: given.noexec,
+        fs_name: given.fs_name,
+    };
+    Ok((options, arguments.log_file.or(given.log_file)))
+}
+
+pub fn parse_layout(text: &str) -> Result<Layout, String> {
+    match text {
+        "replace" => Ok(Layout::Replace),
+        "beside" => Ok(Layout::Beside),
+        _ => Err(format!("{text:?} is no layout: give replace or beside")),
+    }
+}
+
+pub fn parse_ttl(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is not a time: give seconds, as in 0.5");
+    let seconds: f64 = text.parse().map_err(|_| wrong())?;
+    let ttl = Duration::try_from_secs_f64(seconds).map_err(|_| wrong())?;
+    Ok(ttl.min(LONGEST_TTL))
+}

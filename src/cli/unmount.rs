@@ -1,0 +1,20 @@
+//! `npzfs unmount MOUNTPOINT`.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, ValueHint};
+
+/// Unmount, and wait until the server has ended
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Where it is mounted
+    #[arg(value_hint = ValueHint::DirPath)]
+    mountpoint: PathBuf,
+    /// Out of sight at once, even while it is in use
+    #[arg(long)]
+    lazy: bool,
+}
+
+pub fn run(arguments: &Arguments) -> ExitCode {
+    super::end(crate::daemon::unmount(&arguments.mountpoint, arguments.lazy))
+}

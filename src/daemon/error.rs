@@ -1,0 +1,329 @@
+//! Why a mount could not be made or taken away, in one line that says what to do.
+
+use std::{fmt, io, path::Path, path::PathBuf, time::Duration};
+
+/// Why a mount could not be made or taken away.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// The source could not be opened.
+    Source(PathBuf, io::Error),
+    /// The source is a device, a socket or the like.
+    SourceKind(PathBuf),
+    /// The source could be opened, but not be used.
+    Tree(PathBuf, io::Error),
+    /// There is no such mountpoint.
+    MountpointMissing(PathBuf),
+    /// The mountpoint is something else than a directory.
+    MountpointNotDirectory(PathBuf),
+    /// The mountpoint holds files that the mount would hide.
+    MountpointNotEmpty(PathBuf),
+    /// The mountpoint could not be looked at.
+    Mountpoint(PathBuf, io::Error),
+    /// Something is mounted there already.
+    MountpointBusy {
+        /// Where.
+        path: PathBuf,
+        /// Type of what is mounted.
+        fs_type: String,
+        /// Source of what is mounted.
+        source: String,
+    },
+    /// The server of what is mounted there is gone.
+    Dead {
+        /// Where.
+        path: PathBuf,
+        /// Type of what is mounted.
+        fs_type: String,
+    },
+    /// The server of what is mounted there does not answer.
+    Hung {
+        /// Where.
+        path: PathBuf,
+        /// Type of what is mounted.
+        fs_type: String,
+    },
+    /// The mountpoint lies inside the source.
+    Inside {
+        /// The mountpoint.
+        mountpoint: PathBuf,
+        /// The source.
+        source: PathBuf,
+    },
+    /// /dev/fuse could not be opened.
+    FuseDevice(io::Error),
+    /// There is no fusermount3, and mounting without it is not permitted.
+    NoFusermount,
+    /// fusermount3 could not be run.
+    Fusermount(io::Error),
+    /// fusermount3 refused allow_other or allow_root.
+    AllowOtherRefused,
+    /// fusermount3 or the kernel refused to mount.
+    Refused {
+        /// Where.
+        mountpoint: PathBuf,
+        /// What it said.
+        said: String,
+    },
+    /// The mount was made, but the filesystem on it did not answer.
+    NoAnswer(PathBuf, Duration),
+    /// Talking to the kernel failed.
+    Session(io::Error),
+    /// A thread, a signal handler or the like could not be set up.
+    Setup(&'static str, io::Error),
+    /// The log file could not be opened.
+    LogFile(PathBuf, io::Error),
+    /// Nothing is mounted at the place that is to be unmounted.
+    NotMounted(PathBuf),
+    /// The place that is to be unmounted lies inside of a mount.
+    NotMountRoot {
+        /// What was given.
+        path: PathBuf,
+        /// Where the mount is.
+        mount_point: PathBuf,
+    },
+    /// What is mounted there is not npzfs.
+    NotNpzfs {
+        /// Where.
+        path: PathBuf,
+        /// Type of what is mounted.
+        fs_type: String,
+    },
+    /// The mount is in use.
+    InUse {
+        /// Where.
+        path: PathBuf,
+        /// Who uses it, if that is known.
+        holders: Vec<String>,
+    },
+    /// Unmounting was refused.
+    UnmountRefused {
+        /// Where.
+        path: PathBuf,
+        /// What the kernel or fusermount3 said.
+        said: String,
+    },
+    /// The mount is gone, but its server still runs.
+    ServerStays {
+        /// Where it was mounted.
+        path: PathBuf,
+        /// The server.
+        pid: u32,
+    },
+}
+
+/// A path on one line: as it is, or escaped when it holds control characters.
+pub(super) struct Shown<'a>(pub &'a Path);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = self.0.to_string_lossy();
+        if text.chars().any(char::is_control) { write!(f, "{text:?}") } else { f.write_str(&text) }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Source(path, cause) => source_line(f, path, cause),
+            Error::SourceKind(path) => write!(
+                f,
+                "the source {} is neither a directory nor a file; give a directory or one .npz file",
+                Shown(path)
+            ),
+            Error::Tree(path, cause) => write!(
+                f,
+                "cannot use the source {}: {}; give a directory or one .npz file",
+                Shown(path),
+                plain(cause)
+            ),
+            Error::MountpointMissing(path) => write!(
+                f,
+                "the mountpoint {0} does not exist; create it with: mkdir -p {0}",
+                Shown(path)
+            ),
+            Error::MountpointNotDirectory(path) => {
+                write!(f, "the mountpoint {} is not a directory; give an empty one", Shown(path))
+            }
+            Error::MountpointNotEmpty(path) => write!(
+                f,
+                "the mountpoint {} is not empty; mount on an empty directory, or over the source \
+                 itself",
+                Shown(path)
+            ),
+            Error::Mountpoint(path, cause) => write!(
+                f,
+                "cannot use the mountpoint {}: {}; check its path and permissions",
+                Shown(path),
+                plain(cause)
+            ),
+            Error::MountpointBusy { path, fs_type, source } => write!(
+                f,
+                "the mountpoint {0} is busy: {fs_type} of {source} is mounted there; unmount it \
+                 first, with: {1} {0}",
+                Shown(path),
+                if fs_type == super::mountinfo::FS_TYPE { "npzfs unmount" } else { "umount" }
+            ),
+            Error::Dead { path, fs_type } => write!(
+                f,
+                "{0} is a dead mount of type {fs_type} (Transport endpoint is not connected); \
+                 clear it with: {1} {0}",
+                Shown(path),
+                if fs_type == super::mountinfo::FS_TYPE {
+                    "npzfs unmount --lazy"
+                } else {
+                    "fusermount3 -u -z"
+                }
+            ),
+            Error::Hung { path, fs_type } => write!(
+                f,
+                "{0} is a mount of type {fs_type} that does not answer; wait for its server, or \
+                 clear it with: umount --lazy {0}",
+                Shown(path)
+            ),
+            Error::Inside { mountpoint, source } => write!(
+                f,
+                "the mountpoint {} lies inside the source {}, and the mount would hold itself; \
+                 mount outside of it, or over the source itself",
+                Shown(mountpoint),
+                Shown(source)
+            ),
+            Error::FuseDevice(cause) => fuse_device_line(f, cause),
+            Error::NoFusermount => f.write_str(
+                "fusermount3 is not in PATH, and only root may mount without it; install the \
+                 package fuse3, or mount as root",
+            ),
+            Error::Fusermount(cause) => {
+                write!(f, "cannot run fusermount3: {}; reinstall the package fuse3", plain(cause))
+            }
+            Error::AllowOtherRefused => f.write_str(
+                "allow_other and allow_root are refused to users here; add the line \
+                 user_allow_other to /etc/fuse.conf as root, or mount without them",
+            ),
+            Error::Refused { mountpoint, said } => refused_line(f, mountpoint, said),
+            Error::NoAnswer(path, waited) => write!(
+                f,
+                "mounted on {}, but the mount did not answer within {} s and was taken away; see \
+                 whether the source answers",
+                Shown(path),
+                waited.as_secs()
+            ),
+            Error::Session(cause) => {
+                write!(f, "the conversation with the kernel failed: {}", plain(cause))
+            }
+            Error::Setup(what, cause) => write!(f, "cannot set up {what}: {}", plain(cause)),
+            Error::LogFile(path, cause) => write!(
+                f,
+                "cannot write the log file {}: {}; give another --log-file",
+                Shown(path),
+                plain(cause)
+            ),
+            Error::NotMounted(path) => {
+                write!(f, "nothing is mounted at {}; see: findmnt -t fuse.npzfs", Shown(path))
+            }
+            Error::NotMountRoot { path, mount_point } => write!(
+                f,
+                "{} is no mountpoint, it lies in the mount at {1}; to unmount that: npzfs unmount \
+                 {1}",
+                Shown(path),
+                Shown(mount_point)
+            ),
+            Error::NotNpzfs { path, fs_type } => write!(
+                f,
+                "what is mounted at {0} is not npzfs but {fs_type}; to unmount it: umount {0}",
+                Shown(path)
+            ),
+            Error::InUse { path, holders } => {
+                write!(f, "{} is in use", Shown(path))?;
+                if !holders.is_empty() {
+                    write!(f, " by {}", holders.join(", "))?;
+                }
+                write!(f, "; end that, or detach it with: npzfs unmount --lazy {}", Shown(path))
+            }
+            Error::UnmountRefused { path, said } => write!(
+                f,
+                "cannot unmount {}: {said}; unmount as the user who mounted it, or as root",
+                Shown(path)
+            ),
+            Error::ServerStays { path, pid } => write!(
+                f,
+                "{} is unmounted here, but its server (process {pid}) still runs: another mount \
+                 namespace holds the mount; to end it: kill {pid}",
+                Shown(path)
+            ),
+        }
+    }
+}
+
+fn source_line(f: &mut fmt::Formatter<'_>, path: &Path, cause: &io::Error) -> fmt::Result {
+    let path = Shown(path);
+    match cause.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
+        Some(rustix::io::Errno::NOENT) => {
+            write!(f, "the source {path} does not exist; check the path")
+        }
+        Some(rustix::io::Errno::ACCESS | rustix::io::Errno::PERM) => write!(
+            f,
+            "the source {path} is not readable by this user; change its permissions, or mount as \
+             a user who may read it"
+        ),
+        Some(rustix::io::Errno::NOTCONN | rustix::io::Errno::CONNABORTED) => write!(
+            f,
+            "the source {path} lies on a dead mount (Transport endpoint is not connected); clear \
+             that with fusermount3 -u -z, and mount it again"
+        ),
+        _ => write!(f, "cannot open the source {path}: {}; check the path", plain(cause)),
+    }
+}
+
+fn fuse_device_line(f: &mut fmt::Formatter<'_>, cause: &io::Error) -> fmt::Result {
+    match cause.kind() {
+        io::ErrorKind::PermissionDenied => f.write_str(
+            "/dev/fuse may not be opened by this user; as root: chmod 666 /dev/fuse, or in a \
+             container: run it with --device /dev/fuse",
+        ),
+        _ => write!(
+            f,
+            "/dev/fuse cannot be opened ({}); as root: modprobe fuse, or in a container: run it \
+             with --device /dev/fuse",
+            plain(cause)
+        ),
+    }
+}
+
+fn refused_line(f: &mut fmt::Formatter<'_>, mountpoint: &Path, said: &str) -> fmt::Result {
+    let advice = if said.contains("write access") || said.contains("not owned") {
+        "; mount on a directory of your own"
+    } else if said.contains("too many FUSE") {
+        "; unmount some, or raise mount_max in /etc/fuse.conf as root"
+    } else if said.contains("Operation not permitted") {
+        "; mount as root, and in a container run it with --cap-add SYS_ADMIN --device /dev/fuse"
+    } else {
+        ""
+    };
+    write!(f, "cannot mount on {}: {said}{advice}", Shown(mountpoint))
+}
+
+/// What an error says, without Rust's "(os error 2)".
+pub(super) fn plain(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.rfind(" (os error ") {
+        Some(end) => text[..end].to_string(),
+        None => text,
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Error::Source(_, cause)
+            | Error::Tree(_, cause)
+            | Error::Mountpoint(_, cause)
+            | Error::FuseDevice(cause)
+            | Error::Fusermount(cause)
+            | Error::Session(cause)
+            | Error::Setup(_, cause)
+            | Error::LogFile(_, cause) => Some(cause),
+            _ => None,
+        }
+    }
+}

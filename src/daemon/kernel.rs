@@ -1,0 +1,126 @@
+//! Mounts as root, with the mount calls that Linux has since 5.2.
+//!
+//! A mount is first made out of sight, then asked whether it answers, and only then moved to its
+//! mountpoint: a server that fails to start leaves nothing mounted, nobody sees it before it
+//! answers, and no path is walked, which matters on an automount point, where walking would wait
+//! for the very mount that is being made.
+
+use std::{
+    ffi::OsStr,
+    io::Read,
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
+};
+
+use rustix::{
+    io::Errno,
+    mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags},
+};
+
+use super::{Error, Options};
+
+/// Opens /dev/fuse.
+///
+/// # Errors
+/// When it is missing, or this user may not open it.
+pub fn open_device() -> Result<OwnedFd, Error> {
+    use rustix::fs::{Mode, OFlags};
+    rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| Error::FuseDevice(errno.into()))
+}
+
+/// A mount that is not in the file tree yet.
+#[derive(Debug)]
+pub struct Detached {
+    filesystem: OwnedFd,
+}
+
+impl Detached {
+    /// Makes a filesystem that is served through `device`, or returns `None` if this process may
+    /// not mount, or the kernel is older than 5.2.
+    ///
+    /// # Errors
+    /// When the kernel refuses for another reason.
+    pub fn new(
+        device: &OwnedFd,
+        mountpoint: &Path,
+        source: &OsStr,
+        options: &Options,
+    ) -> Result<Option<Self>, Error> {
+        let filesystem = match rustix::mount::fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC) {
+            Ok(fd) => fd,
+            Err(Errno::PERM | Errno::NOSYS) => return Ok(None),
+            Err(errno) => return Err(refused(mountpoint, errno, None)),
+        };
+        match configure(&filesystem, device, source, options) {
+            Ok(()) => Ok(Some(Self { filesystem })),
+            Err(errno) => Err(refused(mountpoint, errno, Some(filesystem))),
+        }
+    }
+
+    /// A descriptor of its root directory. While it is open, the mount is busy.
+    ///
+    /// # Errors
+    /// What fsmount(2) says.
+    pub fn mount(self, mountpoint: &Path, options: &Options) -> Result<OwnedFd, Error> {
+        let mut attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
+            | MountAttrFlags::MOUNT_ATTR_NOSUID
+            | MountAttrFlags::MOUNT_ATTR_NODEV
+            | MountAttrFlags::MOUNT_ATTR_NOATIME;
+        if options.noexec {
+            attributes |= MountAttrFlags::MOUNT_ATTR_NOEXEC;
+        }
+        rustix::mount::fsmount(&self.filesystem, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+            .map_err(|errno| refused(mountpoint, errno, Some(self.filesystem)))
+    }
+}
+
+/// Moves a detached mount to its mountpoint.
+///
+/// # Errors
+/// What move_mount(2) says.
+pub fn attach(mount: &OwnedFd, target: &OwnedFd, mountpoint: &Path) -> Result<(), Error> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    rustix::mount::move_mount(mount, "", target, "", flags)
+        .map_err(|errno| refused(mountpoint, errno, None))
+}
+
+fn configure(
+    filesystem: &OwnedFd,
+    device: &OwnedFd,
+    source: &OsStr,
+    options: &Options,
+) -> rustix::io::Result<()> {
+    use rustix::mount::{fsconfig_create, fsconfig_set_flag, fsconfig_set_string};
+    let uid = rustix::process::getuid().as_raw().to_string();
+    let gid = rustix::process::getgid().as_raw().to_string();
+    let fd = device.as_raw_fd().to_string();
+    fsconfig_set_string(filesystem, "source", source.as_bytes())?;
+    fsconfig_set_string(filesystem, "subtype", "npzfs")?;
+    fsconfig_set_string(filesystem, "fd", fd.as_str())?;
+    fsconfig_set_string(filesystem, "rootmode", "40000")?;
+    fsconfig_set_string(filesystem, "user_id", uid.as_str())?;
+    fsconfig_set_string(filesystem, "group_id", gid.as_str())?;
+    fsconfig_set_flag(filesystem, "ro")?;
+    if options.kernel_checks_modes() {
+        fsconfig_set_flag(filesystem, "default_permissions")?;
+    }
+    if options.kernel_allows_others() {
+        fsconfig_set_flag(filesystem, "allow_other")?;
+    }
+    fsconfig_create(filesystem)
+}
+
+/// The error with what the kernel wrote into the log of the filesystem context, if anything.
+fn refused(mountpoint: &Path, errno: Errno, context: Option<OwnedFd>) -> Error {
+    let mut said = super::error::plain(&errno.into());
+    let mut line = [0; 256];
+    // Each read gives one message, or ENODATA when there is none: then errno must do.
+    if let Some(Ok(length)) = context.map(|fd| std::fs::File::from(fd).read(&mut line)) {
+        said = format!("{said} ({})", String::from_utf8_lossy(&line[..length]).trim());
+    }
+    Error::Refused { mountpoint: mountpoint.into(), said }
+}

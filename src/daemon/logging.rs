@@ -1,0 +1,148 @@
+//! Where log lines go, and what they look like.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Write},
+    os::unix::net::UnixDatagram,
+    path::{Path, PathBuf},
+};
+
+use env_logger::{Builder, Target};
+use log::{Level, LevelFilter, Record};
+
+use super::Error;
+
+/// Where system messages go: journald, rsyslog and their like read here.
+const SYSLOG: &str = "/dev/log";
+
+/// The facility of daemons, shifted as RFC 3164 wants it.
+const DAEMON: u8 = 3 << 3;
+
+/// Where log lines go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Log {
+    /// To standard error.
+    Stderr,
+    /// To the system log.
+    System,
+    /// To this file.
+    File(PathBuf),
+}
+
+/// Sets up logging for the whole process. `NPZFS_LOG` goes before `level`.
+///
+/// # Errors
+/// When the log file cannot be opened.
+pub fn start(log: &Log, level: LevelFilter) -> Result<(), Error> {
+    let mut builder = Builder::new();
+    builder.filter_level(level);
+    if let Ok(filters) = std::env::var("NPZFS_LOG") {
+        builder.parse_filters(&filters);
+    }
+    match log {
+        Log::Stderr if stderr_is_the_journal() => {
+            builder.format(|out, record| {
+                writeln!(out, "<{}>{}", severity(record.level()), one_line(record))
+            });
+        }
+        Log::Stderr => {
+            builder.format(|out, record| {
+                let level = record.level().as_str().to_ascii_lowercase();
+                writeln!(out, "npzfs: {level}: {}", one_line(record))
+            });
+        }
+        Log::System => {
+            let socket = UnixDatagram::unbound().and_then(|socket| {
+                // A log that is not read must not stop the server.
+                socket.set_nonblocking(true)?;
+                Ok(socket)
+            });
+            let socket = socket.map_err(|cause| Error::Setup("the system log", cause))?;
+            builder.format(|out, record| {
+                let priority = DAEMON | severity(record.level());
+                write!(out, "<{priority}>npzfs[{}]: {}", std::process::id(), one_line(record))
+            });
+            builder.target(Target::Pipe(Box::new(Syslog(socket))));
+        }
+        Log::File(path) => {
+            let file = append(path).map_err(|cause| Error::LogFile(path.clone(), cause))?;
+            builder.format(|out, record| {
+                let time = out.timestamp_seconds();
+                let level = record.level().as_str().to_ascii_lowercase();
+                writeln!(out, "{time} npzfs[{}]: {level}: {}", std::process::id(), one_line(record))
+            });
+            builder.target(Target::Pipe(Box::new(file)));
+        }
+    }
+    builder.try_init().map_err(|cause| Error::Setup("logging", io::Error::other(cause)))?;
+    std::panic::set_hook(Box::new(|panic| log::error!("bug: {panic}")));
+    Ok(())
+}
+
+fn append(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).open(path)
+}
+
+/// Sends each write, which is one log line, as one message. The path is looked up every time: the
+/// log daemon may have been restarted.
+#[derive(Debug)]
+struct Syslog(UnixDatagram);
+
+impl Write for Syslog {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        // Without a log daemon there is nowhere to complain to.
+        let _ = self.0.send_to(line, SYSLOG);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// systemd tells the device and inode of the journal's socket in `JOURNAL_STREAM`, so that a
+/// program can see whether its standard error still is that (systemd.exec(5)).
+fn stderr_is_the_journal() -> bool {
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
+    let Ok(stat) = rustix::fs::fstat(rustix::stdio::stderr()) else { return false };
+    stream == format!("{}:{}", stat.st_dev, stat.st_ino)
+}
+
+/// The severity of RFC 3164, which sd-daemon(3) shares.
+fn severity(level: Level) -> u8 {
+    match level {
+        Level::Error => 3,
+        Level::Warn => 4,
+        Level::Info => 6,
+        Level::Debug | Level::Trace => 7,
+    }
+}
+
+/// The message without line breaks and other control characters: file names come into it, and
+/// they may hold anything.
+fn one_line(record: &Record) -> String {
+    let text = record.args().to_string();
+    if !text.chars().any(char::is_control) {
+        return text;
+    }
+    text.chars().fold(String::with_capacity(text.len() + 8), |mut line, character| {
+        if character.is_control() {
+            line.extend(character.escape_default());
+        } else {
+            line.push(character);
+        }
+        line
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_stays_on_one_line() {
+        let record = |text| one_line(&Record::builder().args(format_args!("{}", text)).build());
+        assert_eq!(record("plain \u{e9}"), "plain \u{e9}");
+        assert_eq!(record("a\nb\t\x1b[0m"), "a\\nb\\t\\u{1b}[0m");
+    }
+}

@@ -1,0 +1,254 @@
+//! One mount, from the checks before it to the end of its server.
+
+use std::{
+    ffi::OsStr,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::Sender,
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use fuser::{Config, Session, SessionACL};
+
+use super::{
+    Error, Event, Options,
+    detach::{self, Mode},
+    fusermount,
+    kernel::{self, Detached},
+    mountinfo::{self, Device},
+    mountpoint::Mountpoint,
+    options::Access,
+    place::{self, Place},
+    source::Source,
+};
+use crate::{fuse::Npzfs, tree::Tree};
+
+/// How long a new mount may take to answer. A source on a slow network is worth waiting for.
+const FIRST_ANSWER: Duration = Duration::from_secs(30);
+
+/// How long the server goes on for those who still use a mount that is out of sight.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Between two looks at something that tells no news by itself.
+const POLL: Duration = Duration::from_millis(5);
+
+/// A mount, and the threads that serve it. Dropping it unmounts.
+#[derive(Debug)]
+pub struct Mount {
+    path: PathBuf,
+    source: PathBuf,
+    /// Set while it is in the file tree.
+    device: Option<Device>,
+    ended: Arc<AtomicBool>,
+}
+
+impl Mount {
+    /// Mounts as `options` say, and returns when the mount answers. When it is over, however that
+    /// came, `events` gets an [`Event::Ended`].
+    ///
+    /// # Errors
+    /// When the source or the mountpoint cannot be used, or mounting is refused. Nothing is left
+    /// mounted then.
+    pub fn start(options: &Options, events: Sender<Event>) -> Result<Self, Error> {
+        // First the mountpoint: a dead mount on it may cover the source.
+        let mountpoint = Mountpoint::find(&options.mountpoint)?;
+        let source = Source::open(&options.source)?;
+        mountpoint.check(&source)?;
+        let device = kernel::open_device()?;
+
+        let mut mount = Self {
+            path: mountpoint.path().into(),
+            source: source.path.clone(),
+            device: None,
+            ended: Arc::new(AtomicBool::new(false)),
+        };
+        let tree = Tree::new(source.into_tree(), options.settings.clone())
+            .map_err(|cause| Error::Tree(options.source.clone(), cause))?;
+        let filesystem = Npzfs::new(Arc::new(tree));
+        let path = mount.source.clone();
+        let name = options.fs_name.as_deref().unwrap_or(path.as_os_str());
+        match Detached::new(&device, &mount.path, name, options)? {
+            Some(detached) => {
+                mount.serve(filesystem, device, options, events)?;
+                mount.show(detached, &mountpoint, options)?;
+            }
+            None => {
+                drop(device);
+                // It would keep fusermount3's mount busy, should that have to be undone.
+                drop(mountpoint);
+                mount.with_fusermount(filesystem, name, options, events)?;
+            }
+        }
+        Ok(mount)
+    }
+
+    /// Where it is mounted.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What is mounted.
+    #[must_use]
+    pub fn source(&self) -> &Path {
+        &self.source
+    }
+
+    /// Takes the mount away: out of sight if it is in use. Then its server has a few seconds to
+    /// finish what is asked of it.
+    ///
+    /// # Errors
+    /// When unmounting is refused.
+    pub fn unmount(mut self) -> Result<(), Error> {
+        let result = self.take_away();
+        if result.is_ok() && !self.ends_within(GRACE) {
+            log::warn!(
+                "{} is still used after {} s; those who use it will get errors",
+                self.path.display(),
+                GRACE.as_secs()
+            );
+        }
+        result
+    }
+
+    /// Starts the threads that answer the kernel.
+    fn serve(
+        &self,
+        filesystem: Npzfs,
+        device: OwnedFd,
+        options: &Options,
+        events: Sender<Event>,
+    ) -> Result<(), Error> {
+        let mut config = Config::default();
+        config.n_threads = Some(threads());
+        // Requests read through a cloned descriptor are aborted when it is closed, so that a
+        // server could not be replaced under a mount (docs/architecture.md).
+        config.clone_fd = false;
+        let acl = match options.access {
+            Access::Owner => SessionACL::Owner,
+            Access::OwnerAndRoot => SessionACL::RootAndOwner,
+            Access::Everybody => SessionACL::All,
+        };
+        let session = Session::from_fd(filesystem, device, acl, config).map_err(Error::Session)?;
+        let ended = Arc::clone(&self.ended);
+        let run = move || {
+            let result = session.run();
+            ended.store(true, Ordering::Release);
+            // Whoever started the mount may have lost interest.
+            let _ = events.send(Event::Ended(result));
+        };
+        thread::Builder::new()
+            .name("session".into())
+            .spawn(run)
+            .map_err(|cause| Error::Setup("the thread that serves the mount", cause))?;
+        Ok(())
+    }
+
+    /// Moves a mount to its mountpoint when it has answered.
+    fn show(
+        &mut self,
+        detached: Detached,
+        mountpoint: &Mountpoint,
+        options: &Options,
+    ) -> Result<(), Error> {
+        let root = Arc::new(detached.mount(&self.path, options)?);
+        let device = self.first_answer(Arc::clone(&root))?;
+        kernel::attach(&root, mountpoint.fd(), &self.path)?;
+        self.device = Some(device);
+        Ok(())
+    }
+
+    /// Mounts through fusermount3, which can only mount where all see it.
+    fn with_fusermount(
+        &mut self,
+        filesystem: Npzfs,
+        name: &OsStr,
+        options: &Options,
+        events: Sender<Event>,
+    ) -> Result<(), Error> {
+        let device = fusermount::mount(&self.path, name, options)?;
+        let lost = |cause| Error::Mountpoint(self.path.clone(), cause);
+        let mount = mountinfo::at(&self.path).map_err(lost)?;
+        self.device = mount.filter(mountinfo::Entry::is_npzfs).map(|mount| mount.device);
+        self.serve(filesystem, device, options, events)?;
+        let place =
+            Place::open(&self.path).map_err(|cause| Error::Mountpoint(self.path.clone(), cause))?;
+        self.first_answer(place.into_fd())?;
+        Ok(())
+    }
+
+    /// Waits for an answer to STATFS and GETATTR of the root, and says which device it is.
+    fn first_answer(&self, root: Arc<OwnedFd>) -> Result<Device, Error> {
+        let ask = move || {
+            rustix::fs::fstatfs(&root)?;
+            rustix::fs::fstat(&root)
+        };
+        match place::within(FIRST_ANSWER, ask) {
+            Some(Ok(stat)) => Ok(Device {
+                major: rustix::fs::major(stat.st_dev),
+                minor: rustix::fs::minor(stat.st_dev),
+            }),
+            Some(Err(errno)) => Err(Error::Mountpoint(self.path.clone(), errno.into())),
+            None => Err(Error::NoAnswer(self.path.clone(), FIRST_ANSWER)),
+        }
+    }
+
+    /// Unmounts wherever this filesystem is mounted: it may have been moved, or bound elsewhere.
+    fn take_away(&mut self) -> Result<(), Error> {
+        let Some(device) = self.device.take() else { return Ok(()) };
+        if self.ended.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let mounts = mountinfo::read()
+            .map_err(|cause| Error::UnmountRefused {
+                path: self.path.clone(),
+                said: super::error::plain(&cause),
+            })?
+            .into_iter()
+            .filter(|mount| mount.device == device && mount.is_npzfs());
+        for mount in mounts.collect::<Vec<_>>().into_iter().rev() {
+            let path = &mount.mount_point;
+            match detach::unmount(path, Mode::Ordinary) {
+                // Somebody else was faster.
+                Ok(()) | Err(Error::NotMounted(_)) => {}
+                Err(Error::InUse { .. }) => {
+                    log::warn!("{} is in use: detaching it", path.display());
+                    detach::unmount(path, Mode::Lazy)?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn ends_within(&self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        while !self.ended.load(Ordering::Acquire) {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            thread::sleep(POLL);
+        }
+        true
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        if let Err(error) = self.take_away() {
+            log::error!("{error}");
+        }
+    }
+}
+
+/// How many threads read requests from the kernel. They hand decoding to a pool of their own
+/// size, so these only have to keep lookups and reads of cached pages going: four do on a small
+/// machine, and more than eight only wait for each other at /dev/fuse.
+fn threads() -> usize {
+    thread::available_parallelism().map_or(4, |cores| cores.get().clamp(4, 8))
+}

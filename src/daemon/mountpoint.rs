@@ -1,0 +1,178 @@
+//! Decides whether a directory can be mounted on, and clears a dead mount of ours that lies there.
+
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{Dir, FileType, Mode, OFlags, Stat},
+    io::Errno,
+};
+
+use super::{
+    Error, detach, mountinfo,
+    place::{Answer, Place},
+    source::Source,
+};
+
+/// How often a dead mount is cleared: they may lie on top of each other.
+const MOST_DEAD_MOUNTS: usize = 16;
+
+/// A directory that can be mounted on.
+#[derive(Debug)]
+pub struct Mountpoint {
+    place: Place,
+}
+
+impl Mountpoint {
+    /// Finds the mountpoint, and clears dead mounts of ours from it.
+    ///
+    /// # Errors
+    /// When it does not exist, is not a directory, or something is mounted there that is not
+    /// ours or not dead.
+    pub fn find(path: &Path) -> Result<Self, Error> {
+        for _ in 0..MOST_DEAD_MOUNTS {
+            let place = Place::open(path).map_err(|cause| match Errno::from_io_error(&cause) {
+                Some(Errno::NOENT) => Error::MountpointMissing(path.into()),
+                Some(Errno::NOTDIR) => Error::MountpointNotDirectory(path.into()),
+                _ => Error::Mountpoint(path.into(), cause),
+            })?;
+            let mount = place.mount().clone();
+            let fs_type = mount.fs_type.to_string_lossy().into_owned();
+            match place.stat() {
+                Answer::Dead if mount.is_npzfs() && place.is_mount_root() => {
+                    log::info!("clearing the dead mount at {}", place.path().display());
+                    let path = place.path().to_path_buf();
+                    // While it is pinned, it is busy.
+                    drop(place);
+                    detach::unmount(&path, detach::Mode::Lazy)?;
+                }
+                Answer::Dead => return Err(Error::Dead { path: mount.mount_point, fs_type }),
+                Answer::Hung => return Err(Error::Hung { path: mount.mount_point, fs_type }),
+                // A mount of another user's may refuse even that.
+                Answer::Refused(_) if mount.is_fuse() && place.is_mount_root() => {
+                    return Err(busy(&place));
+                }
+                Answer::Refused(cause) => return Err(Error::Mountpoint(path.into(), cause)),
+                Answer::Given(stat) => {
+                    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+                        return Err(Error::MountpointNotDirectory(path.into()));
+                    }
+                    if mount.is_npzfs() && place.is_mount_root() {
+                        return Err(busy(&place));
+                    }
+                    return Ok(Self { place });
+                }
+            }
+        }
+        let fs_type = mountinfo::FS_TYPE.to_string();
+        Err(Error::Dead { path: path.into(), fs_type })
+    }
+
+    /// Its absolute path, without symbolic links.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.place.path()
+    }
+
+    /// The directory that will be covered.
+    #[must_use]
+    pub fn fd(&self) -> &OwnedFd {
+        self.place.fd()
+    }
+
+    /// Checks that mounting `source` here hides nothing but the source, and that the mount does
+    /// not become a part of what it shows.
+    ///
+    /// # Errors
+    /// When the directory is inside the source, or not empty and not the source.
+    pub fn check(&self, source: &Source) -> Result<(), Error> {
+        let path = self.path().to_path_buf();
+        let unusable = |errno: Errno| Error::Mountpoint(path.clone(), errno.into());
+        if source.is(&rustix::fs::fstat(self.fd()).map_err(unusable)?) {
+            return Ok(());
+        }
+        if self.lies_in(source).map_err(unusable)? {
+            return Err(Error::Inside { mountpoint: path, source: source.path.clone() });
+        }
+        // To read an automount point is to trigger it, and to wait for the mount we are to make.
+        if self.place.is_mount_root() && self.place.mount().fs_type == "autofs" {
+            return Ok(());
+        }
+        match self.place.ask(is_empty) {
+            Answer::Given(true) => Ok(()),
+            Answer::Given(false) if self.place.is_mount_root() => Err(busy(&self.place)),
+            Answer::Given(false) => Err(Error::MountpointNotEmpty(path)),
+            Answer::Refused(cause) => Err(Error::Mountpoint(path, cause)),
+            Answer::Dead | Answer::Hung => Err(Error::Hung {
+                fs_type: self.place.mount().fs_type.to_string_lossy().into_owned(),
+                path,
+            }),
+        }
+    }
+
+    /// Whether a directory above is the source: by device and inode, since a path says nothing
+    /// where there are bind mounts.
+    fn lies_in(&self, source: &Source) -> rustix::io::Result<bool> {
+        let mut here: Stat = rustix::fs::fstat(self.fd())?;
+        let mut fd: Option<OwnedFd> = None;
+        loop {
+            let at = fd.as_ref().unwrap_or(self.fd());
+            let up =
+                match rustix::fs::openat(at, "..", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
+                    Ok(up) => up,
+                    // Above is a directory that this user may not search, hence no source of
+                    // theirs; nor is anything above it that could be reached this way.
+                    Err(Errno::ACCESS) => return Ok(self.path().starts_with(&source.path)),
+                    Err(errno) => return Err(errno),
+                };
+            let above = rustix::fs::fstat(&up)?;
+            if source.is(&above) {
+                return Ok(true);
+            }
+            if (above.st_dev, above.st_ino) == (here.st_dev, here.st_ino) {
+                return Ok(self.is_shared_into(source));
+            }
+            here = above;
+            fd = Some(up);
+        }
+    }
+
+    /// Whether the directory is a bind mount of one inside the source, and mounts made on it
+    /// appear there as well, for both are in one peer group.
+    fn is_shared_into(&self, source: &Source) -> bool {
+        let Ok(of_source) = Place::open(&source.path) else { return false };
+        let (ours, theirs) = (self.place.mount(), of_source.mount());
+        ours.peer_group.is_some()
+            && ours.peer_group == theirs.peer_group
+            && within_filesystem(&self.place).starts_with(within_filesystem(&of_source))
+    }
+}
+
+/// The path of a place from the root of its filesystem, not of its mount.
+fn within_filesystem(place: &Place) -> PathBuf {
+    let mount = place.mount();
+    mount.root.join(place.path().strip_prefix(&mount.mount_point).unwrap_or(Path::new("")))
+}
+
+fn busy(place: &Place) -> Error {
+    let mount = place.mount();
+    Error::MountpointBusy {
+        path: place.path().into(),
+        fs_type: mount.fs_type.to_string_lossy().into_owned(),
+        source: super::error::Shown(Path::new(&mount.source)).to_string(),
+    }
+}
+
+fn is_empty(fd: &OwnedFd) -> rustix::io::Result<bool> {
+    // Through "." because the descriptor is O_PATH, which cannot be read.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let dir = rustix::fs::openat(fd.as_fd(), ".", flags, Mode::empty())?;
+    for entry in Dir::read_from(dir)? {
+        if !matches!(entry?.file_name().to_bytes(), b"." | b"..") {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}

@@ -1,0 +1,49 @@
+//! What a mount is to be.
+
+use std::{ffi::OsString, path::PathBuf};
+
+use crate::tree::Settings;
+
+/// Who may use the mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Access {
+    /// Only the user who mounts.
+    #[default]
+    Owner,
+    /// That user, and root.
+    OwnerAndRoot,
+    /// Everybody, as far as the modes of the files allow.
+    Everybody,
+}
+
+/// What a mount is to be.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// The directory or archive to show.
+    pub source: PathBuf,
+    /// Where to show it.
+    pub mountpoint: PathBuf,
+    /// How the tree looks and is served.
+    pub settings: Settings,
+    /// Who may use it.
+    pub access: Access,
+    /// Whether the kernel checks modes. It does in any case when others than the owner have access:
+    /// without it the kernel checks nothing, and a server that runs as root would hand out what
+    /// modes forbid.
+    pub default_permissions: bool,
+    /// Whether programs on it may not be run.
+    pub noexec: bool,
+    /// What findmnt(8) shows as the source, if not the path of the source.
+    pub fs_name: Option<OsString>,
+}
+
+impl Options {
+    pub(super) fn kernel_checks_modes(&self) -> bool {
+        self.default_permissions || self.access != Access::Owner
+    }
+
+    /// Whether the kernel lets others in. It knows no `allow_root`: fuser turns the rest away.
+    pub(super) fn kernel_allows_others(&self) -> bool {
+        self.access != Access::Owner
+    }
+}

@@ -1,0 +1,75 @@
+//! Opens what is to be shown, before a mount may cover it.
+
+use std::{
+    fs::File,
+    io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::{FileType, Mode, OFlags, Stat};
+
+use super::{
+    Error,
+    place::{Answer, Place},
+};
+use crate::tree;
+
+/// An open source.
+#[derive(Debug)]
+pub struct Source {
+    /// Its canonical path.
+    pub path: PathBuf,
+    /// What stat(2) says of it.
+    pub stat: Stat,
+    kind: FileType,
+    fd: OwnedFd,
+}
+
+impl Source {
+    /// Opens `path`.
+    ///
+    /// # Errors
+    /// When it does not exist, cannot be read, or is neither a directory nor a file.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let place = Place::open(path).map_err(|cause| Error::Source(path.into(), cause))?;
+        let fs_type = place.mount().fs_type.to_string_lossy().into_owned();
+        // The kind first: opening a FIFO would wait for a writer, and a device may do anything.
+        match place.stat() {
+            Answer::Given(stat) => {
+                let kind = FileType::from_raw_mode(stat.st_mode);
+                if kind != FileType::Directory && kind != FileType::RegularFile {
+                    return Err(Error::SourceKind(path.into()));
+                }
+                let fd = readable(&place).map_err(|cause| Error::Source(path.into(), cause))?;
+                Ok(Self { path: place.path().into(), stat, kind, fd })
+            }
+            Answer::Dead => Err(Error::Dead { path: path.into(), fs_type }),
+            Answer::Hung => Err(Error::Hung { path: path.into(), fs_type }),
+            Answer::Refused(cause) => Err(Error::Source(path.into(), cause)),
+        }
+    }
+
+    /// Whether `stat` is of this very directory.
+    #[must_use]
+    pub fn is(&self, stat: &Stat) -> bool {
+        (self.stat.st_dev, self.stat.st_ino) == (stat.st_dev, stat.st_ino)
+    }
+
+    /// The source as the tree takes it.
+    #[must_use]
+    pub fn into_tree(self) -> tree::Source {
+        if self.kind == FileType::Directory {
+            tree::Source::Directory(self.fd)
+        } else {
+            tree::Source::Archive(File::from(self.fd))
+        }
+    }
+}
+
+/// Opens the place for reading through its descriptor, so that it is surely what was looked at.
+fn readable(place: &Place) -> io::Result<OwnedFd> {
+    use std::os::fd::AsRawFd;
+    let path = format!("/proc/self/fd/{}", place.fd().as_raw_fd());
+    Ok(rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+}
