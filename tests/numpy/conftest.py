@@ -1,0 +1,56 @@
+"""Fixtures: a source directory, and mounts of it that are taken down and checked afterwards."""
+
+import itertools
+
+import pytest
+
+from mounting import Mount
+
+
+@pytest.fixture
+def source(tmp_path):
+    """An empty directory to be mounted."""
+    path = tmp_path / "source"
+    path.mkdir()
+    return path
+
+
+def _mounts(directory):
+    running, numbers = [], itertools.count(1)
+
+    def mount(source, *options, at=None):
+        """Mounts `source`; `options` as on the command line."""
+        number = next(numbers)
+        mountpoint = directory / f"mnt{number}" if at is None else at
+        one = Mount(source, mountpoint, directory / f"log{number}", *options)
+        running.append(one)
+        return one
+
+    def stop():
+        errors = []
+        for one in running:
+            try:
+                one.stop()
+            except AssertionError as error:
+                errors.append(str(error))
+        assert not errors, "\n".join(errors)
+
+    return mount, stop
+
+
+@pytest.fixture
+def mount(tmp_path):
+    """Mounts a source with the real program. Afterwards it must end well: see `Mount.stop`."""
+    start, stop = _mounts(tmp_path)
+    yield start
+    stop()
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """`(directory, mount)`: as `source` and `mount`, for all tests of one file."""
+    directory = tmp_path_factory.mktemp("shared")
+    (directory / "source").mkdir()
+    start, stop = _mounts(directory)
+    yield directory / "source", start
+    stop()

@@ -1,0 +1,463 @@
+"""Rules 6: archives change while they are mounted."""
+
+import errno
+import mmap
+import os
+import random
+import shutil
+import signal
+import time
+import zipfile
+
+import numpy as np
+import pytest
+
+import zipmaker
+from arrays import npy
+from mounting import Child, Ended, errno_of, in_child, poll, tree
+from zipmaker import DEFLATED, STORED, Entry
+
+# Changes show within the attribute timeout, by default 1 s. The rest is for a busy machine.
+SOON = 2.5
+
+SAVERS = {"savez": np.savez, "savez_compressed": np.savez_compressed}
+WIDTH = 1024
+
+
+def soon(condition, what):
+    return poll(condition, SOON, what)
+
+
+def load(path):
+    """What is there to load, or the errno."""
+    try:
+        return np.load(path, mmap_mode="r").tolist()
+    except OSError as error:
+        return error.errno
+
+
+@pytest.mark.parametrize("saver", SAVERS)
+def test_6_1_an_archive_appears(source, mount, saver):
+    (source / "dir").mkdir()
+    mnt = mount(source)
+    for where in ("a.npz", "dir/b.npz"):
+        assert load(mnt / where / "x.npy") == errno.ENOENT
+        SAVERS[saver](source / where, x=np.arange(3))
+        soon(lambda where=where: load(mnt / where / "x.npy") == [0, 1, 2], "the new archive loads")
+    assert tree(mnt.path)["dir/b.npz/x.npy"] == npy(np.arange(3))
+
+
+def test_6_1_files_and_directories_appear(source, mount):
+    mnt = mount(source)
+    assert os.listdir(mnt.path) == []
+    (source / "d/e").mkdir(parents=True)
+    (source / "d/e/f").write_bytes(b"new")
+    (source / "link").symlink_to("d")
+    wanted = {"d/": "dir", "d/e/": "dir", "d/e/f": b"new", "link": "-> d"}
+    soon(lambda: tree(mnt.path) == wanted, "all of it shows")
+    os.rename(source / "d/e", source / "g")
+    wanted = {"d/": "dir", "g/": "dir", "g/f": b"new", "link": "-> d"}
+    soon(lambda: tree(mnt.path) == wanted, "the directory has moved")
+
+
+@pytest.mark.parametrize("saver", SAVERS)
+def test_6_2_an_archive_is_replaced_by_rename(source, mount, saver):
+    SAVERS[saver](source / "a.npz", x=np.zeros(3), y=np.ones(1))
+    mnt = mount(source)
+    assert load(mnt / "a.npz/x.npy") == [0, 0, 0]
+    SAVERS[saver](source / "new.npz", x=np.ones(5), z=np.ones(1))
+    os.rename(source / "new.npz", source / "a.npz")
+    soon(lambda: load(mnt / "a.npz/x.npy") == [1] * 5, "the new array shows")
+    soon(lambda: sorted(os.listdir(mnt / "a.npz")) == ["x.npy", "z.npy"], "the new names show")
+    soon(lambda: load(mnt / "a.npz/y.npy") == errno.ENOENT, "the old one is gone")
+    soon(lambda: os.listdir(mnt.path) == ["a.npz"], "the new name is gone")
+
+
+@pytest.mark.parametrize("saver", SAVERS)
+def test_6_3_an_archive_is_rewritten_in_place(source, mount, saver):
+    SAVERS[saver](source / "a.npz", x=np.zeros(3))
+    inode = os.stat(source / "a.npz").st_ino
+    mnt = mount(source)
+    assert load(mnt / "a.npz/x.npy") == [0, 0, 0]
+    for number in range(1, 4):
+        SAVERS[saver](source / "a.npz", x=np.full(3 + number % 2, number))
+        assert os.stat(source / "a.npz").st_ino == inode
+        wanted = [number] * (3 + number % 2)
+        soon(lambda wanted=wanted: load(mnt / "a.npz/x.npy") == wanted, "the new array shows")
+
+
+def test_6_3_a_rewrite_that_keeps_size_and_mtime_is_seen(source, mount):
+    path = source / "a.npz"
+    np.savez(path, x=np.zeros(3))
+    before = os.stat(path)
+    mnt = mount(source)
+    assert load(mnt / "a.npz/x.npy") == [0, 0, 0]
+    np.savez(path, x=np.ones(3))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = os.stat(path)
+    assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    soon(lambda: load(mnt / "a.npz/x.npy") == [1, 1, 1], "the new array shows")
+
+
+def test_6_3_an_archive_grows_by_appending(source, mount):
+    path = zipmaker.write(source / "a.npz", [Entry(b"x.npy", npy(np.arange(3)))])
+    mnt = mount(source)
+    assert os.listdir(mnt / "a.npz") == ["x.npy"]
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("y.npy", npy(np.arange(4)))
+    soon(lambda: sorted(os.listdir(mnt / "a.npz")) == ["x.npy", "y.npy"], "both show")
+    assert load(mnt / "a.npz/y.npy") == [0, 1, 2, 3]
+    assert load(mnt / "a.npz/x.npy") == [0, 1, 2]
+
+
+def test_6_4_an_archive_is_deleted(source, mount):
+    np.savez(source / "a.npz", x=np.arange(3))
+    mnt = mount(source)
+    assert load(mnt / "a.npz/x.npy") == [0, 1, 2]
+    os.remove(source / "a.npz")
+    soon(lambda: load(mnt / "a.npz/x.npy") == errno.ENOENT, "the array is gone")
+    soon(lambda: errno_of(os.stat, mnt / "a.npz") == errno.ENOENT, "the archive is gone")
+    soon(lambda: os.listdir(mnt.path) == [], "it is not listed")
+    (source / "a.npz").mkdir()
+    (source / "a.npz/x.npy").write_bytes(b"of a real directory")
+    wanted = {"a.npz/": "dir", "a.npz/x.npy": b"of a real directory"}
+    soon(lambda: tree(mnt.path) == wanted, "a directory took its place")
+
+
+def test_6_4_the_source_is_emptied_and_filled_again(source, mount):
+    mnt = mount(source)
+    for number in range(3):
+        np.savez(source / "a.npz", x=np.full(2, number))
+        (source / "d").mkdir()
+        (source / "d/f").write_bytes(b"%d" % number)
+        soon(lambda n=number: load(mnt / "a.npz/x.npy") == [n, n], "filled")
+        soon(lambda n=number: (mnt / "d/f").read_bytes() == b"%d" % n, "filled")
+        os.remove(source / "a.npz")
+        shutil.rmtree(source / "d")
+        soon(lambda: tree(mnt.path) == {}, "emptied")
+
+
+def inodes(mnt):
+    names = ["a.npz", "a.npz/x.npy", "a.npz/d", "a.npz/d/y.npy"]
+    return [os.stat(mnt / name).st_ino for name in names]
+
+
+@pytest.mark.parametrize("how", ["rename", "in place", "delete and create"])
+def test_6_5_a_new_generation_has_new_inodes(source, mount, how):
+    keys = ("x", "d/y")
+    np.savez(source / "a.npz", **dict.fromkeys(keys, np.zeros(3)))
+    mnt = mount(source)
+    seen = set()
+    for number in range(1, 5):
+        old = inodes(mnt)
+        assert not seen & set(old)
+        seen |= set(old)
+        arrays = dict.fromkeys(keys, np.full(3, number))
+        if how == "rename":
+            np.savez(source / "new", **arrays)
+            os.rename(source / "new.npz", source / "a.npz")
+        elif how == "in place":
+            np.savez(source / "a.npz", **arrays)
+        else:
+            os.remove(source / "a.npz")
+            np.savez(source / "a.npz", **arrays)
+        soon(lambda n=number: load(mnt / "a.npz/d/y.npy") == [n] * 3, "the new generation shows")
+        assert len(set(inodes(mnt))) == 4
+        assert not set(inodes(mnt)) & set(old)
+
+
+def test_6_5_an_unchanged_archive_keeps_its_inodes(source, mount):
+    np.savez(source / "a.npz", **{"x": np.zeros(3), "d/y": np.zeros(3)})
+    mnt = mount(source)
+    handles = [open(mnt / "a.npz" / name) for name in ("x.npy", "d/y.npy")]
+    first = inodes(mnt)
+    listed = {entry.name: entry.inode() for entry in os.scandir(mnt / "a.npz")}
+    deadline = time.monotonic() + 2.5
+    while time.monotonic() < deadline:  # over two attribute timeouts
+        assert inodes(mnt) == first
+        np.savez(source / "other.npz", x=np.zeros(3))
+        time.sleep(0.05)
+    assert listed == {"x.npy": first[1], "d": first[2]}
+    for handle in handles:
+        handle.close()
+
+
+def noise(seed, size=6_000_000):
+    return random.Random(seed).randbytes(size)
+
+
+METHODS = {"stored": STORED, "deflated": DEFLATED}
+
+
+def make(path, content, method):
+    return zipmaker.write(path, [Entry(b"x", content, METHODS[method])])
+
+
+REMOVALS = {
+    "replaced": lambda source: (
+        make(source / "new", b"new" * 3_000_000, "stored"),
+        os.rename(source / "new", source / "a.npz"),
+    ),
+    "deleted": lambda source: os.remove(source / "a.npz"),
+    "moved": lambda source: os.rename(source / "a.npz", source / "b.npz"),
+    "moved away": lambda source: os.rename(source / "a.npz", source.parent / "away"),
+    "its directory renamed": lambda source: os.rename(source, source.parent / "elsewhere"),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("removal", REMOVALS)
+def test_6_6_a_handle_outlives_the_name_of_its_archive(source, mount, method, removal):
+    content = noise(1)
+    make(source / "a.npz", content, method)
+    mnt = mount(source)
+    with open(mnt / "a.npz/x", "rb", buffering=0) as file:
+        descriptor = file.fileno()
+        assert os.pread(descriptor, 10, 0) == content[:10]
+        REMOVALS[removal](source)
+        assert os.pread(descriptor, 5000, 3_000_000) == content[3_000_000:3_005_000]
+        time.sleep(1.2)  # beyond the attribute timeout
+        assert os.pread(descriptor, len(content), 0) == content
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("removal", ["replaced", "deleted", "moved"])
+def test_6_6_a_mapping_outlives_the_name_of_its_archive(source, mount, method, removal):
+    content = noise(2)
+    make(source / "a.npz", content, method)
+    mnt = mount(source)
+
+    def map_it(ready, go):
+        with open(mnt / "a.npz/x", "rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+        assert mapped[:10] == content[:10]
+        os.write(ready, b"x")
+        os.read(go, 1)
+        return mapped[:] == content
+
+    (ready, say_ready), (go, say_go) = os.pipe(), os.pipe()
+    child = Child(map_it, say_ready, go)
+    os.read(ready, 1)
+    REMOVALS[removal](source)
+    time.sleep(1.2)
+    os.write(say_go, b"x")
+    assert child.result()
+    for descriptor in (ready, say_ready, go, say_go):
+        os.close(descriptor)
+
+
+def test_6_6_a_handle_survives_a_change_of_attributes_alone(source, mount):
+    content = noise(3)
+    make(source / "a.npz", content, "stored")
+    mnt = mount(source)
+    with open(mnt / "a.npz/x", "rb", buffering=0) as file:
+        assert os.pread(file.fileno(), 10, 0) == content[:10]
+        os.chmod(source / "a.npz", 0o600)
+        os.link(source / "a.npz", source / "second name")
+        assert os.pread(file.fileno(), 10, 5_000_000) == content[5_000_000:5_000_010]
+    soon(lambda: os.stat(mnt / "a.npz/x").st_mode & 0o777 == 0o400, "the new mode shows")
+    assert (mnt / "a.npz/x").read_bytes() == content
+
+
+OVERWRITES = {
+    "same size": lambda path, method: make(path, noise(99), method),
+    "shorter": lambda path, method: make(path, b"new", method),
+    "longer": lambda path, method: make(path, noise(98, 12_000_000), method),
+    "truncated": lambda path, method: os.truncate(path, 1000),
+    "emptied": lambda path, method: os.truncate(path, 0),
+    "not a zip": lambda path, method: path.write_bytes(bytes(20_000_000)),
+    "one byte": lambda path, method: poke(path),
+}
+
+
+def poke(path):
+    with open(path, "r+b") as file:
+        file.seek(5_500_000)
+        file.write(b"new byte")
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("overwrite", OVERWRITES)
+def test_6_7_a_handle_of_overwritten_bytes_gets_eio(source, mount, method, overwrite):
+    content = noise(4)
+    make(source / "a.npz", content, method)
+    mnt = mount(source)
+    with open(mnt / "a.npz/x", "rb", buffering=0) as file:
+        descriptor = file.fileno()
+        assert os.pread(descriptor, 10, 0) == content[:10]
+        OVERWRITES[overwrite](source / "a.npz", method)
+        far = 5_499_000
+        for _ in range(2):
+            assert errno_of(os.pread, descriptor, 5000, far) == errno.EIO
+        # What is cached may be read on: old bytes.
+        try:
+            assert os.pread(descriptor, 4096, 0) == content[:4096]
+        except OSError as error:
+            assert error.errno == errno.EIO
+        time.sleep(1.2)
+        assert errno_of(os.pread, descriptor, 5000, far) == errno.EIO
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_6_7_a_mapping_of_overwritten_bytes_gets_sigbus_never_new_bytes(source, mount, method):
+    content = noise(5)
+    make(source / "a.npz", content, method)
+    mnt = mount(source)
+
+    def touch(offset, ready, go):
+        with open(mnt / "a.npz/x", "rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+        assert mapped[:10] == content[:10]
+        os.write(ready, b"x")
+        os.read(go, 1)
+        return mapped[offset : offset + 100]
+
+    (ready, say_ready), (go, say_go) = os.pipe(), os.pipe()
+    near, far = (Child(touch, offset, say_ready, go) for offset in (0, 5_000_000))
+    os.read(ready, 1)
+    os.read(ready, 1)
+    make(source / "a.npz", noise(6), method)
+    os.write(say_go, b"xx")
+    with pytest.raises(Ended) as ended:
+        far.result()
+    assert ended.value.signal == signal.SIGBUS
+    try:
+        assert near.result() == content[:100]
+    except Ended as ended:
+        assert ended.signal == signal.SIGBUS
+    for descriptor in (ready, say_ready, go, say_go):
+        os.close(descriptor)
+    soon(lambda: (mnt / "a.npz/x").read_bytes() == noise(6), "the new bytes show")
+
+
+def stamped(generation, rows):
+    """Every element holds the generation, and the row it lies in."""
+    array = np.empty((rows, WIDTH), "<u4")
+    array[:] = np.arange(rows, dtype="<u4")[:, None]
+    array[:, ::2] = generation
+    return array
+
+
+def read_generations(path, seconds, seed, rows):
+    """Maps the member again and again; returns how often each generation was read in full.
+
+    A child of its own for every mapping, because SIGBUS is what a mapping is to get.
+    """
+    draw, seen = random.Random(seed), {}
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            generation = in_child(read_once, path, draw.randrange(1 << 30), rows)
+        except Ended as ended:
+            assert ended.signal == signal.SIGBUS, ended
+            continue
+        seen[generation] = seen.get(generation, 0) + 1
+    return seen
+
+
+def read_once(path, seed, rows):
+    """The one generation that all rows of a mapping hold; None when it cannot be had."""
+    try:
+        mapped = np.load(path, mmap_mode="r")
+    except OSError as error:
+        wanted = (errno.ENOENT, errno.ENOTDIR, errno.EIO)
+        assert error.errno in wanted, error
+        return None
+    except ValueError as error:
+        # Rows of one generation and the header of another: np.load opens the file three times.
+        assert "mmap length" in str(error), error
+        return None
+    draw = np.random.default_rng(seed)
+    generations = set()
+    for row in draw.permutation(len(mapped)):
+        line = np.array(mapped[row])
+        assert (line[1::2] == row).all(), "a row of another place"
+        generations |= set(line[::2].tolist())
+        assert len(generations) == 1, f"a mapping that mixes {generations}"
+    return generations.pop()
+
+
+def rewrite(path, saver, seconds, rows, by_rename):
+    deadline, generation = time.monotonic() + seconds, 0
+    while time.monotonic() < deadline:
+        generation += 1
+        where = path.with_name("new.npz.part") if by_rename else path
+        with open(where, "wb") as out:
+            SAVERS[saver](out, x=stamped(generation, rows))
+        if by_rename:
+            os.rename(where, path)
+        time.sleep(random.Random(generation).random() * 0.2)
+    return generation
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by_rename", [False, True], ids=["in place", "rename"])
+@pytest.mark.parametrize("saver", SAVERS)
+def test_6_8_a_mapping_never_mixes_generations(source, mount, saver, by_rename):
+    rows, seconds = 400, 6
+    SAVERS[saver](source / "a.npz", x=stamped(0, rows))
+    mnt = mount(source)
+    path = mnt / "a.npz/x.npy"
+    readers = [Child(read_generations, path, seconds, seed, rows) for seed in range(3)]
+    writer = Child(rewrite, source / "a.npz", saver, seconds - 1, rows, by_rename)
+    written = writer.result(90)
+    seen = [reader.result(90) for reader in readers]
+    assert written > 3
+    in_full = {g for counts in seen for g in counts if g is not None}
+    assert len(in_full) > 1, f"no reader ever read two generations: {seen}"
+    soon(lambda: load(path)[0][0] == written, "the last generation shows")
+
+
+def test_6_9_plain_files_show_new_bytes_under_the_same_inode(source, mount):
+    path = source / "notes"
+    path.write_bytes(b"old")
+    mnt = mount(source)
+    assert (mnt / "notes").read_bytes() == b"old"
+    first = os.stat(mnt / "notes").st_ino
+    with open(mnt / "notes", "rb", buffering=0) as held:
+        for content in (b"new", b"longer than before", b"", b"x" * 1_000_000, b"y" * 1_000_000):
+            path.write_bytes(content)
+            soon(lambda c=content: (mnt / "notes").read_bytes() == c, "new bytes show")
+            soon(lambda c=content: os.stat(mnt / "notes").st_size == len(c), "a new size shows")
+            assert os.stat(mnt / "notes").st_ino == first
+            soon(lambda c=content: os.pread(held.fileno(), 2_000_000, 0) == c, "to old handles too")
+        with open(path, "ab") as out:
+            out.write(b"appended")
+        soon(lambda: (mnt / "notes").read_bytes().endswith(b"yappended"), "what is appended shows")
+
+
+def test_6_9_a_plain_file_replaced_by_rename_has_a_new_inode(source, mount):
+    (source / "notes").write_bytes(b"old " * 100_000)
+    mnt = mount(source)
+    first = os.stat(mnt / "notes").st_ino
+    with open(mnt / "notes", "rb", buffering=0) as held:
+        assert held.read(4) == b"old "
+        (source / "new").write_bytes(b"new")
+        os.rename(source / "new", source / "notes")
+        soon(lambda: (mnt / "notes").read_bytes() == b"new", "new bytes show")
+        assert os.stat(mnt / "notes").st_ino != first
+        assert os.pread(held.fileno(), 500_000, 0) == b"old " * 100_000
+
+
+def test_6_9_attributes_of_plain_files_and_directories_change(source, mount):
+    (source / "f").write_bytes(b"x")
+    (source / "d").mkdir()
+    mnt = mount(source)
+    for name in "fd":
+        assert os.stat(mnt / name).st_mode & 0o777 != 0o510
+        os.chmod(source / name, 0o710)
+        os.utime(source / name, ns=(5, 5_000_000_007))
+        soon(lambda n=name: os.stat(mnt / n).st_mode & 0o777 == 0o510, "the new mode shows")
+        soon(lambda n=name: os.stat(mnt / n).st_mtime_ns == 5_000_000_007, "the new time shows")
+
+
+def test_6_10_a_longer_ttl_and_none(source, mount):
+    np.savez(source / "a.npz", x=np.zeros(3))
+    none = mount(source, "--ttl", "0")
+    assert load(none / "a.npz/x.npy") == [0, 0, 0]
+    np.savez(source / "a.npz", x=np.ones(3))
+    assert load(none / "a.npz/x.npy") == [1, 1, 1]
+    os.remove(source / "a.npz")
+    assert load(none / "a.npz/x.npy") == errno.ENOENT
+    np.savez(source / "a.npz", x=np.zeros(2))
+    assert load(none / "a.npz/x.npy") == [0, 0]

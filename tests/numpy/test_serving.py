@@ -1,0 +1,117 @@
+"""How the server behaves under load. Promises of docs/performance.md, not rules of semantics.md."""
+
+import os
+import struct
+import time
+import zlib
+
+import numpy as np
+import pytest
+
+import zipmaker
+from mounting import Child
+from zipmaker import DEFLATED, STORED, Entry
+
+GIB = 1 << 30
+ROW = 4096
+# Rows of a chunk that is encoded once and repeated; each chunk starts with a row of its own.
+ROWS = 1024
+
+
+def sensor_data():
+    draw = np.random.default_rng(1)
+    walk = np.cumsum(draw.normal(size=(ROWS - 1) * ROW // 4)).astype("<f4").round(2)
+    return walk.tobytes()
+
+
+def large_member(name, size, common):
+    """A deflated member of `size` bytes in rows, quick to make, and a function that knows each row.
+
+    The first row of every chunk, in a stored block, holds the chunk's number; the others are
+    `common`, deflated once.
+    """
+    encoded = b"".join(zipmaker.deflate_pieces([common]))[:-2]
+    crc_common = zlib.crc32(common)
+    crc32, pieces, chunks = 0, [], size // (ROWS * ROW)
+    for number in range(chunks):
+        first = struct.pack("<Q", number) * (ROW // 8)
+        # RFC 1951, 3.2.4: a stored block starts on a whole byte with its length, twice.
+        pieces += [b"\0" + struct.pack("<HH", ROW, ROW ^ 0xFFFF) + first, encoded]
+        crc32 = zlib.crc32(first, crc32)
+        crc32 = zipmaker.crc32_combine(crc32, crc_common, len(common))
+    pieces.append(b"\3\0")
+    size = chunks * ROWS * ROW
+
+    def row(number):
+        chunk, within = divmod(number, ROWS)
+        if within == 0:
+            return struct.pack("<Q", chunk) * (ROW // 8)
+        return common[(within - 1) * ROW : within * ROW]
+
+    entry = Entry(name, method=DEFLATED, encoded=pieces, size=size, crc32=crc32)
+    return entry, row
+
+
+def read_last_byte(path):
+    with open(path, "rb", buffering=0) as file:
+        os.pread(file.fileno(), 1, os.fstat(file.fileno()).st_size - 1)
+
+
+@pytest.mark.slow
+def test_long_first_passes_do_not_block_other_files(source, mount):
+    long_ones = 8
+    # Encodes to a few megabytes, and still is a gibibyte to decode.
+    entry, _ = large_member(b"long", GIB, b"a row of text. \n" * ((ROWS - 1) * ROW // 16))
+    for number in range(long_ones):
+        zipmaker.write(source / f"long{number}.npz", [entry])
+    (source / "plain").write_bytes(b"plain" * 100_000)
+    content = os.urandom(500_000)
+    zipmaker.write(source / "small.npz", [Entry(b"stored", content, STORED)])
+    mnt = mount(source)
+    passes = [Child(read_last_byte, mnt / f"long{n}.npz/long") for n in range(long_ones)]
+    time.sleep(0.1)
+    assert (mnt / "plain").read_bytes() == b"plain" * 100_000
+    assert (mnt / "small.npz/stored").read_bytes() == content
+    for _ in range(20):
+        assert len(os.listdir(mnt.path)) == long_ones + 2
+        os.stat(mnt / "small.npz/stored")
+    still_running = [one.running() for one in passes]
+    for one in passes:
+        one.result(120)
+    assert any(still_running), "the first passes were over before anything else was answered"
+
+
+@pytest.mark.slow
+def test_memory_stays_under_160_mib(source, mount):
+    entry, row = large_member(b"x", GIB, sensor_data())
+    zipmaker.write(source / "a.npz", [entry])
+    mnt = mount(source)
+    rows = GIB // ROW
+    with open(mnt / "a.npz/x", "rb", buffering=0) as file:
+        crc32 = 0
+        while block := file.read(1 << 22):
+            crc32 = zlib.crc32(block, crc32)
+        assert crc32 == entry.crc32
+        descriptor = file.fileno()
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+        for number in np.random.default_rng(2).integers(0, rows, 2_000):
+            assert os.pread(descriptor, ROW, int(number) * ROW) == row(int(number))
+    peak = mnt.peak_memory()
+    print(f"peak resident set: {peak / (1 << 20):.0f} MiB")
+    assert peak < 160 << 20
+
+
+def test_an_idle_mount_uses_no_processor_time(source, mount):
+    np.savez_compressed(source / "a.npz", x=np.arange(100_000))
+    mnt = mount(source)
+    np.load(mnt / "a.npz/x.npy")
+
+    def ticks():
+        fields = open(f"/proc/{mnt.pid}/stat").read().rpartition(")")[2].split()
+        return int(fields[11]) + int(fields[12])
+
+    time.sleep(0.5)
+    before = ticks()
+    time.sleep(1.5)
+    assert ticks() - before <= 1
