@@ -1,47 +1,45 @@
 //! A zip archive: its members and the directories that their names make.
 
-use std::{io::Write, sync::Arc};
+use std::{
+    io::Write,
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
-use super::{Error, Member, MemberId, SourceFile};
+use seekable_deflate::ReadAt;
 
-/// Index of a directory inside an archive; 0 is the root.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct DirId(pub u32);
+use super::{
+    Dir, DirId, Entry, Error, Member, MemberId, Method, SourceFile,
+    central::{self, Central, le16, le32},
+    decode, dir,
+};
 
-/// What a name inside an archive stands for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Entry {
-    /// A directory.
-    Dir(DirId),
-    /// A member.
-    Member(MemberId),
-}
+const LOCAL_HEADER: [u8; 4] = *b"PK\x03\x04";
+const LOCAL_HEADER_LEN: u64 = 30;
+/// Read together with a header, so that a name of usual length costs no second read.
+const USUAL_NAME_LEN: u64 = 226;
 
-/// A directory inside an archive.
-#[derive(Debug)]
-pub struct Dir {}
-
-impl Dir {
-    /// What `name` stands for.
-    pub fn get(&self, name: &[u8]) -> Option<Entry> {
-        let _ = name;
-        todo!()
-    }
-
-    /// All names in byte order, with what they stand for.
-    pub fn entries(&self) -> impl Iterator<Item = (&[u8], Entry)> {
-        std::iter::empty()
-    }
-
-    /// The directory this one lies in; the root is its own parent.
-    pub fn parent(&self) -> DirId {
-        todo!()
-    }
-}
+/// The most decoded bytes that DEFLATE makes of one byte: a length of 258 for a code of one bit
+/// and a distance for another.
+const MAX_DEFLATE_RATIO: u64 = 1032;
 
 /// A zip archive, parsed once.
 #[derive(Debug)]
-pub struct Archive {}
+pub struct Archive {
+    source: Arc<SourceFile>,
+    /// Where the central directory starts, in bytes from the start of the file.
+    central_start: u64,
+    members: Box<[Member]>,
+    /// Where the central directory entry of each member starts, in bytes from `central_start`.
+    positions: Box<[u32]>,
+    /// Where the encoded bytes of each member start; 0 until its local header has been read.
+    data_offsets: Box<[AtomicU64]>,
+    dirs: Box<[Dir]>,
+    warning: Option<Box<str>>,
+}
 
 impl Archive {
     /// Parses the central directory.
@@ -49,30 +47,62 @@ impl Archive {
     /// # Errors
     /// `Pending` without an end record, `Corrupt`, or `Io`.
     pub fn open(source: Arc<SourceFile>) -> Result<Self, Error> {
-        let _ = source;
-        todo!()
+        let central = Central::read(&source)?;
+        let tree = dir::build(central.members.len(), |index| central.name(index));
+        Ok(Self {
+            source,
+            central_start: central.start,
+            data_offsets: central.members.iter().map(|_| AtomicU64::new(0)).collect(),
+            members: central.members.into(),
+            positions: central.positions.into(),
+            dirs: tree.dirs.into(),
+            warning: tree.warning.map(String::into_boxed_str),
+        })
     }
 
     /// The file.
     pub fn source(&self) -> &Arc<SourceFile> {
-        todo!()
+        &self.source
     }
 
     /// A member; panics if `id` is of another archive.
     pub fn member(&self, id: MemberId) -> &Member {
-        let _ = id;
-        todo!()
+        &self.members[id.0 as usize]
     }
 
     /// A directory; panics if `id` is of another archive.
     pub fn dir(&self, id: DirId) -> &Dir {
-        let _ = id;
-        todo!()
+        &self.dirs[id.0 as usize]
+    }
+
+    /// The path under which a member is shown, for messages; searches all directories.
+    ///
+    /// A member that is not shown has no path: its number is returned in words.
+    pub fn path_of(&self, id: MemberId) -> Vec<u8> {
+        let Some((mut dir, name)) = self.place_of(Entry::Member(id)) else {
+            return format!("(member {}, not shown)", id.0).into_bytes();
+        };
+        let mut path = vec![name];
+        while dir != DirId::ROOT {
+            let parent = self.dir(dir).parent();
+            let here = self.dir(parent).entries().find(|&(_, entry)| entry == Entry::Dir(dir));
+            path.extend(here.map(|(name, _)| name));
+            dir = parent;
+        }
+        path.reverse();
+        path.join(&b'/')
+    }
+
+    fn place_of(&self, wanted: Entry) -> Option<(DirId, &[u8])> {
+        (0..).map(DirId).zip(&self.dirs).find_map(|(id, dir)| {
+            let (name, _) = dir.entries().find(|&(_, entry)| entry == wanted)?;
+            Some((id, name))
+        })
     }
 
     /// Names that could not be shown as they are, one sentence for all; at most one.
     pub fn warning(&self) -> Option<&str> {
-        todo!()
+        self.warning.as_deref()
     }
 
     /// Where the encoded bytes of a member start, from its local file header (read once).
@@ -81,21 +111,146 @@ impl Archive {
     /// `Encrypted`, `UnsupportedMethod`, `Corrupt` if header and directory disagree or the data
     /// would not lie before the central directory, `Io`.
     pub fn data_offset(&self, id: MemberId) -> Result<u64, Error> {
-        let _ = id;
-        todo!()
+        let member = self.member(id);
+        if member.encrypted {
+            return Err(Error::Encrypted);
+        }
+        if let Method::Other(method) = member.method {
+            return Err(Error::UnsupportedMethod(method));
+        }
+        // A lost race reads the header twice and stores the same offset.
+        let known = &self.data_offsets[id.0 as usize];
+        match known.load(Ordering::Relaxed) {
+            0 => {
+                let offset = self.read_data_offset(id)?;
+                known.store(offset, Ordering::Relaxed);
+                Ok(offset)
+            }
+            offset => Ok(offset),
+        }
+    }
+
+    fn read_data_offset(&self, id: MemberId) -> Result<u64, Error> {
+        let member = self.member(id);
+        check_sizes(member)?;
+        let header = self.local_header(member)?;
+        let method = Method::from_number(le16(&header[8..]));
+        if method != member.method {
+            return Err(Error::Corrupt(format!(
+                "the local header says {method}, the central directory {}",
+                member.method
+            )));
+        }
+        let (flags, name_len) = (le16(&header[6..]), le16(&header[26..]));
+        let data_offset = member.header_offset
+            + LOCAL_HEADER_LEN
+            + u64::from(name_len)
+            + u64::from(le16(&header[28..]));
+        if data_offset
+            .checked_add(member.encoded_size)
+            .is_none_or(|data_end| data_end > self.central_start)
+        {
+            return Err(Error::Corrupt(format!(
+                "{} bytes at offset {data_offset} reach into the central directory at {}",
+                member.encoded_size, self.central_start
+            )));
+        }
+        // The range check above has shown that the whole header is in the file.
+        let name = &header[LOCAL_HEADER_LEN as usize..][..usize::from(name_len)];
+        if decoded(name, flags) != self.central_name(id)? {
+            return Err(Error::Corrupt(format!(
+                "the local header at offset {} names another member: \"{}\"",
+                member.header_offset,
+                super::name::escaped(name)
+            )));
+        }
+        Ok(data_offset)
+    }
+
+    /// The local header and the name after it, and whatever more was read.
+    fn local_header(&self, member: &Member) -> Result<Vec<u8>, Error> {
+        let offset = member.header_offset;
+        let room = self.central_start.saturating_sub(offset);
+        if room < LOCAL_HEADER_LEN {
+            return Err(Error::Corrupt(format!(
+                "its local header at offset {offset} would not lie before the central directory \
+                 at {}",
+                self.central_start
+            )));
+        }
+        let len = room.min(LOCAL_HEADER_LEN + USUAL_NAME_LEN);
+        let mut header = self.read(offset..offset + len)?;
+        if !header.starts_with(&LOCAL_HEADER) {
+            return Err(Error::Corrupt(format!(
+                "there is no local header at offset {offset}, but {:#010x}",
+                le32(&header)
+            )));
+        }
+        let wanted = LOCAL_HEADER_LEN + u64::from(le16(&header[26..]));
+        if wanted > len {
+            header = self.read(offset..offset + wanted.min(room))?;
+        }
+        Ok(header)
+    }
+
+    /// The name in the central directory, decoded; read again, since it need not be kept for
+    /// anything else.
+    fn central_name(&self, id: MemberId) -> Result<Vec<u8>, Error> {
+        let start = self.central_start + u64::from(self.positions[id.0 as usize]);
+        let entry = self.read(start..start + central::HEADER_LEN as u64)?;
+        let name_start = start + central::HEADER_LEN as u64;
+        let name = self.read(name_start..name_start + u64::from(le16(&entry[28..])))?;
+        Ok(decoded(&name, le16(&entry[8..])))
+    }
+
+    fn read(&self, range: Range<u64>) -> Result<Vec<u8>, Error> {
+        let mut bytes = vec![0; (range.end - range.start) as usize];
+        self.source.read_exact_at(&mut bytes, range.start)?;
+        Ok(bytes)
     }
 
     /// Decodes a member of any supported method into `out`, checking size and CRC-32.
     ///
+    /// As in CPython's zipfile, whatever a decoder has beyond the declared size is ignored.
+    /// Takes at most some 300 MiB, whatever the member asks for.
+    ///
     /// # Errors
     /// As `data_offset`, and what `out` says.
     pub fn decode(&self, id: MemberId, out: &mut dyn Write) -> Result<(), Error> {
-        let _ = (id, out);
-        todo!()
+        let offset = self.data_offset(id)?;
+        decode::decode(&self.source, self.member(id), offset, out)
     }
 
     /// About how many bytes of memory this takes.
     pub fn memory(&self) -> u64 {
-        todo!()
+        let tables = size_of::<Self>()
+            + size_of_val(&*self.members)
+            + size_of_val(&*self.positions)
+            + size_of_val(&*self.data_offsets)
+            + self.warning.as_ref().map_or(0, |warning| warning.len());
+        tables as u64 + self.dirs.iter().map(Dir::memory).sum::<u64>()
     }
 }
+
+/// What can be told of a member without reading any of it.
+fn check_sizes(member: &Member) -> Result<(), Error> {
+    let &Member { method, encoded_size, size, .. } = member;
+    let possible = match method {
+        Method::Stored => size == encoded_size,
+        Method::Deflated => size <= encoded_size.saturating_mul(MAX_DEFLATE_RATIO),
+        _ => size < i64::MAX as u64,
+    };
+    if possible {
+        return Ok(());
+    }
+    Err(Error::Corrupt(format!("{encoded_size} bytes, {method}, cannot decode to {size}")))
+}
+
+fn decoded(name: &[u8], flags: u16) -> Vec<u8> {
+    let mut out = Vec::with_capacity(name.len());
+    central::decode_name(name, flags, &mut out);
+    out
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,12 +1,33 @@
 //! A gzipped `.npy`.
 
-use std::sync::Arc;
+use std::{
+    cell::RefCell,
+    io::{self, Read},
+    sync::Arc,
+};
 
-use super::{Error, SourceFile, npy};
+use flate2::bufread::MultiGzDecoder;
+
+use super::{
+    Error, SourceFile,
+    decode::Encoded,
+    npy::{self, NpyError},
+};
+
+/// How many bytes of the file are read at most to find the header: the longest one (1 MiB) does
+/// not grow by half when encoded, but a gzip file may start with any number of empty members.
+const MAX_ENCODED: u64 = 2 << 20;
+
+/// The most decoded bytes that DEFLATE makes of one byte.
+const MAX_DEFLATE_RATIO: u64 = 1032;
 
 /// A `.npy.gz` whose header has been read.
 #[derive(Debug)]
-pub struct NpyGz {}
+pub struct NpyGz {
+    source: Arc<SourceFile>,
+    header: npy::Header,
+    size: u64,
+}
 
 impl NpyGz {
     /// Inflates the first bytes and reads the `.npy` header.
@@ -14,22 +35,74 @@ impl NpyGz {
     /// # Errors
     /// `Corrupt` when it is no gzipped `.npy` with a size that can be known, `Io`.
     pub fn open(source: Arc<SourceFile>) -> Result<Self, Error> {
-        let _ = source;
-        todo!()
+        let header = read_header(&source)?;
+        let size = header.file_size().ok_or_else(|| {
+            Error::Corrupt("its dtype holds Python objects, so its size is not known".into())
+        })?;
+        let encoded_size = source.generation().size;
+        if size > encoded_size.saturating_mul(MAX_DEFLATE_RATIO) {
+            return Err(Error::Corrupt(format!(
+                "its header tells of {size} bytes, more than {encoded_size} can decode to"
+            )));
+        }
+        Ok(Self { source, header, size })
     }
 
     /// The file.
     pub fn source(&self) -> &Arc<SourceFile> {
-        todo!()
+        &self.source
     }
 
     /// What the header says.
     pub fn header(&self) -> &npy::Header {
-        todo!()
+        &self.header
     }
 
     /// Size of the decoded file in bytes, by its header.
     pub fn size(&self) -> u64 {
-        todo!()
+        self.size
     }
 }
+
+/// Inflates as many bytes as the header needs, and no more.
+fn read_header(source: &SourceFile) -> Result<npy::Header, Error> {
+    let read_error = RefCell::new(None);
+    let len = source.generation().size.min(MAX_ENCODED);
+    let mut decoder = MultiGzDecoder::new(Encoded::new(source, 0, len, &read_error));
+    let mut start = Vec::new();
+    let mut wanted = npy::MIN_HEADER_LEN;
+    loop {
+        match fill(&mut decoder, &mut start, wanted) {
+            Ok(()) => {}
+            Err(_) if read_error.borrow().is_some() => {}
+            Err(error) => {
+                let done = start.len();
+                return Err(Error::Corrupt(format!("gzip after {done} decoded bytes: {error}")));
+            }
+        }
+        if let Some(error) = read_error.take() {
+            return Err(Error::Io(error));
+        }
+        match npy::Header::parse(&start) {
+            Ok(header) => return Ok(header),
+            Err(NpyError::Truncated { needed }) if needed > wanted && start.len() == wanted => {
+                wanted = needed;
+            }
+            Err(error) => return Err(Error::Corrupt(format!("no .npy inside: {error}"))),
+        }
+    }
+}
+
+/// Reads until `buf` has `wanted` bytes or the stream ends. The error of an end that comes too
+/// early is kept back, since the bytes before it may be enough to say what is wrong.
+fn fill(decoder: &mut impl Read, buf: &mut Vec<u8>, wanted: usize) -> io::Result<()> {
+    let missing = (wanted - buf.len()) as u64;
+    match decoder.take(missing).read_to_end(buf) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests;

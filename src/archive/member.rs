@@ -1,5 +1,7 @@
 //! One member.
 
+use std::fmt;
+
 /// How a member is encoded (APPNOTE 4.4.5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
@@ -21,6 +23,54 @@ pub enum Method {
     Other(u16),
 }
 
+impl Method {
+    /// The method with this number.
+    #[must_use]
+    pub fn from_number(number: u16) -> Self {
+        match number {
+            0 => Self::Stored,
+            8 => Self::Deflated,
+            9 => Self::Deflate64,
+            12 => Self::Bzip2,
+            14 => Self::Lzma,
+            93 => Self::Zstd,
+            95 => Self::Xz,
+            other => Self::Other(other),
+        }
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn number(self) -> u16 {
+        match self {
+            Self::Stored => 0,
+            Self::Deflated => 8,
+            Self::Deflate64 => 9,
+            Self::Bzip2 => 12,
+            Self::Lzma => 14,
+            Self::Zstd => 93,
+            Self::Xz => 95,
+            Self::Other(other) => other,
+        }
+    }
+}
+
+/// The name as documentation and tools spell it: `stored`, `deflated`, `method 97`.
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Stored => "stored",
+            Self::Deflated => "deflated",
+            Self::Deflate64 => "deflate64",
+            Self::Bzip2 => "bzip2",
+            Self::Lzma => "lzma",
+            Self::Zstd => "zstd",
+            Self::Xz => "xz",
+            Self::Other(number) => return write!(f, "method {number}"),
+        })
+    }
+}
+
 /// Index of a member in its archive, in central directory order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MemberId(pub u32);
@@ -34,10 +84,24 @@ pub struct Member {
     pub encrypted: bool,
     /// Bytes in the archive.
     pub encoded_size: u64,
-    /// Bytes when decoded.
+    /// Bytes when decoded; at most `i64::MAX`, the largest size that Linux has for a file.
     pub size: u64,
     /// CRC-32 of the decoded bytes.
     pub crc32: u32,
     /// Where the local file header is, in bytes from the start of the file.
     pub header_offset: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_method_number_comes_back() {
+        for number in 0..=u16::MAX {
+            assert_eq!(Method::from_number(number).number(), number);
+        }
+        assert_eq!(Method::from_number(93).to_string(), "zstd");
+        assert_eq!(Method::from_number(97).to_string(), "method 97");
+    }
 }

@@ -4,17 +4,30 @@
 //! generation it was opened with.
 #![forbid(unsafe_code)]
 
+// The archive of the layer `archive`: no other word says it better.
+#[allow(clippy::module_inception)]
 mod archive;
+mod central;
+mod cp437;
+mod decode;
+mod dir;
 mod error;
 mod generation;
 mod gzip;
+mod lzma;
 mod member;
+mod name;
 pub mod npy;
 mod source;
+mod zip;
 
-pub use archive::{Archive, Dir, DirId, Entry};
+pub use archive::Archive;
+pub use dir::{Dir, DirId, Entry};
 pub use error::Error;
 pub use generation::Generation;
 pub use gzip::NpyGz;
 pub use member::{Member, MemberId, Method};
 pub use source::SourceFile;
+
+#[cfg(test)]
+pub(crate) mod testing;

@@ -1,0 +1,353 @@
+//! Reads the end records and the central directory of a zip (APPNOTE 4.3.12 to 4.3.16).
+//!
+//! Promises to open whatever CPython's zipfile, and so np.load, opens, with the same members:
+//! the directory ends where its end record says that it does, counting back from that record
+//! (so a prefix before the zip does no harm), and is read until it ends: entry counts, disk
+//! numbers, dates, and sizes in local headers are not believed. Where zipfile gives up, because a
+//! comment holds something like an end record, an earlier end record is tried.
+//!
+//! The `zip` crate is not used for this. It takes the first place but the last data of a repeated
+//! name, renames members after an Info-ZIP Unicode path field (zipfile up to Python 3.12 does not;
+//! nor do we), believes entry counts, looks for the directory by its signature, and keeps some
+//! 300 bytes a member.
+
+use super::{Error, Member, Method, SourceFile, cp437};
+use seekable_deflate::ReadAt;
+
+const END: [u8; 4] = *b"PK\x05\x06";
+const END_LEN: usize = 22;
+const LOCATOR64: [u8; 4] = *b"PK\x06\x07";
+const LOCATOR64_LEN: u64 = 20;
+const END64: [u8; 4] = *b"PK\x06\x06";
+const END64_LEN: u64 = 56;
+const HEADER: [u8; 4] = *b"PK\x01\x02";
+pub(super) const HEADER_LEN: usize = 46;
+const DIGITAL_SIGNATURE: [u8; 4] = *b"PK\x05\x05";
+
+/// Bytes of a central directory that are read at a time; its longest entry has 192 KiB.
+const PIECE: u64 = 1 << 20;
+/// The largest central directory that is read: over two million members with names of 60 bytes.
+/// Without a bound, a file decides how much memory we take.
+const MAX_DIRECTORY: u64 = 256 << 20;
+/// How many end records are tried. Each may lead through a whole directory.
+const MAX_END_RECORDS: usize = 16;
+
+/// General purpose bits (APPNOTE 4.4.4).
+const ENCRYPTED: u16 = 1 << 0;
+const PATCHED: u16 = 1 << 5;
+const STRONGLY_ENCRYPTED: u16 = 1 << 6;
+const UTF8: u16 = 1 << 11;
+const HEADER_ENCRYPTED: u16 = 1 << 13;
+
+/// A central directory, as far as it is needed.
+#[derive(Debug, Default)]
+pub(super) struct Central {
+    /// Where it starts, in bytes from the start of the file.
+    pub start: u64,
+    /// In the order of the directory.
+    pub members: Vec<Member>,
+    /// Where the entry of each member starts, in bytes from `start`.
+    pub positions: Vec<u32>,
+    /// The names of all members, one after the other; UTF-8 unless they claim it wrongly.
+    pub names: Vec<u8>,
+    /// Where the name of each member ends in `names`.
+    pub name_ends: Vec<u32>,
+}
+
+impl Central {
+    /// Finds the end record and reads the directory before it.
+    ///
+    /// # Errors
+    /// `Pending` without an end record, `Corrupt` if none leads to a directory, `Io`.
+    pub fn read(source: &SourceFile) -> Result<Self, Error> {
+        let size = source.generation().size;
+        let mut bytes = Bytes::new(source, size);
+        let tail_start = size.saturating_sub((END_LEN + (1 << 16)) as u64);
+        let tail = bytes.get(tail_start, size - tail_start)?.to_vec();
+
+        let mut first_error = None;
+        let mut empty = None;
+        for position in end_records(&tail).take(MAX_END_RECORDS) {
+            let record = &tail[position..position + END_LEN];
+            let read = Extent::find(&mut bytes, record, tail_start + position as u64)
+                .and_then(|extent| Self::read_extent(&mut bytes, extent));
+            match read {
+                // Zeros after a signature in a comment make an empty archive: only believed
+                // if nothing better comes.
+                Ok(central) if central.members.is_empty() => _ = empty.get_or_insert(central),
+                Ok(central) => return Ok(central),
+                Err(Error::Io(error)) => return Err(Error::Io(error)),
+                Err(error) => _ = first_error.get_or_insert(error),
+            }
+        }
+        match (empty, first_error) {
+            (Some(central), _) => Ok(central),
+            (None, Some(error)) => Err(error),
+            (None, None) => Err(Error::Pending("no end of central directory record".into())),
+        }
+    }
+
+    fn read_extent(bytes: &mut Bytes<'_>, extent: Extent) -> Result<Self, Error> {
+        let mut central = Self { start: extent.start, ..Self::default() };
+        let mut at = extent.start;
+        while at < extent.end {
+            let longest = (HEADER_LEN + 3 * usize::from(u16::MAX)) as u64;
+            let entry = bytes.get(at, longest.min(extent.end - at))?;
+            if entry.starts_with(&DIGITAL_SIGNATURE) {
+                break;
+            }
+            let at_in_directory = at - extent.start;
+            let entry = Entry::parse(entry).map_err(|reason| {
+                Error::Corrupt(format!(
+                    "{reason} at byte {at_in_directory} of the central directory, member {}",
+                    central.members.len()
+                ))
+            })?;
+            central.push(&entry, at_in_directory, extent.shift);
+            at += entry.len as u64;
+        }
+        Ok(central)
+    }
+
+    fn push(&mut self, entry: &Entry<'_>, position: u64, shift: i128) {
+        let header_offset = i128::from(entry.header_offset) + shift;
+        let method = Method::from_number(entry.method);
+        self.members.push(Member {
+            // A patch is no whole file, whatever its method (APPNOTE 4.4.4, bit 5).
+            method: if entry.flags & PATCHED == 0 { method } else { Method::Other(entry.method) },
+            encrypted: entry.flags & (ENCRYPTED | STRONGLY_ENCRYPTED | HEADER_ENCRYPTED) != 0,
+            encoded_size: entry.encoded_size,
+            size: entry.size.min(i64::MAX as u64),
+            crc32: entry.crc32,
+            // An offset that is no place in a file is found out when the header is read.
+            header_offset: u64::try_from(header_offset).unwrap_or(u64::MAX),
+        });
+        // Positions and names fit: a directory has at most `MAX_DIRECTORY` bytes, and a byte
+        // of cp437 becomes at most three of UTF-8.
+        self.positions.push(position as u32);
+        decode_name(entry.name, entry.flags, &mut self.names);
+        self.name_ends.push(self.names.len() as u32);
+    }
+
+    /// The name of the `index`-th member.
+    pub fn name(&self, index: usize) -> &[u8] {
+        let start = if index == 0 { 0 } else { self.name_ends[index - 1] as usize };
+        &self.names[start..self.name_ends[index] as usize]
+    }
+}
+
+/// Appends a name as it is shown: cp437 becomes UTF-8 unless the name says that it is UTF-8.
+pub(super) fn decode_name(name: &[u8], flags: u16, out: &mut Vec<u8>) {
+    if flags & UTF8 == 0 {
+        cp437::append_utf8(name, out);
+    } else {
+        out.extend_from_slice(name);
+    }
+}
+
+/// Where end records may be in the last bytes of a file, most credible first: the one that
+/// zipfile takes, then those before it whose comment ends with the file.
+fn end_records(tail: &[u8]) -> impl Iterator<Item = usize> {
+    let last = tail.len().saturating_sub(END_LEN);
+    let comment_len = move |at: usize| usize::from(le16(&tail[at + 20..]));
+    let is_record = move |at: usize| at + END_LEN <= tail.len() && tail[at..].starts_with(&END);
+    let without_comment = Some(last).filter(|&at| is_record(at) && comment_len(at) == 0);
+    let zipfile_takes = without_comment.or_else(|| {
+        (0..tail.len()).rev().find(|&at| tail[at..].starts_with(&END)).filter(|&at| is_record(at))
+    });
+    let others = (0..=last)
+        .rev()
+        .filter(move |&at| is_record(at) && at + END_LEN + comment_len(at) == tail.len())
+        .filter(move |&at| Some(at) != zipfile_takes);
+    zipfile_takes.into_iter().chain(others)
+}
+
+/// Where a central directory lies.
+#[derive(Debug, Clone, Copy)]
+struct Extent {
+    /// In bytes from the start of the file.
+    start: u64,
+    end: u64,
+    /// What to add to the offsets that the directory tells: the length of a prefix before the
+    /// zip, or less than nothing if its start was cut off.
+    shift: i128,
+}
+
+impl Extent {
+    /// What the end record at `location` says, or the zip64 end record before it.
+    fn find(bytes: &mut Bytes<'_>, record: &[u8], location: u64) -> Result<Self, Error> {
+        let mut len = u64::from(le32(&record[12..]));
+        let mut offset = u64::from(le32(&record[16..]));
+        let mut end = location;
+        if let Some(record64) = Record64::find(bytes, location)? {
+            (len, offset, end) = (record64.len, record64.offset, record64.start);
+        }
+        let start = end.checked_sub(len).ok_or_else(|| {
+            Error::Corrupt(format!(
+                "a central directory of {len} bytes cannot end at offset {end} of the file"
+            ))
+        })?;
+        if len > MAX_DIRECTORY {
+            return Err(Error::Corrupt(format!(
+                "the central directory has {len} bytes, more than {MAX_DIRECTORY}"
+            )));
+        }
+        Ok(Self { start, end, shift: i128::from(start) - i128::from(offset) })
+    }
+}
+
+/// A zip64 end of central directory record.
+struct Record64 {
+    /// Where it starts, in bytes from the start of the file.
+    start: u64,
+    /// Bytes of the central directory.
+    len: u64,
+    /// Where that starts, as the zip was before anything was put before it.
+    offset: u64,
+}
+
+impl Record64 {
+    /// The record that a locator just before the end record points to. Without a locator, or
+    /// without the record, the end record is all there is.
+    fn find(bytes: &mut Bytes<'_>, location: u64) -> Result<Option<Self>, Error> {
+        let Some(locator_start) = location.checked_sub(LOCATOR64_LEN) else { return Ok(None) };
+        let locator = bytes.get(locator_start, LOCATOR64_LEN)?;
+        if !locator.starts_with(&LOCATOR64) {
+            return Ok(None);
+        }
+        let (disk, told_start, disks) =
+            (le32(&locator[4..]), le64(&locator[8..]), le32(&locator[16..]));
+        if disk != 0 || disks > 1 {
+            return Err(Error::Corrupt(format!("a part of an archive of {disks} files")));
+        }
+        // The record ends at its locator. As zipfile does, first try the place where it is
+        // without extensible data, which is right with a prefix too.
+        if let Some(start) = locator_start.checked_sub(END64_LEN)
+            && let Some(record) = Self::at(bytes, start)?
+        {
+            return Ok(Some(record));
+        }
+        if told_start.checked_add(END64_LEN).is_none_or(|end| end > locator_start) {
+            return Ok(None);
+        }
+        let len = le64(bytes.get(told_start + 4, 8)?);
+        if told_start.checked_add(12).and_then(|start| start.checked_add(len))
+            != Some(locator_start)
+        {
+            return Ok(None);
+        }
+        Self::at(bytes, told_start)
+    }
+
+    /// The record at `start`, if there is one.
+    fn at(bytes: &mut Bytes<'_>, start: u64) -> Result<Option<Self>, Error> {
+        let record = bytes.get(start, END64_LEN)?;
+        let (len, offset) = (le64(&record[40..]), le64(&record[48..]));
+        Ok(record.starts_with(&END64).then_some(Self { start, len, offset }))
+    }
+}
+
+/// An entry of the central directory.
+struct Entry<'a> {
+    flags: u16,
+    method: u16,
+    crc32: u32,
+    encoded_size: u64,
+    size: u64,
+    header_offset: u64,
+    name: &'a [u8],
+    /// Bytes of the entry itself.
+    len: usize,
+}
+
+impl<'a> Entry<'a> {
+    /// The entry at the start of `bytes`, which may go on after it.
+    fn parse(bytes: &'a [u8]) -> Result<Self, &'static str> {
+        if bytes.len() < HEADER_LEN {
+            return Err("a header is cut short");
+        }
+        if !bytes.starts_with(&HEADER) {
+            return Err("there is no header");
+        }
+        let name_len = usize::from(le16(&bytes[28..]));
+        let extra_len = usize::from(le16(&bytes[30..]));
+        let comment_len = usize::from(le16(&bytes[32..]));
+        let rest = &bytes[HEADER_LEN..];
+        let (name, rest) = rest.split_at_checked(name_len).ok_or("a name is cut short")?;
+        let mut entry = Entry {
+            flags: le16(&bytes[8..]),
+            method: le16(&bytes[10..]),
+            crc32: le32(&bytes[16..]),
+            encoded_size: u64::from(le32(&bytes[20..])),
+            size: u64::from(le32(&bytes[24..])),
+            header_offset: u64::from(le32(&bytes[42..])),
+            name,
+            len: HEADER_LEN + name_len + extra_len + comment_len,
+        };
+        entry.apply_zip64(&rest[..extra_len.min(rest.len())])?;
+        Ok(entry)
+    }
+
+    /// Takes the values that do not fit 32 bits from the zip64 extra field (APPNOTE 4.5.3). Any
+    /// other field is skipped, and so is the rest after one that is cut short.
+    fn apply_zip64(&mut self, mut extra: &[u8]) -> Result<(), &'static str> {
+        while extra.len() >= 4 {
+            let len = usize::from(le16(&extra[2..]));
+            let Some(mut field) = extra.get(4..4 + len) else { break };
+            if le16(extra) == 1 {
+                for value in [&mut self.size, &mut self.encoded_size, &mut self.header_offset] {
+                    if *value == u64::from(u32::MAX) {
+                        let (bytes, rest) =
+                            field.split_at_checked(8).ok_or("a zip64 field is cut short")?;
+                        (*value, field) = (le64(bytes), rest);
+                    }
+                }
+            }
+            extra = &extra[4 + len..];
+        }
+        Ok(())
+    }
+}
+
+/// Bytes of a file, read in large pieces.
+struct Bytes<'a> {
+    source: &'a SourceFile,
+    size: u64,
+    piece: Vec<u8>,
+    piece_start: u64,
+}
+
+impl<'a> Bytes<'a> {
+    fn new(source: &'a SourceFile, size: u64) -> Self {
+        Self { source, size, piece: Vec::new(), piece_start: 0 }
+    }
+
+    /// `len` bytes at `offset`; the caller knows that the file has them.
+    fn get(&mut self, offset: u64, len: u64) -> Result<&[u8], Error> {
+        let is_in_piece = offset >= self.piece_start
+            && offset + len <= self.piece_start + self.piece.len() as u64;
+        if !is_in_piece {
+            let piece_len = len.max(PIECE).min(self.size - offset);
+            self.piece.resize(piece_len as usize, 0);
+            self.piece_start = offset;
+            if let Err(error) = self.source.read_exact_at(&mut self.piece, offset) {
+                self.piece.clear();
+                return Err(error.into());
+            }
+        }
+        let start = (offset - self.piece_start) as usize;
+        Ok(&self.piece[start..start + len as usize])
+    }
+}
+
+pub(super) fn le16(bytes: &[u8]) -> u16 {
+    u16::from_le_bytes([bytes[0], bytes[1]])
+}
+
+pub(super) fn le32(bytes: &[u8]) -> u32 {
+    u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+}
+
+fn le64(bytes: &[u8]) -> u64 {
+    u64::from(le32(bytes)) | u64::from(le32(&bytes[4..])) << 32
+}

@@ -1,0 +1,150 @@
+//! Decodes a whole member from start to end, for methods that cannot be read at an offset.
+//!
+//! Memory is bounded whatever the file asks for: 64 KiB of encoded and 64 KiB of decoded bytes
+//! here, and in the decoder
+//! - deflate, deflate64: windows of 32 and 64 KiB;
+//! - bzip2: blocks of 900 kB, some 4 MB in all;
+//! - lzma, xz: the dictionary, which `lzma.rs` limits to 256 MiB; it grows with what is decoded;
+//! - zstd: the window, which the zstd library limits to 128 MiB (`ZSTD_d_windowLogMax` 27) unless
+//!   told otherwise, and nobody tells it.
+
+use std::{
+    cell::RefCell,
+    io::{self, BufRead, Read, Write},
+};
+
+use seekable_deflate::ReadAt;
+
+use super::{Error, Member, Method, SourceFile, lzma, zip};
+
+/// Bytes that are read and decoded at a time.
+const PIECE: usize = 64 << 10;
+
+/// Decodes `member`, whose encoded bytes start at `offset`, into `out`.
+///
+/// # Errors
+/// `Corrupt` if the bytes do not decode, end early, or have another CRC-32; `Io` if reading them
+/// or writing to `out` fails.
+pub(super) fn decode(
+    source: &SourceFile,
+    member: &Member,
+    offset: u64,
+    out: &mut dyn Write,
+) -> Result<(), Error> {
+    let read_error = RefCell::new(None);
+    let encoded = Encoded::new(source, offset, member.encoded_size, &read_error);
+    let result = match member.method {
+        Method::Stored => copy(encoded, member, out),
+        Method::Deflated => copy(flate2::bufread::DeflateDecoder::new(encoded), member, out),
+        Method::Lzma => lzma::lzma_reader(encoded, member.size)
+            .map_err(|error| undecodable(member, 0, &error))
+            .and_then(|decoder| copy(decoder, member, out)),
+        Method::Xz => copy(lzma::xz_reader(encoded), member, out),
+        Method::Deflate64 | Method::Bzip2 | Method::Zstd => {
+            zip::with_decoder(member.method, encoded, |decoder| copy(decoder, member, out))
+        }
+        Method::Other(method) => Err(Error::UnsupportedMethod(method)),
+    };
+    // Decoders wrap and reword the errors of their input: what it really said counts.
+    match read_error.take() {
+        Some(error) => Err(Error::Io(error)),
+        None => result,
+    }
+}
+
+/// Copies exactly the size of `member` from `decoder` to `out`, and compares the CRC-32.
+fn copy(mut decoder: impl Read, member: &Member, out: &mut dyn Write) -> Result<(), Error> {
+    let mut piece = vec![0; PIECE];
+    let mut crc = crc32fast::Hasher::new();
+    let mut done = 0;
+    while done < member.size {
+        let wanted = (PIECE as u64).min(member.size - done) as usize;
+        let len = match decoder.read(&mut piece[..wanted]) {
+            Ok(0) => {
+                return Err(Error::Corrupt(format!(
+                    "it ends after {done} of {} decoded bytes",
+                    member.size
+                )));
+            }
+            Ok(len) => len,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(undecodable(member, done, &error)),
+        };
+        crc.update(&piece[..len]);
+        out.write_all(&piece[..len])?;
+        done += len as u64;
+    }
+    let crc = crc.finalize();
+    if crc == member.crc32 {
+        return Ok(());
+    }
+    Err(Error::Corrupt(format!(
+        "its CRC-32 is {crc:08x}, the central directory says {:08x}",
+        member.crc32
+    )))
+}
+
+fn undecodable(member: &Member, done: u64, error: &io::Error) -> Error {
+    Error::Corrupt(format!("{} after {done} decoded bytes: {error}", member.method))
+}
+
+/// A range of a file as a reader. Keeps the error of a read that failed in `failure`, since
+/// decoders do not hand it on as it is.
+#[derive(Debug)]
+pub(super) struct Encoded<'a> {
+    source: &'a SourceFile,
+    /// The part that has not been read into `piece`.
+    offset: u64,
+    left: u64,
+    piece: Vec<u8>,
+    /// How much of `piece` has been consumed.
+    consumed: usize,
+    failure: &'a RefCell<Option<io::Error>>,
+}
+
+impl<'a> Encoded<'a> {
+    pub fn new(
+        source: &'a SourceFile,
+        offset: u64,
+        len: u64,
+        failure: &'a RefCell<Option<io::Error>>,
+    ) -> Self {
+        Self { source, offset, left: len, piece: Vec::new(), consumed: 0, failure }
+    }
+}
+
+impl BufRead for Encoded<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.consumed == self.piece.len() && self.left > 0 {
+            let len = (PIECE as u64).min(self.left);
+            self.piece.resize(len as usize, 0);
+            self.consumed = 0;
+            if let Err(error) = self.source.read_exact_at(&mut self.piece, self.offset) {
+                self.piece.clear();
+                let stand_in = io::Error::new(error.kind(), error.to_string());
+                self.failure.replace(Some(error));
+                return Err(stand_in);
+            }
+            self.offset += len;
+            self.left -= len;
+        }
+        Ok(&self.piece[self.consumed..])
+    }
+
+    fn consume(&mut self, len: usize) {
+        self.consumed += len;
+    }
+}
+
+impl Read for Encoded<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let available = self.fill_buf()?;
+        let len = available.len().min(buf.len());
+        buf[..len].copy_from_slice(&available[..len]);
+        self.consume(len);
+        Ok(len)
+    }
+}
+
+#[cfg(test)]
+mod tests;

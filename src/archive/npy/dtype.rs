@@ -1,0 +1,126 @@
+//! How many bytes an element has, by its dtype.
+//!
+//! Mirrors numpy.lib.format.descr_to_dtype: a string, a tuple of a dtype and a shape, or a list
+//! of fields, whose sizes add up because np.save writes padding as fields of its own.
+
+use super::{NpyError, literal::Value, product};
+
+/// Bytes of one element; `None` if it holds Python objects.
+///
+/// # Errors
+/// `Dtype` if it is not one that NumPy has, `TooLarge`.
+pub(super) fn itemsize(descr: &Value<'_>) -> Result<Option<u64>, NpyError> {
+    match descr {
+        Value::Str(name) => {
+            scalar(name).ok_or_else(|| NpyError::Dtype(format!("'{}'", name.escape_debug())))
+        }
+        Value::Tuple(parts) => match parts.as_slice() {
+            [element, shape] => repeated(itemsize(element)?, shape),
+            _ => Err(unknown("a tuple that is not a dtype and a shape")),
+        },
+        Value::List(fields) => {
+            let mut total = Some(0_u64);
+            for field in fields {
+                total = match (total, field_size(field)?) {
+                    (Some(total), Some(size)) => {
+                        Some(total.checked_add(size).ok_or(NpyError::TooLarge)?)
+                    }
+                    _ => None,
+                };
+            }
+            Ok(total)
+        }
+        _ => Err(unknown("neither a string, nor a tuple, nor a list")),
+    }
+}
+
+fn unknown(what: &str) -> NpyError {
+    NpyError::Dtype(format!("({what})"))
+}
+
+/// `(name, dtype)` or `(name, dtype, shape)`; a name may be `(title, name)`.
+fn field_size(field: &Value<'_>) -> Result<Option<u64>, NpyError> {
+    let Value::Tuple(parts) = field else {
+        return Err(unknown("a field that is not a tuple"));
+    };
+    match parts.as_slice() {
+        [Value::Str(_) | Value::Tuple(_), dtype] => itemsize(dtype),
+        [Value::Str(_) | Value::Tuple(_), dtype, shape] => repeated(itemsize(dtype)?, shape),
+        _ => Err(unknown("a field that is not a name, a dtype and maybe a shape")),
+    }
+}
+
+/// The size of a subarray.
+fn repeated(itemsize: Option<u64>, shape: &Value<'_>) -> Result<Option<u64>, NpyError> {
+    let lengths = match shape {
+        Value::Int(len) => vec![*len],
+        Value::Tuple(axes) => axes
+            .iter()
+            .map(|axis| match axis {
+                Value::Int(len) => Ok(*len),
+                _ => Err(unknown("a subarray whose shape is not of lengths")),
+            })
+            .collect::<Result<_, _>>()?,
+        _ => return Err(unknown("a subarray without a shape")),
+    };
+    let Some(itemsize) = itemsize else { return Ok(None) };
+    let count = product(&lengths).ok_or(NpyError::TooLarge)?;
+    itemsize.checked_mul(count).map(Some).ok_or(NpyError::TooLarge)
+}
+
+/// The size of a dtype that a string names, `None` if it names none.
+fn scalar(name: &str) -> Option<Option<u64>> {
+    let name = name.strip_prefix(['<', '>', '|', '=']).unwrap_or(name);
+    let mut chars = name.chars();
+    let kind = chars.next()?;
+    let rest = chars.as_str();
+    if let Some(unit) = rest.strip_prefix(['8']).filter(|_| matches!(kind, 'M' | 'm')) {
+        let is_unit =
+            unit.is_empty() || unit.len() > 2 && unit.starts_with('[') && unit.ends_with(']');
+        return is_unit.then_some(Some(8));
+    }
+    if rest.is_empty() {
+        return one_letter(kind);
+    }
+    if !rest.bytes().all(|byte| byte.is_ascii_digit()) {
+        return full_name(name).map(Some);
+    }
+    let size: u64 = rest.parse().ok()?;
+    match (kind, size) {
+        ('b', 1) | ('i' | 'u', 1 | 2 | 4 | 8) => Some(Some(size)),
+        // Twelve and 24 bytes are long doubles of 32-bit x86.
+        ('f', 2 | 4 | 8 | 12 | 16) | ('c', 8 | 16 | 24 | 32) => Some(Some(size)),
+        ('S' | 'a' | 'V', _) => Some(Some(size)),
+        // A number that does not fit is left to the check of products.
+        ('U', _) => Some(Some(size.saturating_mul(4))),
+        ('O', 4 | 8) => Some(None),
+        _ => full_name(name).map(Some),
+    }
+}
+
+/// Type characters of NumPy, with the sizes of 64-bit Linux.
+fn one_letter(kind: char) -> Option<Option<u64>> {
+    Some(Some(match kind {
+        '?' | 'b' | 'B' | 'c' => 1,
+        'h' | 'H' | 'e' => 2,
+        'i' | 'I' | 'f' => 4,
+        'l' | 'L' | 'q' | 'Q' | 'p' | 'P' | 'n' | 'N' | 'd' | 'F' | 'M' | 'm' => 8,
+        'g' | 'D' => 16,
+        'G' => 32,
+        'S' | 'a' | 'U' | 'V' => 0,
+        'O' => return Some(None),
+        _ => return None,
+    }))
+}
+
+/// Names that np.dtype takes and that other writers may put into a header.
+fn full_name(name: &str) -> Option<u64> {
+    Some(match name {
+        "bool" | "int8" | "uint8" => 1,
+        "int16" | "uint16" | "float16" => 2,
+        "int32" | "uint32" | "float32" => 4,
+        "int" | "int64" | "uint64" | "float" | "float64" | "complex64" => 8,
+        "complex" | "complex128" => 16,
+        _ => return None,
+    })
+}
