@@ -1,72 +1,372 @@
 //! Between fuser and the tree, nothing else: the one file with `fuser::Filesystem`.
+//!
+//! Types in, a call of the tree, a reply; what fails for a reason worth knowing is logged here, in
+//! one line with operation, path and offset.
+#![forbid(unsafe_code)]
 
 use std::{
-    sync::Arc,
-    time::{Duration, UNIX_EPOCH},
+    collections::HashMap,
+    ffi::OsStr,
+    io,
+    os::unix::ffi::OsStrExt,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use fuser::{
-    Errno, FileAttr, FileHandle, FileType, Filesystem, Generation, INodeNo, ReplyAttr,
-    ReplyDirectory, ReplyEntry, Request,
+    BackingId, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
+    InitFlags, KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory,
+    ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyXattr, Request,
+};
+use log::Level;
+
+use crate::{
+    serve,
+    tree::{Attr, FsError, Handle, HandleId, Ino, Kind, Timestamp, Tree, Xattr},
 };
 
-use crate::tree::Tree;
+/// Requests that the kernel may have under way for read-ahead. Its default of 12 throttles several
+/// sequential readers.
+const MAX_BACKGROUND: u16 = 64;
+
+/// Overlayfs or another stacked filesystem may hold the source.
+const MAX_STACK_DEPTH: u32 = 2;
+
+/// The inode number of a listed name that nobody has looked up (libfuse's FUSE_UNKNOWN_INO).
+const UNKNOWN_INO: INodeNo = INodeNo(0xffff_ffff);
 
 /// The filesystem that the kernel talks to.
 #[derive(Debug)]
 pub struct Npzfs {
-    _tree: Arc<Tree>,
+    tree: Arc<Tree>,
+    passthrough: Passthrough,
 }
 
 impl Npzfs {
     /// Serves `tree`.
     #[must_use]
     pub fn new(tree: Arc<Tree>) -> Self {
-        Self { _tree: tree }
+        Self { tree, passthrough: Passthrough::default() }
+    }
+
+    fn ttl(&self) -> Duration {
+        self.tree.settings().ttl
+    }
+
+    /// The errno of `error`, which is logged if it is news.
+    fn errno(&self, operation: &str, ino: INodeNo, error: &FsError) -> Errno {
+        if error.is_news() {
+            log::warn!("{operation} {}: {error}", self.tree.describe(Ino(ino.0)));
+        }
+        Errno::from_i32(error.errno())
     }
 }
 
 impl Filesystem for Npzfs {
-    fn lookup(
-        &self,
-        _req: &Request,
-        _parent: INodeNo,
-        _name: &std::ffi::OsStr,
-        reply: ReplyEntry,
-    ) {
-        let _ = Generation(0);
-        reply.error(Errno::ENOENT);
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        // What an older kernel lacks, we do without.
+        for flag in [InitFlags::FUSE_AUTO_INVAL_DATA, InitFlags::FUSE_PARALLEL_DIROPS] {
+            let _ = config.add_capabilities(flag);
+        }
+        // Only root may name backing files (CAP_SYS_ADMIN); the first open finds out.
+        if config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
+            && config.set_max_stack_depth(MAX_STACK_DEPTH).is_ok()
+        {
+            self.passthrough.offer();
+        }
+        // It refuses zero only.
+        let _ = config.set_max_background(MAX_BACKGROUND);
+        Ok(())
+    }
+
+    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        match self.tree.lookup(Ino(parent.0), name) {
+            Ok((ino, attr)) => {
+                // Inode numbers are never used again, so one generation number does.
+                reply.entry(&self.ttl(), &file_attr(ino, &attr), Generation(0));
+            }
+            Err(error) => reply.error(self.errno("lookup in", parent, &error)),
+        }
+    }
+
+    fn forget(&self, _req: &Request, ino: INodeNo, count: u64) {
+        self.tree.forget(Ino(ino.0), count);
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        let attr = FileAttr {
-            ino,
-            size: 0,
-            blocks: 0,
-            atime: UNIX_EPOCH,
-            mtime: UNIX_EPOCH,
-            ctime: UNIX_EPOCH,
-            crtime: UNIX_EPOCH,
-            kind: FileType::Directory,
-            perm: 0o555,
-            nlink: 1,
-            uid: 0,
-            gid: 0,
-            rdev: 0,
-            blksize: 4096,
-            flags: 0,
+        match self.tree.getattr(Ino(ino.0)) {
+            Ok(attr) => reply.attr(&self.ttl(), &file_attr(Ino(ino.0), &attr)),
+            Err(error) => reply.error(self.errno("getattr", ino, &error)),
+        }
+    }
+
+    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+        match self.tree.read_link(Ino(ino.0)) {
+            Ok(target) => reply.data(target.as_bytes()),
+            Err(error) => reply.error(self.errno("readlink", ino, &error)),
+        }
+    }
+
+    fn open(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let opened = match self.tree.open(Ino(ino.0)) {
+            Ok(opened) => opened,
+            Err(error) => return reply.error(self.errno("open", ino, &error)),
         };
-        reply.attr(&Duration::from_secs(1), &attr);
+        let id = FileHandle(opened.id.0);
+        // Right because a changed archive gets new inodes, and a plain file that changes in place
+        // a new mtime (AUTO_INVAL_DATA). np.load opens a file three times to map it.
+        let flags = FopenFlags::FOPEN_KEEP_CACHE;
+        match opened.plain {
+            None => reply.opened(id, flags),
+            Some(plain) => self.passthrough.open(ino, id, plain.file(), flags, reply),
+        }
+    }
+
+    fn read(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let handle = match self.tree.handle(HandleId(fh.0)) {
+            Ok(handle) => handle,
+            Err(error) => return reply.error(self.errno("read", ino, &error)),
+        };
+        match &*handle {
+            Handle::Member { content, pattern } => {
+                content.follow(pattern, offset, size);
+                let tree = self.tree.clone();
+                let owner = content.clone();
+                content.read(offset, size, move |result| match result {
+                    Ok(bytes) => reply.data(bytes),
+                    Err(error) => {
+                        // The kernel tries each page of a damaged place again; one line is news.
+                        let first = owner.damage_logged.first();
+                        let level = if first { Level::Warn } else { Level::Debug };
+                        log::log!(level, "read {} at {offset}: {error}", tree.describe(Ino(ino.0)));
+                        reply.error(Errno::from_i32(FsError::Content(error).errno()));
+                    }
+                });
+            }
+            Handle::Plain(file) => serve::with_scratch(|scratch| {
+                scratch.resize(size as usize, 0);
+                match file.read(scratch, offset) {
+                    Ok(read) => reply.data(&scratch[..read]),
+                    Err(error) => reply.error(self.errno("read", ino, &error.into())),
+                }
+            }),
+            Handle::Directory(_) => reply.error(Errno::from_i32(FsError::IsADirectory.errno())),
+        }
+    }
+
+    fn release(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.passthrough.release(ino, fh);
+        self.tree.release(HandleId(fh.0));
+        reply.ok();
+    }
+
+    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        match self.tree.open_directory(Ino(ino.0)) {
+            Ok(id) => reply.opened(FileHandle(id.0), FopenFlags::empty()),
+            Err(error) => reply.error(self.errno("opendir", ino, &error)),
+        }
     }
 
     fn readdir(
         &self,
         _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _offset: u64,
-        reply: ReplyDirectory,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
     ) {
+        let entries = match self.tree.read_directory(HandleId(fh.0), offset) {
+            Ok(entries) => entries,
+            Err(error) => return reply.error(self.errno("readdir", ino, &error)),
+        };
+        let seen = usize::try_from(offset).unwrap_or(usize::MAX).min(entries.len());
+        for (entry, next) in entries[seen..].iter().zip(offset + 1..) {
+            let number = if entry.name == "." { ino } else { UNKNOWN_INO };
+            if reply.add(number, next, file_type(entry.kind), &entry.name) {
+                break;
+            }
+        }
         reply.ok();
+    }
+
+    fn releasedir(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.tree.release(HandleId(fh.0));
+        reply.ok();
+    }
+
+    fn statfs(&self, _req: &Request, ino: INodeNo, reply: ReplyStatfs) {
+        match self.tree.stat_vfs() {
+            Ok(vfs) => reply.statfs(
+                vfs.f_blocks,
+                vfs.f_bfree,
+                vfs.f_bavail,
+                vfs.f_files,
+                vfs.f_ffree,
+                vfs.f_bsize as u32,
+                vfs.f_namemax as u32,
+                vfs.f_frsize as u32,
+            ),
+            Err(error) => reply.error(self.errno("statfs", ino, &error)),
+        }
+    }
+
+    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let Some(xattr) = Xattr::named(name) else {
+            return reply.error(Errno::from_i32(FsError::NoAttribute.errno()));
+        };
+        let tree = self.tree.clone();
+        let answer = move || match tree.xattr(Ino(ino.0), xattr) {
+            Ok(value) => reply_xattr(value.as_bytes(), size, reply),
+            Err(error) => reply.error(Errno::from_i32(error.errno())),
+        };
+        if xattr.needs_header() { self.tree.spawn(answer) } else { answer() }
+    }
+
+    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let tree = self.tree.clone();
+        self.tree.spawn(move || match tree.list_xattrs(Ino(ino.0)) {
+            Ok(list) => {
+                let names: String = list.iter().flat_map(|xattr| [xattr.name(), "\0"]).collect();
+                reply_xattr(names.as_bytes(), size, reply);
+            }
+            Err(error) => reply.error(Errno::from_i32(error.errno())),
+        });
+    }
+}
+
+fn reply_xattr(value: &[u8], size: u32, reply: ReplyXattr) {
+    match size as usize {
+        0 => reply.size(value.len() as u32),
+        room if room < value.len() => reply.error(Errno::ERANGE),
+        _ => reply.data(value),
+    }
+}
+
+fn file_attr(ino: Ino, attr: &Attr) -> FileAttr {
+    let (major, minor) = attr.rdev;
+    FileAttr {
+        ino: INodeNo(ino.0),
+        size: attr.size,
+        blocks: attr.blocks,
+        atime: system_time(attr.atime),
+        mtime: system_time(attr.mtime),
+        ctime: system_time(attr.ctime),
+        crtime: UNIX_EPOCH,
+        kind: file_type(attr.kind),
+        perm: attr.mode,
+        // Of directories too: tools then make no guess at how many directories are below.
+        nlink: 1,
+        uid: attr.uid,
+        gid: attr.gid,
+        // The kernel's own encoding (new_decode_dev).
+        rdev: (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12),
+        blksize: attr.block_size,
+        flags: 0,
+    }
+}
+
+fn file_type(kind: Kind) -> FileType {
+    match kind {
+        Kind::File => FileType::RegularFile,
+        Kind::Directory => FileType::Directory,
+        Kind::Symlink => FileType::Symlink,
+        Kind::Fifo => FileType::NamedPipe,
+        Kind::Socket => FileType::Socket,
+        Kind::CharDevice => FileType::CharDevice,
+        Kind::BlockDevice => FileType::BlockDevice,
+    }
+}
+
+fn system_time(time: Timestamp) -> SystemTime {
+    let seconds = Duration::from_secs(time.seconds.unsigned_abs());
+    let whole = if time.seconds < 0 {
+        UNIX_EPOCH.checked_sub(seconds)
+    } else {
+        UNIX_EPOCH.checked_add(seconds)
+    };
+    whole.map_or(UNIX_EPOCH, |whole| whole + Duration::from_nanos(time.nanoseconds.into()))
+}
+
+/// Kernel passthrough of whole files, decided for an inode and not for an open: the kernel refuses
+/// to mix cached and passthrough opens of one inode (EIO), and wants one backing file for all.
+#[derive(Debug, Default)]
+struct Passthrough {
+    offered: bool,
+    inodes: Mutex<HashMap<INodeNo, Decision>>,
+}
+
+/// What was decided while an inode is open.
+#[derive(Debug)]
+struct Decision {
+    handles: Vec<FileHandle>,
+    /// `None`: reads come to us.
+    backing: Option<BackingId>,
+}
+
+impl Passthrough {
+    fn offer(&mut self) {
+        self.offered = true;
+    }
+
+    fn open(
+        &self,
+        ino: INodeNo,
+        fh: FileHandle,
+        file: &std::fs::File,
+        flags: FopenFlags,
+        reply: ReplyOpen,
+    ) {
+        if !self.offered {
+            return reply.opened(fh, flags);
+        }
+        let mut inodes = self.inodes.lock().unwrap_or_else(PoisonError::into_inner);
+        let decision = inodes.entry(ino).or_insert_with(|| Decision {
+            handles: Vec::new(),
+            backing: reply
+                .open_backing(file)
+                .inspect_err(|error| log::debug!("no passthrough of inode {ino}: {error}"))
+                .ok(),
+        });
+        decision.handles.push(fh);
+        match &decision.backing {
+            Some(backing) => reply.opened_passthrough(fh, flags, backing),
+            None => reply.opened(fh, flags),
+        }
+    }
+
+    fn release(&self, ino: INodeNo, fh: FileHandle) {
+        let mut inodes = self.inodes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(decision) = inodes.get_mut(&ino) {
+            decision.handles.retain(|handle| *handle != fh);
+            if decision.handles.is_empty() {
+                inodes.remove(&ino);
+            }
+        }
     }
 }

@@ -67,7 +67,9 @@ impl Mount {
             device: None,
             ended: Arc::new(AtomicBool::new(false)),
         };
-        let tree = Tree::new(source.into_tree(), options.settings.clone())
+        let tree = source
+            .into_tree()
+            .and_then(|source| Tree::new(source, options.settings.clone()))
             .map_err(|cause| Error::Tree(options.source.clone(), cause))?;
         let filesystem = Npzfs::new(Arc::new(tree));
         let path = mount.source.clone();

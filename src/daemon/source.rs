@@ -1,7 +1,6 @@
 //! Opens what is to be shown, before a mount may cover it.
 
 use std::{
-    fs::File,
     io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
@@ -57,12 +56,15 @@ impl Source {
     }
 
     /// The source as the tree takes it.
-    #[must_use]
-    pub fn into_tree(self) -> tree::Source {
+    ///
+    /// # Errors
+    /// When the directory that an archive lies in cannot be opened.
+    pub fn into_tree(self) -> io::Result<tree::Source> {
         if self.kind == FileType::Directory {
-            tree::Source::Directory(self.fd)
+            Ok(tree::Source::directory(self.fd))
         } else {
-            tree::Source::Archive(File::from(self.fd))
+            // An archive may be replaced by another file: its name counts, not its descriptor.
+            tree::Source::open(&self.path)
         }
     }
 }

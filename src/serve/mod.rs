@@ -1,1 +1,109 @@
-//! How bytes get out fast: decode pool, shared readers, read-ahead.
+//! How the bytes of members get out fast.
+//!
+//! A [`Content`] is the decoded bytes of one member. A read whose bytes are at hand is answered on
+//! the calling thread; one that needs decoding is parked, and a bounded pool decodes, a span a
+//! task, so that a long first pass never holds up the reads of other members. Knows nothing of
+//! names, inodes or FUSE.
+#![forbid(unsafe_code)]
+
+mod container;
+mod content;
+mod deflated;
+mod error;
+mod pattern;
+mod pool;
+mod stored;
+mod waiting;
+mod whole;
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicBool},
+};
+
+pub use container::{OpenArchive, OpenNpyGz};
+pub(crate) use content::with_scratch;
+pub use content::{Content, State};
+pub use error::Error;
+pub use pattern::Pattern;
+
+use pool::{Pool, Spawner};
+use seekable_deflate::Memory;
+
+/// Answers one read, now or later, on whatever thread has the bytes.
+pub type Reply = Box<dyn FnOnce(Result<&[u8], Error>) + Send>;
+
+/// How much memory and how many threads serving may take, and where whole members go.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Bytes for decoded spans and for the windows of indexes.
+    pub memory: u64,
+    /// Threads that decode spans.
+    pub threads: usize,
+    /// Where members that cannot be read in part are decoded to, as unlinked files.
+    pub temporary: PathBuf,
+}
+
+/// The pools and the memory that all contents share.
+#[derive(Debug)]
+pub struct Server {
+    shared: Shared,
+    // Dropped last to first: both join their threads.
+    _decode: Pool,
+    _whole: Pool,
+}
+
+/// What a content needs of the server.
+#[derive(Debug, Clone)]
+struct Shared {
+    memory: Arc<Memory>,
+    /// Decodes spans: short tasks.
+    decode: Spawner,
+    /// Decodes whole members: long tasks, kept from the short ones.
+    whole: Spawner,
+    temporary: Arc<PathBuf>,
+    read_ahead: u64,
+}
+
+/// Threads that decode members whole. Two, so that one slow member does not hold up the next.
+const WHOLE_THREADS: usize = 2;
+
+/// Farthest a sequential reader is read ahead of, in decoded bytes, whatever the memory.
+const READ_AHEAD: u64 = 4 << 20;
+
+impl Server {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// When a thread cannot be started.
+    pub fn new(limits: Limits) -> std::io::Result<Self> {
+        let decode = Pool::new("decode", limits.threads.max(1))?;
+        let whole = Pool::new("whole", WHOLE_THREADS)?;
+        let shared = Shared {
+            memory: Memory::new(limits.memory),
+            decode: decode.spawner(),
+            whole: whole.spawner(),
+            temporary: Arc::new(limits.temporary),
+            // An eighth, so that several readers fit beside what is being read.
+            read_ahead: READ_AHEAD.min(limits.memory / 8),
+        };
+        Ok(Self { shared, _decode: decode, _whole: whole })
+    }
+
+    /// Runs `task` where short decoding happens: for questions that may need the start of a
+    /// member.
+    pub fn spawn(&self, task: impl FnOnce() + Send + 'static) {
+        self.shared.decode.spawn(task);
+    }
+}
+
+/// True the first time it is asked.
+#[derive(Debug, Default)]
+pub struct Once(AtomicBool);
+
+impl Once {
+    /// True the first time.
+    pub fn first(&self) -> bool {
+        !self.0.swap(true, std::sync::atomic::Ordering::Relaxed)
+    }
+}

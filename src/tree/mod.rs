@@ -1,7 +1,33 @@
-//! The file tree the user sees. Needs no /dev/fuse: it can be tested in memory.
+//! The file tree the user sees: which names there are, what they stand for, what they hold.
+//!
+//! The promises are in docs/semantics.md. Needs no /dev/fuse: all of it can be called from a test.
 #![forbid(unsafe_code)]
 
-use std::{os::fd::OwnedFd, time::Duration};
+mod attr;
+mod error;
+mod handle;
+mod inode;
+mod listing;
+mod node;
+mod opened;
+mod present;
+mod source;
+#[expect(clippy::module_inception, reason = "the type this folder is named for")]
+mod tree;
+mod xattr;
+
+#[cfg(test)]
+mod tests;
+
+use std::{path::PathBuf, time::Duration};
+
+pub use attr::{Attr, Kind, Timestamp};
+pub use error::FsError;
+pub use handle::{DirEntry, Handle, HandleId};
+pub use inode::Ino;
+pub use source::{PlainFile, Source};
+pub use tree::{Opened, Tree};
+pub use xattr::Xattr;
 
 /// Where archives are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -13,15 +39,6 @@ pub enum Layout {
     Beside,
 }
 
-/// What is mounted; opened before the mount covers it.
-#[derive(Debug)]
-pub enum Source {
-    /// A directory.
-    Directory(OwnedFd),
-    /// One archive, whose members are the root.
-    Archive(std::fs::File),
-}
-
 /// What a user can set about the tree and how it is served.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -31,28 +48,21 @@ pub struct Settings {
     pub ttl: Duration,
     /// Bytes for decoded spans and indexes.
     pub cache_size: u64,
+    /// Threads that decode.
+    pub threads: usize,
+    /// Where members that can only be decoded whole are decoded to.
+    pub temporary: PathBuf,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { layout: Layout::Replace, ttl: Duration::from_secs(1), cache_size: 64 << 20 }
-    }
-}
-
-/// The tree.
-#[derive(Debug)]
-pub struct Tree {
-    /// Settings.
-    pub settings: Settings,
-    _source: Source,
-}
-
-impl Tree {
-    /// A tree over `source`.
-    ///
-    /// # Errors
-    /// When a single archive cannot be parsed, or the source cannot be read.
-    pub fn new(source: Source, settings: Settings) -> std::io::Result<Self> {
-        Ok(Self { settings, _source: source })
+        Self {
+            layout: Layout::Replace,
+            ttl: Duration::from_secs(1),
+            cache_size: 64 << 20,
+            // Two at least: one may be at a long first pass while the other serves rows.
+            threads: std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 16)),
+            temporary: std::env::var_os("TMPDIR").map_or_else(|| "/var/tmp".into(), PathBuf::from),
+        }
     }
 }

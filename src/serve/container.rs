@@ -1,0 +1,144 @@
+//! Open archives, with the contents of their members as they are asked for.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use seekable_deflate::{DEFAULT_SPACING, DeflateReader, Format, Options};
+
+use super::{
+    Content, Error, Server, Shared, content::Encoding, deflated::Deflated, stored::Stored,
+    whole::Whole,
+};
+use crate::archive::{Archive, MemberId, Method, NpyGz, SourceFile};
+
+/// An open archive. Contents, and the indexes in them, live as long as it does.
+#[derive(Debug)]
+pub struct OpenArchive {
+    archive: Arc<Archive>,
+    shared: Shared,
+    contents: Mutex<HashMap<MemberId, Arc<Content>>>,
+}
+
+impl OpenArchive {
+    /// An archive to be served by `server`.
+    #[must_use]
+    pub fn new(archive: Archive, server: &Server) -> Self {
+        let shared = server.shared.clone();
+        Self { archive: Arc::new(archive), shared, contents: Mutex::default() }
+    }
+
+    /// What the archive's directory says.
+    #[must_use]
+    pub fn archive(&self) -> &Archive {
+        &self.archive
+    }
+
+    /// The content of a member.
+    ///
+    /// # Errors
+    /// When the member cannot be read at all: encrypted, unknown method, bad local file header.
+    pub fn content(&self, id: MemberId) -> Result<Arc<Content>, Error> {
+        if let Some(content) = self.contents().get(&id) {
+            return Ok(content.clone());
+        }
+        // Not under the lock: this reads the local file header. Should two threads come here at
+        // once, the first to insert wins.
+        let content = Arc::new(self.new_content(id)?);
+        Ok(self.contents().entry(id).or_insert(content).clone())
+    }
+
+    /// The content of a member, if somebody has asked for it before.
+    #[must_use]
+    pub fn known_content(&self, id: MemberId) -> Option<Arc<Content>> {
+        self.contents().get(&id).cloned()
+    }
+
+    /// About how many bytes of memory the archive and its indexes take.
+    #[must_use]
+    pub fn memory(&self) -> u64 {
+        let indexes: u64 = self.contents().values().map(|content| content.index_bytes()).sum();
+        self.archive.memory() + indexes
+    }
+
+    // Nothing that can panic runs under this lock; a poisoned one is still whole.
+    fn contents(&self) -> std::sync::MutexGuard<'_, HashMap<MemberId, Arc<Content>>> {
+        self.contents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn new_content(&self, id: MemberId) -> Result<Content, Error> {
+        let start = self.archive.data_offset(id)?;
+        let member = self.archive.member(id);
+        let source = self.archive.source().clone();
+        let whole =
+            |name| Encoding::Whole(Whole::new(self.archive.clone(), id, self.shared.clone()), name);
+        let bytes = match member.method {
+            Method::Stored => Encoding::Stored(Stored { source, start }),
+            Method::Deflated => {
+                let options = Options {
+                    format: Format::Deflate,
+                    spacing: DEFAULT_SPACING,
+                    decoded_len: Some(member.size),
+                    crc32: Some(member.crc32),
+                };
+                deflated(source, start..start + member.encoded_size, options, &self.shared)
+            }
+            Method::Deflate64 => whole("deflate64"),
+            Method::Bzip2 => whole("bzip2"),
+            Method::Lzma => whole("lzma"),
+            Method::Xz => whole("xz"),
+            Method::Zstd => whole("zstd"),
+            Method::Other(number) => return Err(Error::UnsupportedMethod(number)),
+        };
+        Ok(Content::new(member.size, bytes, self.shared.read_ahead))
+    }
+}
+
+/// An open `.npy.gz`.
+#[derive(Debug)]
+pub struct OpenNpyGz {
+    npy: NpyGz,
+    content: Arc<Content>,
+}
+
+impl OpenNpyGz {
+    /// A gzipped `.npy` to be served by `server`.
+    #[must_use]
+    pub fn new(npy: NpyGz, server: &Server) -> Self {
+        let options = Options {
+            format: Format::Gzip,
+            spacing: DEFAULT_SPACING,
+            decoded_len: Some(npy.size()),
+            crc32: None,
+        };
+        let source = npy.source().clone();
+        let encoded = 0..source.generation().size;
+        let bytes = deflated(source, encoded, options, &server.shared);
+        let content = Arc::new(Content::new(npy.size(), bytes, server.shared.read_ahead));
+        Self { npy, content }
+    }
+
+    /// What its header says.
+    #[must_use]
+    pub fn npy(&self) -> &NpyGz {
+        &self.npy
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub fn content(&self) -> &Arc<Content> {
+        &self.content
+    }
+}
+
+fn deflated(
+    source: Arc<SourceFile>,
+    encoded: std::ops::Range<u64>,
+    options: Options,
+    shared: &Shared,
+) -> Encoding {
+    let spacing = options.spacing;
+    let reader = DeflateReader::new(source, encoded, options, shared.memory.clone());
+    Encoding::Deflated(Deflated::new(reader, spacing, shared.clone()))
+}

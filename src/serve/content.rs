@@ -1,0 +1,199 @@
+//! The decoded bytes of one member, however it is encoded.
+
+use std::{
+    cell::RefCell,
+    fmt,
+    ops::Range,
+    os::unix::fs::FileExt,
+    sync::{Arc, Mutex},
+};
+
+use super::{Error, Once, Pattern, Reply, deflated::Deflated, stored::Stored, whole::Whole};
+
+/// The decoded bytes of one member, for all its handles.
+#[derive(Debug)]
+pub struct Content {
+    size: u64,
+    bytes: Encoding,
+    read_ahead: u64,
+    /// Whether the member's damage has been put into the log.
+    pub damage_logged: Once,
+}
+
+#[derive(Debug)]
+pub(super) enum Encoding {
+    Stored(Stored),
+    Deflated(Arc<Deflated>),
+    Whole(Arc<Whole>, &'static str),
+}
+
+/// How a content is to be read, in words for the user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// Any byte can be had at once.
+    Ready,
+    /// The first pass is not complete: how far it is, and how far it has to go, in decoded bytes.
+    Indexing {
+        /// Decoded so far.
+        done: u64,
+        /// In all.
+        size: u64,
+    },
+    /// Decoded whole on first use; the name of the method.
+    Slow(&'static str),
+    /// Cannot be read; why.
+    Corrupt(String),
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ready => f.write_str("ready"),
+            Self::Indexing { done, size } => write!(f, "indexing: {done} of {size} bytes decoded"),
+            Self::Slow(method) => {
+                write!(f, "slow: {method} members are decoded whole on first use")
+            }
+            Self::Corrupt(why) => write!(f, "corrupt: {why}"),
+        }
+    }
+}
+
+thread_local! {
+    /// Bytes on their way to the kernel. A fresh buffer a read would cost page faults.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Lends a buffer of this thread. Reads do not nest, but a reply that read again would only get a
+/// fresh one.
+pub(crate) fn with_scratch<T>(work: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+    SCRATCH.with(|scratch| match scratch.try_borrow_mut() {
+        Ok(mut scratch) => work(&mut scratch),
+        Err(_) => work(&mut Vec::new()),
+    })
+}
+
+impl Content {
+    pub(super) fn new(size: u64, bytes: Encoding, read_ahead: u64) -> Self {
+        Self { size, bytes, read_ahead, damage_logged: Once::default() }
+    }
+
+    /// Decoded size in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Gives the bytes from `offset`, at most `size` and fewer only at the end, to `reply`: before
+    /// this returns if they are at hand, else from another thread.
+    pub fn read(
+        &self,
+        offset: u64,
+        size: u32,
+        reply: impl FnOnce(Result<&[u8], Error>) + Send + 'static,
+    ) {
+        let range = offset..self.size.min(offset.saturating_add(size.into()));
+        if range.is_empty() {
+            return reply(Ok(&[]));
+        }
+        match &self.bytes {
+            Encoding::Stored(stored) => with_scratch(|scratch| {
+                let buf = slice_of(scratch, &range);
+                reply(stored.read(buf, range.start).map(|()| &*buf));
+            }),
+            Encoding::Deflated(deflated) => {
+                let later =
+                    with_scratch(|scratch| deflated.read_ready(range.clone(), scratch, reply));
+                if let Err(reply) = later {
+                    deflated.read_later(range, Box::new(reply));
+                }
+            }
+            Encoding::Whole(whole, _) => match whole.decoded() {
+                Some(file) => with_scratch(|scratch| {
+                    let buf = slice_of(scratch, &range);
+                    let read = file.and_then(|file| Ok(file.read_exact_at(buf, range.start)?));
+                    reply(read.map(|()| &*buf));
+                }),
+                None => whole.read_later(range, Box::new(reply) as Reply),
+            },
+        }
+    }
+
+    /// Follows the pattern of a handle's reads, and decodes ahead of a sequential one.
+    pub fn follow(&self, pattern: &Mutex<Pattern>, offset: u64, size: u32) {
+        let Encoding::Deflated(deflated) = &self.bytes else { return };
+        let ahead = {
+            let mut pattern = pattern.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            pattern.follow(offset, size.into(), self.read_ahead)
+        };
+        if let Some(range) = ahead {
+            let range = range.start..range.end.min(self.size);
+            if !range.is_empty() {
+                deflated.read_ahead(range);
+            }
+        }
+    }
+
+    /// The first `len` bytes, or all if there are fewer. Waits for decoding.
+    ///
+    /// # Errors
+    /// As a read.
+    pub fn head(&self, len: u64) -> Result<Vec<u8>, Error> {
+        let len = len.min(self.size);
+        let mut head = vec![0; len as usize];
+        match &self.bytes {
+            Encoding::Stored(stored) => stored.read(&mut head, 0)?,
+            Encoding::Deflated(deflated) => {
+                let read = deflated.reader().read_at(&mut head, 0)?;
+                head.truncate(read);
+            }
+            Encoding::Whole(whole, _) => head = whole.head(len)?,
+        }
+        Ok(head)
+    }
+
+    /// What makes the member unfit as a whole, once it is known.
+    #[must_use]
+    pub fn damage(&self) -> Option<Error> {
+        match &self.bytes {
+            Encoding::Stored(_) => None,
+            Encoding::Deflated(deflated) => deflated.reader().damage().map(Error::from),
+            Encoding::Whole(whole, _) => whole.decoded()?.err(),
+        }
+    }
+
+    /// How the member is to be read.
+    #[must_use]
+    pub fn state(&self) -> State {
+        if let Some(damage) = self.damage() {
+            return State::Corrupt(damage.to_string());
+        }
+        match &self.bytes {
+            Encoding::Stored(_) => State::Ready,
+            Encoding::Deflated(deflated) => match deflated.reader().frontier() {
+                done if done >= self.size => State::Ready,
+                done => State::Indexing { done, size: self.size },
+            },
+            Encoding::Whole(whole, method) => match whole.decoded() {
+                Some(_) => State::Ready,
+                None => State::Slow(method),
+            },
+        }
+    }
+
+    /// Bytes of memory that the member's index takes.
+    #[must_use]
+    pub fn index_bytes(&self) -> u64 {
+        match &self.bytes {
+            Encoding::Deflated(deflated) => deflated.reader().index_bytes(),
+            _ => 0,
+        }
+    }
+}
+
+fn slice_of<'a>(scratch: &'a mut Vec<u8>, range: &Range<u64>) -> &'a mut [u8] {
+    let len = (range.end - range.start) as usize;
+    if scratch.len() < len {
+        scratch.resize(len, 0);
+    }
+    &mut scratch[..len]
+}

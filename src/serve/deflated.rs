@@ -1,0 +1,154 @@
+//! A deflated member, decoded span by span by tasks of the pool.
+//!
+//! Reads whose spans are at hand are answered at once. Others are parked, and at most one task
+//! stands in the pool for the frontier and one for each span behind it, whatever the number of
+//! waiters. A task decodes one span, answers all who waited for it, and queues itself again if
+//! somebody still waits: so members take turns, and a pass over a large one holds up nobody.
+
+use std::{
+    fmt,
+    ops::Range,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use seekable_deflate::{DeflateReader, Span};
+
+use super::{
+    Error, Reply, Shared,
+    waiting::{Served, Waiter, Waiting},
+};
+use crate::archive::SourceFile;
+
+/// A deflated member.
+pub struct Deflated {
+    reader: DeflateReader<Arc<SourceFile>>,
+    spacing: u64,
+    shared: Shared,
+    waiting: Mutex<Waiting>,
+}
+
+impl fmt::Debug for Deflated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Deflated").field("frontier", &self.reader.frontier()).finish()
+    }
+}
+
+impl Deflated {
+    pub fn new(reader: DeflateReader<Arc<SourceFile>>, spacing: u64, shared: Shared) -> Arc<Self> {
+        Arc::new(Self { reader, spacing, shared, waiting: Mutex::default() })
+    }
+
+    pub fn reader(&self) -> &DeflateReader<Arc<SourceFile>> {
+        &self.reader
+    }
+
+    /// Copies the bytes of `range` into `scratch` or finds them in one span, if that needs no
+    /// decoding, and gives them to `reply`; else gives `reply` back.
+    pub fn read_ready<F: FnOnce(Result<&[u8], Error>)>(
+        &self,
+        range: Range<u64>,
+        scratch: &mut Vec<u8>,
+        reply: F,
+    ) -> Result<(), F> {
+        scratch.clear();
+        let mut next = range.start;
+        loop {
+            let Some(span) = self.reader.cached_span_at(next) else { return Err(reply) };
+            let from = (next - span.start()) as usize;
+            let to = (range.end - span.start()).min(span.bytes().len() as u64) as usize;
+            let bytes = &span.bytes()[from..to];
+            next += bytes.len() as u64;
+            if next == range.end && scratch.is_empty() {
+                reply(Ok(bytes));
+                return Ok(());
+            }
+            scratch.extend_from_slice(bytes);
+            if next == range.end {
+                reply(Ok(scratch));
+                return Ok(());
+            }
+        }
+    }
+
+    /// Decodes `range` and gives it to `reply`, later.
+    pub fn read_later(self: &Arc<Self>, range: Range<u64>, reply: Reply) {
+        self.park(Waiter::read(range, reply));
+    }
+
+    /// Decodes `range` before anybody asks.
+    pub fn read_ahead(self: &Arc<Self>, range: Range<u64>) {
+        self.park(Waiter::ahead(range));
+    }
+
+    // Nothing that can panic runs under this lock; a poisoned one is still whole.
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn park(self: &Arc<Self>, waiter: Waiter) {
+        let mut waiting = self.waiting();
+        self.start(&mut waiting, waiter.missing.start);
+        waiting.list.push(waiter);
+    }
+
+    /// Sees to it that a task is on its way to decode the span of `offset`.
+    fn start(self: &Arc<Self>, waiting: &mut Waiting, offset: u64) {
+        let this = self.clone();
+        if offset >= self.reader.frontier() {
+            if !waiting.advancing {
+                waiting.advancing = true;
+                self.shared.decode.spawn(move || this.advance());
+            }
+        } else if waiting.decoding.insert(offset / self.spacing) {
+            self.shared.decode.spawn(move || this.decode(offset));
+        }
+    }
+
+    fn advance(self: Arc<Self>) {
+        let from = self.reader.frontier();
+        let result = self.span_at(from);
+        let mut waiting = self.waiting();
+        waiting.advancing = false;
+        let done = self.settle(&mut waiting, result, from..u64::MAX);
+        drop(waiting);
+        done.into_iter().for_each(Served::reply);
+    }
+
+    fn decode(self: Arc<Self>, offset: u64) {
+        let result = self.span_at(offset);
+        let number = offset / self.spacing;
+        let mut waiting = self.waiting();
+        waiting.decoding.remove(&number);
+        let failing = number * self.spacing..(number + 1).saturating_mul(self.spacing);
+        let done = self.settle(&mut waiting, result, failing);
+        drop(waiting);
+        done.into_iter().for_each(Served::reply);
+    }
+
+    fn span_at(&self, offset: u64) -> Result<Span, Error> {
+        match self.reader.span_at(offset)? {
+            Some(span) => Ok(span),
+            // Reads are clamped to the size, and the reader checks the length it was told.
+            None => Err(Error::Damaged(format!("the member ends at byte {offset}").into())),
+        }
+    }
+
+    /// Hands out a result, and starts what the waiters that are left need. Each call ends or
+    /// feeds the waiters it was started for, so this comes to an end.
+    fn settle(
+        self: &Arc<Self>,
+        waiting: &mut Waiting,
+        result: Result<Span, Error>,
+        failing: Range<u64>,
+    ) -> Vec<Served> {
+        let done = match result {
+            Ok(span) => waiting.deliver(&span),
+            Err(error) => waiting.fail(&failing, &error),
+        };
+        let offsets: Vec<u64> = waiting.list.iter().map(|waiter| waiter.missing.start).collect();
+        for offset in offsets {
+            self.start(waiting, offset);
+        }
+        done
+    }
+}

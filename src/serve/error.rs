@@ -1,0 +1,73 @@
+//! Why bytes of a member cannot be had. Cheap to clone: all who wait get their own.
+
+use std::{fmt, io, sync::Arc};
+
+use crate::archive::{self, SourceFile};
+
+/// Why bytes of a member cannot be had.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Error {
+    /// The archive file was overwritten: the bytes of this generation are gone.
+    Overwritten,
+    /// The member is truncated or corrupt; what is wrong, in words.
+    Damaged(Arc<str>),
+    /// The member is encrypted.
+    Encrypted,
+    /// The member's method cannot be decoded.
+    UnsupportedMethod(u16),
+    /// Reading the archive or writing a temporary file failed.
+    Io(Arc<io::Error>),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Overwritten => f.write_str("the archive was overwritten after it was opened"),
+            Self::Damaged(what) => f.write_str(what),
+            Self::Encrypted => f.write_str("the member is encrypted"),
+            Self::UnsupportedMethod(number) => {
+                write!(f, "compression method {number} is not supported")
+            }
+            Self::Io(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Io(error) => Some(&**error),
+            _ => None,
+        }
+    }
+}
+
+impl From<io::Error> for Error {
+    fn from(error: io::Error) -> Self {
+        if SourceFile::is_stale(&error) { Self::Overwritten } else { Self::Io(Arc::new(error)) }
+    }
+}
+
+impl From<archive::Error> for Error {
+    fn from(error: archive::Error) -> Self {
+        match error {
+            archive::Error::Encrypted => Self::Encrypted,
+            archive::Error::UnsupportedMethod(number) => Self::UnsupportedMethod(number),
+            archive::Error::Io(error) => error.into(),
+            other => Self::Damaged(other.to_string().into()),
+        }
+    }
+}
+
+impl From<seekable_deflate::Error> for Error {
+    fn from(error: seekable_deflate::Error) -> Self {
+        match error {
+            seekable_deflate::Error::Source(error) if SourceFile::is_stale(&error) => {
+                Self::Overwritten
+            }
+            seekable_deflate::Error::Source(error) => Self::Io(error),
+            other => Self::Damaged(other.to_string().into()),
+        }
+    }
+}

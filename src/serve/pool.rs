@@ -1,0 +1,147 @@
+//! A bounded pool of threads with one queue.
+
+use std::{
+    collections::VecDeque,
+    fmt, io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Condvar, Mutex, PoisonError},
+    thread,
+};
+
+type Task = Box<dyn FnOnce() + Send>;
+
+/// Threads that run tasks in the order they come. Dropping it finishes the queue and joins them.
+#[derive(Debug)]
+pub struct Pool {
+    shared: Arc<Shared>,
+    threads: Vec<thread::JoinHandle<()>>,
+}
+
+/// Puts tasks into a pool; does not keep its threads alive.
+#[derive(Debug, Clone)]
+pub struct Spawner(Arc<Shared>);
+
+struct Shared {
+    queue: Mutex<Queue>,
+    more: Condvar,
+}
+
+#[derive(Default)]
+struct Queue {
+    tasks: VecDeque<Task>,
+    closed: bool,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Shared")
+    }
+}
+
+impl Pool {
+    pub fn new(name: &str, threads: usize) -> io::Result<Self> {
+        let shared = Arc::new(Shared { queue: Mutex::default(), more: Condvar::new() });
+        let threads = (0..threads)
+            .map(|number| {
+                let shared = shared.clone();
+                thread::Builder::new().name(format!("{name}-{number}")).spawn(move || shared.work())
+            })
+            .collect::<io::Result<_>>()?;
+        Ok(Self { shared, threads })
+    }
+
+    pub fn spawner(&self) -> Spawner {
+        Spawner(self.shared.clone())
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.queue().closed = true;
+        self.shared.more.notify_all();
+        for thread in self.threads.drain(..) {
+            // The last owner may have been a task: its own thread ends by itself.
+            if thread.thread().id() == thread::current().id() {
+                continue;
+            }
+            // A worker catches the panics of its tasks, so it has none of its own to report.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Spawner {
+    /// Queues `task`. After the pool is gone it is dropped unrun.
+    pub fn spawn(&self, task: impl FnOnce() + Send + 'static) {
+        let mut queue = self.0.queue();
+        if !queue.closed {
+            queue.tasks.push_back(Box::new(task));
+            drop(queue);
+            self.0.more.notify_one();
+        }
+    }
+}
+
+impl Shared {
+    // A task never runs under this lock, so a poisoned one is still whole.
+    fn queue(&self) -> std::sync::MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn work(&self) {
+        loop {
+            let mut queue = self.queue();
+            let task = loop {
+                if let Some(task) = queue.tasks.pop_front() {
+                    break task;
+                }
+                if queue.closed {
+                    return;
+                }
+                queue = self.more.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            };
+            drop(queue);
+            // What a panicking task held is dropped: its replies then answer EIO. The panic itself
+            // has been printed by the hook.
+            let _ = catch_unwind(AssertUnwindSafe(task));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn a_dropped_pool_has_run_all_its_tasks() {
+        let pool = Pool::new("test", 3).unwrap();
+        let (sender, receiver) = mpsc::channel();
+        for number in 0..100 {
+            let sender = sender.clone();
+            pool.spawner().spawn(move || sender.send(number).unwrap());
+        }
+        drop((pool, sender));
+        assert_eq!(receiver.iter().collect::<std::collections::BTreeSet<_>>().len(), 100);
+    }
+
+    #[test]
+    fn a_panicking_task_does_not_take_its_thread_with_it() {
+        let pool = Pool::new("test", 1).unwrap();
+        let (sender, receiver) = mpsc::channel();
+        pool.spawner().spawn(|| panic!("of the test"));
+        pool.spawner().spawn(move || sender.send(()).unwrap());
+        assert!(receiver.recv_timeout(std::time::Duration::from_secs(60)).is_ok());
+    }
+
+    #[test]
+    fn a_spawner_outlives_its_pool_and_drops_tasks() {
+        let pool = Pool::new("test", 1).unwrap();
+        let spawner = pool.spawner();
+        drop(pool);
+        let (sender, receiver) = mpsc::channel::<()>();
+        spawner.spawn(move || drop(sender));
+        assert!(receiver.recv().is_err());
+    }
+}

@@ -1,0 +1,133 @@
+//! Reads that wait for spans.
+
+use std::{collections::HashSet, ops::Range};
+
+use seekable_deflate::Span;
+
+use super::{Error, Reply};
+
+/// A read, or a wish to have bytes decoded, that waits for spans.
+pub struct Waiter {
+    /// The decoded bytes that are still missing.
+    pub missing: Range<u64>,
+    want: Want,
+}
+
+enum Want {
+    Read {
+        /// The bytes before `missing`, if the read began in an earlier span.
+        got: Vec<u8>,
+        reply: Reply,
+    },
+    /// Nobody waits; decoding is all.
+    Ahead,
+}
+
+/// A waiter that has all it waited for.
+pub struct Served {
+    reply: Reply,
+    bytes: Bytes,
+}
+
+enum Bytes {
+    InSpan(Span, Range<usize>),
+    Collected(Vec<u8>),
+    Failed(Error),
+}
+
+impl Waiter {
+    /// A read of `range`, which is not empty.
+    pub fn read(range: Range<u64>, reply: Reply) -> Self {
+        Self { missing: range, want: Want::Read { got: Vec::new(), reply } }
+    }
+
+    /// A wish to have `range`, which is not empty, decoded.
+    pub fn ahead(range: Range<u64>) -> Self {
+        Self { missing: range, want: Want::Ahead }
+    }
+
+    /// Takes from `span` what is missing; `Err(self)` goes on waiting.
+    fn feed(mut self, span: &Span) -> Result<Option<Served>, Self> {
+        let end = span.start() + span.bytes().len() as u64;
+        if !(span.start()..end).contains(&self.missing.start) {
+            return Err(self);
+        }
+        let from = (self.missing.start - span.start()) as usize;
+        let to = (self.missing.end.min(end) - span.start()) as usize;
+        let whole = self.missing.end <= end;
+        match self.want {
+            Want::Read { got, reply } if whole && got.is_empty() => {
+                Ok(Some(Served { reply, bytes: Bytes::InSpan(span.clone(), from..to) }))
+            }
+            Want::Read { mut got, reply } => {
+                got.extend_from_slice(&span.bytes()[from..to]);
+                if whole {
+                    return Ok(Some(Served { reply, bytes: Bytes::Collected(got) }));
+                }
+                self.missing.start = end;
+                self.want = Want::Read { got, reply };
+                Err(self)
+            }
+            Want::Ahead if whole => Ok(None),
+            Want::Ahead => {
+                self.missing.start = end;
+                Err(self)
+            }
+        }
+    }
+
+    fn fail(self, error: Error) -> Option<Served> {
+        match self.want {
+            Want::Read { reply, .. } => Some(Served { reply, bytes: Bytes::Failed(error) }),
+            Want::Ahead => None,
+        }
+    }
+}
+
+impl Served {
+    /// Answers. Not to be called under a lock: it writes to the kernel.
+    pub fn reply(self) {
+        match self.bytes {
+            Bytes::InSpan(span, range) => (self.reply)(Ok(&span.bytes()[range])),
+            Bytes::Collected(bytes) => (self.reply)(Ok(&bytes)),
+            Bytes::Failed(error) => (self.reply)(Err(error)),
+        }
+    }
+}
+
+/// The waiters of one member, and what is being done for them.
+#[derive(Default)]
+pub struct Waiting {
+    pub list: Vec<Waiter>,
+    /// Whether a task is about to decode the span at the frontier.
+    pub advancing: bool,
+    /// Spans behind the frontier that tasks are about to decode, by number.
+    pub decoding: HashSet<u64>,
+}
+
+impl Waiting {
+    /// Gives every waiter what `span` has for it; returns those that are done.
+    pub fn deliver(&mut self, span: &Span) -> Vec<Served> {
+        let mut done = Vec::new();
+        for waiter in std::mem::take(&mut self.list) {
+            match waiter.feed(span) {
+                Ok(served) => done.extend(served),
+                Err(waiter) => self.list.push(waiter),
+            }
+        }
+        done
+    }
+
+    /// Ends the waiters that miss a byte of `range`.
+    pub fn fail(&mut self, range: &Range<u64>, error: &Error) -> Vec<Served> {
+        let mut done = Vec::new();
+        for waiter in std::mem::take(&mut self.list) {
+            if range.contains(&waiter.missing.start) {
+                done.extend(waiter.fail(error.clone()));
+            } else {
+                self.list.push(waiter);
+            }
+        }
+        done
+    }
+}

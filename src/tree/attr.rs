@@ -1,0 +1,171 @@
+//! What stat(2) says of an inode.
+
+use rustix::fs::{FileType, Statx, StatxTimestamp};
+
+use crate::archive::Generation;
+
+/// Seconds and nanoseconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Timestamp {
+    /// Seconds, negative before 1970.
+    pub seconds: i64,
+    /// Nanoseconds on top.
+    pub nanoseconds: u32,
+}
+
+impl From<StatxTimestamp> for Timestamp {
+    fn from(time: StatxTimestamp) -> Self {
+        Self { seconds: time.tv_sec, nanoseconds: time.tv_nsec }
+    }
+}
+
+impl From<Timestamp> for (i64, u32) {
+    fn from(time: Timestamp) -> Self {
+        (time.seconds, time.nanoseconds)
+    }
+}
+
+/// The kinds of files there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Kind {
+    File,
+    Directory,
+    Symlink,
+    Fifo,
+    Socket,
+    CharDevice,
+    BlockDevice,
+}
+
+impl Kind {
+    pub(super) fn of(file_type: FileType) -> Option<Self> {
+        Some(match file_type {
+            FileType::RegularFile => Self::File,
+            FileType::Directory => Self::Directory,
+            FileType::Symlink => Self::Symlink,
+            FileType::Fifo => Self::Fifo,
+            FileType::Socket => Self::Socket,
+            FileType::CharacterDevice => Self::CharDevice,
+            FileType::BlockDevice => Self::BlockDevice,
+            FileType::Unknown => return None,
+        })
+    }
+}
+
+/// What stat(2) says of an inode, but for its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attr {
+    /// What it is.
+    pub kind: Kind,
+    /// Size in bytes.
+    pub size: u64,
+    /// Space taken in the source, in units of 512 bytes.
+    pub blocks: u64,
+    /// Last access.
+    pub atime: Timestamp,
+    /// Last change of the data.
+    pub mtime: Timestamp,
+    /// Last change of data or attributes.
+    pub ctime: Timestamp,
+    /// Mode bits without the file type; never a write bit.
+    pub mode: u16,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Device number of a device node: major, minor.
+    pub rdev: (u32, u32),
+    /// Size that reads should have, in bytes.
+    pub block_size: u32,
+}
+
+/// Read bits, and everything else but the write bits.
+const NOT_WRITABLE: u16 = 0o7555;
+
+/// 128 KiB: one request of the kernel's read-ahead, so that Python's buffered header reads and
+/// `cat` ask for what one span answers.
+const BLOCK_SIZE: u32 = 128 << 10;
+
+/// What tells a file of the source from any other, also from one that gets its inode number later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct FileId {
+    pub dev: (u32, u32),
+    pub ino: u64,
+    /// Zero where the filesystem keeps no birth time.
+    pub btime: Timestamp,
+}
+
+/// What statx(2) says of a file of the source.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stat(pub Statx);
+
+impl Stat {
+    pub fn kind(&self) -> Kind {
+        let kind = Kind::of(FileType::from_raw_mode(self.0.stx_mode.into()));
+        kind.unwrap_or(Kind::File)
+    }
+
+    pub fn id(&self) -> FileId {
+        let known = self.0.stx_mask & rustix::fs::StatxFlags::BTIME.bits() != 0;
+        FileId {
+            dev: (self.0.stx_dev_major, self.0.stx_dev_minor),
+            ino: self.0.stx_ino,
+            btime: if known { self.0.stx_btime.into() } else { Timestamp::default() },
+        }
+    }
+
+    pub fn generation(&self) -> Generation {
+        Generation {
+            dev: rustix::fs::makedev(self.0.stx_dev_major, self.0.stx_dev_minor),
+            ino: self.0.stx_ino,
+            size: self.0.stx_size,
+            mtime: Timestamp::from(self.0.stx_mtime).into(),
+            ctime: Timestamp::from(self.0.stx_ctime).into(),
+        }
+    }
+
+    /// The attributes of the file itself.
+    pub fn attr(&self) -> Attr {
+        Attr {
+            kind: self.kind(),
+            size: self.0.stx_size,
+            blocks: self.0.stx_blocks,
+            atime: self.0.stx_atime.into(),
+            mtime: self.0.stx_mtime.into(),
+            ctime: self.0.stx_ctime.into(),
+            mode: self.0.stx_mode & NOT_WRITABLE,
+            uid: self.0.stx_uid,
+            gid: self.0.stx_gid,
+            rdev: (self.0.stx_rdev_major, self.0.stx_rdev_minor),
+            block_size: self.0.stx_blksize,
+        }
+    }
+
+    /// The attributes of a directory that stands for this archive file or a part of it.
+    pub fn archive_dir(&self) -> Attr {
+        let read = self.0.stx_mode & 0o444;
+        Attr {
+            kind: Kind::Directory,
+            size: 0,
+            blocks: 0,
+            mode: read | read >> 2,
+            rdev: (0, 0),
+            block_size: BLOCK_SIZE,
+            ..self.attr()
+        }
+    }
+
+    /// The attributes of a member of this archive file.
+    pub fn member(&self, size: u64, encoded_size: u64) -> Attr {
+        Attr {
+            kind: Kind::File,
+            size,
+            blocks: encoded_size.div_ceil(512),
+            mode: self.0.stx_mode & 0o444,
+            rdev: (0, 0),
+            block_size: BLOCK_SIZE,
+            ..self.attr()
+        }
+    }
+}

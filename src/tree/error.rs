@@ -1,0 +1,114 @@
+//! Why an operation fails, and the errno that says so.
+
+use std::{fmt, io};
+
+use rustix::io::Errno;
+
+use crate::serve;
+
+/// Why an operation fails.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum FsError {
+    /// There is no such name.
+    NotFound,
+    /// The inode is none of ours, or was forgotten.
+    NoInode,
+    /// The handle is none of ours.
+    NoHandle,
+    /// A name was looked up in something that is no directory.
+    NotADirectory,
+    /// A directory was opened as a file.
+    IsADirectory,
+    /// The inode is not a symbolic link.
+    NotASymlink,
+    /// There is no such extended attribute.
+    NoAttribute,
+    /// The mount is read-only.
+    ReadOnly,
+    /// The inode stands for a generation or a file that is no longer under its name. The kernel
+    /// then looks the name up again.
+    Stale,
+    /// Bytes of a member cannot be had.
+    Content(serve::Error),
+    /// The source said no.
+    Io(io::Error),
+}
+
+impl FsError {
+    /// The errno that the kernel gets. Chosen here and nowhere else.
+    #[must_use]
+    pub fn errno(&self) -> i32 {
+        let errno = match self {
+            Self::NotFound => Errno::NOENT,
+            Self::NoInode | Self::Stale => Errno::STALE,
+            Self::NoHandle => Errno::BADF,
+            Self::NotADirectory => Errno::NOTDIR,
+            Self::IsADirectory => Errno::ISDIR,
+            Self::NotASymlink => Errno::INVAL,
+            Self::NoAttribute => Errno::NODATA,
+            Self::ReadOnly => Errno::ROFS,
+            Self::Content(serve::Error::Encrypted) => Errno::ACCESS,
+            Self::Content(serve::Error::UnsupportedMethod(_)) => Errno::OPNOTSUPP,
+            Self::Content(_) => Errno::IO,
+            Self::Io(error) => return error.raw_os_error().unwrap_or(Errno::IO.raw_os_error()),
+        };
+        errno.raw_os_error()
+    }
+
+    /// Whether the failure is news for the log, or an ordinary answer.
+    #[must_use]
+    pub fn is_news(&self) -> bool {
+        match self {
+            Self::Content(_) => true,
+            Self::Io(_) => self.errno() == Errno::IO.raw_os_error(),
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for FsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotFound => f.write_str("no such name"),
+            Self::NoInode => f.write_str("no such inode"),
+            Self::NoHandle => f.write_str("no such handle"),
+            Self::NotADirectory => f.write_str("not a directory"),
+            Self::IsADirectory => f.write_str("a directory"),
+            Self::NotASymlink => f.write_str("not a symbolic link"),
+            Self::NoAttribute => f.write_str("no such extended attribute"),
+            Self::ReadOnly => f.write_str("the mount is read-only"),
+            Self::Stale => f.write_str("replaced since it was looked up"),
+            Self::Content(error) => write!(f, "{error}"),
+            Self::Io(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+impl std::error::Error for FsError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Content(error) => Some(error),
+            Self::Io(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl From<serve::Error> for FsError {
+    fn from(error: serve::Error) -> Self {
+        Self::Content(error)
+    }
+}
+
+impl From<io::Error> for FsError {
+    fn from(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::NotFound { Self::NotFound } else { Self::Io(error) }
+    }
+}
+
+impl From<Errno> for FsError {
+    fn from(errno: Errno) -> Self {
+        io::Error::from(errno).into()
+    }
+}

@@ -1,0 +1,104 @@
+//! What an inode stands for.
+
+use std::{
+    fs::File,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
+
+use super::attr::{FileId, Kind};
+use crate::{
+    archive::{DirId, MemberId},
+    serve::{OpenArchive, OpenNpyGz},
+};
+
+/// What an inode stands for. Paths are relative to the source.
+#[derive(Debug)]
+pub(super) enum Node {
+    /// A file of the source, shown as it is.
+    Source(SourceNode),
+    /// The root, where a single archive is mounted: always its newest generation.
+    ArchiveRoot,
+    /// A directory in an archive, its root or one below.
+    ArchiveDir(Arc<Version<OpenArchive>>, DirId),
+    /// A member of an archive.
+    Member(Arc<Version<OpenArchive>>, MemberId),
+    /// A gzipped `.npy`, shown without the `.gz`.
+    NpyGz(Arc<Version<OpenNpyGz>>),
+}
+
+/// What tells an inode from any other.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Key {
+    Source(Arc<Path>, FileId),
+    ArchiveDir(VersionKey, DirId),
+    Member(VersionKey, MemberId),
+    NpyGz(VersionKey),
+}
+
+/// A generation of a container under a path. Without ctime, which a rename changes too.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct VersionKey {
+    pub path: Arc<Path>,
+    pub id: FileId,
+    pub size: u64,
+    pub mtime: (i64, u32),
+    /// What the archive's directory says, hashed.
+    pub fingerprint: u64,
+}
+
+/// A file of the source, shown as it is.
+#[derive(Debug)]
+pub(super) struct SourceNode {
+    pub path: Arc<Path>,
+    pub id: FileId,
+    pub kind: Kind,
+    /// The file that the handles of this inode share while there are any.
+    open: Mutex<Weak<File>>,
+}
+
+impl SourceNode {
+    pub fn new(path: Arc<Path>, id: FileId, kind: Kind) -> Self {
+        Self { path, id, kind, open: Mutex::default() }
+    }
+
+    /// The file that is open already.
+    pub fn open_file(&self) -> Option<Arc<File>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).upgrade()
+    }
+
+    /// Shares `file` among handles; one that is there already goes first.
+    pub fn share(&self, file: File) -> Arc<File> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.upgrade().unwrap_or_else(|| {
+            let file = Arc::new(file);
+            *open = Arc::downgrade(&file);
+            file
+        })
+    }
+}
+
+/// One generation of a container (an archive, a gzipped `.npy`) under one path. It may be closed
+/// while nobody reads, and opened again if it is still there.
+#[derive(Debug)]
+pub(super) struct Version<C> {
+    pub key: VersionKey,
+    container: Mutex<Weak<C>>,
+}
+
+impl<C> Version<C> {
+    pub fn new(key: VersionKey, container: &Arc<C>) -> Self {
+        Self { key, container: Mutex::new(Arc::downgrade(container)) }
+    }
+
+    /// The open container; `reopen` must give this very generation.
+    pub fn open<E>(&self, reopen: impl FnOnce() -> Result<Arc<C>, E>) -> Result<Arc<C>, E> {
+        let known = self.container.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+        if let Some(container) = known {
+            return Ok(container);
+        }
+        let container = reopen()?;
+        *self.container.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&container);
+        Ok(container)
+    }
+}

@@ -1,0 +1,186 @@
+//! The archives that are open, under limits of number and memory.
+//!
+//! What a file turned out to be is remembered for its generation, so that a directory of archives
+//! can be listed again without opening any, and one that is no archive is not tried each time.
+
+use std::{
+    fs::File,
+    hash::Hash,
+    io,
+    num::NonZeroUsize,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use lru::LruCache;
+
+use super::attr::Stat;
+use crate::{
+    archive::{self, Archive, Generation, NpyGz, SourceFile},
+    serve::{OpenArchive, OpenNpyGz, Server},
+};
+
+/// What a file can turn out to be.
+pub(super) trait Container: Sized {
+    /// Opens one.
+    fn open(source: Arc<SourceFile>, server: &Server) -> Result<Self, archive::Error>;
+    /// The file.
+    fn source(&self) -> &SourceFile;
+    /// About how many bytes of memory it takes.
+    fn memory(&self) -> u64;
+    /// What the user should know of it.
+    fn warning(&self) -> Option<&str>;
+}
+
+impl Container for OpenArchive {
+    fn open(source: Arc<SourceFile>, server: &Server) -> Result<Self, archive::Error> {
+        Ok(Self::new(Archive::open(source)?, server))
+    }
+
+    fn source(&self) -> &SourceFile {
+        self.archive().source()
+    }
+
+    fn memory(&self) -> u64 {
+        self.memory()
+    }
+
+    fn warning(&self) -> Option<&str> {
+        self.archive().warning()
+    }
+}
+
+impl Container for OpenNpyGz {
+    fn open(source: Arc<SourceFile>, server: &Server) -> Result<Self, archive::Error> {
+        Ok(Self::new(NpyGz::open(source)?, server))
+    }
+
+    fn source(&self) -> &SourceFile {
+        self.npy().source()
+    }
+
+    fn memory(&self) -> u64 {
+        self.content().index_bytes()
+    }
+
+    fn warning(&self) -> Option<&str> {
+        None
+    }
+}
+
+/// What a file turned out to be; else why it is none.
+pub(super) type Found<C> = Result<Arc<C>, Arc<str>>;
+
+/// The containers of one kind that are open.
+#[derive(Debug)]
+pub(super) struct Containers<C> {
+    /// Each holds a file descriptor.
+    open: Mutex<LruCache<(u64, u64), Known<Arc<C>>>>,
+    /// Files that are none, and why.
+    plain: Mutex<LruCache<(u64, u64), Known<Arc<str>>>>,
+    /// Bytes that the open ones may take together.
+    memory: u64,
+}
+
+#[derive(Debug, Clone)]
+struct Known<T> {
+    generation: Generation,
+    what: T,
+}
+
+/// Files that are remembered as none: 100 bytes each.
+const PLAIN: NonZeroUsize = NonZeroUsize::new(1 << 16).expect("not zero");
+
+impl<C: Container> Containers<C> {
+    /// At most `files` of them, and `memory` bytes.
+    pub fn new(files: NonZeroUsize, memory: u64) -> Self {
+        Self {
+            open: Mutex::new(LruCache::new(files)),
+            plain: Mutex::new(LruCache::new(PLAIN)),
+            memory,
+        }
+    }
+
+    /// What the file that `stat` is of turned out to be, if that is known.
+    pub fn known(&self, stat: &Stat) -> Option<Found<C>> {
+        let generation = stat.generation();
+        let key = (generation.dev, generation.ino);
+        if let Some(known) = lock(&self.plain).get(&key)
+            && known.generation == generation
+        {
+            return Some(Err(known.what.clone()));
+        }
+        let known = lock(&self.open).get(&key)?.clone();
+        if known.generation == generation {
+            return Some(Ok(known.what));
+        }
+        // A rename, a new link or chmod changes the ctime only; the file then says itself that
+        // its bytes are the same.
+        let renamed = Generation { ctime: known.generation.ctime, ..generation };
+        if renamed == known.generation && known.what.source().check().is_ok() {
+            let known = Known { generation, what: known.what };
+            lock(&self.open).put(key, known.clone());
+            return Some(Ok(known.what));
+        }
+        None
+    }
+
+    /// What the file turned out to be, opening it with `open` if that is not known, and stat of
+    /// the file it is true of. `warn` gets what is worth a line in the log, once.
+    pub fn find(
+        &self,
+        stat: Stat,
+        server: &Server,
+        open: impl FnOnce() -> io::Result<(File, Stat)>,
+        warn: impl FnOnce(&str),
+    ) -> io::Result<(Found<C>, Stat)> {
+        if let Some(found) = self.known(&stat) {
+            return Ok((found, stat));
+        }
+        // `stat` was taken a moment ago; what counts is the file that is opened.
+        let (file, stat) = open()?;
+        let generation = stat.generation();
+        let key = (generation.dev, generation.ino);
+        let source = Arc::new(SourceFile::new(file)?);
+        match C::open(source, server) {
+            Ok(container) => {
+                let container = Arc::new(container);
+                // Another thread may have opened it meanwhile: then its indexes are the ones.
+                if let Some(Ok(first)) = self.known(&stat) {
+                    return Ok((Ok(first), stat));
+                }
+                container.warning().map(warn);
+                let known = Known { generation, what: container.clone() };
+                let evicted = lock(&self.open).push(key, known);
+                drop(evicted);
+                self.shrink();
+                Ok((Ok(container), stat))
+            }
+            Err(archive::Error::Io(error)) => Err(error),
+            Err(error) => {
+                let why: Arc<str> = error.to_string().into();
+                lock(&self.plain).put(key, Known { generation, what: why.clone() });
+                Ok((Err(why), stat))
+            }
+        }
+    }
+
+    /// Closes the least recently used until the memory is kept to.
+    fn shrink(&self) {
+        let mut used: u64 = lock(&self.open).iter().map(|(_, known)| known.what.memory()).sum();
+        while used > self.memory {
+            let mut open = lock(&self.open);
+            // The newest stays, whatever it takes: somebody is about to use it.
+            if open.len() < 2 {
+                break;
+            }
+            let closed = open.pop_lru();
+            drop(open);
+            used -= closed.map_or(used, |(_, known)| known.what.memory().min(used));
+        }
+    }
+}
+
+// Nothing that can panic runs under these locks; a poisoned one is still whole.
+fn lock<K: Hash + Eq, V>(cache: &Mutex<LruCache<K, V>>) -> MutexGuard<'_, LruCache<K, V>> {
+    cache.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,150 @@
+//! The source tree: the one file that touches the user's directories.
+//!
+//! All names are resolved beneath the directory that was opened before mounting, and never through
+//! a symbolic link, so that what is put there while we run cannot lead outside, nor into the mount
+//! that may lie on top.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fs::File,
+    io,
+    os::{fd::OwnedFd, unix::ffi::OsStrExt, unix::ffi::OsStringExt, unix::fs::FileExt},
+    path::Path,
+    sync::Arc,
+};
+
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, ResolveFlags, StatVfs, StatxFlags};
+
+use super::attr::{Kind, Stat};
+
+/// What is mounted. Open it before the mount covers it.
+#[derive(Debug)]
+pub struct Source {
+    /// The directory, or the one that the archive lies in.
+    directory: OwnedFd,
+    /// The archive's name in it, if one archive is mounted.
+    archive: Option<OsString>,
+}
+
+impl Source {
+    /// Opens a directory, or a single archive.
+    ///
+    /// # Errors
+    /// When `path` cannot be opened.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let open = |path: &Path| {
+            rustix::fs::open(
+                path,
+                OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+                Mode::empty(),
+            )
+        };
+        if path.metadata()?.is_dir() {
+            return Ok(Self::directory(open(path)?));
+        }
+        // Through symbolic links now: later only the name in its own directory counts.
+        let path = path.canonicalize()?;
+        File::open(&path)?;
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        Ok(Self { directory: open(parent)?, archive: Some(name.to_owned()) })
+    }
+
+    /// An open directory.
+    #[must_use]
+    pub fn directory(directory: OwnedFd) -> Self {
+        Self { directory, archive: None }
+    }
+
+    pub(super) fn archive(&self) -> Option<&OsStr> {
+        self.archive.as_deref()
+    }
+
+    fn open_at(&self, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+        let resolve =
+            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        let flags = flags | OFlags::CLOEXEC;
+        Ok(rustix::fs::openat2(&self.directory, path, flags, Mode::empty(), resolve)?)
+    }
+
+    /// stat of `path`, the last component not followed.
+    pub(super) fn stat(&self, path: &Path) -> io::Result<Stat> {
+        let file = self.open_at(path, OFlags::PATH | OFlags::NOFOLLOW)?;
+        stat_of(&file)
+    }
+
+    /// Opens the regular file `path` for reading, and says what stat(2) says of it.
+    pub(super) fn open_file(&self, path: &Path) -> io::Result<(File, Stat)> {
+        // NONBLOCK: should a fifo have taken the file's place, opening it must not wait.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let file = self.open_at(path, flags)?;
+        let stat = stat_of(&file)?;
+        if stat.kind() != Kind::File {
+            return Err(rustix::io::Errno::STALE.into());
+        }
+        Ok((file.into(), stat))
+    }
+
+    /// The target of the symbolic link `path`.
+    pub(super) fn read_link(&self, path: &Path) -> io::Result<OsString> {
+        let link = self.open_at(path, OFlags::PATH | OFlags::NOFOLLOW)?;
+        let target = rustix::fs::readlinkat(&link, "", Vec::new())?;
+        Ok(OsString::from_vec(target.into_bytes()))
+    }
+
+    /// The names in the directory `path` but `.` and `..`, and their kinds where they are known.
+    pub(super) fn list(&self, path: &Path) -> io::Result<Vec<(OsString, Option<Kind>)>> {
+        let directory = self.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let mut names = Vec::new();
+        for entry in Dir::new(directory)? {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            if name != b"." && name != b".." {
+                names.push((OsStr::from_bytes(name).to_owned(), Kind::of(entry.file_type())));
+            }
+        }
+        Ok(names)
+    }
+
+    /// What statvfs(2) says of the filesystem the source lies on.
+    pub(super) fn stat_vfs(&self) -> io::Result<StatVfs> {
+        Ok(rustix::fs::fstatvfs(&self.directory)?)
+    }
+}
+
+/// stat of an open file.
+pub(super) fn stat_of(file: impl std::os::fd::AsFd) -> io::Result<Stat> {
+    let mask = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
+    Ok(Stat(rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, mask)?))
+}
+
+/// An open file that is no archive; all handles of its inode share one.
+#[derive(Debug, Clone)]
+pub struct PlainFile(pub(super) Arc<File>);
+
+impl PlainFile {
+    /// The file, for kernel passthrough.
+    #[must_use]
+    pub fn file(&self) -> &File {
+        &self.0
+    }
+
+    /// Fills `buf` from `offset`, less only at the end of the file, and says how much.
+    ///
+    /// # Errors
+    /// What pread(2) says.
+    pub fn read(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut done = 0;
+        while done < buf.len() {
+            match self.0.read_at(&mut buf[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(read) => done += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(done)
+    }
+}

@@ -1,0 +1,439 @@
+//! The tree against a model, without /dev/fuse: random operations as the kernel sends them, while
+//! the source changes, and at the end every reference given back.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::{OsStr, OsString},
+    fs,
+    path::PathBuf,
+    sync::mpsc,
+    time::Duration,
+};
+
+use super::*;
+use crate::{archive::testing, serve};
+
+/// A source directory that goes with its value.
+struct Dir(tempfile::TempDir);
+
+impl Dir {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) {
+        fs::write(self.path(name), bytes).unwrap();
+    }
+
+    /// A new file under the name, as rename(2) puts it there.
+    fn replace(&self, name: &str, bytes: &[u8]) {
+        self.write(".new", bytes);
+        fs::rename(self.path(".new"), self.path(name)).unwrap();
+    }
+
+    fn tree(&self, settings: Settings) -> Tree {
+        Tree::new(Source::open(self.0.path()).unwrap(), settings).unwrap()
+    }
+}
+
+fn name(name: &str) -> &OsStr {
+    OsStr::new(name)
+}
+
+fn read(tree: &Tree, id: HandleId, offset: u64, size: u32) -> Result<Vec<u8>, FsError> {
+    match &*tree.handle(id)? {
+        Handle::Member { content, .. } => {
+            let (sender, receiver) = mpsc::channel();
+            content.read(offset, size, move |result: Result<&[u8], serve::Error>| {
+                sender.send(result.map(<[u8]>::to_vec)).unwrap();
+            });
+            let result = receiver.recv_timeout(Duration::from_secs(60));
+            Ok(result.expect("a read is answered")?)
+        }
+        Handle::Plain(file) => {
+            let mut bytes = vec![0; size as usize];
+            let read = file.read(&mut bytes, offset)?;
+            bytes.truncate(read);
+            Ok(bytes)
+        }
+        Handle::Directory(_) => Err(FsError::IsADirectory),
+    }
+}
+
+fn names(tree: &Tree, ino: Ino) -> BTreeMap<OsString, Kind> {
+    let id = tree.open_directory(ino).unwrap();
+    let entries = tree.read_directory(id, 0).unwrap();
+    tree.release(id);
+    entries[2..].iter().map(|entry| (entry.name.clone(), entry.kind)).collect()
+}
+
+/// Bytes that tell their place and their file.
+fn stamped(stamp: u64, len: usize) -> Vec<u8> {
+    (0..len as u64).flat_map(|place| (place << 16 | (stamp & 0xffff)).to_le_bytes()).collect()
+}
+
+#[test]
+fn an_archive_is_a_directory_of_its_members() {
+    let dir = Dir::new();
+    let plain = stamped(1, 40_000);
+    dir.write("a.npz", &testing::zip(&[("x.npy", &plain[..], true), ("d/y.npy", b"abc", false)]));
+    dir.write("notes.txt", b"hello");
+    let tree = dir.tree(Settings::default());
+
+    let expected = [("a.npz", Kind::Directory), ("notes.txt", Kind::File)];
+    assert_eq!(names(&tree, Ino::ROOT), expected.map(|(n, k)| (n.into(), k)).into());
+    let (archive, attr) = tree.lookup(Ino::ROOT, name("a.npz")).unwrap();
+    assert_eq!(attr.kind, Kind::Directory);
+    let expected = [("x.npy", Kind::File), ("d", Kind::Directory)];
+    assert_eq!(names(&tree, archive), expected.map(|(n, k)| (n.into(), k)).into());
+
+    let (x, attr) = tree.lookup(archive, name("x.npy")).unwrap();
+    assert_eq!(attr.size, plain.len() as u64);
+    assert_eq!(tree.getattr(x).unwrap(), attr);
+    let opened = tree.open(x).unwrap();
+    assert!(opened.plain.is_none());
+    for offset in [0, 1, 70_000, plain.len() - 5, plain.len(), plain.len() + 9] {
+        let expected = &plain[offset.min(plain.len())..plain.len().min(offset + 100_000)];
+        assert_eq!(read(&tree, opened.id, offset as u64, 100_000).unwrap(), expected);
+    }
+    assert!(matches!(tree.lookup(x, name("y")), Err(FsError::NotADirectory)));
+    assert!(matches!(tree.open(archive), Err(FsError::IsADirectory)));
+    assert!(matches!(tree.open_directory(x), Err(FsError::NotADirectory)));
+}
+
+#[test]
+fn a_new_generation_has_new_inodes_and_the_old_handle_reads_on_after_a_rename() {
+    let dir = Dir::new();
+    let [old, new] = [stamped(1, 300_000), stamped(2, 300_000)];
+    dir.write("a.npz", &testing::zip(&[("x", &old, true)]));
+    let tree = dir.tree(Settings::default());
+    let (before, _) = tree.lookup(Ino::ROOT, name("a.npz")).unwrap();
+    let (x, _) = tree.lookup(before, name("x")).unwrap();
+    let handle = tree.open(x).unwrap().id;
+    dir.replace("a.npz", &testing::zip(&[("x", &new, true)]));
+
+    let (after, _) = tree.lookup(Ino::ROOT, name("a.npz")).unwrap();
+    let (new_x, _) = tree.lookup(after, name("x")).unwrap();
+    assert!(after != before && new_x != x);
+    let last = old.len() as u64 - 8;
+    assert_eq!(read(&tree, handle, last, 8).unwrap(), &old[old.len() - 8..]);
+    let handle = tree.open(new_x).unwrap().id;
+    assert_eq!(read(&tree, handle, last, 8).unwrap(), &new[new.len() - 8..]);
+}
+
+#[test]
+fn an_overwritten_generation_gives_an_error_and_a_chance_to_look_again() {
+    let dir = Dir::new();
+    dir.write("a.npz", &testing::zip(&[("x", &stamped(1, 300_000), true)]));
+    let tree = dir.tree(Settings::default());
+    let (before, _) = tree.lookup(Ino::ROOT, name("a.npz")).unwrap();
+    let (x, _) = tree.lookup(before, name("x")).unwrap();
+    let handle = tree.open(x).unwrap().id;
+    dir.write("a.npz", &testing::zip(&[("x", &stamped(2, 300_000), true)]));
+
+    let error = read(&tree, handle, 2_000_000, 8).unwrap_err();
+    assert!(matches!(error, FsError::Content(serve::Error::Overwritten)), "{error}");
+    assert!(matches!(tree.open(x), Err(FsError::Stale)));
+    assert!(matches!(tree.lookup(before, name("x")), Err(FsError::Stale)));
+}
+
+#[test]
+fn a_chmod_or_a_link_makes_no_new_generation() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = Dir::new();
+    dir.write("a.npz", &testing::zip(&[("x", b"abc", false)]));
+    let tree = dir.tree(Settings::default());
+    let (before, attr) = tree.lookup(Ino::ROOT, name("a.npz")).unwrap();
+    assert_eq!(attr.mode & 0o444, attr.mode >> 2 << 2 & 0o444);
+    fs::set_permissions(dir.path("a.npz"), fs::Permissions::from_mode(0o640)).unwrap();
+    fs::hard_link(dir.path("a.npz"), dir.path("b.npz")).unwrap();
+    let (after, attr) = tree.lookup(Ino::ROOT, name("a.npz")).unwrap();
+    assert_eq!((after, attr.mode), (before, 0o550));
+    let (x, attr) = tree.lookup(after, name("x")).unwrap();
+    assert_eq!(attr.mode, 0o440);
+    assert_eq!(read(&tree, tree.open(x).unwrap().id, 0, 9).unwrap(), b"abc");
+}
+
+#[test]
+fn a_pending_archive_is_a_file_until_it_is_whole() {
+    let dir = Dir::new();
+    let whole = testing::zip(&[("x", b"abc", false)]);
+    dir.write("a.npz", &whole[..whole.len() - 1]);
+    let tree = dir.tree(Settings::default());
+    let (file, attr) = tree.lookup(Ino::ROOT, name("a.npz")).unwrap();
+    assert_eq!((attr.kind, attr.size), (Kind::File, whole.len() as u64 - 1));
+    assert_eq!(names(&tree, Ino::ROOT)[name("a.npz")], Kind::File);
+    let state = tree.xattr(file, Xattr::State).unwrap();
+    assert_eq!(state, "pending: no end of central directory record");
+    dir.write("a.npz", &whole);
+    let (archive, attr) = tree.lookup(Ino::ROOT, name("a.npz")).unwrap();
+    assert_eq!(attr.kind, Kind::Directory);
+    assert_ne!(archive, file);
+    assert_eq!(names(&tree, Ino::ROOT)[name("a.npz")], Kind::Directory);
+}
+
+#[test]
+fn nothing_leads_out_of_the_source() {
+    let dir = Dir::new();
+    let outside = Dir::new();
+    outside.write("secret", b"s");
+    fs::create_dir(dir.path("sub")).unwrap();
+    dir.write("sub/secret", b"ours");
+    let tree = dir.tree(Settings::default());
+    let (sub, _) = tree.lookup(Ino::ROOT, name("sub")).unwrap();
+    let (secret, _) = tree.lookup(sub, name("secret")).unwrap();
+    fs::remove_dir_all(dir.path("sub")).unwrap();
+    std::os::unix::fs::symlink(outside.0.path(), dir.path("sub")).unwrap();
+    assert!(tree.lookup(sub, name("secret")).is_err());
+    assert!(tree.open(secret).is_err());
+    let (link, attr) = tree.lookup(Ino::ROOT, name("sub")).unwrap();
+    assert_eq!(attr.kind, Kind::Symlink);
+    assert_eq!(tree.read_link(link).unwrap(), outside.0.path().as_os_str());
+}
+
+#[test]
+fn a_file_that_is_deleted_while_open_can_still_be_read_and_statted() {
+    let dir = Dir::new();
+    dir.write("f", b"hello");
+    let tree = dir.tree(Settings::default());
+    let (ino, attr) = tree.lookup(Ino::ROOT, name("f")).unwrap();
+    let handle = tree.open(ino).unwrap().id;
+    fs::remove_file(dir.path("f")).unwrap();
+    assert_eq!(tree.getattr(ino).unwrap().size, attr.size);
+    assert_eq!(read(&tree, handle, 1, 3).unwrap(), b"ell");
+    tree.release(handle);
+    assert!(matches!(tree.getattr(ino), Err(FsError::Stale)));
+}
+
+#[test]
+fn an_archive_that_was_closed_is_opened_again_with_the_same_inodes() {
+    let dir = Dir::new();
+    // More than are kept open.
+    for number in 0..300 {
+        let bytes = stamped(number, 10);
+        dir.write(&format!("{number}.npz"), &testing::zip(&[("x", &bytes, false)]));
+    }
+    let tree = dir.tree(Settings::default());
+    let look = |number: u64| {
+        let (archive, _) = tree.lookup(Ino::ROOT, name(&format!("{number}.npz"))).unwrap();
+        tree.lookup(archive, name("x")).unwrap().0
+    };
+    let inodes: Vec<Ino> = (0..300).map(look).collect();
+    for (number, ino) in inodes.iter().enumerate() {
+        let handle = tree.open(*ino).unwrap().id;
+        assert_eq!(read(&tree, handle, 0, 80).unwrap(), stamped(number as u64, 10));
+        tree.release(handle);
+        assert_eq!(look(number as u64), *ino);
+    }
+}
+
+/// What the source holds under a name.
+#[derive(Debug, Clone, PartialEq)]
+enum Model {
+    Archive(BTreeMap<String, Vec<u8>>),
+    Plain(Vec<u8>),
+}
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % limit as u64) as usize
+    }
+}
+
+/// What the kernel would hold.
+struct Kernel {
+    tree: Tree,
+    /// Lookups that are owed a forget.
+    lookups: BTreeMap<Ino, u64>,
+    /// Open members: what they must read, and under which name.
+    handles: Vec<(HandleId, String, Vec<u8>)>,
+    /// Which bytes an inode stood for when it was looked up.
+    inodes: BTreeMap<Ino, (String, Vec<u8>)>,
+    /// Names whose file was overwritten in place, with the bytes that are gone.
+    overwritten: BTreeSet<String>,
+}
+
+impl Kernel {
+    fn look_up(&mut self, parent: Ino, child: &str) -> Result<(Ino, Attr), FsError> {
+        let found = self.tree.lookup(parent, name(child))?;
+        *self.lookups.entry(found.0).or_default() += 1;
+        Ok(found)
+    }
+}
+
+const NAMES: [&str; 4] = ["a.npz", "b.npz", "c.NPZ", "d.txt"];
+const MEMBERS: [&str; 3] = ["x.npy", "y.npy", "z"];
+
+fn change(
+    random: &mut Random,
+    dir: &Dir,
+    model: &mut BTreeMap<String, Model>,
+    kernel: &mut Kernel,
+) {
+    let file = NAMES[random.below(NAMES.len())].to_owned();
+    let stamp = random.0;
+    let content = if file.to_lowercase().ends_with(".npz") && random.below(4) > 0 {
+        let members: BTreeMap<String, Vec<u8>> = (0..random.below(MEMBERS.len() + 1))
+            .map(|number| (MEMBERS[number].to_owned(), stamped(stamp, random.below(40_000))))
+            .collect();
+        Model::Archive(members)
+    } else {
+        Model::Plain(stamped(stamp, 1 + random.below(1000)))
+    };
+    let bytes = match &content {
+        Model::Archive(members) => {
+            let deflate = random.below(2) == 0;
+            let members: Vec<_> =
+                members.iter().map(|(name, bytes)| (&name[..], &bytes[..], deflate)).collect();
+            testing::zip(&members)
+        }
+        Model::Plain(bytes) => bytes.clone(),
+    };
+    match random.below(4) {
+        0 => {
+            if model.remove(&file).is_some() {
+                fs::remove_file(dir.path(&file)).unwrap();
+            }
+        }
+        1 => {
+            // In place: what np.savez does.
+            dir.write(&file, &bytes);
+            kernel.overwritten.insert(file.clone());
+            model.insert(file, content);
+        }
+        _ => {
+            dir.replace(&file, &bytes);
+            model.insert(file, content);
+        }
+    }
+}
+
+fn check_root(kernel: &mut Kernel, model: &BTreeMap<String, Model>) {
+    let expected: BTreeMap<OsString, Kind> = model
+        .iter()
+        .map(|(name, model)| match model {
+            Model::Archive(_) => (name.into(), Kind::Directory),
+            Model::Plain(_) => (name.into(), Kind::File),
+        })
+        .collect();
+    assert_eq!(names(&kernel.tree, Ino::ROOT), expected);
+}
+
+/// Looks a name up, opens a member of it, and remembers what it must read.
+fn open_one(random: &mut Random, kernel: &mut Kernel, model: &BTreeMap<String, Model>) {
+    let file = NAMES[random.below(NAMES.len())];
+    let found = kernel.look_up(Ino::ROOT, file);
+    let Some(content) = model.get(file) else {
+        assert!(matches!(found, Err(FsError::NotFound)), "{file}");
+        return;
+    };
+    let (ino, attr) = found.unwrap();
+    let (ino, bytes) = match content {
+        Model::Plain(bytes) => {
+            assert_eq!((attr.kind, attr.size), (Kind::File, bytes.len() as u64));
+            // Plain files may change in place: their handles are not followed.
+            let id = kernel.tree.open(ino).unwrap().id;
+            assert_eq!(&read(&kernel.tree, id, 0, 1 << 20).unwrap(), bytes);
+            kernel.tree.release(id);
+            return;
+        }
+        Model::Archive(members) => {
+            assert_eq!(attr.kind, Kind::Directory);
+            let listed: Vec<_> = names(&kernel.tree, ino).into_keys().collect();
+            assert!(listed.iter().eq(members.keys().map(OsStr::new)));
+            let member = MEMBERS[random.below(MEMBERS.len())];
+            let found = kernel.look_up(ino, member);
+            let Some(bytes) = members.get(member) else {
+                assert!(matches!(found, Err(FsError::NotFound)));
+                return;
+            };
+            let (ino, attr) = found.unwrap();
+            assert_eq!((attr.kind, attr.size), (Kind::File, bytes.len() as u64));
+            (ino, bytes)
+        }
+    };
+    // An inode never stands for other bytes than it first did.
+    let known = kernel.inodes.entry(ino).or_insert_with(|| (file.to_owned(), bytes.clone()));
+    assert_eq!(&known.1, bytes);
+    let id = kernel.tree.open(ino).unwrap().id;
+    kernel.handles.push((id, file.to_owned(), bytes.clone()));
+}
+
+fn read_one(random: &mut Random, kernel: &Kernel) {
+    if kernel.handles.is_empty() {
+        return;
+    }
+    let (id, file, bytes) = &kernel.handles[random.below(kernel.handles.len())];
+    let offset = random.below(bytes.len() + 100);
+    let size = random.below(200_000);
+    match read(&kernel.tree, *id, offset as u64, size as u32) {
+        Ok(read) => {
+            let start = offset.min(bytes.len());
+            assert_eq!(read, &bytes[start..bytes.len().min(start + size)]);
+        }
+        Err(FsError::Content(serve::Error::Overwritten)) => {
+            assert!(kernel.overwritten.contains(file), "{file} was never overwritten");
+        }
+        Err(error) => panic!("{file}: {error}"),
+    }
+}
+
+fn forget_one(random: &mut Random, kernel: &mut Kernel) {
+    if let Some((&ino, _)) = kernel.lookups.iter().nth(random.below(kernel.lookups.len().max(1))) {
+        let owed = kernel.lookups.remove(&ino).unwrap();
+        kernel.tree.forget(ino, owed);
+        kernel.inodes.remove(&ino);
+        assert!(kernel.tree.getattr(ino).is_err());
+    }
+}
+
+fn readdir_from_any_cookie(random: &mut Random, kernel: &Kernel) {
+    let id = kernel.tree.open_directory(Ino::ROOT).unwrap();
+    let all = kernel.tree.read_directory(id, 0).unwrap();
+    let cookie = random.below(all.len() + 2) as u64;
+    let rest = kernel.tree.read_directory(id, cookie).unwrap();
+    assert_eq!(rest, all);
+    kernel.tree.release(id);
+}
+
+#[test]
+fn random_operations_agree_with_a_plain_map_and_every_reference_is_given_back() {
+    for seed in 1..=60_u64 {
+        let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let dir = Dir::new();
+        let mut model = BTreeMap::new();
+        let mut kernel = Kernel {
+            tree: dir.tree(Settings { cache_size: 1 << 20, ..Settings::default() }),
+            lookups: BTreeMap::new(),
+            handles: Vec::new(),
+            inodes: BTreeMap::new(),
+            overwritten: BTreeSet::new(),
+        };
+        for _ in 0..120 {
+            match random.below(10) {
+                0 | 1 => change(&mut random, &dir, &mut model, &mut kernel),
+                2 => check_root(&mut kernel, &model),
+                3..=5 => open_one(&mut random, &mut kernel, &model),
+                6 | 7 => read_one(&mut random, &kernel),
+                8 => readdir_from_any_cookie(&mut random, &kernel),
+                _ => forget_one(&mut random, &mut kernel),
+            }
+        }
+        for (id, ..) in kernel.handles.drain(..) {
+            kernel.tree.release(id);
+        }
+        for (ino, owed) in std::mem::take(&mut kernel.lookups) {
+            kernel.tree.forget(ino, owed);
+        }
+        assert_eq!(kernel.tree.references(), (1, 0, 0), "seed {seed}");
+    }
+}

@@ -1,0 +1,203 @@
+//! The extended attributes, all in `user.npzfs.`.
+
+use std::ffi::OsStr;
+
+use super::{
+    FsError, Ino, Kind, Tree,
+    node::{Node, SourceNode},
+    present,
+};
+use crate::{
+    archive::{Member, Method, npy},
+    serve::{self, Content},
+};
+
+/// An extended attribute that we have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Xattr {
+    /// How the member is encoded.
+    Method,
+    /// CRC-32 of the decoded bytes, eight hex digits.
+    Crc32,
+    /// Bytes it takes in the archive.
+    EncodedSize,
+    /// The `.npy` header's dtype.
+    Dtype,
+    /// The `.npy` header's shape.
+    Shape,
+    /// The `.npy` header's order.
+    FortranOrder,
+    /// Whether it can be read, how fast, and why not.
+    State,
+}
+
+impl Xattr {
+    /// All of them, in the order they are listed.
+    pub const ALL: [Self; 7] = [
+        Self::Method,
+        Self::Crc32,
+        Self::EncodedSize,
+        Self::Dtype,
+        Self::Shape,
+        Self::FortranOrder,
+        Self::State,
+    ];
+
+    /// Its full name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Method => "user.npzfs.method",
+            Self::Crc32 => "user.npzfs.crc32",
+            Self::EncodedSize => "user.npzfs.encoded_size",
+            Self::Dtype => "user.npzfs.dtype",
+            Self::Shape => "user.npzfs.shape",
+            Self::FortranOrder => "user.npzfs.fortran_order",
+            Self::State => "user.npzfs.state",
+        }
+    }
+
+    /// The attribute of this name.
+    #[must_use]
+    pub fn named(name: &OsStr) -> Option<Self> {
+        Self::ALL.into_iter().find(|xattr| name == xattr.name())
+    }
+
+    /// Whether its value is in the `.npy` header, which may have to be decoded first.
+    #[must_use]
+    pub fn needs_header(self) -> bool {
+        matches!(self, Self::Dtype | Self::Shape | Self::FortranOrder)
+    }
+}
+
+impl Tree {
+    /// The extended attributes that an inode has. May wait for decoding.
+    ///
+    /// # Errors
+    /// `NoInode`, `Stale`, or what the source says.
+    pub fn list_xattrs(&self, ino: Ino) -> Result<Vec<Xattr>, FsError> {
+        let mut list = Vec::new();
+        for xattr in Xattr::ALL {
+            match self.xattr(ino, xattr) {
+                Ok(_) => list.push(xattr),
+                Err(FsError::NoAttribute) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(list)
+    }
+
+    /// The value of an extended attribute. May wait for decoding if the attribute
+    /// [`needs_header`](Xattr::needs_header).
+    ///
+    /// # Errors
+    /// `NoAttribute`, `NoInode`, `Stale`, or what the source says.
+    pub fn xattr(&self, ino: Ino, xattr: Xattr) -> Result<String, FsError> {
+        match &*self.node(ino)? {
+            Node::Source(node) => self.source_state(node, xattr),
+            Node::ArchiveRoot if xattr == Xattr::State => Ok(match self.root_archive() {
+                Ok(_) => "ready".to_owned(),
+                Err(error) => error.to_string(),
+            }),
+            Node::ArchiveDir(..) if xattr == Xattr::State => Ok("ready".to_owned()),
+            Node::ArchiveRoot | Node::ArchiveDir(..) => Err(FsError::NoAttribute),
+            Node::Member(version, id) => {
+                let archive = self.open_archive(version)?;
+                let member = archive.archive().member(*id);
+                match xattr {
+                    Xattr::Method => Ok(method_name(member)),
+                    Xattr::Crc32 => Ok(format!("{:08x}", member.crc32)),
+                    Xattr::EncodedSize => Ok(member.encoded_size.to_string()),
+                    Xattr::State => Ok(match archive.content(*id) {
+                        Ok(content) => content.state().to_string(),
+                        Err(error) => state_of(&error),
+                    }),
+                    _ => {
+                        let content = archive.content(*id).map_err(|_| FsError::NoAttribute)?;
+                        let header = header_of(&content).ok_or(FsError::NoAttribute)?;
+                        Ok(of_header(xattr, &header))
+                    }
+                }
+            }
+            Node::NpyGz(version) => {
+                let npy = self.open_npy_gz(version)?;
+                match xattr {
+                    Xattr::Method => Ok("gzip".to_owned()),
+                    Xattr::EncodedSize => Ok(version.key.size.to_string()),
+                    Xattr::State => Ok(npy.content().state().to_string()),
+                    // The CRC-32 of a gzip file of several members is nowhere.
+                    Xattr::Crc32 => Err(FsError::NoAttribute),
+                    _ => Ok(of_header(xattr, npy.npy().header())),
+                }
+            }
+        }
+    }
+
+    fn source_state(&self, node: &SourceNode, xattr: Xattr) -> Result<String, FsError> {
+        let npz = node.path.file_name().is_some_and(present::is_npz);
+        if xattr != Xattr::State || node.kind != Kind::File || !npz {
+            return Err(FsError::NoAttribute);
+        }
+        let stat = self.source.stat(&node.path)?;
+        Ok(match self.archive_at(&node.path, stat) {
+            (Ok(_), _) => "ready".to_owned(),
+            (Err(why), _) => why.to_string(),
+        })
+    }
+}
+
+/// The state of a member that cannot be read at all.
+fn state_of(error: &serve::Error) -> String {
+    match error {
+        serve::Error::Encrypted => "refused: encrypted".to_owned(),
+        serve::Error::UnsupportedMethod(number) => {
+            format!("refused: method {number} is not supported")
+        }
+        error => format!("corrupt: {error}"),
+    }
+}
+
+/// The name of a method.
+fn method_name(member: &Member) -> String {
+    match member.method {
+        Method::Stored => "stored".into(),
+        Method::Deflated => "deflated".into(),
+        Method::Deflate64 => "deflate64".into(),
+        Method::Bzip2 => "bzip2".into(),
+        Method::Lzma => "lzma".into(),
+        Method::Xz => "xz".into(),
+        Method::Zstd => "zstd".into(),
+        Method::Other(number) => format!("method {number}"),
+    }
+}
+
+/// What the `.npy` header says for `xattr`.
+fn of_header(xattr: Xattr, header: &npy::Header) -> String {
+    match xattr {
+        Xattr::Shape => match &header.shape[..] {
+            [one] => format!("({one},)"),
+            axes => {
+                let axes: Vec<_> = axes.iter().map(u64::to_string).collect();
+                format!("({})", axes.join(", "))
+            }
+        },
+        Xattr::FortranOrder => if header.fortran_order { "True" } else { "False" }.into(),
+        _ => {
+            // A simple dtype is a string in the header; a structured one a list.
+            let descr = header.descr.trim();
+            let unquoted = ['\'', '"']
+                .into_iter()
+                .find_map(|quote| descr.strip_prefix(quote)?.strip_suffix(quote));
+            unquoted.unwrap_or(descr).to_owned()
+        }
+    }
+}
+
+/// More than NumPy writes for any header without a long list of fields, and little to decode.
+const HEAD: u64 = 64 << 10;
+
+/// The `.npy` header at the start of `content`.
+fn header_of(content: &Content) -> Option<npy::Header> {
+    let head = content.head(HEAD).ok()?;
+    npy::Header::parse(&head).ok()
+}
