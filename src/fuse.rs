@@ -355,7 +355,9 @@ impl Passthrough {
         });
         decision.handles.push(fh);
         match &decision.backing {
-            Some(backing) => reply.opened_passthrough(fh, flags, backing),
+            // With KEEP_CACHE the kernel refuses (FOPEN_PASSTHROUGH_MASK, fs/fuse/iomode.c): open
+            // then fails with EIO. There is no cache of ours to keep.
+            Some(backing) => reply.opened_passthrough(fh, FopenFlags::empty(), backing),
             None => reply.opened(fh, flags),
         }
     }
