@@ -4,22 +4,25 @@
 //! one line with operation, path and offset.
 #![forbid(unsafe_code)]
 
+mod passthrough;
+
 use std::{
-    collections::HashMap,
     ffi::OsStr,
     io,
     os::unix::ffi::OsStrExt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use fuser::{
-    BackingId, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory,
-    ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyXattr, Request,
+    AccessFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
+    INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData,
+    ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyXattr, Request,
 };
 use log::Level;
 
+use self::passthrough::Passthrough;
 use crate::{
     serve,
     tree::{Attr, FsError, Handle, HandleId, Ino, Kind, Timestamp, Tree, Xattr},
@@ -115,7 +118,8 @@ impl Filesystem for Npzfs {
         let id = FileHandle(opened.id.0);
         // Right because a changed archive gets new inodes, and a plain file that changes in place
         // a new mtime (AUTO_INVAL_DATA). np.load opens a file three times to map it.
-        let flags = FopenFlags::FOPEN_KEEP_CACHE;
+        // Closing has nothing to flush.
+        let flags = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH;
         match opened.plain {
             None => reply.opened(id, flags),
             Some(plain) => self.passthrough.open(ino, id, plain.file(), flags, reply),
@@ -177,6 +181,67 @@ impl Filesystem for Npzfs {
         self.passthrough.release(ino, fh);
         self.tree.release(HandleId(fh.0));
         reply.ok();
+    }
+
+    fn access(&self, _req: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
+        let write = mask.contains(AccessFlags::W_OK);
+        let execute = mask.contains(AccessFlags::X_OK);
+        match self.tree.access(Ino(ino.0), mask.contains(AccessFlags::R_OK), write, execute) {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(self.errno("access", ino, &error)),
+        }
+    }
+
+    // What follows is asked for in passing, by isatty(3), fsync(2), SEEK_HOLE and old kernels' close;
+    // without an answer of ours fuser would log each.
+
+    fn flush(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        reply.ok();
+    }
+
+    fn fsync(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        reply.ok();
+    }
+
+    fn ioctl(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _flags: IoctlFlags,
+        _cmd: u32,
+        _in_data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(Errno::ENOTTY);
+    }
+
+    fn lseek(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _offset: i64,
+        _whence: i32,
+        reply: ReplyLseek,
+    ) {
+        // The kernel then takes the file for one without holes, and does not ask again.
+        reply.error(Errno::ENOSYS);
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -311,64 +376,4 @@ fn system_time(time: Timestamp) -> SystemTime {
         UNIX_EPOCH.checked_add(seconds)
     };
     whole.map_or(UNIX_EPOCH, |whole| whole + Duration::from_nanos(time.nanoseconds.into()))
-}
-
-/// Kernel passthrough of whole files, decided for an inode and not for an open: the kernel refuses
-/// to mix cached and passthrough opens of one inode (EIO), and wants one backing file for all.
-#[derive(Debug, Default)]
-struct Passthrough {
-    offered: bool,
-    inodes: Mutex<HashMap<INodeNo, Decision>>,
-}
-
-/// What was decided while an inode is open.
-#[derive(Debug)]
-struct Decision {
-    handles: Vec<FileHandle>,
-    /// `None`: reads come to us.
-    backing: Option<BackingId>,
-}
-
-impl Passthrough {
-    fn offer(&mut self) {
-        self.offered = true;
-    }
-
-    fn open(
-        &self,
-        ino: INodeNo,
-        fh: FileHandle,
-        file: &std::fs::File,
-        flags: FopenFlags,
-        reply: ReplyOpen,
-    ) {
-        if !self.offered {
-            return reply.opened(fh, flags);
-        }
-        let mut inodes = self.inodes.lock().unwrap_or_else(PoisonError::into_inner);
-        let decision = inodes.entry(ino).or_insert_with(|| Decision {
-            handles: Vec::new(),
-            backing: reply
-                .open_backing(file)
-                .inspect_err(|error| log::debug!("no passthrough of inode {ino}: {error}"))
-                .ok(),
-        });
-        decision.handles.push(fh);
-        match &decision.backing {
-            // With KEEP_CACHE the kernel refuses (FOPEN_PASSTHROUGH_MASK, fs/fuse/iomode.c): open
-            // then fails with EIO. There is no cache of ours to keep.
-            Some(backing) => reply.opened_passthrough(fh, FopenFlags::empty(), backing),
-            None => reply.opened(fh, flags),
-        }
-    }
-
-    fn release(&self, ino: INodeNo, fh: FileHandle) {
-        let mut inodes = self.inodes.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(decision) = inodes.get_mut(&ino) {
-            decision.handles.retain(|handle| *handle != fh);
-            if decision.handles.is_empty() {
-                inodes.remove(&ino);
-            }
-        }
-    }
 }

@@ -26,6 +26,8 @@ pub enum FsError {
     NoAttribute,
     /// The mount is read-only.
     ReadOnly,
+    /// The mode does not allow it.
+    NotPermitted,
     /// The inode stands for a generation or a file that is no longer under its name. The kernel
     /// then looks the name up again.
     Stale,
@@ -48,7 +50,7 @@ impl FsError {
             Self::NotASymlink => Errno::INVAL,
             Self::NoAttribute => Errno::NODATA,
             Self::ReadOnly => Errno::ROFS,
-            Self::Content(serve::Error::Encrypted) => Errno::ACCESS,
+            Self::NotPermitted | Self::Content(serve::Error::Encrypted) => Errno::ACCESS,
             Self::Content(serve::Error::UnsupportedMethod(_)) => Errno::OPNOTSUPP,
             Self::Content(_) => Errno::IO,
             Self::Io(error) => return error.raw_os_error().unwrap_or(Errno::IO.raw_os_error()),
@@ -78,6 +80,7 @@ impl fmt::Display for FsError {
             Self::NotASymlink => f.write_str("not a symbolic link"),
             Self::NoAttribute => f.write_str("no such extended attribute"),
             Self::ReadOnly => f.write_str("the mount is read-only"),
+            Self::NotPermitted => f.write_str("its mode does not allow it"),
             Self::Stale => f.write_str("replaced since it was looked up"),
             Self::Content(error) => write!(f, "{error}"),
             Self::Io(error) => write!(f, "{error}"),

@@ -70,13 +70,16 @@ impl Container for OpenNpyGz {
 /// What a file turned out to be; else why it is none.
 pub(super) type Found<C> = Result<Arc<C>, Arc<str>>;
 
+/// By device and inode number of the file.
+type Remembered<T> = Mutex<LruCache<(u64, u64), Known<T>>>;
+
 /// The containers of one kind that are open.
 #[derive(Debug)]
 pub(super) struct Containers<C> {
     /// Each holds a file descriptor.
-    open: Mutex<LruCache<(u64, u64), Known<Arc<C>>>>,
+    open: Remembered<Arc<C>>,
     /// Files that are none, and why.
-    plain: Mutex<LruCache<(u64, u64), Known<Arc<str>>>>,
+    plain: Remembered<Arc<str>>,
     /// Bytes that the open ones may take together.
     memory: u64,
 }

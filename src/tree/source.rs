@@ -13,7 +13,7 @@ use std::{
     sync::Arc,
 };
 
-use rustix::fs::{AtFlags, Dir, Mode, OFlags, ResolveFlags, StatVfs, StatxFlags};
+use rustix::fs::{Access, AtFlags, Dir, Mode, OFlags, ResolveFlags, StatVfs, StatxFlags};
 
 use super::attr::{Kind, Stat};
 
@@ -85,6 +85,15 @@ impl Source {
             return Err(rustix::io::Errno::STALE.into());
         }
         Ok((file.into(), stat))
+    }
+
+    /// Whether we may read, execute (search) `path`.
+    pub(super) fn access(&self, path: &Path, read: bool, execute: bool) -> io::Result<()> {
+        let mut access = Access::EXISTS;
+        access.set(Access::READ_OK, read);
+        access.set(Access::EXEC_OK, execute);
+        let file = self.open_at(path, OFlags::PATH | OFlags::NOFOLLOW)?;
+        Ok(rustix::fs::accessat(file, "", access, AtFlags::EACCESS | AtFlags::EMPTY_PATH)?)
     }
 
     /// The target of the symbolic link `path`.

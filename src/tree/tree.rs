@@ -174,6 +174,25 @@ impl Tree {
         }
     }
 
+    /// Whether the user of this mount may read, write, execute (search) an inode. Not asked where
+    /// the kernel checks modes itself (`default_permissions`).
+    ///
+    /// # Errors
+    /// `ReadOnly`, `NotPermitted`, `NoInode`, `Stale`, or what the source says.
+    pub fn access(&self, ino: Ino, read: bool, write: bool, execute: bool) -> Result<(), FsError> {
+        if write {
+            return Err(FsError::ReadOnly);
+        }
+        if let Node::Source(node) = &*self.node(ino)? {
+            return Ok(self.source.access(&node.path, read, execute)?);
+        }
+        // Archives could be read when they were looked up.
+        if execute && self.getattr(ino)?.mode & 0o111 == 0 {
+            return Err(FsError::NotPermitted);
+        }
+        Ok(())
+    }
+
     /// What statvfs(2) says of the source.
     ///
     /// # Errors

@@ -1,0 +1,72 @@
+//! Kernel passthrough of whole files (FUSE_PASSTHROUGH, Linux 6.9), where we may.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    sync::{Mutex, PoisonError},
+};
+
+use fuser::{BackingId, FileHandle, FopenFlags, INodeNo, ReplyOpen};
+
+/// Decides on passthrough for an inode and not for an open: the kernel refuses
+/// to mix cached and passthrough opens of one inode (EIO), and wants one backing file for all.
+#[derive(Debug, Default)]
+pub(super) struct Passthrough {
+    offered: bool,
+    inodes: Mutex<HashMap<INodeNo, Decision>>,
+}
+
+/// What was decided while an inode is open.
+#[derive(Debug)]
+struct Decision {
+    handles: Vec<FileHandle>,
+    /// `None`: reads come to us.
+    backing: Option<BackingId>,
+}
+
+impl Passthrough {
+    /// The kernel can do it. Whether we may (CAP_SYS_ADMIN), the first open finds out.
+    pub fn offer(&mut self) {
+        self.offered = true;
+    }
+
+    /// Answers the open of `file` as `fh` of `ino`.
+    pub fn open(
+        &self,
+        ino: INodeNo,
+        fh: FileHandle,
+        file: &File,
+        flags: FopenFlags,
+        reply: ReplyOpen,
+    ) {
+        if !self.offered {
+            return reply.opened(fh, flags);
+        }
+        let mut inodes = self.inodes.lock().unwrap_or_else(PoisonError::into_inner);
+        let decision = inodes.entry(ino).or_insert_with(|| Decision {
+            handles: Vec::new(),
+            backing: reply
+                .open_backing(file)
+                .inspect_err(|error| log::debug!("no passthrough of inode {ino}: {error}"))
+                .ok(),
+        });
+        decision.handles.push(fh);
+        match &decision.backing {
+            // With KEEP_CACHE the kernel refuses (FOPEN_PASSTHROUGH_MASK, fs/fuse/iomode.c): open
+            // then fails with EIO. There is no cache of ours to keep.
+            Some(backing) => reply.opened_passthrough(fh, FopenFlags::empty(), backing),
+            None => reply.opened(fh, flags),
+        }
+    }
+
+    /// A handle is gone.
+    pub fn release(&self, ino: INodeNo, fh: FileHandle) {
+        let mut inodes = self.inodes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(decision) = inodes.get_mut(&ino) {
+            decision.handles.retain(|handle| *handle != fh);
+            if decision.handles.is_empty() {
+                inodes.remove(&ino);
+            }
+        }
+    }
+}
