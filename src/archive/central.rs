@@ -351,3 +351,6 @@ pub(super) fn le32(bytes: &[u8]) -> u32 {
 fn le64(bytes: &[u8]) -> u64 {
     u64::from(le32(bytes)) | u64::from(le32(&bytes[4..])) << 32
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,7 +14,7 @@ use super::{
 
 /// How many directories an archive may have. A name of 64 KiB can ask for 32,000, each far
 /// larger in memory than the two bytes that ask for it.
-const MAX_DIRS: usize = 1 << 20;
+const MAX_DIRS: usize = 1 << 18;
 
 /// Index of a directory inside an archive; 0 is the root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -210,3 +210,6 @@ impl std::error::Error for Stale {}
 fn stale_error() -> io::Error {
     io::Error::new(io::ErrorKind::StaleNetworkFileHandle, Stale)
 }
+
+#[cfg(test)]
+mod tests;
