@@ -30,4 +30,6 @@ pub use member::{Member, MemberId, Method};
 pub use source::SourceFile;
 
 #[cfg(test)]
+mod random_tests;
+#[cfg(test)]
 pub(crate) mod testing;

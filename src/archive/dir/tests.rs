@@ -1,8 +1,11 @@
 use super::*;
 use crate::archive::testing::{RawMember, RawZip, paths};
 
-/// Every path that the names make, in byte order, with the number of the member it is.
-fn shown(names: &[&[u8]]) -> (Vec<(Vec<u8>, Option<u32>)>, Option<String>) {
+/// A path and the number of the member it is; `None` for a directory.
+type Shown = (Vec<u8>, Option<u32>);
+
+/// Every path that the names make, in byte order, and the warning.
+fn shown(names: &[&[u8]]) -> (Vec<Shown>, Option<String>) {
     let members =
         names.iter().map(|name| RawMember { flags: 1 << 11, ..RawMember::stored(name, b"") });
     let archive = RawZip::of(members).open().unwrap();
