@@ -15,6 +15,7 @@ mod mountinfo;
 mod mountpoint;
 mod options;
 mod place;
+mod processes;
 mod serve;
 mod signals;
 mod source;

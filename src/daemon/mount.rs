@@ -24,6 +24,7 @@ use super::{
     mountpoint::Mountpoint,
     options::Access,
     place::{self, Place},
+    processes,
     source::Source,
 };
 use crate::{fuse::Npzfs, tree::Tree};
@@ -219,7 +220,8 @@ impl Mount {
                 // Somebody else was faster.
                 Ok(()) | Err(Error::NotMounted(_)) => {}
                 Err(Error::InUse { .. }) => {
-                    log::warn!("{} is in use: detaching it", path.display());
+                    let users = processes::users(&mount).join(", ");
+                    log::warn!("{} is in use ({users}): detaching it", path.display());
                     detach::unmount(path, Mode::Lazy)?;
                 }
                 Err(error) => return Err(error),

@@ -12,7 +12,7 @@ use rustix::{
 
 use super::{
     Error, detach, mountinfo,
-    place::{Answer, Place},
+    place::{self, Answer, Place},
     source::Source,
 };
 
@@ -36,7 +36,7 @@ impl Mountpoint {
             let place = Place::open(path).map_err(|cause| match Errno::from_io_error(&cause) {
                 Some(Errno::NOENT) => Error::MountpointMissing(path.into()),
                 Some(Errno::NOTDIR) => Error::MountpointNotDirectory(path.into()),
-                _ => Error::Mountpoint(path.into(), cause),
+                _ => place::unreachable(path, cause),
             })?;
             let mount = place.mount().clone();
             let fs_type = mount.fs_type.to_string_lossy().into_owned();

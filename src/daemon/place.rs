@@ -18,7 +18,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::mountinfo;
+use super::{Error, mountinfo};
 
 /// How long a filesystem may take to answer one simple request.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -114,6 +114,21 @@ impl Place {
             None => Answer::Hung,
         }
     }
+}
+
+/// The error for a path that cannot be opened: if it lies under a dead mount, which one.
+#[must_use]
+pub fn unreachable(path: &Path, cause: io::Error) -> Error {
+    if matches!(Errno::from_io_error(&cause), Some(Errno::NOTCONN | Errno::CONNABORTED)) {
+        // The root of the dead mount can be opened, but nothing below it.
+        let above = path.ancestors().skip(1).filter(|path| !path.as_os_str().is_empty());
+        if let Some(place) = above.into_iter().find_map(|above| Place::open(above).ok()) {
+            let mount = place.mount;
+            let fs_type = mount.fs_type.to_string_lossy().into_owned();
+            return Error::Dead { path: mount.mount_point, fs_type };
+        }
+    }
+    Error::Mountpoint(path.into(), cause)
 }
 
 /// What `work` returns, or `None` if it takes longer than `limit`; it goes on all the same.

@@ -1,15 +1,33 @@
-//! Takes away a mount of another process.
+//! Takes away a mount that another process serves.
 
-use std::path::Path;
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
-use super::{Error, detach, place::Place};
+use rustix::io::Errno;
 
-/// Unmounts the npzfs mount at `path`.
+use super::{
+    Error,
+    detach::{self, Mode},
+    mountinfo,
+    place::{self, Answer, Place},
+    processes::{self, Process},
+};
+
+/// How long a server may take to end when its mount is gone.
+const SERVER_END: Duration = Duration::from_secs(10);
+
+/// Unmounts the npzfs mount at `path`. An ordinary unmount returns when its server has ended, if
+/// the kernel tells who that is; a dead mount is cleared.
 ///
 /// # Errors
-/// When nothing, or something else, is mounted there, or unmounting is refused.
+/// When nothing, or something else, is mounted there, it is in use, or unmounting is refused.
 pub fn unmount(path: &Path, lazy: bool) -> Result<(), Error> {
-    let place = Place::open(path).map_err(|cause| Error::Mountpoint(path.into(), cause))?;
+    let place = Place::open(path).map_err(|cause| match Errno::from_io_error(&cause) {
+        Some(Errno::NOENT) => Error::NotMounted(path.into()),
+        _ => place::unreachable(path, cause),
+    })?;
     let mount = place.mount().clone();
     if !place.is_mount_root() {
         return Err(if mount.is_npzfs() {
@@ -22,7 +40,29 @@ pub fn unmount(path: &Path, lazy: bool) -> Result<(), Error> {
         let fs_type = mount.fs_type.to_string_lossy().into_owned();
         return Err(Error::NotNpzfs { path: path.into(), fs_type });
     }
+    let dead = matches!(place.stat(), Answer::Dead);
+    // While it is pinned, it is busy.
     drop(place);
-    let mode = if lazy { detach::Mode::Lazy } else { detach::Mode::Ordinary };
-    detach::unmount(&mount.mount_point, mode)
+    if lazy || dead {
+        return detach::unmount(&mount.mount_point, Mode::Lazy);
+    }
+
+    let servers: Vec<Process> =
+        processes::servers(mount.device).into_iter().filter_map(Process::open).collect();
+    detach::unmount(&mount.mount_point, Mode::Ordinary).map_err(|error| match error {
+        Error::InUse { path, .. } => Error::InUse { path, holders: processes::users(&mount) },
+        other => other,
+    })?;
+    // Mounted in a second place, it is still served.
+    let elsewhere = mountinfo::read().is_ok_and(|mounts| {
+        mounts.iter().any(|other| other.is_npzfs() && other.device == mount.device)
+    });
+    if elsewhere {
+        return Ok(());
+    }
+    let deadline = Instant::now() + SERVER_END;
+    match servers.iter().find(|server| !server.ends_before(deadline)) {
+        Some(server) => Err(Error::ServerStays { path: path.into(), pid: server.pid }),
+        None => Ok(()),
+    }
 }

@@ -1,0 +1,122 @@
+//! Who serves a mount and who uses it, as far as /proc tells this user.
+
+use std::{
+    ffi::OsString,
+    fs,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec},
+    process::{Pid, PidfdFlags},
+};
+
+use super::mountinfo::{Device, Entry};
+
+/// How many users of a mount are named.
+const MOST_NAMED: usize = 5;
+
+/// The processes that serve a filesystem. Empty as well if the kernel is too old to tell
+/// (before 6.18), or they belong to another user.
+#[must_use]
+pub fn servers(device: Device) -> Vec<u32> {
+    // The kernel's own form of a device number, as in the names in /sys/fs/fuse/connections.
+    let connection = u64::from(device.major) << 20 | u64::from(device.minor);
+    all().filter(|&pid| serves(pid, connection)).collect()
+}
+
+fn serves(pid: u32, connection: u64) -> bool {
+    entries(format!("/proc/{pid}/fd")).any(|fd| {
+        let is_fuse = |path: PathBuf| path == Path::new("/dev/fuse");
+        let Ok(true) = fs::read_link(format!("/proc/{pid}/fd/{}", fd.display())).map(is_fuse)
+        else {
+            return false;
+        };
+        let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{}", fd.display()));
+        info.unwrap_or_default().lines().any(|line| {
+            line.strip_prefix("fuse_connection:")
+                .is_some_and(|number| number.trim().parse() == Ok(connection))
+        })
+    })
+}
+
+/// The processes that keep a mount busy, as "name (pid)".
+#[must_use]
+pub fn users(mount: &Entry) -> Vec<String> {
+    let Device { major, minor } = mount.device;
+    let mapped = format!(" {major:02x}:{minor:02x} ");
+    let uses = |pid: u32| {
+        let below = |link: String| {
+            fs::read_link(link).is_ok_and(|target| target.starts_with(&mount.mount_point))
+        };
+        below(format!("/proc/{pid}/cwd"))
+            || below(format!("/proc/{pid}/root"))
+            || below(format!("/proc/{pid}/exe"))
+            || entries(format!("/proc/{pid}/fd"))
+                .any(|fd| below(format!("/proc/{pid}/fd/{}", fd.display())))
+            || fs::read(format!("/proc/{pid}/maps")).is_ok_and(|maps| {
+                String::from_utf8_lossy(&maps).lines().any(|line| line.contains(&mapped))
+            })
+    };
+    let mut users: Vec<String> = all()
+        .filter(|&pid| uses(pid))
+        .map(|pid| {
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            format!("{} ({pid})", name.trim().escape_debug())
+        })
+        .collect();
+    if users.len() > MOST_NAMED {
+        let more = users.len() - MOST_NAMED;
+        users.truncate(MOST_NAMED);
+        users.push(format!("and {more} more"));
+    }
+    users
+}
+
+/// A process whose end can be waited for.
+#[derive(Debug)]
+pub struct Process {
+    /// Its number.
+    pub pid: u32,
+    fd: OwnedFd,
+}
+
+impl Process {
+    /// The process with this number, if it is there.
+    #[must_use]
+    pub fn open(pid: u32) -> Option<Self> {
+        let number = Pid::from_raw(i32::try_from(pid).ok()?)?;
+        let fd = rustix::process::pidfd_open(number, PidfdFlags::empty()).ok()?;
+        Some(Self { pid, fd })
+    }
+
+    /// Waits for its end, and says whether it came in time.
+    #[must_use]
+    pub fn ends_before(&self, deadline: Instant) -> bool {
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
+            match rustix::event::poll(&mut fds, timespec(left).as_ref()) {
+                Ok(0) if left.is_zero() => return false,
+                Ok(0) | Err(rustix::io::Errno::INTR) => {}
+                Ok(_) => return true,
+                // Nothing is known of it, so it is not waited for.
+                Err(_) => return false,
+            }
+        }
+    }
+}
+
+fn timespec(duration: Duration) -> Option<Timespec> {
+    Timespec::try_from(duration).ok()
+}
+
+fn all() -> impl Iterator<Item = u32> {
+    entries("/proc".into()).filter_map(|name| name.to_str()?.parse().ok())
+}
+
+fn entries(path: String) -> impl Iterator<Item = OsString> {
+    fs::read_dir(path).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.file_name()))
+}
