@@ -13,7 +13,31 @@ use clap::{Parser, Subcommand};
 /// What `--version` says after the name.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (commit ", env!("NPZFS_COMMIT"), ")");
 
-/// Mount a data directory: every .npz is a directory of .npy files.
+/// Between the options and the end of `--help`.
+const EXAMPLES: &str = "\
+Mount options, for -o and fstab(5):
+  layout= ttl= cache_size= log_file=   as the options above
+  allow_other allow_root               let others in, as far as file modes allow
+  default_permissions noexec fsname=   as in mount.fuse3(8)
+  ro nofail _netdev user x-... and the like are accepted; a mount is always ro,nosuid,nodev
+
+Examples:
+  npzfs ~/data ~/mnt        mount; then np.load('mnt/run7.npz/x.npy', mmap_mode='r')
+  npzfs ~/data ~/data       mount over the source itself
+  npzfs run7.npz ~/mnt      mount one archive
+  npzfs unmount ~/mnt       or umount, or fusermount3 -u
+  npzfs demo                see it work on a sample";
+
+const TEMPLATE: &str = "\
+{about}
+
+Usage: npzfs [OPTIONS] SOURCE MOUNTPOINT
+       npzfs unmount [--lazy] MOUNTPOINT
+       npzfs demo [--once]
+
+{all-args}{after-help}";
+
+/// Mount a data directory: every .npz is a directory of .npy files that np.load can map.
 #[derive(Debug, Parser)]
 #[command(
     name = "npzfs",
@@ -21,6 +45,9 @@ const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (commit ", env!("NPZF
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
     disable_help_subcommand = true,
+    help_template = TEMPLATE,
+    after_help = EXAMPLES,
+    max_term_width = 100,
 )]
 struct Cli {
     #[command(flatten)]

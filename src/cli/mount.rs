@@ -20,7 +20,7 @@ const LONGEST_TTL: Duration = Duration::from_secs(365 * 24 * 3600);
 #[derive(Debug, Args)]
 pub struct Arguments {
     /// Directory to show, or a single .npz
-    #[arg(required = true, value_hint = ValueHint::AnyPath)]
+    #[arg(required = true, value_name = "SOURCE", value_hint = ValueHint::AnyPath)]
     source: Option<PathBuf>,
     /// Empty directory to show it in, or SOURCE itself
     #[arg(required = true, value_hint = ValueHint::DirPath)]

@@ -1,0 +1,218 @@
+//! `npzfs demo`: makes a sample, mounts it, and shows what a mount is good for.
+
+mod sample;
+
+use std::{
+    fmt,
+    fs::{self, File},
+    io::{self, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::mpsc::{self, Receiver, TryRecvError},
+    time::{Duration, Instant},
+};
+
+use clap::Args;
+use log::LevelFilter;
+use memmap2::Mmap;
+
+use crate::daemon::{self, Event, Hangup, Log, Mount, Options};
+
+/// How many rows are read after the first one.
+const OTHER_ROWS: usize = 500;
+
+/// Make a small data directory, mount it and show it
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Do not wait for Ctrl-C at the end
+    #[arg(long)]
+    once: bool,
+}
+
+/// Why the demo ended early.
+enum Stop {
+    /// A signal came.
+    Interrupted,
+    /// The mount failed.
+    Mount(daemon::Error),
+    /// Making or reading the sample failed.
+    Io(&'static str, io::Error),
+}
+
+impl fmt::Display for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Stop::Interrupted => f.write_str("interrupted"),
+            Stop::Mount(error) => error.fmt(f),
+            Stop::Io(what, cause) => write!(f, "the demo cannot {what}: {cause}"),
+        }
+    }
+}
+
+pub fn run(arguments: &Arguments) -> ExitCode {
+    match daemon::start_log(&Log::Stderr, LevelFilter::Warn).map_err(Stop::Mount).and_then(|()| {
+        let directory = tempfile::Builder::new()
+            .prefix("npzfs-demo-")
+            .tempdir()
+            .map_err(|cause| Stop::Io("make a temporary directory", cause))?;
+        let result = show(directory.path(), arguments.once);
+        let removed = directory.close();
+        result?;
+        removed.map_err(|cause| Stop::Io("remove its temporary directory", cause))
+    }) {
+        Ok(()) | Err(Stop::Interrupted) => ExitCode::SUCCESS,
+        Err(stop) => super::end(Err(stop)),
+    }
+}
+
+/// The demo, with everything it makes in `directory`. Nothing is mounted when it returns.
+fn show(directory: &Path, once: bool) -> Result<(), Stop> {
+    let (sender, events) = mpsc::channel();
+    daemon::forward_signals(sender.clone(), Hangup::Ends).map_err(Stop::Mount)?;
+    let (source, mountpoint) = (directory.join("data"), directory.join("mnt"));
+    for path in [&source, &mountpoint] {
+        fs::create_dir(path).map_err(|cause| Stop::Io("make a directory", cause))?;
+    }
+
+    say(format_args!("Making a sample in {} ... ", source.display()));
+    let begin = Instant::now();
+    match sample::write(&source, || go_on(&events)) {
+        Err(cause) if cause.kind() == io::ErrorKind::Interrupted => return Err(Stop::Interrupted),
+        other => other.map_err(|cause| Stop::Io("write the sample", cause))?,
+    }
+    say(format_args!("{}\n", Time(begin.elapsed())));
+
+    let options = Options { source, mountpoint, ..Options::default() };
+    let mount = Mount::start(&options, sender).map_err(Stop::Mount)?;
+    let shown = tour(&options, &events).and_then(|()| {
+        if once {
+            return Ok(());
+        }
+        say(format_args!("\nThe mount stays until you press Ctrl-C.\n"));
+        match events.recv() {
+            Ok(Event::Ended(Err(cause))) => Err(Stop::Io("go on", cause)),
+            _ => Ok(()),
+        }
+    });
+    mount.unmount().map_err(Stop::Mount)?;
+    shown
+}
+
+/// What there is to see in the mount.
+fn tour(options: &Options, events: &Receiver<Event>) -> Result<(), Stop> {
+    let reading = |cause| Stop::Io("read the mount", cause);
+    say(format_args!("Mounted on {}:\n\n", options.mountpoint.display()));
+    list(&options.mountpoint, 1).map_err(reading)?;
+
+    let (archive, member) = sample::DEFLATED;
+    let path: PathBuf = options.mountpoint.join(archive).join(member);
+    say(format_args!("\nReading {archive}/{member} (deflated) through a memory map:\n\n"));
+    let begin = Instant::now();
+    let file = File::open(&path).map_err(reading)?;
+    // SAFETY: the file is on a mount that this process serves until after the map is gone, and it
+    // comes from an archive that only this process has written, and writes no more. So its bytes
+    // do not change while they are borrowed.
+    let map = unsafe { Mmap::map(&file) }.map_err(reading)?;
+    check(&map, sample::ROWS / 2).map_err(reading)?;
+    say(format_args!("  a row in the middle, for the first time {:>12}\n", Time(begin.elapsed())));
+    go_on(events).map_err(|_| Stop::Interrupted)?;
+
+    let begin = Instant::now();
+    let mut index = 0;
+    for _ in 0..OTHER_ROWS {
+        // A step that is prime to the number of rows goes through all of the first half.
+        index = (index + 5_003) % (sample::ROWS / 2);
+        check(&map, index).map_err(reading)?;
+    }
+    let each = begin.elapsed() / OTHER_ROWS as u32;
+    say(format_args!("  any other row before it, on average     {:>12}\n", Time(each)));
+    drop(map);
+    go_on(events).map_err(|_| Stop::Interrupted)?;
+
+    let begin = Instant::now();
+    let size = decode(&options.source.join(archive), member).map_err(reading)?;
+    let took = Time(begin.elapsed());
+    say(format_args!("  decoding all {} instead, as np.load does {:>8}\n", Size(size), took));
+
+    say(format_args!(
+        "\nTry it:\n\n  python3 -c \"import numpy as np; print(np.load('{}', mmap_mode='r')[12345])\"\n",
+        path.display()
+    ));
+    Ok(())
+}
+
+/// Reads one row of the map and compares it with what was written.
+fn check(map: &[u8], index: usize) -> io::Result<()> {
+    let start = sample::DATA_OFFSET + index * sample::ROW_BYTES;
+    match map.get(start..start + sample::ROW_BYTES) {
+        Some(row) if *row == sample::row(index) => Ok(()),
+        _ => Err(io::Error::other(format!("row {index} is not what was written"))),
+    }
+}
+
+/// Decodes a member from its start to its end, and says how long it is.
+fn decode(archive: &Path, member: &str) -> io::Result<u64> {
+    let mut archive = zip::ZipArchive::new(io::BufReader::new(File::open(archive)?))?;
+    let mut member = archive.by_name(member)?;
+    let mut bytes = Vec::with_capacity(usize::try_from(member.size()).unwrap_or(0));
+    io::copy(&mut member, &mut bytes)
+}
+
+/// Prints the tree under `directory`, with sizes.
+fn list(directory: &Path, depth: usize) -> io::Result<()> {
+    let mut entries = fs::read_dir(directory)?.collect::<io::Result<Vec<_>>>()?;
+    entries.sort_by_key(fs::DirEntry::file_name);
+    for entry in entries {
+        let name = entry.file_name();
+        let name = format!("{:indent$}{}", "", name.to_string_lossy(), indent = 2 * depth);
+        if entry.file_type()?.is_dir() {
+            say(format_args!("{name}/\n"));
+            list(&entry.path(), depth + 1)?;
+        } else {
+            say(format_args!("{name:<30} {:>10}\n", Size(entry.metadata()?.len())));
+        }
+    }
+    Ok(())
+}
+
+/// An error once a signal has come.
+fn go_on(events: &Receiver<Event>) -> io::Result<()> {
+    match events.try_recv() {
+        Err(TryRecvError::Empty | TryRecvError::Disconnected) => Ok(()),
+        Ok(_) => Err(io::ErrorKind::Interrupted.into()),
+    }
+}
+
+/// Prints at once, also what is not a line yet. Whether anybody reads it does not matter.
+fn say(text: fmt::Arguments<'_>) {
+    let mut out = io::stdout();
+    let _ = out.write_fmt(text).and_then(|()| out.flush());
+}
+
+struct Time(Duration);
+
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.0.as_secs_f64();
+        f.pad(&if seconds >= 1.0 {
+            format!("{seconds:.1} s")
+        } else if seconds >= 1e-3 {
+            format!("{:.1} ms", seconds * 1e3)
+        } else {
+            format!("{:.0} us", seconds * 1e6)
+        })
+    }
+}
+
+struct Size(u64);
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes = self.0 as f64;
+        f.pad(&match self.0 {
+            0..1024 => format!("{bytes} B"),
+            0..1_048_576 => format!("{:.1} KiB", bytes / 1024.0),
+            _ => format!("{:.1} MiB", bytes / 1_048_576.0),
+        })
+    }
+}

@@ -1,0 +1,133 @@
+//! The data that the demo shows: made up, but the same every time.
+
+use std::{
+    fs::File,
+    io::{self, BufWriter, Write},
+    path::Path,
+};
+
+use flate2::{Compression, write::GzEncoder};
+use zip::{CompressionMethod, ZipWriter, write::SimpleFileOptions};
+
+/// Rows of the deflated array, of [`COLUMNS`] float32 values: 96 MiB.
+pub const ROWS: usize = 24 << 10;
+/// Values in a row: one page.
+pub const COLUMNS: usize = 1024;
+/// Bytes in a row.
+pub const ROW_BYTES: usize = COLUMNS * 4;
+
+/// The archive that holds the deflated array, and the array's name in it.
+pub const DEFLATED: (&str, &str) = ("run2.npz", "sensor.npy");
+
+/// Rows written at a time.
+const BATCH: usize = 256;
+
+/// Writes the sample into `directory`. `go_on` is asked now and then, and can stop it with an
+/// error.
+///
+/// # Errors
+/// What writing says, and what `go_on` says.
+pub fn write(directory: &Path, mut go_on: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+    std::fs::write(directory.join("notes.txt"), "Any other file is shown as it is.\n")?;
+
+    let stored = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
+    let mut archive = ZipWriter::new(create(directory, "run1.npz")?);
+    archive.start_file("positions.npy", stored)?;
+    archive.write_all(&header("<f8", "(4096, 32)"))?;
+    for index in 0..4096 * 32_u32 {
+        archive.write_all(&(f64::from(index) / 32.0).to_le_bytes())?;
+    }
+    archive.start_file("labels.npy", stored)?;
+    archive.write_all(&header("<i8", "(4096,)"))?;
+    for index in 0..4096_i64 {
+        archive.write_all(&(index % 10).to_le_bytes())?;
+    }
+    archive.finish()?.flush()?;
+
+    let deflated = SimpleFileOptions::default()
+        .compression_method(CompressionMethod::Deflated)
+        .compression_level(Some(3));
+    let (name, member) = DEFLATED;
+    let mut archive = ZipWriter::new(create(directory, name)?);
+    archive.start_file(member, deflated)?;
+    archive.write_all(&header("<f4", &format!("({ROWS}, {COLUMNS})")))?;
+    for first in (0..ROWS).step_by(BATCH) {
+        go_on()?;
+        for index in first..first + BATCH {
+            archive.write_all(&row(index))?;
+        }
+    }
+    archive.start_file("seconds.npy", deflated)?;
+    archive.write_all(&header("<f8", &format!("({ROWS},)")))?;
+    for index in 0..ROWS as u32 {
+        archive.write_all(&(f64::from(index) * 0.01).to_le_bytes())?;
+    }
+    archive.finish()?.flush()?;
+
+    let mut scan = GzEncoder::new(create(directory, "scan.npy.gz")?, Compression::default());
+    scan.write_all(&header("<u2", "(512, 512)"))?;
+    for y in 0..512_u16 {
+        for x in 0..512_u16 {
+            scan.write_all(&(x ^ y).to_le_bytes())?;
+        }
+    }
+    scan.finish()?.flush()
+}
+
+/// The bytes of one row: a slow wave and two bits of noise, as a sensor with a coarse converter
+/// would give.
+#[must_use]
+pub fn row(index: usize) -> [u8; ROW_BYTES] {
+    let mut bytes = [0; ROW_BYTES];
+    let mut noise = (index as u32).wrapping_mul(0x9e37_79b9) | 1;
+    for (column, value) in bytes.chunks_exact_mut(4).enumerate() {
+        noise ^= noise << 13;
+        noise ^= noise >> 17;
+        noise ^= noise << 5;
+        let phase = (column / 4 + index / 8) % 256;
+        let wave = phase.min(256 - phase) as u32;
+        let level = wave + noise % 4;
+        value.copy_from_slice(&(level as f32 * 0.125).to_le_bytes());
+    }
+    bytes
+}
+
+/// The header of a .npy file, version 1.0.
+fn header(descr: &str, shape: &str) -> Vec<u8> {
+    let mut dict = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}");
+    // Magic, version and length take 10 bytes, the newline one; the data starts at byte 128.
+    dict.extend(std::iter::repeat_n(' ', 117 - dict.len()));
+    let mut bytes = b"\x93NUMPY\x01\x00\x76\x00".to_vec();
+    bytes.extend(dict.bytes());
+    bytes.push(b'\n');
+    bytes
+}
+
+/// Where the data of every array of the sample starts.
+pub const DATA_OFFSET: usize = 128;
+
+fn create(directory: &Path, name: &str) -> io::Result<BufWriter<File>> {
+    Ok(BufWriter::with_capacity(1 << 18, File::create(directory.join(name))?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_has_the_length_it_says() {
+        for shape in ["(24576, 1024)", "(1,)", "()"] {
+            let header = header("<f4", shape);
+            assert_eq!(header.len(), DATA_OFFSET);
+            assert_eq!(usize::from(u16::from_le_bytes([header[8], header[9]])) + 10, DATA_OFFSET);
+            assert_eq!(header.last(), Some(&b'\n'));
+        }
+    }
+
+    #[test]
+    fn the_sample_stops_when_it_is_told_to() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let error = write(dir.path(), || Err(io::Error::other("enough"))).expect_err("stopped");
+        assert_eq!(error.to_string(), "enough");
+    }
+}
