@@ -190,8 +190,8 @@ impl fmt::Display for Error {
             ),
             Error::FuseDevice(cause) => fuse_device_line(f, cause),
             Error::NoFusermount => f.write_str(
-                "fusermount3 is not in PATH, and only root may mount without it; install the \
-                 package fuse3, or mount as root",
+                "fusermount3 is not in PATH, and only root may do without it; install the package \
+                 fuse3, or mount as root, in a container with --cap-add SYS_ADMIN",
             ),
             Error::Fusermount(cause) => {
                 write!(f, "cannot run fusermount3: {}; reinstall the package fuse3", plain(cause))

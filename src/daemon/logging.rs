@@ -75,7 +75,14 @@ pub fn start(log: &Log, level: LevelFilter) -> Result<(), Error> {
         }
     }
     builder.try_init().map_err(|cause| Error::Setup("logging", io::Error::other(cause)))?;
-    std::panic::set_hook(Box::new(|panic| log::error!("bug: {panic}")));
+    let to_stderr = *log == Log::Stderr;
+    std::panic::set_hook(Box::new(move |panic| {
+        log::error!("bug: {panic}");
+        // Before a server in the background is ready, this is where it is seen.
+        if !to_stderr {
+            eprintln!("npzfs: bug: {panic}");
+        }
+    }));
     Ok(())
 }
 

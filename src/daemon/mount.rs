@@ -2,6 +2,7 @@
 
 use std::{
     ffi::OsStr,
+    io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{
@@ -56,6 +57,7 @@ impl Mount {
     /// When the source or the mountpoint cannot be used, or mounting is refused. Nothing is left
     /// mounted then.
     pub fn start(options: &Options, events: Sender<Event>) -> Result<Self, Error> {
+        raise_file_limit();
         // First the mountpoint: a dead mount on it may cover the source.
         let mountpoint = Mountpoint::find(&options.mountpoint)?;
         let source = Source::open(&options.source)?;
@@ -175,12 +177,17 @@ impl Mount {
         events: Sender<Event>,
     ) -> Result<(), Error> {
         let device = fusermount::mount(&self.path, name, options)?;
-        let lost = |cause| Error::Mountpoint(self.path.clone(), cause);
-        let mount = mountinfo::at(&self.path).map_err(lost)?;
-        self.device = mount.filter(mountinfo::Entry::is_npzfs).map(|mount| mount.device);
+        let place = match Place::open(&self.path) {
+            Ok(place) if place.mount().is_npzfs() => place,
+            strange => {
+                detach::unmount(&self.path, Mode::Lazy)?;
+                let lost = || io::Error::other("the mount is not where fusermount3 made it");
+                let cause = strange.err().unwrap_or_else(lost);
+                return Err(Error::Mountpoint(self.path.clone(), cause));
+            }
+        };
+        self.device = Some(place.mount().device);
         self.serve(filesystem, device, options, events)?;
-        let place =
-            Place::open(&self.path).map_err(|cause| Error::Mountpoint(self.path.clone(), cause))?;
         self.first_answer(place.into_fd())?;
         Ok(())
     }
@@ -215,17 +222,7 @@ impl Mount {
             .into_iter()
             .filter(|mount| mount.device == device && mount.is_npzfs());
         for mount in mounts.collect::<Vec<_>>().into_iter().rev() {
-            let path = &mount.mount_point;
-            match detach::unmount(path, Mode::Ordinary) {
-                // Somebody else was faster.
-                Ok(()) | Err(Error::NotMounted(_)) => {}
-                Err(Error::InUse { .. }) => {
-                    let users = processes::users(&mount).join(", ");
-                    log::warn!("{} is in use ({users}): detaching it", path.display());
-                    detach::unmount(path, Mode::Lazy)?;
-                }
-                Err(error) => return Err(error),
-            }
+            take_away(&mount)?;
         }
         Ok(())
     }
@@ -247,6 +244,42 @@ impl Drop for Mount {
         if let Err(error) = self.take_away() {
             log::error!("{error}");
         }
+    }
+}
+
+/// Unmounts one mount of ours, lazily if it is in use.
+fn take_away(mount: &mountinfo::Entry) -> Result<(), Error> {
+    let path = &mount.mount_point;
+    // A path leads to the mount on top: that may be another one by now.
+    match Place::open(path) {
+        Ok(place) if place.mount().id != mount.id => {
+            let fs_type = place.mount().fs_type.to_string_lossy();
+            let said = format!("{fs_type} is mounted on top of it");
+            return Err(Error::UnmountRefused { path: path.clone(), said });
+        }
+        // What is wrong with the path, unmounting it will tell.
+        _ => {}
+    }
+    match detach::unmount(path, Mode::Ordinary) {
+        // Somebody else was faster.
+        Ok(()) | Err(Error::NotMounted(_)) => Ok(()),
+        Err(Error::InUse { .. }) => {
+            let users = processes::users(mount).join(", ");
+            log::warn!("{} is in use ({users}): detaching it", path.display());
+            detach::unmount(path, Mode::Lazy)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Every archive in use is an open file, and 1024, the usual limit, is for programs that call
+/// select(2).
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(errno) = setrlimit(Resource::Nofile, limit) {
+        log::debug!("the limit of open files stays: {errno}");
     }
 }
 

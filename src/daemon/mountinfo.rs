@@ -2,12 +2,7 @@
 //!
 //! Reading it asks no filesystem anything, so it cannot hang on a dead or stuck mount.
 
-use std::{
-    ffi::OsString,
-    io,
-    os::unix::ffi::OsStringExt,
-    path::{Path, PathBuf},
-};
+use std::{ffi::OsString, io, os::unix::ffi::OsStringExt, path::PathBuf};
 
 /// The filesystem type that the kernel shows for our mounts.
 pub const FS_TYPE: &str = "fuse.npzfs";
@@ -74,14 +69,6 @@ pub fn by_id(id: u64) -> io::Result<Entry> {
             format!("mount {id} is not in this mount namespace"),
         )
     })
-}
-
-/// The mount that is seen at `mount_point`: the newest there.
-///
-/// # Errors
-/// As [`read`].
-pub fn at(mount_point: &Path) -> io::Result<Option<Entry>> {
-    Ok(read()?.into_iter().rfind(|entry| entry.mount_point == mount_point))
 }
 
 fn parse(text: &[u8]) -> io::Result<Vec<Entry>> {
@@ -153,6 +140,8 @@ fn unescape(field: &[u8]) -> OsString {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn one(line: &str) -> Entry {
@@ -214,7 +203,9 @@ mod tests {
 
     #[test]
     fn the_root_of_this_machine_is_found() {
-        let root = at(Path::new("/")).expect("/proc is mounted").expect("/ is mounted");
+        let mounts = read().expect("/proc is mounted");
+        let root = mounts.into_iter().find(|entry| entry.mount_point == Path::new("/"));
+        let root = root.expect("/ is mounted");
         assert_eq!(by_id(root.id).expect("it was there just now"), root);
     }
 }

@@ -30,6 +30,7 @@ pub fn forward(events: Sender<Event>, hangup: Hangup) -> Result<(), Error> {
         let mut ending = false;
         for signal in signals.forever() {
             if signal == SIGHUP && hangup == Hangup::Ignored {
+                log::info!("SIGHUP: there is no terminal to hang up");
                 continue;
             }
             if ending {

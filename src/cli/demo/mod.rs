@@ -211,7 +211,7 @@ impl fmt::Display for Size {
         let bytes = self.0 as f64;
         f.pad(&match self.0 {
             0..1024 => format!("{bytes} B"),
-            0..1_048_576 => format!("{:.1} KiB", bytes / 1024.0),
+            1024..1_048_576 => format!("{:.1} KiB", bytes / 1024.0),
             _ => format!("{:.1} MiB", bytes / 1_048_576.0),
         })
     }

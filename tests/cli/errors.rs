@@ -1,0 +1,223 @@
+//! Every way to fail: one line, the right code, nothing left mounted.
+
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    process::{Child, Command},
+};
+
+use crate::support::*;
+
+/// Kills and reaps the process when the test is over.
+struct Helper(Child);
+
+impl Helper {
+    fn end(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+#[test]
+fn usage_errors_end_with_2_and_name_what_is_wrong() {
+    let cases: &[(&[&str], &str)] = &[
+        (&[], "SOURCE"),
+        (&["a"], "MOUNTPOINT"),
+        (&["a", "b", "c"], "'c'"),
+        (&["--nonsense", "a", "b"], "--nonsense"),
+        (&["a", "b", "-o", "ro,nonsense"], "unknown mount option \"nonsense\""),
+        (&["a", "b", "-o", "uid=5"], "\"uid=5\""),
+        (&["a", "b", "-o", "ttl=soon"], "ttl"),
+        (&["--ttl=-1", "a", "b"], "--ttl"),
+        (&["--layout", "sideways", "a", "b"], "sideways"),
+        (&["--cache-size", "much", "a", "b"], "much"),
+        (&["unmount"], "MOUNTPOINT"),
+        (&["demo", "extra"], "extra"),
+    ];
+    for (arguments, named) in cases {
+        let ended = run(npzfs().args(*arguments));
+        assert_eq!(ended.code(), Some(2), "{arguments:?}");
+        assert!(ended.stderr().contains(named), "{arguments:?}: {}", ended.stderr());
+        assert_eq!(ended.stdout(), "", "{arguments:?}");
+    }
+}
+
+#[test]
+fn an_unknown_mount_option_is_told_in_one_line() {
+    run(npzfs().args(["a", "b", "-o", "nonsense"])).fails(2, &["nonsense", "--help"]);
+}
+
+#[test]
+fn help_and_version_go_to_standard_output() {
+    let help = run(npzfs().arg("--help"));
+    help.succeeds();
+    for part in ["SOURCE MOUNTPOINT", "unmount", "demo", "--layout", "allow_other", "Examples"] {
+        assert!(help.stdout().contains(part), "{part}: {}", help.stdout());
+    }
+    assert!(help.stdout().lines().count() <= 45, "the help should fit on a screen");
+    assert!(help.stdout().lines().all(|line| line.len() <= 100));
+
+    let version = run(npzfs().arg("--version"));
+    version.succeeds();
+    let expected = concat!("npzfs ", env!("CARGO_PKG_VERSION"), " (commit ");
+    assert!(version.stdout().starts_with(expected), "{}", version.stdout());
+}
+
+#[test]
+fn a_source_that_cannot_be_shown() {
+    let sandbox = Sandbox::new();
+    let mnt = sandbox.mnt();
+    run(npzfs().args([sandbox.path("none"), mnt.clone()]))
+        .fails(1, &["source", "none does not exist"]);
+    run(Command::new("mkfifo").arg(sandbox.path("fifo"))).succeeds();
+    run(npzfs().args([sandbox.path("fifo"), mnt.clone()]))
+        .fails(1, &["fifo is neither a directory nor a file"]);
+    run(npzfs().args([sandbox.path("src/notes.txt/x"), mnt])).fails(1, &["Not a directory"]);
+    sandbox.assert_all_gone();
+}
+
+#[test]
+fn a_source_that_lies_on_a_dead_mount() {
+    let sandbox = Sandbox::new();
+    sandbox.dead_mount();
+    let other = sandbox.dir("other");
+    run(npzfs().args([sandbox.mnt(), other.clone()]))
+        .fails(1, &["dead mount", "Transport endpoint is not connected", "npzfs unmount --lazy"]);
+    run(npzfs().args([sandbox.path("mnt/below"), other])).fails(1, &["dead mount"]);
+}
+
+#[test]
+fn a_mountpoint_that_is_no_empty_directory() {
+    let sandbox = Sandbox::new();
+    let src = sandbox.src();
+    run(npzfs().args([src.clone(), sandbox.path("none")]))
+        .fails(1, &["none does not exist", "mkdir -p"]);
+    fs::write(sandbox.path("file"), "").expect("write");
+    run(npzfs().args([src.clone(), sandbox.path("file")])).fails(1, &["file is not a directory"]);
+    let full = sandbox.dir("full");
+    fs::write(full.join(".hidden"), "").expect("write");
+    run(npzfs().args([src, full])).fails(1, &["full is not empty"]);
+    sandbox.assert_all_gone();
+}
+
+#[test]
+fn a_control_character_in_a_path_does_not_break_the_line() {
+    let sandbox = Sandbox::new();
+    run(npzfs().args([sandbox.path("a\nb"), sandbox.mnt()])).fails(1, &["a\\nb"]);
+}
+
+#[test]
+fn a_mountpoint_inside_the_source() {
+    let sandbox = Sandbox::new();
+    let inside = sandbox.dir("src/a");
+    let deeper = sandbox.dir("src/a/b");
+    let link = sandbox.path("link");
+    symlink(&deeper, &link).expect("symlink");
+    for mountpoint in [inside, deeper, link] {
+        run(npzfs().args([sandbox.src(), mountpoint]))
+            .fails(1, &["lies inside the source", "outside of it"]);
+    }
+    sandbox.assert_all_gone();
+}
+
+#[test]
+fn a_mountpoint_inside_the_source_behind_a_bind_mount() {
+    let sandbox = Sandbox::new();
+    sandbox.dir("src/a");
+    let bound = sandbox.dir("bound");
+    run(Command::new("mount").arg("--bind").args([sandbox.src(), bound.clone()])).succeeds();
+    run(npzfs().args([sandbox.src(), bound.join("a")])).fails(1, &["lies inside the source"]);
+    run(npzfs().args([bound, sandbox.path("src/a")])).fails(1, &["lies inside the source"]);
+}
+
+#[test]
+fn a_bind_mount_that_shares_its_mounts_with_the_source_is_inside_too() {
+    let sandbox = Sandbox::new();
+    sandbox.dir("src/a");
+    let bound = sandbox.dir("bound");
+    let script = "mount --bind \"$1\" \"$1\"; mount --make-shared \"$1\"; \
+                  mount --bind \"$1/a\" \"$2\"; exec \"$3\" -f \"$1\" \"$2\"";
+    let program = env!("CARGO_BIN_EXE_npzfs").as_ref();
+    run(&mut in_namespace(script, &[sandbox.src().as_ref(), bound.as_ref(), program]))
+        .fails(1, &["lies inside the source"]);
+}
+
+#[test]
+fn a_mountpoint_where_something_is_mounted() {
+    let sandbox = Sandbox::new();
+    sandbox.mount();
+    run(npzfs().args([sandbox.src(), sandbox.mnt()])).fails(
+        1,
+        &["is busy", "fuse.npzfs of", sandbox.src().to_str().expect("ASCII"), "npzfs unmount"],
+    );
+    assert_eq!(sandbox.mounts().len(), 1, "the first mount stays alone");
+
+    let other = sandbox.dir("other");
+    run(Command::new("mount").args(["-t", "tmpfs", "thing"]).arg(&other)).succeeds();
+    fs::write(other.join("file"), "").expect("write");
+    run(npzfs().args([sandbox.src(), other])).fails(1, &["is busy", "tmpfs of thing", "umount"]);
+}
+
+#[test]
+fn an_empty_filesystem_can_be_mounted_on() {
+    let sandbox = Sandbox::new();
+    run(Command::new("mount").args(["-t", "tmpfs", "thing"]).arg(sandbox.mnt())).succeeds();
+    sandbox.mount();
+    assert_eq!(sandbox.mounts().len(), 2);
+    run(npzfs().arg("unmount").arg(sandbox.mnt())).succeeds();
+    assert_eq!(sandbox.mounts()[0].1, "tmpfs");
+}
+
+#[test]
+fn a_dead_mount_of_another_kind_is_named_and_left() {
+    let sandbox = Sandbox::new();
+    let mut server = Helper(foreign_fuse(&sandbox.mnt()));
+    server.end();
+    run(npzfs().args([sandbox.src(), sandbox.mnt()]))
+        .fails(1, &["fuse.other", "Transport endpoint is not connected", "fusermount3 -u -z"]);
+    assert_eq!(sandbox.mounts().len(), 1);
+}
+
+#[test]
+fn a_mount_that_hangs_does_not_hang_us() {
+    let sandbox = Sandbox::new();
+    let _server = Helper(foreign_fuse(&sandbox.mnt()));
+    run(npzfs().args([sandbox.src(), sandbox.mnt()]))
+        .fails(1, &["fuse.other", "does not answer", "umount --lazy"]);
+    let other = sandbox.dir("other");
+    run(npzfs().args([sandbox.mnt(), other])).fails(1, &["fuse.other", "does not answer"]);
+}
+
+#[test]
+fn a_log_file_that_cannot_be_written() {
+    let sandbox = Sandbox::new();
+    run(npzfs().arg("--log-file").args([sandbox.path("none/log"), sandbox.src(), sandbox.mnt()]))
+        .fails(1, &["log file", "none/log"]);
+    sandbox.assert_all_gone();
+}
+
+#[test]
+fn without_dev_fuse() {
+    let sandbox = Sandbox::new();
+    // In the foreground, since going to the background needs /dev/null.
+    let script = "mount -t tmpfs none /dev; exec \"$1\" -f \"$2\" \"$3\"";
+    let program = env!("CARGO_BIN_EXE_npzfs").as_ref();
+    run(&mut in_namespace(script, &[program, sandbox.src().as_ref(), sandbox.mnt().as_ref()]))
+        .fails(1, &["/dev/fuse", "modprobe fuse", "--device /dev/fuse"]);
+}
+
+#[test]
+fn root_without_the_capability_to_mount_and_without_fusermount3() {
+    let sandbox = Sandbox::new();
+    let mut command = Command::new("/usr/bin/setpriv");
+    command.args(["--bounding-set=-sys_admin", "--inh-caps=-sys_admin", "--"]);
+    command.arg(env!("CARGO_BIN_EXE_npzfs")).args([sandbox.src(), sandbox.mnt()]);
+    run(command.env("PATH", "/nonexistent")).fails(1, &["fusermount3", "--cap-add SYS_ADMIN"]);
+    sandbox.assert_all_gone();
+}

@@ -1,0 +1,244 @@
+//! What a mount looks like from outside, and all the ways it can be asked for.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fs,
+    os::unix::{
+        ffi::OsStringExt,
+        fs::{MetadataExt, symlink},
+    },
+    path::PathBuf,
+    process::Command,
+};
+
+use crate::support::*;
+
+/// Options of the mount on `mnt`: those of the mount, and those of the filesystem.
+fn options(sandbox: &Sandbox) -> Vec<String> {
+    let text = fs::read_to_string("/proc/self/mountinfo").expect("/proc is mounted");
+    let mnt = sandbox.mnt().to_str().expect("ASCII").to_string();
+    let line = text.lines().find(|line| line.contains(&mnt)).expect("it is mounted");
+    let fields: Vec<&str> = line.split(' ').collect();
+    let mut options: Vec<String> =
+        format!("{},{}", fields[5], fields[fields.len() - 1]).split(',').map(Into::into).collect();
+    options.sort();
+    options.dedup();
+    options
+}
+
+fn assert_mounted_with(sandbox: &Sandbox, expected: &[&str]) {
+    let found = options(sandbox);
+    for option in expected {
+        assert!(found.iter().any(|found| found == option), "{option} is missing from {found:?}");
+    }
+}
+
+#[test]
+fn a_mount_is_read_only_and_says_what_it_shows() {
+    let sandbox = Sandbox::new();
+    sandbox.mount();
+    let (point, fs_type, source) = sandbox.mounts().remove(0);
+    assert_eq!(point, sandbox.mnt().to_str().expect("ASCII"));
+    assert_eq!(fs_type, "fuse.npzfs");
+    assert_eq!(source, sandbox.src().to_str().expect("ASCII"));
+    assert_mounted_with(&sandbox, &["ro", "nosuid", "nodev", "noatime"]);
+    let found = options(&sandbox);
+    for absent in ["allow_other", "default_permissions", "noexec"] {
+        assert!(!found.iter().any(|option| option == absent), "{found:?}");
+    }
+    let error = fs::write(sandbox.path("mnt/new"), "").expect_err("it is read-only");
+    assert_eq!(error.raw_os_error(), Some(30), "EROFS: {error}");
+}
+
+#[test]
+fn the_source_is_shown() {
+    let sandbox = Sandbox::new();
+    sandbox.mount();
+    assert_eq!(fs::read_to_string(sandbox.path("mnt/notes.txt")).expect("read"), "notes\n");
+}
+
+#[test]
+fn others_have_access_only_with_the_modes_checked() {
+    for option in ["allow_other", "allow_root"] {
+        let sandbox = Sandbox::new();
+        run(npzfs().args(["-o", option]).args([sandbox.src(), sandbox.mnt()])).succeeds();
+        assert_mounted_with(&sandbox, &["allow_other", "default_permissions"]);
+    }
+}
+
+#[test]
+fn options_of_mount_reach_the_kernel() {
+    let sandbox = Sandbox::new();
+    let text = "rw,dev,suid,noexec,default_permissions,fsname=a name,nofail,x-systemd.automount";
+    run(npzfs().args([sandbox.src(), sandbox.mnt()]).args(["-o", text])).succeeds();
+    assert_mounted_with(&sandbox, &["ro", "nosuid", "nodev", "noexec", "default_permissions"]);
+    assert_eq!(sandbox.mounts()[0].2, "a\\040name");
+}
+
+#[test]
+fn mounting_over_the_source_shows_the_source() {
+    let sandbox = Sandbox::new();
+    let before = fs::metadata(sandbox.src()).expect("stat").dev();
+    run(npzfs().args([sandbox.src(), sandbox.src()])).succeeds();
+    assert_ne!(fs::metadata(sandbox.src()).expect("stat").dev(), before);
+    assert_eq!(fs::read_to_string(sandbox.path("src/notes.txt")).expect("read"), "notes\n");
+    run(npzfs().arg("unmount").arg(sandbox.src())).succeeds();
+    sandbox.assert_all_gone();
+    assert_eq!(fs::metadata(sandbox.src()).expect("stat").dev(), before);
+}
+
+#[test]
+fn relative_paths_and_symbolic_links_are_resolved() {
+    let sandbox = Sandbox::new();
+    symlink("mnt", sandbox.path("link")).expect("symlink");
+    run(npzfs().current_dir(sandbox.root()).args(["src/../src", "./link/"])).succeeds();
+    assert_eq!(sandbox.mounts()[0].0, sandbox.mnt().to_str().expect("ASCII"));
+    run(npzfs().current_dir(sandbox.root()).args(["unmount", "link"])).succeeds();
+    sandbox.assert_all_gone();
+}
+
+#[test]
+fn strange_names_survive() {
+    let names: [OsString; 4] = [
+        "a, b\\c#d".into(),
+        "line\nbreak".into(),
+        "-o".into(),
+        OsString::from_vec(b"not \xff utf-8".to_vec()),
+    ];
+    for name in names {
+        let sandbox = Sandbox::new();
+        let source = sandbox.dir(PathBuf::from("src").join(&name));
+        let mountpoint = sandbox.dir(PathBuf::from("mnt").join(&name));
+        fs::write(source.join("file"), "x").expect("write");
+        run(npzfs().arg("--").args([&source, &mountpoint])).succeeds();
+        assert_eq!(sandbox.mounts().len(), 1, "{name:?}");
+        assert!(mountpoint.join("file").exists(), "{name:?}");
+        run(npzfs().args(["unmount", "--"]).arg(&mountpoint)).succeeds();
+        sandbox.assert_all_gone();
+    }
+}
+
+#[test]
+fn a_source_with_the_name_of_a_subcommand_is_given_with_a_slash() {
+    let sandbox = Sandbox::new();
+    let demo = sandbox.dir("demo");
+    run(npzfs().current_dir(sandbox.root()).args(["./demo", "mnt"])).succeeds();
+    assert_eq!(sandbox.mounts()[0].2, demo.to_str().expect("ASCII"));
+}
+
+#[test]
+fn a_dead_mount_of_ours_is_cleared_and_mounted_again() {
+    let sandbox = Sandbox::new();
+    sandbox.dead_mount();
+    sandbox.mount();
+    assert_eq!(sandbox.mounts().len(), 1);
+    assert!(fs::read_dir(sandbox.mnt()).is_ok());
+}
+
+#[test]
+fn dead_mounts_on_top_of_each_other_are_all_cleared() {
+    let sandbox = Sandbox::new();
+    sandbox.dead_mount();
+    // Two at one place: the first one is hidden while the second one is made elsewhere.
+    let second = sandbox.dir("second");
+    run(npzfs().args([sandbox.src(), second.clone()])).succeeds();
+    run(Command::new("mount").arg("--move").args([second, sandbox.mnt()])).succeeds();
+    kill("KILL", sandbox.server());
+    eventually("the server is dead", || sandbox.servers().is_empty());
+    assert_eq!(sandbox.mounts().len(), 2);
+    sandbox.mount();
+    assert_eq!(sandbox.mounts().len(), 1);
+}
+
+#[test]
+fn a_dead_mount_over_the_source_is_cleared_and_mounted_again() {
+    let sandbox = Sandbox::new();
+    run(npzfs().args([sandbox.src(), sandbox.src()])).succeeds();
+    kill("KILL", sandbox.server());
+    eventually("the server is dead", || sandbox.servers().is_empty());
+    run(npzfs().args([sandbox.src(), sandbox.src()])).succeeds();
+    assert_eq!(sandbox.mounts().len(), 1);
+    assert!(fs::read_dir(sandbox.src()).is_ok());
+}
+
+/// mount(8) for our type, and then another command. mount(8) takes PATH away from its helpers, so
+/// the program must lie where a shell looks without one: in a namespace, in /usr/local/bin.
+fn mount_8(sandbox: &Sandbox, options: &str, then: &str) -> Ended {
+    let bin = sandbox.dir("bin");
+    symlink(env!("CARGO_BIN_EXE_npzfs"), bin.join("npzfs")).expect("symlink");
+    let script = format!(
+        "mount --bind \"$1/bin\" /usr/local/bin; \
+         mount -t fuse.npzfs \"$1/src\" \"$1/mnt\" -o \"$2\"; {then}"
+    );
+    run(&mut in_namespace(&script, &[sandbox.root().as_ref(), options.as_ref()]))
+}
+
+#[test]
+fn mount_8_mounts() {
+    let sandbox = Sandbox::new();
+    let options = "noauto,nofail,_netdev,x-systemd.idle-timeout=60,allow_other,ttl=3,layout=beside";
+    let ended = mount_8(&sandbox, options, "grep \"$1\" /proc/self/mountinfo; umount \"$1/mnt\"");
+    ended.succeeds();
+    let line = ended.stdout();
+    for part in [" ro,nosuid,nodev,noatime - fuse.npzfs ", "allow_other", "default_permissions"] {
+        assert!(line.contains(part), "{part:?} is missing from: {line}");
+    }
+    sandbox.assert_all_gone();
+}
+
+#[test]
+fn mount_8_fails_as_we_do() {
+    let sandbox = Sandbox::new();
+    let ended = mount_8(&sandbox, "nonsense", "");
+    assert_eq!(ended.code(), Some(2));
+    assert!(ended.stderr().contains("unknown mount option \"nonsense\""), "{}", ended.stderr());
+    sandbox.assert_all_gone();
+}
+
+#[test]
+fn a_service_manager_is_told_when_the_mount_answers_and_when_it_ends() {
+    let sandbox = Sandbox::new();
+    let path = sandbox.path("notify");
+    let socket = std::os::unix::net::UnixDatagram::bind(&path).expect("bind");
+    socket.set_read_timeout(Some(DEADLINE)).expect("timeout");
+    let mut command = npzfs();
+    command.env("NOTIFY_SOCKET", &path).arg("-f").args([sandbox.src(), sandbox.mnt()]);
+    let server = Foreground::start(command);
+    let receive = || {
+        let mut buffer = [0; 4096];
+        let length = socket.recv(&mut buffer).expect("a message");
+        String::from_utf8_lossy(&buffer[..length]).into_owned()
+    };
+
+    let message = receive();
+    assert!(message.contains("READY=1\n"), "{message}");
+    assert!(message.contains(&format!("STATUS={}", sandbox.src().display())), "{message}");
+    assert_eq!(sandbox.mounts().len(), 1, "ready means mounted");
+    assert!(fs::read_dir(sandbox.mnt()).is_ok());
+
+    kill("TERM", server.pid());
+    let message = receive();
+    assert!(message.contains("STOPPING=1\n"), "{message}");
+    assert_eq!(server.end(), (Some(0), String::new()));
+}
+
+/// In a namespace with a /dev of its own, where /dev/log is a socket of the test's.
+#[test]
+fn a_server_in_the_background_logs_to_the_system_log() {
+    let sandbox = Sandbox::new();
+    let path = sandbox.path("log");
+    let socket = std::os::unix::net::UnixDatagram::bind(&path).expect("bind");
+    socket.set_read_timeout(Some(DEADLINE)).expect("timeout");
+    let script = "mkdir \"$1/dev\"; mount -t tmpfs none \"$1/dev\"; \
+                  mknod \"$1/dev/null\" c 1 3; mknod \"$1/dev/fuse\" c 10 229; \
+                  ln -s \"$1/log\" \"$1/dev/log\"; mount --bind \"$1/dev\" /dev; \
+                  \"$2\" -v \"$1/src\" \"$1/mnt\"; umount \"$1/mnt\"";
+    let program: &OsStr = env!("CARGO_BIN_EXE_npzfs").as_ref();
+    run(&mut in_namespace(script, &[sandbox.root().as_ref(), program])).succeeds();
+    let mut buffer = [0; 4096];
+    let length = socket.recv(&mut buffer).expect("a message");
+    let message = String::from_utf8_lossy(&buffer[..length]).into_owned();
+    // Facility daemon, severity info.
+    assert!(message.starts_with("<30>npzfs["), "{message}");
+    assert!(message.contains("]: serving ") && !message.contains('\n'), "{message}");
+}

@@ -1,0 +1,152 @@
+//! Taking mounts away from outside.
+
+use std::{
+    fs,
+    process::{Child, Command},
+};
+
+use crate::support::*;
+
+/// A process that sits in the mount, until the test is over.
+struct User(Child);
+
+impl User {
+    fn of(sandbox: &Sandbox) -> Self {
+        let mut command = Command::new("sleep");
+        Self(command.arg("1000").current_dir(sandbox.mnt()).spawn().expect("sleep"))
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn every_way_to_unmount_ends_the_server_with_0() {
+    let program = env!("CARGO_BIN_EXE_npzfs");
+    let ways: [&[&str]; 5] = [
+        &["umount"],
+        &["umount", "--lazy"],
+        &["fusermount3", "-u"],
+        &[program, "unmount"],
+        &[program, "unmount", "--lazy"],
+    ];
+    for way in ways {
+        let sandbox = Sandbox::new();
+        let server = sandbox.foreground(&[]);
+        run(Command::new(way[0]).args(&way[1..]).arg(sandbox.mnt())).succeeds();
+        assert_eq!(server.end(), (Some(0), String::new()), "{way:?}");
+        sandbox.assert_all_gone();
+    }
+}
+
+#[test]
+fn unmount_returns_when_the_server_has_ended() {
+    let sandbox = Sandbox::new();
+    for _ in 0..10 {
+        sandbox.mount();
+        run(npzfs().arg("unmount").arg(sandbox.mnt())).succeeds();
+        assert_eq!(sandbox.servers(), [] as [u32; 0]);
+        assert_eq!(sandbox.mounts(), []);
+    }
+}
+
+#[test]
+fn a_mount_in_use_is_not_unmounted_and_its_users_are_named() {
+    let sandbox = Sandbox::new();
+    sandbox.mount();
+    let user = User::of(&sandbox);
+    let named = format!("sleep ({})", user.0.id());
+    run(npzfs().arg("unmount").arg(sandbox.mnt()))
+        .fails(1, &["is in use by", &named, "npzfs unmount --lazy"]);
+    assert_eq!(sandbox.mounts().len(), 1);
+    assert!(fs::read_dir(sandbox.mnt()).is_ok());
+
+    run(npzfs().args(["unmount", "--lazy"]).arg(sandbox.mnt())).succeeds();
+    assert_eq!(sandbox.mounts(), []);
+    assert_eq!(sandbox.servers().len(), 1, "it serves on while it is used");
+    drop(user);
+    sandbox.assert_all_gone();
+}
+
+#[test]
+fn a_process_that_maps_a_file_is_named() {
+    let sandbox = Sandbox::new();
+    sandbox.mount();
+    let script = "import mmap, sys, time\n\
+                  with open(sys.argv[1], 'rb') as f: m = mmap.mmap(f.fileno(), 0, prot=1)\n\
+                  print('mapped', flush=True)\n\
+                  time.sleep(1000)";
+    let child = Command::new("python3")
+        .args(["-c", script])
+        .arg(sandbox.path("mnt/notes.txt"))
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("python3");
+    let user = User(child);
+    let maps = format!("/proc/{}/maps", user.0.id());
+    eventually("it maps the file", || {
+        fs::read_to_string(&maps).is_ok_and(|text| text.contains("notes.txt"))
+    });
+    let named = format!(" ({})", user.0.id());
+    run(npzfs().arg("unmount").arg(sandbox.mnt())).fails(1, &["is in use by python3", &named]);
+}
+
+#[test]
+fn a_dead_mount_is_cleared() {
+    for option in [None, Some("--lazy")] {
+        let sandbox = Sandbox::new();
+        sandbox.dead_mount();
+        run(npzfs().arg("unmount").args(option).arg(sandbox.mnt())).succeeds();
+        assert_eq!(sandbox.mounts(), []);
+    }
+}
+
+#[test]
+fn what_is_not_mounted_cannot_be_unmounted() {
+    let sandbox = Sandbox::new();
+    run(npzfs().arg("unmount").arg(sandbox.mnt())).fails(1, &["nothing is mounted at"]);
+    run(npzfs().arg("unmount").arg(sandbox.path("none"))).fails(1, &["nothing is mounted at"]);
+}
+
+#[test]
+fn what_is_not_ours_is_not_unmounted() {
+    let sandbox = Sandbox::new();
+    run(Command::new("mount").args(["-t", "tmpfs", "thing"]).arg(sandbox.mnt())).succeeds();
+    run(npzfs().arg("unmount").arg(sandbox.mnt())).fails(1, &["is not npzfs but tmpfs", "umount"]);
+    assert_eq!(sandbox.mounts().len(), 1);
+}
+
+#[test]
+fn a_directory_in_a_mount_is_not_the_mount() {
+    let sandbox = Sandbox::new();
+    sandbox.dir("src/below");
+    sandbox.mount();
+    run(npzfs().arg("unmount").arg(sandbox.path("mnt/below")))
+        .fails(1, &["is no mountpoint", "npzfs unmount"]);
+    assert_eq!(sandbox.mounts().len(), 1);
+}
+
+#[test]
+fn a_path_below_a_dead_mount_tells_of_the_dead_mount() {
+    let sandbox = Sandbox::new();
+    sandbox.dead_mount();
+    run(npzfs().arg("unmount").arg(sandbox.path("mnt/below")))
+        .fails(1, &["is a dead mount", "npzfs unmount --lazy", "mnt\n"]);
+}
+
+#[test]
+fn a_mount_that_is_seen_at_two_places_loses_one() {
+    let sandbox = Sandbox::new();
+    sandbox.mount();
+    let second = sandbox.dir("second");
+    run(Command::new("mount").arg("--bind").args([sandbox.mnt(), second.clone()])).succeeds();
+    run(npzfs().arg("unmount").arg(sandbox.mnt())).succeeds();
+    assert_eq!(sandbox.mounts().len(), 1);
+    assert!(fs::read_dir(&second).is_ok());
+    run(npzfs().arg("unmount").arg(second)).succeeds();
+    sandbox.assert_all_gone();
+}
