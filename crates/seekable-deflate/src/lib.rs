@@ -1,10 +1,19 @@
 //! Random access into a DEFLATE stream (RFC 1951), bare or in gzip framing (RFC 1952).
 #![forbid(unsafe_code)]
 
+mod behind;
+mod core;
+mod crc;
 mod error;
+mod flight;
+mod frontier;
+mod gzip;
+mod index;
+mod inflate;
 mod memory;
 mod reader;
 mod source;
+mod stream;
 
 pub use error::{BitOffset, Error};
 pub use memory::Memory;

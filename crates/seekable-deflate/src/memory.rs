@@ -1,29 +1,220 @@
 //! The byte budget that readers share.
 
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+};
+
+use lru::LruCache;
+
+use crate::{Span, core::Core};
 
 /// Bytes that the decoded spans and the windows of all its readers may take together.
 ///
-/// Decoded spans are dropped least recently used first; windows are counted first.
-#[derive(Debug)]
-pub struct Memory {}
+/// Decoded spans are dropped least recently used first; windows are counted first. When windows,
+/// checkpoints and paused decoders take more than half, the reader that has most of them gives up
+/// every other window, which makes its reads slower, not wrong. A span that somebody still holds
+/// is no longer counted once it is dropped from here.
+pub struct Memory {
+    limit: u64,
+    state: Mutex<State>,
+}
+
+/// Names a reader among those of one `Memory`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct ReaderId(u64);
+
+struct State {
+    next_reader: u64,
+    spans: LruCache<(ReaderId, usize), Span>,
+    span_bytes: u64,
+    indexes: HashMap<ReaderId, IndexUse>,
+    index_bytes: u64,
+}
+
+struct IndexUse {
+    bytes: u64,
+    /// Asked to take less, and could not.
+    least: bool,
+    core: Weak<Core>,
+}
 
 impl Memory {
     /// A budget of `limit` bytes.
     #[must_use]
     pub fn new(limit: u64) -> Arc<Self> {
-        let _ = limit;
-        todo!()
+        Arc::new(Self {
+            limit,
+            state: Mutex::new(State {
+                next_reader: 0,
+                spans: LruCache::unbounded(),
+                span_bytes: 0,
+                indexes: HashMap::new(),
+                index_bytes: 0,
+            }),
+        })
     }
 
-    /// Bytes in use now, cached spans and windows.
+    /// Bytes in use now: cached spans, windows, checkpoints and paused decoders.
     #[must_use]
     pub fn used(&self) -> u64 {
-        todo!()
+        let state = self.lock();
+        state.span_bytes + state.index_bytes
     }
 
     /// Drops all cached spans.
     pub fn clear(&self) {
-        todo!()
+        let mut state = self.lock();
+        state.span_bytes = 0;
+        let spans = std::mem::replace(&mut state.spans, LruCache::unbounded());
+        drop(state);
+        drop(spans);
+    }
+
+    /// The budget in bytes.
+    pub(crate) fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    /// A name for one more reader.
+    pub(crate) fn add_reader(&self) -> ReaderId {
+        let mut state = self.lock();
+        state.next_reader += 1;
+        ReaderId(state.next_reader)
+    }
+
+    /// Forgets a reader with all its spans.
+    pub(crate) fn remove_reader(&self, reader: ReaderId) {
+        let mut state = self.lock();
+        if let Some(index) = state.indexes.remove(&reader) {
+            state.index_bytes -= index.bytes;
+        }
+        let dropped = state.remove_spans(reader);
+        drop(state);
+        drop(dropped);
+    }
+
+    /// Drops a reader's spans.
+    pub(crate) fn remove_spans(&self, reader: ReaderId) {
+        // The lock is gone before the spans are freed.
+        let dropped = self.lock().remove_spans(reader);
+        drop(dropped);
+    }
+
+    /// A cached span, which becomes the most recently used.
+    pub(crate) fn span(&self, reader: ReaderId, number: usize) -> Option<Span> {
+        self.lock().spans.get(&(reader, number)).cloned()
+    }
+
+    /// A cached span, left where it is in the order of use.
+    pub(crate) fn peek(&self, reader: ReaderId, number: usize) -> Option<Span> {
+        self.lock().spans.peek(&(reader, number)).cloned()
+    }
+
+    /// Caches a span, unless it is larger than all that is left.
+    pub(crate) fn insert(&self, reader: ReaderId, number: usize, span: &Span) {
+        let bytes = span.memory();
+        let mut state = self.lock();
+        if state.index_bytes + bytes > self.limit {
+            return;
+        }
+        let replaced = state.spans.put((reader, number), span.clone());
+        state.span_bytes += bytes;
+        state.span_bytes -= replaced.as_ref().map_or(0, Span::memory);
+        let dropped = state.fit(self.limit);
+        drop(state);
+        drop((replaced, dropped));
+    }
+
+    /// A buffer of at least `len` initialised bytes, by preference that of a span which has to
+    /// go anyway: fresh pages cost a tenth of the fastest decode.
+    pub(crate) fn buffer(&self, len: usize) -> Vec<u8> {
+        let mut state = self.lock();
+        while state.span_bytes + state.index_bytes + len as u64 > self.limit {
+            let Some(span) = state.pop_lru() else { break };
+            let buffer =
+                span.into_buffer().filter(|buffer| (len..=2 * len).contains(&buffer.len()));
+            if let Some(buffer) = buffer {
+                return buffer;
+            }
+        }
+        drop(state);
+        vec![0; len]
+    }
+
+    /// Counts what the index of a reader takes now, and makes room for it.
+    pub(crate) fn set_index(&self, reader: ReaderId, core: &Arc<Core>, bytes: u64) {
+        let mut state = self.lock();
+        let index = state.indexes.entry(reader).or_insert_with(|| IndexUse {
+            bytes: 0,
+            least: false,
+            core: Arc::downgrade(core),
+        });
+        let grown = bytes > index.bytes;
+        index.least &= !grown;
+        let before = std::mem::replace(&mut index.bytes, bytes);
+        state.index_bytes = state.index_bytes - before + bytes;
+
+        // Indexes are thinned without this lock: theirs may be held by somebody who wants it.
+        while grown && state.index_bytes > self.limit / 2 {
+            let largest = state.indexes.iter().filter(|(_, index)| !index.least);
+            let largest = largest.max_by_key(|(_, index)| index.bytes);
+            let Some((&reader, index)) = largest else { break };
+            let core = index.core.clone();
+            drop(state);
+            let bytes = core.upgrade().map(|core| core.thin());
+            state = self.lock();
+            // It may have been dropped in the meantime.
+            if let Some(index) = state.indexes.get_mut(&reader) {
+                let bytes = bytes.unwrap_or(index.bytes);
+                index.least = bytes >= index.bytes;
+                let before = std::mem::replace(&mut index.bytes, bytes);
+                state.index_bytes = state.index_bytes - before + bytes;
+            }
+        }
+        let dropped = state.fit(self.limit);
+        drop(state);
+        drop(dropped);
+    }
+
+    /// Nothing panics between two changes that belong together.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn pop_lru(&mut self) -> Option<Span> {
+        let (_, span) = self.spans.pop_lru()?;
+        self.span_bytes -= span.memory();
+        Some(span)
+    }
+
+    /// Takes out spans until all fits into `limit`; they are freed when the lock is gone.
+    fn fit(&mut self, limit: u64) -> Vec<Span> {
+        let mut dropped = Vec::new();
+        while self.span_bytes + self.index_bytes > limit {
+            let Some(span) = self.pop_lru() else { break };
+            dropped.push(span);
+        }
+        dropped
+    }
+
+    fn remove_spans(&mut self, reader: ReaderId) -> Vec<Span> {
+        let keys = self.spans.iter().map(|(key, _)| *key).filter(|(of, _)| *of == reader);
+        let keys: Vec<_> = keys.collect();
+        let dropped: Vec<_> = keys.iter().filter_map(|key| self.spans.pop(key)).collect();
+        self.span_bytes -= dropped.iter().map(Span::memory).sum::<u64>();
+        dropped
+    }
+}
+
+impl fmt::Debug for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Memory")
+            .field("limit", &self.limit)
+            .field("used", &self.used())
+            .finish_non_exhaustive()
     }
 }

@@ -1,16 +1,16 @@
 //! Reads of decoded bytes at any offset.
 
-use std::{ops::Range, sync::Arc};
+use std::{fmt, ops::Range, sync::Arc};
 
-use crate::{Error, Memory, ReadAt};
+use crate::{Error, Memory, ReadAt, core::Core};
 
 /// What surrounds the DEFLATE data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// Nothing: one stream of RFC 1951 blocks.
+    /// Nothing: one stream of RFC 1951 blocks. Bytes behind its final block are ignored.
     Deflate,
     /// One or more gzip members (RFC 1952), each with a header and a checked trailer; zero bytes
-    /// may follow the last.
+    /// may follow each.
     Gzip,
 }
 
@@ -19,7 +19,8 @@ pub enum Format {
 pub struct Options {
     /// What surrounds the data.
     pub format: Format,
-    /// Decoded distance aimed at between checkpoints, in bytes; at least 1.
+    /// Decoded distance aimed at between checkpoints, in bytes; at least 1. A quarter of the
+    /// memory is the most that is used.
     pub spacing: u64,
     /// Length of the decoded bytes, if it is known beforehand; checked.
     pub decoded_len: Option<u64>,
@@ -28,19 +29,37 @@ pub struct Options {
 }
 
 /// Decoded bytes of a DEFLATE stream, at any offset, for many threads at once.
-#[derive(Debug)]
+///
+/// The stream is decoded once from its start as far as reads ask for, which leaves checkpoints;
+/// behind that frontier a read costs one span at most. Each span is decoded by one thread at a
+/// time, and all that wait for it share it. Readers behind the frontier never wait for one
+/// ahead of it.
 pub struct DeflateReader<R> {
-    _source: R,
+    source: R,
+    core: Arc<Core>,
 }
 
 /// Decoded bytes from one checkpoint to the next; shared, never changed.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Span {
     start: u64,
-    bytes: Arc<Vec<u8>>,
+    /// The bytes, and what stood around them when they were decoded.
+    buffer: Arc<Vec<u8>>,
+    range: Range<usize>,
 }
 
 impl Span {
+    /// Takes `range` of a buffer for the bytes from decoded offset `start` on.
+    pub(crate) fn new(start: u64, buffer: Vec<u8>, range: Range<usize>) -> Self {
+        // A buffer that is mostly room is not worth keeping.
+        if range.len() < buffer.len() / 2 {
+            let bytes = buffer[range].to_vec();
+            let range = 0..bytes.len();
+            return Self { start, buffer: Arc::new(bytes), range };
+        }
+        Self { start, buffer: Arc::new(buffer), range }
+    }
+
     /// Decoded offset of the first byte.
     #[must_use]
     pub fn start(&self) -> u64 {
@@ -50,24 +69,60 @@ impl Span {
     /// The decoded bytes.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+        &self.buffer[self.range.clone()]
+    }
+
+    /// The bytes from decoded offset `offset` on; `None` if it is not in this span.
+    pub(crate) fn bytes_from(&self, offset: u64) -> Option<&[u8]> {
+        let skip = usize::try_from(offset.checked_sub(self.start)?).ok()?;
+        self.bytes().get(skip..).filter(|bytes| !bytes.is_empty())
+    }
+
+    /// Bytes of memory held.
+    pub(crate) fn memory(&self) -> u64 {
+        (self.buffer.capacity() + 2 * size_of::<Self>()) as u64
+    }
+
+    /// The buffer, if nobody else holds it.
+    pub(crate) fn into_buffer(self) -> Option<Vec<u8>> {
+        Arc::into_inner(self.buffer)
+    }
+}
+
+impl fmt::Debug for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let end = self.start + self.range.len() as u64;
+        f.debug_tuple("Span").field(&(self.start..end)).finish()
     }
 }
 
 impl<R: ReadAt> DeflateReader<R> {
     /// A reader of the encoded bytes `encoded` of `source`. Nothing is read yet.
     pub fn new(source: R, encoded: Range<u64>, options: Options, memory: Arc<Memory>) -> Self {
-        let _ = (encoded, options, memory);
-        Self { _source: source }
+        Self { source, core: Core::new(encoded, options, memory) }
     }
 
-    /// Fills `buf` with decoded bytes from `offset`; fewer only at the end of the stream.
+    /// Fills `buf` with decoded bytes from `offset`; fewer only at the end of the stream, or
+    /// where it is corrupt or cut off: then the next read fails.
     ///
     /// # Errors
     /// See [`Error`]. Bytes before damage stay readable.
     pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize, Error> {
-        let _ = (buf, offset);
-        todo!()
+        let mut filled = 0;
+        while filled < buf.len() {
+            let Some(at) = offset.checked_add(filled as u64) else { break };
+            let span = match self.span_at(at) {
+                Ok(Some(span)) => span,
+                Ok(None) => break,
+                Err(Error::Corrupt { .. } | Error::Truncated { .. }) if filled > 0 => break,
+                Err(error) => return Err(error),
+            };
+            let bytes = span.bytes_from(at).expect("a span holds the byte it was asked for");
+            let len = bytes.len().min(buf.len() - filled);
+            buf[filled..filled + len].copy_from_slice(&bytes[..len]);
+            filled += len;
+        }
+        Ok(filled)
     }
 
     /// The span that holds decoded byte `offset`, decoding it, and all before it if it lies
@@ -76,29 +131,48 @@ impl<R: ReadAt> DeflateReader<R> {
     /// # Errors
     /// See [`Error`].
     pub fn span_at(&self, offset: u64) -> Result<Option<Span>, Error> {
-        let _ = offset;
-        todo!()
+        self.core.span_at(&self.source, offset)
     }
 
     /// The span that holds decoded byte `offset`, if it is decoded already. Never blocks on
     /// decoding.
     pub fn cached_span_at(&self, offset: u64) -> Option<Span> {
-        let _ = offset;
-        todo!()
+        self.core.cached_span_at(offset)
     }
 
     /// How far the stream has been decoded once, in decoded bytes.
     pub fn frontier(&self) -> u64 {
-        todo!()
+        self.core.lock().index.frontier()
     }
 
-    /// The damage that makes the stream as a whole unfit, once it is known.
+    /// The damage that makes the stream as a whole unfit, once it is known: every read fails
+    /// with it.
     pub fn damage(&self) -> Option<Error> {
-        todo!()
+        self.core.lock().damage.clone()
+    }
+
+    /// The damage that ends the stream at [`frontier`](Self::frontier), once it is known: reads
+    /// from there on fail with it, reads before it succeed.
+    pub fn stopped(&self) -> Option<Error> {
+        self.core.lock().stopped.clone()
     }
 
     /// Bytes that the checkpoints and their windows take.
     pub fn index_bytes(&self) -> u64 {
-        todo!()
+        self.core.lock().index.bytes()
+    }
+}
+
+impl<R> Drop for DeflateReader<R> {
+    fn drop(&mut self) {
+        self.core.forget();
+    }
+}
+
+impl<R> fmt::Debug for DeflateReader<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeflateReader")
+            .field("frontier", &self.core.lock().index.frontier())
+            .finish_non_exhaustive()
     }
 }

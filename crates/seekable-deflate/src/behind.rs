@@ -1,0 +1,139 @@
+//! Spans behind the frontier, decoded again when they are wanted.
+
+use std::sync::Arc;
+
+use crate::{
+    Error, ReadAt, Span,
+    core::Core,
+    crc::Crc,
+    flight::{Flight, Landing},
+    frontier::error_at,
+    inflate::{HISTORY, Output},
+    stream::{Pause, Stream},
+};
+
+impl Core {
+    /// Span `number`, which must exist: from the cache, from who decodes it now, or decoded here.
+    pub(crate) fn span(&self, source: &dyn ReadAt, number: usize) -> Result<Span, Error> {
+        if let Some(span) = self.memory.span(self.id, number) {
+            return Ok(span);
+        }
+        let (mut at, mut window) = self.nearest_start(number);
+        loop {
+            let span = self.decode_once(source, at, &window)?;
+            if at == number {
+                return Ok(span);
+            }
+            let keep = HISTORY.saturating_sub(span.bytes().len()).min(window.len());
+            window.drain(..window.len() - keep);
+            window.extend_from_slice(&span.bytes()[span.bytes().len().saturating_sub(HISTORY)..]);
+            at += 1;
+        }
+    }
+
+    /// The last span up to `number` whose window can be had, and that window.
+    fn nearest_start(&self, number: usize) -> (usize, Vec<u8>) {
+        let (anchor, window) = self.lock().index.anchor(number);
+        let cached = (anchor..number).rev().find_map(|before| {
+            let span = self.memory.peek(self.id, before)?;
+            let window = span.bytes().last_chunk::<HISTORY>()?;
+            Some((before + 1, window.to_vec()))
+        });
+        cached.unwrap_or_else(|| (anchor, window.to_vec()))
+    }
+
+    /// Decodes span `number`, or waits for who does.
+    fn decode_once(
+        &self,
+        source: &dyn ReadAt,
+        number: usize,
+        window: &[u8],
+    ) -> Result<Span, Error> {
+        loop {
+            let mut state = self.lock();
+            if let Some(flight) = state.behind.get(&number) {
+                let flight = Arc::clone(flight);
+                drop(state);
+                match flight.wait() {
+                    Landing::Arrived(result) => return result,
+                    Landing::Abandoned => continue,
+                }
+            }
+            let flight = Arc::new(Flight::new());
+            state.behind.insert(number, Arc::clone(&flight));
+            drop(state);
+
+            let turn = Turn { core: self, number, flight };
+            // It may have arrived between the look into the cache and the lock.
+            let result = match self.memory.span(self.id, number) {
+                Some(span) => Ok(span),
+                None => self.decode_again(source, number, window),
+            };
+            turn.flight.land(Landing::Arrived(result.clone()));
+            return result;
+        }
+    }
+
+    fn decode_again(
+        &self,
+        source: &dyn ReadAt,
+        number: usize,
+        window: &[u8],
+    ) -> Result<Span, Error> {
+        let known = self.lock().index.span(number);
+        let start = &known.start;
+        // A span was in memory once, so its length fits.
+        let len = (known.end - start.decoded) as usize;
+        let mut out = Output::new(self.memory.buffer(Output::room(window.len(), len)), window);
+
+        let mut stream = Stream::new(self.options.format, self.encoded.clone());
+        let resumed = match start.place {
+            None => Ok(()),
+            Some(place) => {
+                let wanted = known.encoded_end.map_or(u64::MAX, |end| end.0 / 8 + 1);
+                stream.resume(source, start.encoded, place, wanted)
+            }
+        };
+        // What comes after the last byte was judged when the frontier passed it.
+        let mut result = resumed.map(|()| Pause::Limit);
+        while result.is_ok() && out.len() < len {
+            result = stream.decode(source, &mut out, len);
+            if let Ok(Pause::End) = result {
+                break;
+            }
+        }
+        let crc = Crc::of(out.decoded_from(0));
+        if out.len() != len
+            && let Err(fault) = result
+        {
+            return Err(error_at(fault, start.decoded + out.len() as u64));
+        }
+        if crc.value() != known.crc32 || out.len() != len {
+            return Err(Error::Checksum {
+                start: start.decoded,
+                end: known.end,
+                expected: known.crc32,
+                found: crc.value(),
+            });
+        }
+        let (buffer, range) = out.into_parts();
+        let span = Span::new(start.decoded, buffer, range);
+        self.memory.insert(self.id, number, &span);
+        Ok(span)
+    }
+}
+
+/// The right to decode a span. However it ends, nobody is left waiting.
+struct Turn<'a> {
+    core: &'a Core,
+    number: usize,
+    flight: Arc<Flight>,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.core.lock().behind.remove(&self.number);
+        // Only after a panic is there no result yet.
+        self.flight.land(Landing::Abandoned);
+    }
+}

@@ -1,0 +1,149 @@
+//! What all readers of one stream share.
+//!
+//! One short lock covers the checkpoints and who works on what; nothing is decoded or read under
+//! it. `frontier.rs` decodes the stream for the first time, `behind.rs` decodes spans again.
+
+use std::{
+    collections::HashMap,
+    ops::Range,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use crate::{
+    Error, Memory, Options, ReadAt, Span,
+    flight::Flight,
+    frontier::Sums,
+    index::{Index, Spacing},
+    memory::ReaderId,
+    stream::Stream,
+};
+
+/// The reader of a stream, but for the source.
+pub(crate) struct Core {
+    /// What the stream is of its source.
+    pub(crate) encoded: Range<u64>,
+    pub(crate) options: Options,
+    pub(crate) spacing: Spacing,
+    pub(crate) memory: Arc<Memory>,
+    pub(crate) id: ReaderId,
+    state: Mutex<State>,
+}
+
+pub(crate) struct State {
+    pub(crate) index: Index,
+    /// Checksums up to the frontier.
+    pub(crate) sums: Sums,
+    /// The decoder that stands at the frontier, unless it is at work or was given up.
+    pub(crate) live: Option<Box<Stream>>,
+    /// Somebody decodes at the frontier.
+    pub(crate) advancing: bool,
+    /// Who waits for it, and for which decoded byte.
+    pub(crate) ahead: Vec<(u64, Arc<Flight>)>,
+    /// Spans that are being decoded again.
+    pub(crate) behind: HashMap<usize, Arc<Flight>>,
+    /// The frontier is the end of the stream.
+    pub(crate) ended: bool,
+    /// Why it cannot advance.
+    pub(crate) stopped: Option<Error>,
+    /// Why nothing of it is good.
+    pub(crate) damage: Option<Error>,
+}
+
+impl Core {
+    pub(crate) fn new(encoded: Range<u64>, options: Options, memory: Arc<Memory>) -> Arc<Self> {
+        // Places are counted in bits, so a range of 2^61 bytes and more has to be cut short.
+        let len = encoded.end.saturating_sub(encoded.start).min(1 << 60);
+        Arc::new(Self {
+            encoded: encoded.start..encoded.start + len,
+            spacing: Spacing::new(options.spacing, memory.limit()),
+            id: memory.add_reader(),
+            memory,
+            options,
+            state: Mutex::new(State {
+                index: Index::new(),
+                sums: Sums::default(),
+                live: None,
+                advancing: false,
+                ahead: Vec::new(),
+                behind: HashMap::new(),
+                ended: false,
+                stopped: None,
+                damage: None,
+            }),
+        })
+    }
+
+    /// Nothing panics between two changes of the state that belong together.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// See `DeflateReader::span_at`.
+    pub(crate) fn span_at(
+        self: &Arc<Self>,
+        source: &dyn ReadAt,
+        offset: u64,
+    ) -> Result<Option<Span>, Error> {
+        loop {
+            let state = self.lock();
+            if let Some(damage) = &state.damage {
+                return Err(damage.clone());
+            }
+            if let Some(number) = state.index.find(offset) {
+                drop(state);
+                return self.span(source, number).map(Some);
+            }
+            if state.ended || self.options.decoded_len.is_some_and(|len| offset >= len) {
+                return Ok(None);
+            }
+            if let Some(stopped) = &state.stopped {
+                return Err(stopped.clone());
+            }
+            drop(state);
+            if let Some(span) = self.advance(source, offset)? {
+                return Ok(Some(span));
+            }
+        }
+    }
+
+    /// See `DeflateReader::cached_span_at`.
+    pub(crate) fn cached_span_at(&self, offset: u64) -> Option<Span> {
+        let state = self.lock();
+        if state.damage.is_some() {
+            return None;
+        }
+        let number = state.index.find(offset)?;
+        drop(state);
+        self.memory.span(self.id, number)
+    }
+
+    /// Gives up what can be had again for more time: windows first, then the paused decoder.
+    /// Returns the bytes that are still held.
+    pub(crate) fn thin(&self) -> u64 {
+        let mut state = self.lock();
+        let before = state.index.bytes();
+        state.index.thin();
+        if state.index.bytes() == before {
+            state.live = None;
+        }
+        state.bytes()
+    }
+
+    /// Gives up all memory; the reader is gone.
+    pub(crate) fn forget(&self) {
+        self.memory.remove_reader(self.id);
+    }
+}
+
+impl State {
+    /// Whether advancing the frontier does not bring decoded byte `offset` nearer.
+    pub(crate) fn has_nothing_ahead_for(&self, offset: u64) -> bool {
+        let over = self.ended || self.stopped.is_some() || self.damage.is_some();
+        over || offset < self.index.frontier()
+    }
+
+    /// Bytes of memory that the index and the paused decoder take.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.index.bytes() + self.live.as_ref().map_or(0, |live| live.memory() as u64)
+    }
+}

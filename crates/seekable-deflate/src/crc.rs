@@ -1,0 +1,30 @@
+//! CRC-32 of decoded bytes, joined from pieces.
+
+/// The CRC-32 of some bytes and their number, so that two of them can be joined.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Crc {
+    value: u32,
+    len: u64,
+}
+
+impl Crc {
+    /// Of these bytes.
+    pub(crate) fn of(bytes: &[u8]) -> Self {
+        Self { value: crc32fast::hash(bytes), len: bytes.len() as u64 }
+    }
+
+    /// Of the bytes of `self` and the bytes of `next` behind them. Costs about a microsecond.
+    pub(crate) fn followed_by(self, next: Self) -> Self {
+        let mut joined = crc32fast::Hasher::new_with_initial_len(self.value, self.len);
+        joined.combine(&crc32fast::Hasher::new_with_initial_len(next.value, next.len));
+        Self { value: joined.finalize(), len: self.len + next.len }
+    }
+
+    pub(crate) fn value(self) -> u32 {
+        self.value
+    }
+
+    pub(crate) fn len(self) -> u64 {
+        self.len
+    }
+}

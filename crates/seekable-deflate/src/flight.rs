@@ -1,0 +1,48 @@
+//! A result that one thread works on and others wait for.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use crate::{Error, Span};
+
+/// A span on its way. Whoever waits gets it from here, so that it need not stay in any cache.
+pub(crate) struct Flight {
+    landing: Mutex<Option<Landing>>,
+    landed: Condvar,
+}
+
+/// How a flight ends.
+#[derive(Clone)]
+pub(crate) enum Landing {
+    /// With this.
+    Arrived(Result<Span, Error>),
+    /// Without a result, because whoever worked on it left. Try again yourself.
+    Abandoned,
+}
+
+impl Flight {
+    pub(crate) fn new() -> Self {
+        Self { landing: Mutex::new(None), landed: Condvar::new() }
+    }
+
+    /// Waits for the end.
+    pub(crate) fn wait(&self) -> Landing {
+        let mut landing = self.lock();
+        loop {
+            if let Some(landing) = &*landing {
+                return landing.clone();
+            }
+            landing = self.landed.wait(landing).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Ends it, unless it has ended.
+    pub(crate) fn land(&self, landing: Landing) {
+        self.lock().get_or_insert(landing);
+        self.landed.notify_all();
+    }
+
+    /// Nothing panics under this lock, and a landing is whole whenever it is there.
+    fn lock(&self) -> MutexGuard<'_, Option<Landing>> {
+        self.landing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,292 @@
+//! The first pass over a stream: checkpoints, checksums, and everything that is judged once.
+
+use std::sync::Arc;
+
+use crate::{
+    Error, ReadAt, Span,
+    core::Core,
+    crc::Crc,
+    flight::{Flight, Landing},
+    gzip::Trailer,
+    index::Checkpoint,
+    inflate::{Fault, MAX_RATIO, Output},
+    stream::{Pause, Stream},
+};
+
+/// Checksums of what is decoded.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Sums {
+    /// From the start of the stream.
+    whole: Crc,
+    /// From the start of the gzip member.
+    member: Crc,
+}
+
+/// What the frontier found between a checkpoint and the next.
+struct Pass {
+    /// The bytes, if there are any, and their CRC-32.
+    span: Option<(Span, u32)>,
+    sums: Sums,
+    then: Then,
+}
+
+/// How it goes on from there.
+enum Then {
+    /// From this checkpoint, with this decoder.
+    On(Checkpoint, Box<Stream>),
+    /// The stream ended, and all was right.
+    Ended,
+    /// It cannot.
+    Stopped(Error),
+    /// Nothing of the stream is good.
+    Damaged(Error),
+}
+
+/// What a fault is to a reader, `decoded` being the bytes before it.
+pub(crate) fn error_at(fault: Fault, decoded: u64) -> Error {
+    match fault {
+        Fault::Corrupt { at, what } => Error::Corrupt { at, what },
+        Fault::Truncated => Error::Truncated { decoded },
+        Fault::Source(error) => Error::Source(Arc::new(error)),
+    }
+}
+
+impl Core {
+    /// Advances the frontier until it has passed decoded byte `offset`, or lets somebody else.
+    /// `None` says: look again.
+    pub(crate) fn advance(
+        self: &Arc<Self>,
+        source: &dyn ReadAt,
+        offset: u64,
+    ) -> Result<Option<Span>, Error> {
+        let mut state = self.lock();
+        if state.has_nothing_ahead_for(offset) {
+            return Ok(None);
+        }
+        if state.advancing {
+            let flight = Arc::new(Flight::new());
+            state.ahead.push((offset, Arc::clone(&flight)));
+            drop(state);
+            return match flight.wait() {
+                Landing::Arrived(result) => result.map(Some),
+                Landing::Abandoned => Ok(None),
+            };
+        }
+        state.advancing = true;
+        drop(state);
+        let _turn = Turn { core: self };
+        loop {
+            let mut state = self.lock();
+            if state.has_nothing_ahead_for(offset) {
+                return Ok(None);
+            }
+            let start = state.index.last().expect("it is neither ended nor stopped").clone();
+            let (end, sums) = (state.index.next_end(self.spacing), state.sums);
+            let live = state.live.take();
+            drop(state);
+
+            let pass = match self.pass(source, live, &start, end, sums) {
+                Ok(pass) => pass,
+                Err(error) => {
+                    self.fail_waiting(&error);
+                    return Err(error);
+                }
+            };
+            if let Some(span) = self.publish(pass)
+                && span.bytes_from(offset).is_some()
+            {
+                return Ok(Some(span));
+            }
+        }
+    }
+
+    /// Decodes the span from checkpoint `start` to the first boundary of symbols from decoded
+    /// offset `end` on. Fails only with what is not remembered.
+    fn pass(
+        &self,
+        source: &dyn ReadAt,
+        live: Option<Box<Stream>>,
+        start: &Checkpoint,
+        end: u64,
+        mut sums: Sums,
+    ) -> Result<Pass, Error> {
+        let window = start.window.as_deref().expect("the last checkpoint keeps its window");
+        let promised = self.options.decoded_len;
+        // One byte more than was promised is enough to know that there are too many. And where
+        // the promised end is the end of a span, it is the final block's end that shows it.
+        let end = promised.filter(|len| end >= *len).map_or(end, |len| len.saturating_add(1));
+        let limit = self.limit(start, end);
+        let buffer = self.memory.buffer(Output::room(window.len(), limit));
+        let mut out = Output::new(buffer, window);
+        let mut stream = match live {
+            Some(stream) => stream,
+            None => self.resume(source, start)?,
+        };
+
+        let mut crc = Crc::default();
+        let then = loop {
+            let judged = crc.len() as usize;
+            let pause = stream.decode(source, &mut out, limit);
+            let piece = Crc::of(out.decoded_from(judged));
+            crc = crc.followed_by(piece);
+            sums.member = sums.member.followed_by(piece);
+            let decoded = start.decoded + crc.len();
+            match pause {
+                Ok(Pause::Member(trailer)) => {
+                    if let Some(error) = judge_member(sums.member, trailer, decoded) {
+                        break Then::Damaged(error);
+                    }
+                    sums.member = Crc::default();
+                }
+                Ok(Pause::Limit) => {
+                    break match promised.filter(|len| decoded > *len) {
+                        Some(expected) => Then::Damaged(Error::Length { expected, found: decoded }),
+                        None => Then::On(checkpoint(&stream, &out, decoded), stream),
+                    };
+                }
+                Ok(Pause::End) => break Then::Ended,
+                Err(Fault::Source(error)) => return Err(Error::Source(Arc::new(error))),
+                Err(fault) => break Then::Stopped(error_at(fault, decoded)),
+            }
+        };
+        sums.whole = sums.whole.followed_by(crc);
+        let then = match then {
+            Then::Ended => self.judge_whole(sums.whole).map_or(Then::Ended, Then::Damaged),
+            then => then,
+        };
+        let span = (out.len() > 0).then(|| {
+            let (buffer, range) = out.into_parts();
+            (Span::new(start.decoded, buffer, range), crc.value())
+        });
+        Ok(Pass { span, sums, then })
+    }
+
+    /// How many bytes to decode from `start` for `end`, as far as so few encoded bytes can
+    /// yield them.
+    fn limit(&self, start: &Checkpoint, end: u64) -> usize {
+        let encoded = self.encoded.end - self.encoded.start - start.encoded.0 / 8;
+        let limit = (end - start.decoded).min(encoded.saturating_mul(MAX_RATIO) + 1);
+        usize::try_from(limit).unwrap_or(usize::MAX)
+    }
+
+    /// A decoder at the checkpoint `start`.
+    fn resume(&self, source: &dyn ReadAt, start: &Checkpoint) -> Result<Box<Stream>, Error> {
+        let mut stream = Box::new(Stream::new(self.options.format, self.encoded.clone()));
+        if let Some(place) = start.place {
+            stream
+                .resume(source, start.encoded, place, u64::MAX)
+                .map_err(|fault| error_at(fault, start.decoded))?;
+        }
+        Ok(stream)
+    }
+
+    /// Makes known what a pass found, and hands its span to those who wait for it.
+    fn publish(self: &Arc<Self>, pass: Pass) -> Option<Span> {
+        let damaged = matches!(pass.then, Then::Damaged(_));
+        let span = pass.span.filter(|_| !damaged);
+        if let Some((span, _)) = &span {
+            let number = self.lock().index.len();
+            // Cached before it is known: nobody behind the frontier decodes it in between.
+            self.memory.insert(self.id, number, span);
+        }
+
+        let mut state = self.lock();
+        let (next, live) = match pass.then {
+            Then::On(next, live) => (Some(next), Some(live)),
+            Then::Ended => {
+                state.ended = true;
+                (None, None)
+            }
+            Then::Stopped(error) => {
+                state.stopped = Some(error);
+                (None, None)
+            }
+            Then::Damaged(error) => {
+                state.damage = Some(error);
+                (None, None)
+            }
+        };
+        state.live = live;
+        state.sums = pass.sums;
+        let mut landed = Vec::new();
+        if let Some((span, crc32)) = &span {
+            let end = span.start() + span.bytes().len() as u64;
+            state.index.push(*crc32, end, next);
+            landed = state.ahead.extract_if(.., |(offset, _)| *offset < end).collect();
+        }
+        let bytes = state.bytes();
+        drop(state);
+
+        for (_, flight) in landed {
+            let (span, _) = span.as_ref().expect("it landed with this");
+            flight.land(Landing::Arrived(Ok(span.clone())));
+        }
+        if damaged {
+            self.memory.remove_spans(self.id);
+        }
+        self.memory.set_index(self.id, self, bytes);
+        span.map(|(span, _)| span)
+    }
+
+    /// Tells all who wait of a failure that is not remembered: theirs would be the same.
+    fn fail_waiting(&self, error: &Error) {
+        let waiting = std::mem::take(&mut self.lock().ahead);
+        for (_, flight) in waiting {
+            flight.land(Landing::Arrived(Err(error.clone())));
+        }
+    }
+
+    /// Compares the whole stream with what the caller knows of it.
+    fn judge_whole(&self, whole: Crc) -> Option<Error> {
+        if let Some(expected) = self.options.decoded_len
+            && expected != whole.len()
+        {
+            return Some(Error::Length { expected, found: whole.len() });
+        }
+        let expected = self.options.crc32.filter(|crc| *crc != whole.value())?;
+        Some(Error::Checksum { start: 0, end: whole.len(), expected, found: whole.value() })
+    }
+}
+
+/// The checkpoint at the end of `out`.
+fn checkpoint(stream: &Stream, out: &Output, decoded: u64) -> Checkpoint {
+    Checkpoint {
+        encoded: stream.position(),
+        decoded,
+        place: stream.place(),
+        window: Some(out.window().into()),
+    }
+}
+
+/// Compares a gzip member that ends at `decoded` with its trailer.
+fn judge_member(member: Crc, trailer: Trailer, decoded: u64) -> Option<Error> {
+    let start = decoded - member.len();
+    if member.value() != trailer.crc32 {
+        return Some(Error::Checksum {
+            start,
+            end: decoded,
+            expected: trailer.crc32,
+            found: member.value(),
+        });
+    }
+    let found = member.len() & u64::from(u32::MAX);
+    let expected = u64::from(trailer.isize);
+    (found != expected).then_some(Error::Length { expected, found })
+}
+
+/// The right to decode at the frontier. However it ends, nobody is left waiting.
+struct Turn<'a> {
+    core: &'a Core,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut state = self.core.lock();
+        state.advancing = false;
+        let waiting = std::mem::take(&mut state.ahead);
+        drop(state);
+        for (_, flight) in waiting {
+            flight.land(Landing::Abandoned);
+        }
+    }
+}

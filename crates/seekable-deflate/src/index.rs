@@ -1,0 +1,182 @@
+//! The checkpoints of a stream.
+//!
+//! Span `n` lies between checkpoint `n` and the next one or the frontier. Numbers and ends of
+//! spans never change. To save memory a checkpoint can lose its window; the span behind it is
+//! then decoded from an earlier checkpoint on, span by span.
+
+use std::{ops::Range, sync::Arc};
+
+use crate::{BitOffset, inflate::Place};
+
+/// Decoded bytes before a checkpoint: all that the matches behind it may refer to.
+pub(crate) type Window = Arc<[u8]>;
+
+/// A place in a stream where decoding can start.
+#[derive(Debug, Clone)]
+pub(crate) struct Checkpoint {
+    /// Where in the encoded stream; seldom a whole byte.
+    pub(crate) encoded: BitOffset,
+    /// How many bytes the stream has produced up to here.
+    pub(crate) decoded: u64,
+    /// Where in its blocks; `None` at the very start, before any framing.
+    pub(crate) place: Option<Place>,
+    /// `None` if it was dropped.
+    pub(crate) window: Option<Window>,
+}
+
+/// A span as the index knows it.
+#[derive(Debug, Clone)]
+pub(crate) struct Known {
+    /// Where it starts.
+    pub(crate) start: Checkpoint,
+    /// Where its encoded bytes end, if a checkpoint follows.
+    pub(crate) encoded_end: Option<BitOffset>,
+    /// Where it ends, in decoded bytes.
+    pub(crate) end: u64,
+    /// CRC-32 of its bytes.
+    pub(crate) crc32: u32,
+}
+
+/// The checkpoints of one stream up to its frontier.
+pub(crate) struct Index {
+    checkpoints: Vec<Checkpoint>,
+    /// One for each span.
+    crcs: Vec<u32>,
+    frontier: u64,
+    /// Windows are kept at every `stride`-th checkpoint, and at the last.
+    stride: usize,
+    window_bytes: u64,
+}
+
+impl Index {
+    pub(crate) fn new() -> Self {
+        let start = Checkpoint {
+            encoded: BitOffset(0),
+            decoded: 0,
+            place: None,
+            window: Some(Window::default()),
+        };
+        Self { checkpoints: vec![start], crcs: Vec::new(), frontier: 0, stride: 1, window_bytes: 0 }
+    }
+
+    /// How far the stream is decoded, in decoded bytes.
+    pub(crate) fn frontier(&self) -> u64 {
+        self.frontier
+    }
+
+    /// The checkpoint at the frontier, if decoding can go on there.
+    pub(crate) fn last(&self) -> Option<&Checkpoint> {
+        self.checkpoints.last().filter(|checkpoint| checkpoint.decoded == self.frontier)
+    }
+
+    /// Number of spans.
+    pub(crate) fn len(&self) -> usize {
+        self.crcs.len()
+    }
+
+    /// The number of the span that holds decoded byte `offset`, if it lies behind the frontier.
+    pub(crate) fn find(&self, offset: u64) -> Option<usize> {
+        let after = self.checkpoints.partition_point(|checkpoint| checkpoint.decoded <= offset);
+        (offset < self.frontier).then(|| after - 1)
+    }
+
+    /// Span `number`, which must exist.
+    pub(crate) fn span(&self, number: usize) -> Known {
+        let next = self.checkpoints.get(number + 1);
+        Known {
+            start: self.checkpoints[number].clone(),
+            encoded_end: next.map(|next| next.encoded),
+            end: next.map_or(self.frontier, |next| next.decoded),
+            crc32: self.crcs[number],
+        }
+    }
+
+    /// The last span up to `number` that can be decoded by itself.
+    pub(crate) fn anchor(&self, number: usize) -> (usize, Window) {
+        let anchored = (0..=number).rev().find_map(|number| {
+            self.checkpoints[number].window.clone().map(|window| (number, window))
+        });
+        anchored.expect("the first window is empty and never dropped")
+    }
+
+    /// Adds a span that ends at `end`, and the checkpoint there if decoding can go on.
+    pub(crate) fn push(&mut self, crc32: u32, end: u64, next: Option<Checkpoint>) {
+        let last = self.checkpoints.len() - 1;
+        if !last.is_multiple_of(self.stride) {
+            self.drop_window(last);
+        }
+        self.crcs.push(crc32);
+        self.frontier = end;
+        if let Some(next) = next {
+            self.window_bytes += next.window.as_ref().map_or(0, |window| window.len() as u64);
+            self.checkpoints.push(next);
+        }
+    }
+
+    /// Drops about every other window, if there are any to drop.
+    pub(crate) fn thin(&mut self) {
+        let last = self.checkpoints.len() - 1;
+        if self.stride > last {
+            return;
+        }
+        self.stride *= 2;
+        for number in 0..last {
+            if !number.is_multiple_of(self.stride) {
+                self.drop_window(number);
+            }
+        }
+    }
+
+    fn drop_window(&mut self, number: usize) {
+        if let Some(window) = self.checkpoints[number].window.take() {
+            self.window_bytes -= window.len() as u64;
+        }
+    }
+
+    /// Bytes of memory that checkpoints and windows take.
+    pub(crate) fn bytes(&self) -> u64 {
+        const EACH: usize = size_of::<Checkpoint>() + size_of::<u32>();
+        self.window_bytes + (self.checkpoints.len() * EACH) as u64
+    }
+
+    /// Decoded offsets between which the next span must end: at the first boundary of symbols
+    /// from the lower one on.
+    pub(crate) fn next_end(&self, spacing: Spacing) -> u64 {
+        let spacing = spacing.after(self.len());
+        (self.frontier / spacing + 1).saturating_mul(spacing)
+    }
+}
+
+/// The distance between checkpoints.
+///
+/// Each `spans` of them it doubles, so that the checkpoints of a stream with many small spans
+/// take a bounded part of the memory even without their windows.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Spacing {
+    base: u64,
+    largest: u64,
+    spans: usize,
+}
+
+impl Spacing {
+    /// Bounds of the largest span.
+    const LARGEST: Range<u64> = 64 << 10..64 << 20;
+
+    /// What the caller wants, as far as a budget of `limit` bytes allows: a span takes a quarter
+    /// of it at most, a checkpoint each doubling a 64th.
+    pub(crate) fn new(wanted: u64, limit: u64) -> Self {
+        let largest = (limit / 4).clamp(Self::LARGEST.start, Self::LARGEST.end);
+        let spans = limit / 64 / size_of::<Checkpoint>() as u64;
+        Self {
+            base: wanted.clamp(1, largest),
+            largest,
+            spans: usize::try_from(spans).unwrap_or(usize::MAX).max(256),
+        }
+    }
+
+    /// The distance that holds after so many spans.
+    fn after(self, spans: usize) -> u64 {
+        let doublings = (spans / self.spans).min(32) as u32;
+        (self.base << doublings).min(self.largest)
+    }
+}

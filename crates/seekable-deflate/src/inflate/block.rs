@@ -1,0 +1,138 @@
+//! Block headers (RFC 1951, section 3.2.3).
+
+use super::{
+    Bits, Fault,
+    huffman::{self, CodeLengthTable, DistanceTable, LitlenTable},
+};
+
+/// The tables of a block.
+pub(super) struct Tables {
+    pub(super) litlen: LitlenTable,
+    pub(super) distance: DistanceTable,
+}
+
+impl Tables {
+    pub(super) fn new() -> Box<Self> {
+        Box::new(Self { litlen: [0; _], distance: [0; _] })
+    }
+}
+
+/// What follows a block's header.
+pub(super) enum Body {
+    /// So many bytes as they are, from the next whole byte.
+    Stored(u16),
+    /// Symbols, of which the tables have the codes.
+    Coded,
+}
+
+/// Reads a header: whether the block is the last, and what follows.
+pub(super) fn read_header(bits: &mut Bits, tables: &mut Tables) -> Result<(bool, Body), Fault> {
+    let at = bits.position();
+    let last = bits.take(1)? == 1;
+    let body = match bits.take(2)? {
+        0 => Body::Stored(read_stored(bits)?),
+        1 => {
+            use_fixed_codes(tables);
+            Body::Coded
+        }
+        2 => {
+            read_codes(bits, tables)?;
+            Body::Coded
+        }
+        _ => return Err(Fault::Corrupt { at, what: "invalid block type" }),
+    };
+    Ok((last, body))
+}
+
+fn read_stored(bits: &mut Bits) -> Result<u16, Fault> {
+    bits.align();
+    let at = bits.position();
+    let len = bits.take(16)?;
+    let complement = bits.take(16)?;
+    if len != complement ^ 0xffff {
+        return Err(Fault::Corrupt { at, what: "invalid stored block lengths" });
+    }
+    Ok(len as u16)
+}
+
+fn use_fixed_codes(tables: &mut Tables) {
+    let mut lengths = [8; 288];
+    lengths[144..256].fill(9);
+    lengths[256..280].fill(7);
+    huffman::build_litlen(&mut tables.litlen, &lengths).expect("the fixed code is complete");
+    huffman::build_distance(&mut tables.distance, &[5; 32]).expect("32 codes of 5 bits fill it");
+}
+
+/// Order of the code length code's lengths (RFC 1951, section 3.2.7).
+const ORDER: [usize; 19] = [16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15];
+
+/// What zlib accepts; the format could count to 288 and 32.
+const MAX_LITLEN: usize = 286;
+const MAX_DISTANCE: usize = 30;
+
+/// Reads the codes of a dynamic block, in zlib's order of checks.
+fn read_codes(bits: &mut Bits, tables: &mut Tables) -> Result<(), Fault> {
+    let at = bits.position();
+    let corrupt = |what| Fault::Corrupt { at, what };
+
+    let litlens = bits.take(5)? as usize + 257;
+    let distances = bits.take(5)? as usize + 1;
+    let code_lengths = bits.take(4)? as usize + 4;
+    if litlens > MAX_LITLEN || distances > MAX_DISTANCE {
+        return Err(corrupt("too many length or distance symbols"));
+    }
+
+    let mut lengths = [0; 19];
+    for &symbol in &ORDER[..code_lengths] {
+        lengths[symbol] = bits.take(3)? as u8;
+    }
+    let mut table: CodeLengthTable = [0; _];
+    huffman::build_code_length(&mut table, &lengths)
+        .map_err(|_| corrupt("invalid code lengths set"))?;
+
+    let mut lengths = [0; MAX_LITLEN + MAX_DISTANCE];
+    let lengths = &mut lengths[..litlens + distances];
+    read_lengths(bits, &table, lengths)?;
+    if lengths[256] == 0 {
+        return Err(corrupt("invalid code -- missing end-of-block"));
+    }
+    let (litlen, distance) = lengths.split_at(litlens);
+    huffman::build_litlen(&mut tables.litlen, litlen)
+        .map_err(|_| corrupt("invalid literal/lengths set"))?;
+    huffman::build_distance(&mut tables.distance, distance)
+        .map_err(|_| corrupt("invalid distances set"))
+}
+
+/// Reads the run-length coded lengths of both codes.
+fn read_lengths(bits: &mut Bits, table: &CodeLengthTable, lengths: &mut [u8]) -> Result<(), Fault> {
+    let mut have = 0;
+    while have < lengths.len() {
+        // The longest symbol: 7 bits of code and 7 of count.
+        if bits.input.count < 14 {
+            bits.refill()?;
+        }
+        let at = bits.position();
+        let entry = table[bits.input.buffer as usize & (table.len() - 1)];
+        if huffman::consumed(entry) > bits.input.count {
+            return Err(Fault::Truncated);
+        }
+        bits.skip(huffman::consumed(entry));
+        let (length, count) = match huffman::value(entry) {
+            16 => {
+                // The count first: zlib wants its bits before it looks back.
+                let count = 3 + bits.take(2)?;
+                (have.checked_sub(1).map(|last| lengths[last]), count)
+            }
+            17 => (Some(0), 3 + bits.take(3)?),
+            18 => (Some(0), 11 + bits.take(7)?),
+            length => (Some(length as u8), 1),
+        };
+        let run = lengths.get_mut(have..have + count as usize);
+        let (Some(length), Some(run)) = (length, run) else {
+            return Err(Fault::Corrupt { at, what: "invalid bit length repeat" });
+        };
+        run.fill(length);
+        have += count as usize;
+    }
+    Ok(())
+}

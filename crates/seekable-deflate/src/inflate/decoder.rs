@@ -1,0 +1,225 @@
+//! Decoding from block to block and from symbol to symbol.
+
+use super::{
+    Bits, Fault, Output,
+    block::{self, Body, Tables},
+    fast,
+    huffman::{self, DISTANCE_BITS, END_OF_BLOCK, INVALID, LITERAL, LITLEN_BITS, POINTER},
+    output::MARGIN,
+};
+use crate::BitOffset;
+
+/// Where in its stream a decoder stands, besides the place of the next bit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Before a block.
+    BlockHeader,
+    /// Between two symbols of a block whose header is at `header`: that tells its codes.
+    Coded { header: BitOffset },
+    /// In a stored block, `left` bytes before its end.
+    Stored { left: u16, last: bool },
+}
+
+/// Why decoding stopped.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// The output reached its limit.
+    Limit,
+    /// The final block ended.
+    End,
+}
+
+enum State {
+    BlockHeader,
+    Coded { header: BitOffset, last: bool },
+    Stored { left: u16, last: bool },
+    Ended,
+}
+
+impl State {
+    fn after_block(last: bool) -> Self {
+        if last { Self::Ended } else { Self::BlockHeader }
+    }
+}
+
+/// A decoder of one stream, paused between two symbols.
+pub(crate) struct Decoder {
+    state: State,
+    tables: Box<Tables>,
+    /// Decodes without `fast.rs`.
+    #[cfg(test)]
+    pub(crate) careful: bool,
+}
+
+impl Decoder {
+    /// Bytes of memory that its tables take.
+    pub(crate) const MEMORY: usize = size_of::<Tables>();
+
+    /// At the start of a stream.
+    pub(crate) fn new() -> Self {
+        Self {
+            state: State::BlockHeader,
+            tables: Tables::new(),
+            #[cfg(test)]
+            careful: false,
+        }
+    }
+
+    /// Goes to the start of a stream.
+    pub(crate) fn start_stream(&mut self) {
+        self.state = State::BlockHeader;
+    }
+
+    /// Goes to `at`, which is at `place`. Bytes before byte `wanted` are expected to be needed.
+    pub(crate) fn resume(
+        &mut self,
+        bits: &mut Bits,
+        at: BitOffset,
+        place: Place,
+        wanted: u64,
+    ) -> Result<(), Fault> {
+        self.state = match place {
+            Place::BlockHeader => State::BlockHeader,
+            Place::Stored { left, last } => State::Stored { left, last },
+            Place::Coded { header } => {
+                // The longest header has 3 + 14 + 19 * 3 + 316 * 14 bits.
+                const LONGEST_HEADER: u64 = 563;
+                bits.seek(header, wanted.min(header.0 / 8 + LONGEST_HEADER))?;
+                let (last, body) = block::read_header(bits, &mut self.tables)?;
+                match body {
+                    Body::Coded => State::Coded { header, last },
+                    // The source is no longer what it was; what it says now is followed.
+                    Body::Stored(left) => State::Stored { left, last },
+                }
+            }
+        };
+        bits.seek(at, wanted)
+    }
+
+    /// Where it stands; `None` at the end of the stream.
+    pub(crate) fn place(&self) -> Option<Place> {
+        match self.state {
+            State::BlockHeader => Some(Place::BlockHeader),
+            State::Coded { header, .. } => Some(Place::Coded { header }),
+            State::Stored { left, last } => Some(Place::Stored { left, last }),
+            State::Ended => None,
+        }
+    }
+
+    /// Decodes until `out` holds `limit` bytes: it stops at the first boundary of symbols where
+    /// there are as many, or more. Bytes before a fault are in `out`.
+    pub(crate) fn decode(
+        &mut self,
+        bits: &mut Bits,
+        out: &mut Output,
+        limit: usize,
+    ) -> Result<Stop, Fault> {
+        let limit = out.filled - out.len() + limit;
+        assert!(limit + MARGIN <= out.bytes.len(), "a buffer without room behind its limit");
+        loop {
+            match self.state {
+                State::Ended => return Ok(Stop::End),
+                State::Stored { left: 0, last } => self.state = State::after_block(last),
+                _ if out.filled >= limit => return Ok(Stop::Limit),
+                State::BlockHeader => {
+                    let header = bits.position();
+                    let (last, body) = block::read_header(bits, &mut self.tables)?;
+                    self.state = match body {
+                        Body::Stored(left) => State::Stored { left, last },
+                        Body::Coded => State::Coded { header, last },
+                    };
+                }
+                State::Stored { ref mut left, .. } => {
+                    let len = (limit - out.filled).min(usize::from(*left));
+                    let copied = bits.copy_to(&mut out.bytes[out.filled..out.filled + len])?;
+                    out.filled += copied;
+                    // No more than was asked for, which was no more than `left`.
+                    *left -= copied as u16;
+                }
+                State::Coded { last, .. } => {
+                    if self.decode_symbols(bits, out, limit)? {
+                        self.state = State::after_block(last);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Decodes symbols up to `limit` or to the end of the block; `true` for that.
+    fn decode_symbols(
+        &mut self,
+        bits: &mut Bits,
+        out: &mut Output,
+        limit: usize,
+    ) -> Result<bool, Fault> {
+        while out.filled < limit {
+            #[cfg(test)]
+            let fast = !self.careful;
+            #[cfg(not(test))]
+            let fast = true;
+            if fast && fast::decode_symbols(bits.input, &self.tables, out, limit) {
+                return Ok(true);
+            }
+            // The fast loop stops near the ends of input and output, and at what is malformed.
+            if out.filled < limit && decode_symbol(bits, &self.tables, out)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// Decodes one symbol, every bit accounted for; `true` at the end of the block.
+fn decode_symbol(bits: &mut Bits, tables: &Tables, out: &mut Output) -> Result<bool, Fault> {
+    // A length takes 20 bits at most and a distance 28: one refill is enough for both.
+    bits.refill()?;
+    let at = bits.position();
+    let litlen = next_entry(bits, &tables.litlen, LITLEN_BITS)?;
+    if litlen & LITERAL != 0 {
+        bits.skip(huffman::consumed(litlen));
+        out.bytes[out.filled] = huffman::value(litlen) as u8;
+        out.filled += 1;
+        return Ok(false);
+    }
+    if litlen & END_OF_BLOCK != 0 {
+        bits.skip(huffman::consumed(litlen));
+        return Ok(true);
+    }
+    if litlen & INVALID != 0 {
+        return Err(Fault::Corrupt { at, what: "invalid literal/length code" });
+    }
+    let len = huffman::with_extra(litlen, bits.input.buffer);
+    bits.skip(huffman::consumed(litlen));
+
+    let at_distance = bits.position();
+    let entry = next_entry(bits, &tables.distance, DISTANCE_BITS)?;
+    if entry & INVALID != 0 {
+        return Err(Fault::Corrupt { at: at_distance, what: "invalid distance code" });
+    }
+    let distance = huffman::with_extra(entry, bits.input.buffer);
+    bits.skip(huffman::consumed(entry));
+    if distance > out.filled - out.floor {
+        return Err(Fault::Corrupt { at, what: "invalid distance too far back" });
+    }
+    out.copy_match(distance, len);
+    Ok(false)
+}
+
+/// The entry for the next bits, those of the pointer to its subtable consumed. The buffer must
+/// have been refilled.
+fn next_entry(bits: &mut Bits, table: &[u32], index_bits: u32) -> Result<u32, Fault> {
+    let index = |buffer: u64, bits: u32| (buffer & ((1 << bits) - 1)) as usize;
+    let mut entry = table[index(bits.input.buffer, index_bits)];
+    let mut pointer_bits = 0;
+    if entry & POINTER != 0 {
+        pointer_bits = index_bits;
+        let offset = index(bits.input.buffer >> index_bits, huffman::code_length(entry));
+        entry = table[huffman::value(entry) + offset];
+    }
+    // Behind the end of the stream the buffer is zero; a code that needs it is not there.
+    if pointer_bits + huffman::consumed(entry) > bits.input.count {
+        return Err(Fault::Truncated);
+    }
+    bits.skip(pointer_bits);
+    Ok(entry)
+}

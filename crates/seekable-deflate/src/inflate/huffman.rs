@@ -1,0 +1,260 @@
+//! Tables that decode Huffman codes (RFC 1951, section 3.2.2).
+//!
+//! A table is indexed by the next bits of the stream. An entry is a `u32`:
+//!
+//! | bits  | meaning                                                                      |
+//! |-------|------------------------------------------------------------------------------|
+//! | 0-5   | bits to consume: the code's and the extra bits behind it                     |
+//! | 8-11  | length of the code alone; in a pointer, index bits of the subtable           |
+//! | 12-15 | `INVALID`, `END_OF_BLOCK`, `POINTER`; `EXCEPTIONAL` when one of them is set  |
+//! | 16-30 | the symbol's value: literal, base length, base distance; start of a subtable |
+//! | 31    | `LITERAL`                                                                    |
+//!
+//! Codes longer than the index are found through a pointer to a subtable behind the main table,
+//! whose entries consume only what the main table's index left over.
+
+/// The entry is a literal byte.
+pub(super) const LITERAL: u32 = 1 << 31;
+/// The entry is no literal, length or distance.
+pub(super) const EXCEPTIONAL: u32 = 1 << 15;
+/// The entry points to a subtable.
+pub(super) const POINTER: u32 = 1 << 14;
+/// The entry is the end of the block.
+pub(super) const END_OF_BLOCK: u32 = 1 << 13;
+/// No symbol has this code.
+pub(super) const INVALID: u32 = 1 << 12;
+
+const NO_SYMBOL: u32 = EXCEPTIONAL | INVALID;
+
+/// What an entry consumes, extra bits included.
+pub(super) fn consumed(entry: u32) -> u32 {
+    entry & 63
+}
+
+/// Length of an entry's code; of a pointer, how many bits index its subtable.
+pub(super) fn code_length(entry: u32) -> u32 {
+    (entry >> 8) & 15
+}
+
+/// Literal, base, or start of a subtable.
+pub(super) fn value(entry: u32) -> usize {
+    (entry >> 16 & 0x7fff) as usize
+}
+
+/// The base of an entry and the extra bits behind its code.
+pub(super) fn with_extra(entry: u32, buffer: u64) -> usize {
+    let bits = buffer & ((1 << consumed(entry)) - 1);
+    value(entry) + (bits >> code_length(entry)) as usize
+}
+
+/// Length codes 257.. (RFC 1951, section 3.2.5), and two that zlib rejects when they are met.
+pub(super) const LITLEN_SYMBOLS: [u32; 288] = {
+    const BASE: [u16; 29] = [
+        3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 15, 17, 19, 23, 27, 31, 35, 43, 51, 59, 67, 83, 99, 115,
+        131, 163, 195, 227, 258,
+    ];
+    const EXTRA: [u8; 29] =
+        [0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 0];
+    let mut symbols = [NO_SYMBOL; 288];
+    let mut symbol = 0;
+    while symbol < 256 {
+        symbols[symbol] = LITERAL | (symbol as u32) << 16;
+        symbol += 1;
+    }
+    symbols[256] = EXCEPTIONAL | END_OF_BLOCK;
+    let mut code = 0;
+    while code < 29 {
+        symbols[257 + code] = (BASE[code] as u32) << 16 | EXTRA[code] as u32;
+        code += 1;
+    }
+    symbols
+};
+
+/// Distance codes (RFC 1951, section 3.2.5), and two that zlib rejects when they are met.
+pub(super) const DISTANCE_SYMBOLS: [u32; 32] = {
+    let mut symbols = [NO_SYMBOL; 32];
+    let mut base = 1;
+    let mut code = 0;
+    while code < 30 {
+        let extra = if code < 4 { 0 } else { code as u32 / 2 - 1 };
+        symbols[code] = base << 16 | extra;
+        base += 1 << extra;
+        code += 1;
+    }
+    symbols
+};
+
+/// The code length alphabet (RFC 1951, section 3.2.7).
+const CODE_LENGTH_SYMBOLS: [u32; 19] = {
+    let mut symbols = [0; 19];
+    let mut symbol = 0;
+    while symbol < 19 {
+        symbols[symbol] = (symbol as u32) << 16;
+        symbol += 1;
+    }
+    symbols
+};
+
+/// Index bits of the three tables. The arrays hold the largest subtables that any complete code
+/// can ask for (zlib's examples/enough.c: `enough 288 11 15`, `enough 32 8 15`).
+pub(super) const LITLEN_BITS: u32 = 11;
+pub(super) const DISTANCE_BITS: u32 = 8;
+pub(super) const CODE_LENGTH_BITS: u32 = 7;
+pub(super) type LitlenTable = [u32; 2342];
+pub(super) type DistanceTable = [u32; 402];
+pub(super) type CodeLengthTable = [u32; 1 << CODE_LENGTH_BITS];
+
+/// Codes that are over-subscribed, or incomplete where zlib does not allow it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct InvalidSet;
+
+/// The table for the literals and lengths of a block.
+pub(super) fn build_litlen(table: &mut LitlenTable, lengths: &[u8]) -> Result<(), InvalidSet> {
+    let unused = NO_SYMBOL | 1 << 8 | 1;
+    build(table, LITLEN_BITS, &LITLEN_SYMBOLS, lengths, Incomplete::OneBit(unused))
+}
+
+/// The table for the distances of a block.
+pub(super) fn build_distance(table: &mut DistanceTable, lengths: &[u8]) -> Result<(), InvalidSet> {
+    let unused = NO_SYMBOL | 1 << 8 | 1;
+    build(table, DISTANCE_BITS, &DISTANCE_SYMBOLS, lengths, Incomplete::OneBit(unused))
+}
+
+/// The table for the code lengths of a block header.
+pub(super) fn build_code_length(
+    table: &mut CodeLengthTable,
+    lengths: &[u8],
+) -> Result<(), InvalidSet> {
+    build(table, CODE_LENGTH_BITS, &CODE_LENGTH_SYMBOLS, lengths, Incomplete::Never)
+}
+
+/// Which incomplete codes pass; all do when they have no symbol at all, and then every bit is
+/// an unused code.
+#[derive(Clone, Copy)]
+enum Incomplete {
+    /// A single code of one bit; the other bit is this entry.
+    OneBit(u32),
+    /// None. zlib takes the bits of a code length code without symbols for lengths of zero.
+    Never,
+}
+
+/// Length of the longest code.
+const MAX_LENGTH: usize = 15;
+
+fn build(
+    table: &mut [u32],
+    index_bits: u32,
+    symbols: &[u32],
+    lengths: &[u8],
+    incomplete: Incomplete,
+) -> Result<(), InvalidSet> {
+    let mut counts = [0usize; MAX_LENGTH + 1];
+    for &length in lengths {
+        counts[length as usize] += 1;
+    }
+    counts[0] = 0;
+
+    // How many codes of the present length are still free.
+    let mut free = 1;
+    let mut longest = 0;
+    let mut first = [0; MAX_LENGTH + 2];
+    for length in 1..=MAX_LENGTH {
+        free = (free << 1) - counts[length] as i32;
+        if free < 0 {
+            return Err(InvalidSet);
+        }
+        if counts[length] > 0 {
+            longest = length;
+        }
+        first[length + 1] = first[length] + counts[length];
+    }
+
+    let mut sorted = [0u16; 288];
+    for (symbol, &length) in lengths.iter().enumerate().filter(|(_, length)| **length > 0) {
+        sorted[first[length as usize]] = symbol as u16;
+        first[length as usize] += 1;
+    }
+    let mut sorted = sorted[..first[MAX_LENGTH + 1]].iter().map(|&symbol| symbols[symbol as usize]);
+
+    if free > 0 {
+        let (even, odd) = match (incomplete, longest) {
+            (Incomplete::Never, 0) => (symbols[0] + entry_bits(1), symbols[0] + entry_bits(1)),
+            (Incomplete::OneBit(unused), 0) => (unused, unused),
+            (Incomplete::OneBit(unused), 1) => {
+                (sorted.next().map_or(unused, |symbol| symbol + entry_bits(1)), unused)
+            }
+            _ => return Err(InvalidSet),
+        };
+        for pair in table[..1 << index_bits].chunks_exact_mut(2) {
+            pair.copy_from_slice(&[even, odd]);
+        }
+        return Ok(());
+    }
+
+    // Codes are counted up with their bits reversed: the first bit of a code is the lowest of
+    // the stream. `code` is always the lowest free one.
+    let mut code = 0;
+    for length in 1..=index_bits {
+        // Two copies of the table for shorter codes are the table for codes up to this length.
+        let half = 1 << (length - 1);
+        table.copy_within(..half, half);
+        for symbol in sorted.by_ref().take(counts[length as usize]) {
+            table[code] = symbol + entry_bits(length);
+            code = next_code(code, length);
+        }
+    }
+
+    let mut prefix = usize::MAX;
+    let mut subtable = 0..1 << index_bits;
+    for length in index_bits + 1..=longest as u32 {
+        let mut left = counts[length as usize];
+        for symbol in sorted.by_ref().take(left) {
+            if prefix != code & ((1 << index_bits) - 1) {
+                prefix = code & ((1 << index_bits) - 1);
+                let bits = subtable_bits(&counts, index_bits, length, left);
+                subtable = subtable.end..subtable.end + (1 << bits);
+                table[prefix] =
+                    EXCEPTIONAL | POINTER | (subtable.start as u32) << 16 | bits << 8 | index_bits;
+            }
+            let entry = symbol + entry_bits(length - index_bits);
+            let from = subtable.start + (code >> index_bits);
+            for at in (from..subtable.end).step_by(1 << (length - index_bits)) {
+                table[at] = entry;
+            }
+            code = next_code(code, length);
+            left -= 1;
+        }
+    }
+    Ok(())
+}
+
+/// A code of `length` bits, as both its own length and what it adds to the bits consumed.
+fn entry_bits(length: u32) -> u32 {
+    length << 8 | length
+}
+
+/// Adds one to a reversed code of `length` bits; anything behind the last.
+fn next_code(code: usize, length: u32) -> usize {
+    let zeros = code ^ ((1 << length) - 1);
+    match zeros.checked_ilog2() {
+        Some(highest) => (code & ((1 << highest) - 1)) | 1 << highest,
+        None => code,
+    }
+}
+
+/// Index bits of a subtable whose first code has `length` bits, `left` of that length to come:
+/// just enough that the codes which follow fill it.
+fn subtable_bits(
+    counts: &[usize; MAX_LENGTH + 1],
+    index_bits: u32,
+    length: u32,
+    left: usize,
+) -> u32 {
+    let mut bits = length - index_bits;
+    let mut used = left;
+    while used < 1 << bits {
+        bits += 1;
+        used = (used << 1) + counts[(index_bits + bits) as usize];
+    }
+    bits
+}

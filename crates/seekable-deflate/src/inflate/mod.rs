@@ -1,0 +1,42 @@
+//! A DEFLATE decoder (RFC 1951) that can stop after any symbol and start again from there.
+//!
+//! Its verdict on malformed codes is zlib's, message included. What is fast about it is in
+//! `fast.rs` and may be replaced as a whole: `decoder.rs` decodes any stream without it, one
+//! careful symbol at a time, and `slow.rs` is the obvious decoder that both must agree with.
+
+mod block;
+mod decoder;
+mod fast;
+mod huffman;
+mod input;
+mod output;
+#[cfg(test)]
+pub(crate) mod slow;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use decoder::{Decoder, Place, Stop};
+pub(crate) use input::{Bits, Input};
+pub(crate) use output::Output;
+
+use crate::BitOffset;
+
+/// How far back a match may reach, in bytes (RFC 1951, section 2).
+pub(crate) const HISTORY: usize = 32 << 10;
+
+/// A match is at most this long, in bytes.
+pub(crate) const MAX_MATCH: usize = 258;
+
+/// The most bytes that a byte of a DEFLATE stream can stand for: four matches of two bits each.
+pub(crate) const MAX_RATIO: u64 = 4 * MAX_MATCH as u64;
+
+/// Why decoding cannot go on. The bytes before it are good.
+#[derive(Debug)]
+pub(crate) enum Fault {
+    /// Not DEFLATE, or not gzip.
+    Corrupt { at: BitOffset, what: &'static str },
+    /// The encoded bytes end too early.
+    Truncated,
+    /// They cannot be read. What was being read is lost: start again from a checkpoint.
+    Source(std::io::Error),
+}

@@ -1,0 +1,65 @@
+//! The decoded bytes, behind the history that their matches may refer to.
+
+use super::{HISTORY, MAX_MATCH};
+
+/// Room behind the last limit: a match that starts before it, and what copies of whole words
+/// write behind that.
+pub(crate) const MARGIN: usize = MAX_MATCH + 62;
+
+/// A buffer that is being decoded into: history, then decoded bytes, then room.
+pub(crate) struct Output {
+    /// All initialised; from `filled` on their values mean nothing.
+    pub(super) bytes: Vec<u8>,
+    /// End of the decoded bytes.
+    pub(super) filled: usize,
+    /// Start of what matches may refer to: the first byte of the stream, or older history.
+    pub(super) floor: usize,
+    /// Where the history that it was made with ends.
+    start: usize,
+}
+
+impl Output {
+    /// The buffer length that decoding up to `limit` bytes behind a window of `window` needs.
+    pub(crate) fn room(window: usize, limit: usize) -> usize {
+        window + limit + MARGIN
+    }
+
+    /// Decodes into `buffer`, behind a copy of `window`, which must fit.
+    pub(crate) fn new(mut buffer: Vec<u8>, window: &[u8]) -> Self {
+        buffer[..window.len()].copy_from_slice(window);
+        Self { bytes: buffer, filled: window.len(), floor: 0, start: window.len() }
+    }
+
+    /// Bytes decoded so far.
+    pub(crate) fn len(&self) -> usize {
+        self.filled - self.start
+    }
+
+    /// The bytes decoded from the `from`-th on.
+    pub(crate) fn decoded_from(&self, from: usize) -> &[u8] {
+        &self.bytes[self.start + from..self.filled]
+    }
+
+    /// A new stream starts here: its matches may not reach further back.
+    pub(crate) fn start_stream(&mut self) {
+        self.floor = self.filled;
+    }
+
+    /// What a match that comes next may refer to.
+    pub(crate) fn window(&self) -> &[u8] {
+        &self.bytes[self.floor.max(self.filled.saturating_sub(HISTORY))..self.filled]
+    }
+
+    /// The buffer, and where the decoded bytes lie in it.
+    pub(crate) fn into_parts(self) -> (Vec<u8>, std::ops::Range<usize>) {
+        (self.bytes, self.start..self.filled)
+    }
+
+    /// Repeats `len` bytes from `distance` back, one by one.
+    pub(super) fn copy_match(&mut self, distance: usize, len: usize) {
+        for at in self.filled..self.filled + len {
+            self.bytes[at] = self.bytes[at - distance];
+        }
+        self.filled += len;
+    }
+}

@@ -1,0 +1,109 @@
+//! A DEFLATE stream in its framing: what lies between the encoded bytes and spans.
+
+use std::ops::Range;
+
+use crate::{
+    BitOffset, Format, ReadAt,
+    gzip::{self, Trailer},
+    inflate::{Bits, Decoder, Fault, Input, Output, Place, Stop},
+};
+
+/// Why decoding stopped.
+#[derive(Debug)]
+pub(crate) enum Pause {
+    /// The output reached its limit.
+    Limit,
+    /// A gzip member ended with this trailer, which has not been compared.
+    Member(Trailer),
+    /// Everything is decoded.
+    End,
+}
+
+enum Phase {
+    FirstHeader,
+    NextHeader,
+    Blocks,
+    Ended,
+}
+
+/// A stream that is being decoded, paused between two symbols.
+pub(crate) struct Stream {
+    format: Format,
+    input: Input,
+    decoder: Decoder,
+    phase: Phase,
+}
+
+impl Stream {
+    /// At its start.
+    pub(crate) fn new(format: Format, encoded: Range<u64>) -> Self {
+        let phase = match format {
+            Format::Deflate => Phase::Blocks,
+            Format::Gzip => Phase::FirstHeader,
+        };
+        Self { format, input: Input::new(encoded), decoder: Decoder::new(), phase }
+    }
+
+    /// Where in the encoded bytes it stands.
+    pub(crate) fn position(&self) -> BitOffset {
+        self.input.position()
+    }
+
+    /// Where in its blocks it stands; `None` outside of them.
+    pub(crate) fn place(&self) -> Option<Place> {
+        match self.phase {
+            Phase::Blocks => self.decoder.place(),
+            _ => None,
+        }
+    }
+
+    /// Bytes of memory held.
+    pub(crate) fn memory(&self) -> usize {
+        self.input.memory() + size_of::<Self>() + Decoder::MEMORY
+    }
+
+    /// Goes to `at`, which is at `place`. Bytes before byte `wanted` are expected to be needed.
+    pub(crate) fn resume(
+        &mut self,
+        source: &dyn ReadAt,
+        at: BitOffset,
+        place: Place,
+        wanted: u64,
+    ) -> Result<(), Fault> {
+        self.phase = Phase::Blocks;
+        let mut bits = Bits { input: &mut self.input, source };
+        self.decoder.resume(&mut bits, at, place, wanted)
+    }
+
+    /// Decodes until `out` holds `limit` bytes: it stops at the first boundary of symbols where
+    /// there are as many, or more. Bytes before a fault are in `out`.
+    pub(crate) fn decode(
+        &mut self,
+        source: &dyn ReadAt,
+        out: &mut Output,
+        limit: usize,
+    ) -> Result<Pause, Fault> {
+        let mut bits = Bits { input: &mut self.input, source };
+        loop {
+            match self.phase {
+                Phase::Ended => return Ok(Pause::End),
+                Phase::NextHeader if gzip::skip_padding(&mut bits)? => self.phase = Phase::Ended,
+                Phase::FirstHeader | Phase::NextHeader => {
+                    gzip::read_header(&mut bits)?;
+                    out.start_stream();
+                    self.decoder.start_stream();
+                    self.phase = Phase::Blocks;
+                }
+                Phase::Blocks => match (self.decoder.decode(&mut bits, out, limit)?, self.format) {
+                    (Stop::Limit, _) => return Ok(Pause::Limit),
+                    (Stop::End, Format::Deflate) => self.phase = Phase::Ended,
+                    (Stop::End, Format::Gzip) => {
+                        let trailer = gzip::read_trailer(&mut bits)?;
+                        self.phase = Phase::NextHeader;
+                        return Ok(Pause::Member(trailer));
+                    }
+                },
+            }
+        }
+    }
+}

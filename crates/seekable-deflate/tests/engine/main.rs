@@ -1,0 +1,4 @@
+//! The engine through its public face, judged by other decoders.
+
+mod reads;
+mod support;

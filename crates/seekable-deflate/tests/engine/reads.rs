@@ -1,0 +1,82 @@
+//! Reads of good streams equal the plain bytes.
+
+use proptest::prelude::*;
+use seekable_deflate::DEFAULT_SPACING;
+
+use crate::support::*;
+
+#[test]
+fn random_reads_equal_the_plain_bytes_for_all_data_and_encoders() {
+    let mut random = Random::new(1);
+    for kind in KINDS {
+        for encoder in ENCODERS {
+            // zopfli takes a second for a megabyte.
+            let len = if encoder == Encoder::Zopfli { 60_000 } else { 400_000 };
+            let plain = data(kind, len, 7);
+            let encoded = deflate(&plain, encoder);
+            for spacing in [1000, 32 << 10, 100_000, DEFAULT_SPACING] {
+                for options in [bare(spacing), known(&plain, spacing)] {
+                    let reader = reader(&encoded[..], options);
+                    check_reads(&reader, &plain, &mut random, 12);
+                    assert!(reader.damage().is_none(), "{kind:?} {encoder:?} {spacing}");
+                    assert!(reader.stopped().is_none(), "{kind:?} {encoder:?} {spacing}");
+                    assert_eq!(reader.frontier(), plain.len() as u64);
+                }
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn any_spacing_gives_the_same_bytes(
+        kind in prop::sample::select(&KINDS[..]),
+        encoder in prop::sample::select(&ENCODERS[..8]),
+        len in 0usize..100_000,
+        spacing in prop_oneof![1u64..100, 1u64..40_000, 1u64..200_000, Just(u64::MAX)],
+        seed in any::<u64>(),
+    ) {
+        let plain = data(kind, len, seed);
+        let encoded = deflate(&plain, encoder);
+        let reader = reader(&encoded[..], known(&plain, spacing));
+        check_reads(&reader, &plain, &mut Random::new(seed), 20);
+    }
+}
+
+#[test]
+fn spans_of_one_byte_are_read_again_one_by_one() {
+    let plain = data(Data::Text, 3000, 1);
+    let encoded = deflate(&plain, Encoder::Flate2(6));
+    let memory = seekable_deflate::Memory::new(PLENTY);
+    let reader = reader_within(&encoded[..], bare(1), &memory);
+    assert_eq!(read(&reader, 0, plain.len()).unwrap(), plain);
+    memory.clear();
+    for (offset, byte) in plain.iter().enumerate().rev() {
+        assert_eq!(read(&reader, offset as u64, 1).unwrap(), [*byte]);
+    }
+}
+
+#[test]
+fn bytes_behind_the_final_block_are_ignored() {
+    let plain = data(Data::Floats, 10_000, 1);
+    let mut encoded = deflate(&plain, Encoder::Flate2(6));
+    encoded.extend([0xff; 100]);
+    let reader = reader(&encoded[..], known(&plain, 4096));
+    assert_eq!(read(&reader, 0, 20_000).unwrap(), plain);
+    assert!(reader.damage().is_none());
+}
+
+#[test]
+fn a_stream_in_the_middle_of_its_source_is_read_from_there() {
+    let plain = data(Data::Labels, 100_000, 1);
+    let encoded = deflate(&plain, Encoder::Flate2(9));
+    let mut source = vec![0xab; 1234];
+    source.extend(&encoded);
+    source.extend([0xcd; 77]);
+    let range = 1234..1234 + encoded.len() as u64;
+    let memory = seekable_deflate::Memory::new(PLENTY);
+    let reader = seekable_deflate::DeflateReader::new(source, range, bare(10_000), memory);
+    check_reads(&reader, &plain, &mut Random::new(5), 20);
+}
