@@ -10,6 +10,8 @@ use std::{fmt::Display, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
+use crate::daemon;
+
 /// What `--version` says after the name.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (commit ", env!("NPZFS_COMMIT"), ")");
 
@@ -72,9 +74,13 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// One line on standard error.
+/// One line on standard error; for the journal, which knows the program, with a severity.
 fn complain(what: impl Display) {
-    eprintln!("npzfs: {what}");
+    if daemon::stderr_is_the_journal() {
+        eprintln!("<3>{what}");
+    } else {
+        eprintln!("npzfs: {what}");
+    }
 }
 
 /// The end of a program that had this to do.

@@ -1,7 +1,7 @@
 //! The server goes to the background when its mount answers.
 //!
-//! A process with threads must not fork, so the program runs itself a second time, in a session
-//! of its own. The second one writes a line to its standard output when the mount answers; errors
+//! A process with threads must not fork, so the program runs itself a second time. The second one
+//! writes a line to its standard output when the mount answers; errors
 //! it writes to standard error, which it shares with the first until then.
 
 use std::{
@@ -66,15 +66,17 @@ pub fn obituary(status: ExitStatus) -> String {
     }
 }
 
-/// Leaves the session of the terminal. For the second process, at its start.
-pub fn leave_session() {
-    // Fails only in the leader of a session, which has nothing to leave.
-    let _ = rustix::process::setsid();
-    // The name in ps(1) and top(1) is that of the file, "exe".
+/// The name in ps(1) and top(1), which would be that of the file, "exe". For the second process, at
+/// its start.
+pub fn take_name() {
+    // Without it, only the looks suffer.
     let _ = rustix::thread::set_name(c"npzfs");
 }
 
 /// Says that the mount answers, and lets go of the terminal and the working directory.
+///
+/// Not before: systemd, when it mounts an automount point, has its own process group pass through
+/// that and everybody else wait for the mount.
 ///
 /// # Errors
 /// When nobody listens: whoever started the server has given up.
@@ -82,6 +84,8 @@ pub fn ready() -> Result<(), Error> {
     let setup = |cause| Error::Setup("the server in the background", cause);
     let null = OpenOptions::new().read(true).write(true).open("/dev/null").map_err(setup)?;
     std::env::set_current_dir("/").map_err(setup)?;
+    // Fails only in the leader of a process group, which the second process is not.
+    let _ = rustix::process::setsid();
     let mut stdout = io::stdout();
     stdout.write_all(READY).and_then(|()| stdout.flush()).map_err(setup)?;
     rustix::stdio::dup2_stderr(&null).map_err(|errno| setup(errno.into()))?;

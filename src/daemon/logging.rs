@@ -109,7 +109,8 @@ impl Write for Syslog {
 
 /// systemd tells the device and inode of the journal's socket in `JOURNAL_STREAM`, so that a
 /// program can see whether its standard error still is that (systemd.exec(5)).
-fn stderr_is_the_journal() -> bool {
+#[must_use]
+pub fn stderr_is_the_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
     let Ok(stat) = rustix::fs::fstat(rustix::stdio::stderr()) else { return false };
     stream == format!("{}:{}", stat.st_dev, stat.st_ino)

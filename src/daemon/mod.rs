@@ -26,7 +26,7 @@ use std::io;
 pub use self::{
     background::{Launch, launch, obituary},
     error::Error,
-    logging::{Log, start as start_log},
+    logging::{Log, start as start_log, stderr_is_the_journal},
     mount::Mount,
     options::{Access, Options},
     serve::{Ground, serve},

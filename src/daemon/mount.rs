@@ -5,11 +5,7 @@ use std::{
     io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-        mpsc::Sender,
-    },
+    sync::{Arc, OnceLock, mpsc::Sender},
     thread,
     time::{Duration, Instant},
 };
@@ -46,7 +42,9 @@ pub struct Mount {
     source: PathBuf,
     /// Set while it is in the file tree.
     device: Option<Device>,
-    ended: Arc<AtomicBool>,
+    /// Set when the session has ended, to whether it was the kernel that let go of the filesystem.
+    /// If so, its device number is free, and the next mount may get it.
+    ended: Arc<OnceLock<bool>>,
 }
 
 impl Mount {
@@ -68,7 +66,7 @@ impl Mount {
             path: mountpoint.path().into(),
             source: source.path.clone(),
             device: None,
-            ended: Arc::new(AtomicBool::new(false)),
+            ended: Arc::new(OnceLock::new()),
         };
         let tree = source
             .into_tree()
@@ -143,7 +141,7 @@ impl Mount {
         let ended = Arc::clone(&self.ended);
         let run = move || {
             let result = session.run();
-            ended.store(true, Ordering::Release);
+            let _ = ended.set(result.is_ok()); // it is empty: only this thread sets it
             // Whoever started the mount may have lost interest.
             let _ = events.send(Event::Ended(result));
         };
@@ -211,7 +209,7 @@ impl Mount {
     /// Unmounts wherever this filesystem is mounted: it may have been moved, or bound elsewhere.
     fn take_away(&mut self) -> Result<(), Error> {
         let Some(device) = self.device.take() else { return Ok(()) };
-        if self.ended.load(Ordering::Acquire) {
+        if self.ended.get() == Some(&true) {
             return Ok(());
         }
         let mounts = mountinfo::read()
@@ -229,7 +227,7 @@ impl Mount {
 
     fn ends_within(&self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
-        while !self.ended.load(Ordering::Acquire) {
+        while self.ended.get().is_none() {
             if Instant::now() >= deadline {
                 return false;
             }
@@ -264,8 +262,11 @@ fn take_away(mount: &mountinfo::Entry) -> Result<(), Error> {
         // Somebody else was faster.
         Ok(()) | Err(Error::NotMounted(_)) => Ok(()),
         Err(Error::InUse { .. }) => {
-            let users = processes::users(mount).join(", ");
-            log::warn!("{} is in use ({users}): detaching it", path.display());
+            let mut users = processes::users(mount).join(", ");
+            if !users.is_empty() {
+                users = format!(" by {users}");
+            }
+            log::warn!("{} is in use{users}: detaching it", path.display());
             detach::unmount(path, Mode::Lazy)
         }
         Err(error) => Err(error),

@@ -23,7 +23,7 @@ pub fn serve(options: &Options, ground: Ground) -> Result<(), Error> {
     let hangup = match ground {
         Ground::Fore => Hangup::Ends,
         Ground::Back => {
-            background::leave_session();
+            background::take_name();
             Hangup::Ignored
         }
     };
@@ -39,16 +39,16 @@ pub fn serve(options: &Options, ground: Ground) -> Result<(), Error> {
 
     // The sender lives as long as the threads that hold it, which do not end before they send.
     let result = match events.recv() {
-        Ok(Event::Ended(result)) => {
-            log::info!("{} was unmounted", mount.path().display());
-            result.map_err(Error::Session)
-        }
         Ok(Event::Signal(signal)) => {
             log::info!("{}: unmounting {}", signals::name(signal), mount.path().display());
             tell(&[NotifyState::Stopping, NotifyState::Status("unmounting")]);
             return mount.unmount();
         }
-        Err(mpsc::RecvError) => Ok(()),
+        Ok(Event::Ended(Err(cause))) => Err(Error::Session(cause)),
+        Ok(Event::Ended(Ok(()))) | Err(mpsc::RecvError) => {
+            log::info!("{} was unmounted", mount.path().display());
+            Ok(())
+        }
     };
     tell(&[NotifyState::Stopping]);
     result

@@ -135,7 +135,7 @@ fn a_mount_in_use_is_detached_at_once_and_the_server_ends_after_a_grace() {
     let (code, said) = server.end();
     assert_eq!(code, Some(0), "{said}");
     assert!(begin.elapsed() >= GRACE, "users get some time");
-    let named = format!("is in use (sleep ({})): detaching it", user.id());
+    let named = format!("is in use by sleep ({}): detaching it", user.id());
     assert!(said.contains(&named), "{named:?} is missing from: {said}");
     assert!(said.contains("still used after 5 s"), "{said}");
     user.kill().expect("kill");

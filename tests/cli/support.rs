@@ -316,9 +316,11 @@ fn open_dev_fuse() {
 
 /// A shell script in a mount namespace of its own, with `$1`, `$2`, ... from `arguments`.
 pub fn in_namespace(script: &str, arguments: &[&OsStr]) -> Command {
+    // The mounts of other tests come along, and would keep their servers from ending.
+    let script = format!("umount --lazy --all --types fuse.npzfs 2>/dev/null || true; {script}");
     let mut command = Command::new("unshare");
     command
-        .args(["--mount", "--propagation", "private", "--", "sh", "-e", "-c", script, "sh"])
+        .args(["--mount", "--propagation", "private", "--", "sh", "-e", "-c", &script, "sh"])
         .args(arguments);
     command
 }
