@@ -6,6 +6,7 @@
 //! mount namespace.
 
 mod background;
+mod demo;
 mod errors;
 mod mounting;
 mod support;

@@ -114,7 +114,8 @@ fn tour(options: &Options, events: &Receiver<Event>) -> Result<(), Stop> {
     // do not change while they are borrowed.
     let map = unsafe { Mmap::map(&file) }.map_err(reading)?;
     check(&map, sample::ROWS / 2).map_err(reading)?;
-    say(format_args!("  a row in the middle, for the first time {:>12}\n", Time(begin.elapsed())));
+    let line = |what: &str, took| say(format_args!("  {what:<48} {:>9}\n", Time(took)));
+    line("a row in the middle, for the first time", begin.elapsed());
     go_on(events).map_err(|_| Stop::Interrupted)?;
 
     let begin = Instant::now();
@@ -124,15 +125,14 @@ fn tour(options: &Options, events: &Receiver<Event>) -> Result<(), Stop> {
         index = (index + 5_003) % (sample::ROWS / 2);
         check(&map, index).map_err(reading)?;
     }
-    let each = begin.elapsed() / OTHER_ROWS as u32;
-    say(format_args!("  any other row before it, on average     {:>12}\n", Time(each)));
+    line("any row before it from then on, on average", begin.elapsed() / OTHER_ROWS as u32);
     drop(map);
     go_on(events).map_err(|_| Stop::Interrupted)?;
 
     let begin = Instant::now();
     let size = decode(&options.source.join(archive), member).map_err(reading)?;
-    let took = Time(begin.elapsed());
-    say(format_args!("  decoding all {} instead, as np.load does {:>8}\n", Size(size), took));
+    let what = format!("decoding all {} instead, as np.load does", Size(size));
+    line(&what, begin.elapsed());
 
     say(format_args!(
         "\nTry it:\n\n  python3 -c \"import numpy as np; print(np.load('{}', mmap_mode='r')[12345])\"\n",
