@@ -17,8 +17,8 @@ use std::{
 use fuser::{
     AccessFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
     INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData,
-    ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs,
-    ReplyXattr, Request,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyXattr, Request,
 };
 use log::Level;
 
@@ -68,7 +68,12 @@ impl Npzfs {
 impl Filesystem for Npzfs {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
         // What an older kernel lacks, we do without.
-        for flag in [InitFlags::FUSE_AUTO_INVAL_DATA, InitFlags::FUSE_PARALLEL_DIROPS] {
+        for flag in [
+            InitFlags::FUSE_AUTO_INVAL_DATA,
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_READDIRPLUS_AUTO,
+        ] {
             let _ = config.add_capabilities(flag);
         }
         // Only root may name backing files (CAP_SYS_ADMIN); the first open finds out.
@@ -273,6 +278,46 @@ impl Filesystem for Npzfs {
         reply.ok();
     }
 
+    fn readdirplus(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let entries = match self.tree.read_directory(HandleId(fh.0), offset) {
+            Ok(entries) => entries,
+            Err(error) => return reply.error(self.errno("readdir", ino, &error)),
+        };
+        let seen = usize::try_from(offset).unwrap_or(usize::MAX).min(entries.len());
+        for (entry, next) in entries[seen..].iter().zip(offset + 1..) {
+            // The kernel takes no reference to the dots; each other name is looked up.
+            let looked_up = match entry.name.as_bytes() {
+                b"." | b".." => None,
+                _ => match self.tree.lookup(Ino(ino.0), &entry.name) {
+                    Ok(found) => Some(found),
+                    // Gone since the names were taken, or in a directory that can be listed but
+                    // not searched: an entry without an inode is not one for readdir(3) either.
+                    Err(_) => continue,
+                },
+            };
+            let attr = match &looked_up {
+                Some((found, attr)) => file_attr(*found, attr),
+                None => dots_attr(if entry.name == "." { ino } else { UNKNOWN_INO }),
+            };
+            let full = reply.add(attr.ino, next, &entry.name, &self.ttl(), &attr, Generation(0));
+            if full {
+                // It did not fit, so the kernel will not know of this lookup.
+                if let Some((found, _)) = looked_up {
+                    self.tree.forget(found, 1);
+                }
+                break;
+            }
+        }
+        reply.ok();
+    }
+
     fn releasedir(
         &self,
         _req: &Request,
@@ -352,6 +397,27 @@ fn file_attr(ino: Ino, attr: &Attr) -> FileAttr {
         // The kernel's own encoding (new_decode_dev).
         rdev: (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12),
         blksize: attr.block_size,
+        flags: 0,
+    }
+}
+
+/// Attributes of `.` and `..` in a listing, of which the kernel uses number and type.
+fn dots_attr(ino: INodeNo) -> FileAttr {
+    FileAttr {
+        ino,
+        size: 0,
+        blocks: 0,
+        atime: UNIX_EPOCH,
+        mtime: UNIX_EPOCH,
+        ctime: UNIX_EPOCH,
+        crtime: UNIX_EPOCH,
+        kind: FileType::Directory,
+        perm: 0,
+        nlink: 1,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        blksize: 0,
         flags: 0,
     }
 }

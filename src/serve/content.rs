@@ -169,9 +169,12 @@ impl Content {
         }
         match &self.bytes {
             Encoding::Stored(_) => State::Ready,
-            Encoding::Deflated(deflated) => match deflated.reader().frontier() {
-                done if done >= self.size => State::Ready,
-                done => State::Indexing { done, size: self.size },
+            Encoding::Deflated(deflated) => match deflated.reader().stopped() {
+                Some(error) => State::Corrupt(Error::from(error).to_string()),
+                None => match deflated.reader().frontier() {
+                    done if done >= self.size => State::Ready,
+                    done => State::Indexing { done, size: self.size },
+                },
             },
             Encoding::Whole(whole, method) => match whole.decoded() {
                 Some(_) => State::Ready,

@@ -33,6 +33,8 @@ pub enum FsError {
     Stale,
     /// Bytes of a member cannot be had.
     Content(serve::Error),
+    /// The same, and the log has it already.
+    KnownDamage(serve::Error),
     /// The source said no.
     Io(io::Error),
 }
@@ -52,7 +54,7 @@ impl FsError {
             Self::ReadOnly => Errno::ROFS,
             Self::NotPermitted | Self::Content(serve::Error::Encrypted) => Errno::ACCESS,
             Self::Content(serve::Error::UnsupportedMethod(_)) => Errno::OPNOTSUPP,
-            Self::Content(_) => Errno::IO,
+            Self::Content(_) | Self::KnownDamage(_) => Errno::IO,
             Self::Io(error) => return error.raw_os_error().unwrap_or(Errno::IO.raw_os_error()),
         };
         errno.raw_os_error()
@@ -82,7 +84,7 @@ impl fmt::Display for FsError {
             Self::ReadOnly => f.write_str("the mount is read-only"),
             Self::NotPermitted => f.write_str("its mode does not allow it"),
             Self::Stale => f.write_str("replaced since it was looked up"),
-            Self::Content(error) => write!(f, "{error}"),
+            Self::Content(error) | Self::KnownDamage(error) => write!(f, "{error}"),
             Self::Io(error) => write!(f, "{error}"),
         }
     }
@@ -91,7 +93,7 @@ impl fmt::Display for FsError {
 impl std::error::Error for FsError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Content(error) => Some(error),
+            Self::Content(error) | Self::KnownDamage(error) => Some(error),
             Self::Io(error) => Some(error),
             _ => None,
         }

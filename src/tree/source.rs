@@ -92,8 +92,14 @@ impl Source {
         let mut access = Access::EXISTS;
         access.set(Access::READ_OK, read);
         access.set(Access::EXEC_OK, execute);
-        let file = self.open_at(path, OFlags::PATH | OFlags::NOFOLLOW)?;
-        Ok(rustix::fs::accessat(file, "", access, AtFlags::EACCESS | AtFlags::EMPTY_PATH)?)
+        let flags = AtFlags::EACCESS | AtFlags::SYMLINK_NOFOLLOW;
+        match (path.parent(), path.file_name()) {
+            (Some(parent), Some(name)) => {
+                let parent = self.open_at(parent, OFlags::PATH | OFlags::DIRECTORY)?;
+                Ok(rustix::fs::accessat(parent, name, access, flags)?)
+            }
+            _ => Ok(rustix::fs::accessat(&self.directory, ".", access, flags)?),
+        }
     }
 
     /// The target of the symbolic link `path`.

@@ -271,7 +271,8 @@ impl Tree {
             content => content?,
         };
         if let Some(damage) = content.damage() {
-            return Err(damage.into());
+            let news = content.damage_logged.first();
+            return Err(if news { FsError::Content } else { FsError::KnownDamage }(damage));
         }
         let pattern = Mutex::new(Pattern::default());
         let id = self.handles.insert(Handle::Member { content, pattern });

@@ -151,7 +151,16 @@ impl Core {
         };
         sums.whole = sums.whole.followed_by(crc);
         let then = match then {
-            Then::Ended => self.judge_whole(sums.whole).map_or(Then::Ended, Then::Damaged),
+            Then::Ended => match self.judge_whole(sums.whole) {
+                None => Then::Ended,
+                // What there is has been checked as far as it can be; the rest is cut off.
+                Some(error @ Error::Length { expected, found })
+                    if found < expected && self.options.crc32.is_none() =>
+                {
+                    Then::Stopped(error)
+                }
+                Some(error) => Then::Damaged(error),
+            },
             then => then,
         };
         let span = (out.len() > 0).then(|| {

@@ -114,7 +114,10 @@ impl<R: ReadAt> DeflateReader<R> {
             let span = match self.span_at(at) {
                 Ok(Some(span)) => span,
                 Ok(None) => break,
-                Err(Error::Corrupt { .. } | Error::Truncated { .. }) if filled > 0 => break,
+                Err(error) if filled > 0 && self.stopped().is_some() => {
+                    drop(error);
+                    break;
+                }
                 Err(error) => return Err(error),
             };
             let bytes = span.bytes_from(at).expect("a span holds the byte it was asked for");
