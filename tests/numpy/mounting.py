@@ -98,7 +98,11 @@ class Mount:
                 stderr=log,
                 start_new_session=True,
             )
-        poll(self._is_up, 10, f"{command} mounts; its log:\n{self.log()}")
+        try:
+            poll(self._is_up, 10, "the mount answers")
+        except BaseException:
+            self._abandon()
+            raise
 
     def _is_up(self):
         ended = self.process.poll()
@@ -148,19 +152,24 @@ class Mount:
         try:
             code = self.process.wait(15)
         except subprocess.TimeoutExpired:
-            os.killpg(self.pid, signal.SIGKILL)
-            self.process.wait(5)
             code = "a hang: it did not end within 15 s after SIGTERM"
-        self.watchdog.stdin.close()
-        self.watchdog.wait(5)
         left = mounted(self.path)
-        if left:
-            subprocess.run(["umount", "-f", "-l", self.path], check=False)
+        self._abandon()
         log = self.log()
         assert "watchdog:" not in log, f"something hung:\n{log}"
         assert "panicked" not in log, f"the server panicked:\n{log}"
         assert code == 0, f"the server ended with {code}:\n{log}"
         assert not left, f"still mounted after SIGTERM:\n{log}"
+
+    def _abandon(self):
+        """Leaves nothing behind, whatever state it is in."""
+        if self.process.returncode is None and self.process.poll() is None:
+            os.killpg(self.pid, signal.SIGKILL)
+            self.process.wait(5)
+        self.watchdog.stdin.close()
+        self.watchdog.wait(5)
+        if mounted(self.path):
+            subprocess.run(["umount", "-f", "-l", self.path], check=False)
 
 
 def tree(path):
@@ -192,9 +201,11 @@ def tree(path):
 def errno_of(call, *arguments, **keywords):
     """The errno that a call fails with, or None when it succeeds."""
     try:
-        call(*arguments, **keywords)
+        result = call(*arguments, **keywords)
     except OSError as error:
         return error.errno
+    if hasattr(result, "close"):
+        result.close()
     return None
 
 

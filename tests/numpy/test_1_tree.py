@@ -239,7 +239,8 @@ def test_1_5_names_are_bytes(source, mount):
             out.write(name)
         directory = os.path.join(os.fsencode(source), name[:200] + b".dir")
         os.mkdir(directory)
-        zipmaker.write(directory + b"/" + name[:200] + b".npz", [Entry(b"x.npy", name)])
+        archive = os.fsdecode(directory + b"/" + name[:200] + b".npz")
+        zipmaker.write(archive, [Entry(b"x.npy", name)])
     root = os.fsencode(mount(source).path)
     expected = sorted([*NAMES, *(name[:200] + b".dir" for name in NAMES)])
     assert sorted(os.listdir(root)) == expected

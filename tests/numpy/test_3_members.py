@@ -103,7 +103,8 @@ def test_3_2_deflate64_of_7z(source, mount, tmp_path):
     (tmp_path / "x").write_bytes(content)
     command = ["7z", "a", "-tzip", "-mm=Deflate64", "-mx=9", source / "a.npz", tmp_path / "x"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    assert zipfile.ZipFile(source / "a.npz").getinfo("x").compress_type == 9
+    with zipfile.ZipFile(source / "a.npz") as archive:
+        assert archive.getinfo("x").compress_type == 9
     check_random_reads(mount(source) / "a.npz/x", content)
 
 
@@ -253,7 +254,8 @@ def test_3_12_the_local_header_need_not_repeat_sizes_and_crc(source, mount):
 
 def test_3_12_zip64_records_of_a_small_archive(source, mount):
     path = zipmaker.write(source / "a.npz", [Entry(b"x", b"1", zip64=True)], zip64_end=True)
-    assert zipfile.ZipFile(path).read("x") == b"1"
+    with zipfile.ZipFile(path) as archive:
+        assert archive.read("x") == b"1"
     assert tree(mount(source) / "a.npz") == {"x": b"1"}
 
 

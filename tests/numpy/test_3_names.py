@@ -103,7 +103,8 @@ def test_3_7_without_bit_11_names_are_cp437_as_in_zipfile(source, mount):
     every_byte = bytes(set(range(1, 256)) - {ord("/")})
     pieces = [every_byte[at : at + 40] for at in range(0, 255, 40)]
     path = make(source, *(b"n" + piece for piece in pieces), flags=0)
-    wanted = {name.encode() for name in zipfile.ZipFile(path).namelist()}
+    with zipfile.ZipFile(path) as archive:
+        wanted = {name.encode() for name in archive.namelist()}
     assert "\u00e9".encode() in b"".join(wanted)
     assert set(byte_tree(mount(source) / "a.npz")) == wanted
 

@@ -4,6 +4,7 @@ import os
 import struct
 import time
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -108,7 +109,7 @@ def test_an_idle_mount_uses_no_processor_time(source, mount):
     np.load(mnt / "a.npz/x.npy")
 
     def ticks():
-        fields = open(f"/proc/{mnt.pid}/stat").read().rpartition(")")[2].split()
+        fields = Path(f"/proc/{mnt.pid}/stat").read_text().rpartition(")")[2].split()
         return int(fields[11]) + int(fields[12])
 
     time.sleep(0.5)
