@@ -1,4 +1,8 @@
 //! A zip archive: its members and the directories that their names make.
+//!
+//! Sizes and CRC-32 come from the central directory, the place of the data from the local header.
+//! Whatever can be told of a member without decoding it is told by `data_offset`, so that an open
+//! can fail instead of a read. Two members may share their bytes.
 
 use std::{
     io::Write,
@@ -18,9 +22,12 @@ use super::{
 };
 
 const LOCAL_HEADER: [u8; 4] = *b"PK\x03\x04";
-const LOCAL_HEADER_LEN: u64 = 30;
+const LOCAL_HEADER_LEN: usize = 30;
+/// Where the length of the name stands in a local and in a central header.
+const LOCAL_NAME_LEN: usize = 26;
+const CENTRAL_NAME_LEN: usize = 28;
 /// Read together with a header, so that a name of usual length costs no second read.
-const USUAL_NAME_LEN: u64 = 226;
+const USUAL_NAME_LEN: usize = 200;
 
 /// The most decoded bytes that DEFLATE makes of one byte: a length of 258 for a code of one bit
 /// and a distance for another.
@@ -30,10 +37,10 @@ const MAX_DEFLATE_RATIO: u64 = 1032;
 #[derive(Debug)]
 pub struct Archive {
     source: Arc<SourceFile>,
-    /// Where the central directory starts, in bytes from the start of the file.
-    central_start: u64,
+    /// Where the central directory lies, in bytes from the start of the file.
+    central: Range<u64>,
     members: Box<[Member]>,
-    /// Where the central directory entry of each member starts, in bytes from `central_start`.
+    /// Where the central directory entry of each member starts, in bytes from the start of `central`.
     positions: Box<[u32]>,
     /// Where the encoded bytes of each member start; 0 until its local header has been read.
     data_offsets: Box<[AtomicU64]>,
@@ -51,7 +58,7 @@ impl Archive {
         let tree = dir::build(central.members.len(), |index| central.name(index));
         Ok(Self {
             source,
-            central_start: central.start,
+            central: central.range,
             data_offsets: central.members.iter().map(|_| AtomicU64::new(0)).collect(),
             members: central.members.into(),
             positions: central.positions.into(),
@@ -141,22 +148,22 @@ impl Archive {
                 member.method
             )));
         }
-        let (flags, name_len) = (le16(&header[6..]), le16(&header[26..]));
+        let (flags, name_len) = (le16(&header[6..]), le16(&header[LOCAL_NAME_LEN..]));
         let data_offset = member.header_offset
-            + LOCAL_HEADER_LEN
+            + LOCAL_HEADER_LEN as u64
             + u64::from(name_len)
             + u64::from(le16(&header[28..]));
         if data_offset
             .checked_add(member.encoded_size)
-            .is_none_or(|data_end| data_end > self.central_start)
+            .is_none_or(|data_end| data_end > self.central.start)
         {
             return Err(Error::Corrupt(format!(
                 "{} bytes at offset {data_offset} reach into the central directory at {}",
-                member.encoded_size, self.central_start
+                member.encoded_size, self.central.start
             )));
         }
         // The range check above has shown that the whole header is in the file.
-        let name = &header[LOCAL_HEADER_LEN as usize..][..usize::from(name_len)];
+        let name = &header[LOCAL_HEADER_LEN..][..usize::from(name_len)];
         if decoded(name, flags) != self.central_name(id)? {
             return Err(Error::Corrupt(format!(
                 "the local header at offset {} names another member: \"{}\"",
@@ -170,25 +177,20 @@ impl Archive {
     /// The local header and the name after it, and whatever more was read.
     fn local_header(&self, member: &Member) -> Result<Vec<u8>, Error> {
         let offset = member.header_offset;
-        let room = self.central_start.saturating_sub(offset);
-        if room < LOCAL_HEADER_LEN {
+        if self.central.start.saturating_sub(offset) < LOCAL_HEADER_LEN as u64 {
             return Err(Error::Corrupt(format!(
                 "its local header at offset {offset} would not lie before the central directory \
                  at {}",
-                self.central_start
+                self.central.start
             )));
         }
-        let len = room.min(LOCAL_HEADER_LEN + USUAL_NAME_LEN);
-        let mut header = self.read(offset..offset + len)?;
+        let header =
+            self.read_with_name(offset..self.central.start, LOCAL_HEADER_LEN, LOCAL_NAME_LEN)?;
         if !header.starts_with(&LOCAL_HEADER) {
             return Err(Error::Corrupt(format!(
                 "there is no local header at offset {offset}, but {:#010x}",
                 le32(&header)
             )));
-        }
-        let wanted = LOCAL_HEADER_LEN + u64::from(le16(&header[26..]));
-        if wanted > len {
-            header = self.read(offset..offset + wanted.min(room))?;
         }
         Ok(header)
     }
@@ -196,16 +198,30 @@ impl Archive {
     /// The name in the central directory, decoded; read again, since it need not be kept for
     /// anything else.
     fn central_name(&self, id: MemberId) -> Result<Vec<u8>, Error> {
-        let start = self.central_start + u64::from(self.positions[id.0 as usize]);
-        let entry = self.read(start..start + central::HEADER_LEN as u64)?;
-        let name_start = start + central::HEADER_LEN as u64;
-        let name = self.read(name_start..name_start + u64::from(le16(&entry[28..])))?;
-        Ok(decoded(&name, le16(&entry[8..])))
+        let start = self.central.start + u64::from(self.positions[id.0 as usize]);
+        let range = start..self.central.end;
+        let entry = self.read_with_name(range, central::HEADER_LEN, CENTRAL_NAME_LEN)?;
+        let (header, rest) = entry.split_at(central::HEADER_LEN);
+        let name_len = usize::from(le16(&header[CENTRAL_NAME_LEN..]));
+        Ok(decoded(&rest[..name_len.min(rest.len())], le16(&header[8..])))
     }
 
-    fn read(&self, range: Range<u64>) -> Result<Vec<u8>, Error> {
-        let mut bytes = vec![0; (range.end - range.start) as usize];
+    /// A header of `header_len` bytes at the start of `range` and the name after it, as far as
+    /// `range` goes; the length of the name stands at `name_len_at` in the header.
+    fn read_with_name(
+        &self,
+        range: Range<u64>,
+        header_len: usize,
+        name_len_at: usize,
+    ) -> Result<Vec<u8>, Error> {
+        let mut bytes = vec![0; fitting(header_len + USUAL_NAME_LEN, &range)];
         self.source.read_exact_at(&mut bytes, range.start)?;
+        let name_len = usize::from(le16(&bytes[name_len_at..]));
+        if header_len + name_len > bytes.len() {
+            let read = bytes.len();
+            bytes.resize(fitting(header_len + name_len, &range), 0);
+            self.source.read_exact_at(&mut bytes[read..], range.start + read as u64)?;
+        }
         Ok(bytes)
     }
 
@@ -244,6 +260,11 @@ fn check_sizes(member: &Member) -> Result<(), Error> {
         return Ok(());
     }
     Err(Error::Corrupt(format!("{encoded_size} bytes, {method}, cannot decode to {size}")))
+}
+
+/// `len`, or the length of `range` if that is less.
+fn fitting(len: usize, range: &Range<u64>) -> usize {
+    (len as u64).min(range.end - range.start) as usize
 }
 
 fn decoded(name: &[u8], flags: u16) -> Vec<u8> {

@@ -7,9 +7,11 @@
 //! comment holds something like an end record, an earlier end record is tried.
 //!
 //! The `zip` crate is not used for this. It takes the first place but the last data of a repeated
-//! name, renames members after an Info-ZIP Unicode path field (zipfile up to Python 3.12 does not;
-//! nor do we), believes entry counts, looks for the directory by its signature, and keeps some
+//! name, renames members after an Info-ZIP Unicode path field (zipfile of Python 3.11 does not, nor
+//! do we), believes entry counts, looks for the directory by its signature, and keeps some
 //! 300 bytes a member.
+
+use std::ops::Range;
 
 use super::{Error, Member, Method, SourceFile, cp437};
 use seekable_deflate::ReadAt;
@@ -26,27 +28,26 @@ const DIGITAL_SIGNATURE: [u8; 4] = *b"PK\x05\x05";
 
 /// Bytes of a central directory that are read at a time; its longest entry has 192 KiB.
 const PIECE: u64 = 1 << 20;
-/// The largest central directory that is read: over two million members with names of 60 bytes.
+/// The largest central directory that is read: over a million members with names of 60 bytes.
 /// Without a bound, a file decides how much memory we take.
-const MAX_DIRECTORY: u64 = 256 << 20;
+const MAX_DIRECTORY: u64 = 128 << 20;
 /// How many end records are tried. Each may lead through a whole directory.
-const MAX_END_RECORDS: usize = 16;
+const MAX_END_RECORDS: usize = 4;
 
 /// General purpose bits (APPNOTE 4.4.4).
 const ENCRYPTED: u16 = 1 << 0;
 const PATCHED: u16 = 1 << 5;
 const STRONGLY_ENCRYPTED: u16 = 1 << 6;
 const UTF8: u16 = 1 << 11;
-const HEADER_ENCRYPTED: u16 = 1 << 13;
 
 /// A central directory, as far as it is needed.
 #[derive(Debug, Default)]
 pub(super) struct Central {
-    /// Where it starts, in bytes from the start of the file.
-    pub start: u64,
+    /// Where it lies, in bytes from the start of the file.
+    pub range: Range<u64>,
     /// In the order of the directory.
     pub members: Vec<Member>,
-    /// Where the entry of each member starts, in bytes from `start`.
+    /// Where the entry of each member starts, in bytes from the start of `range`.
     pub positions: Vec<u32>,
     /// The names of all members, one after the other; UTF-8 unless they claim it wrongly.
     pub names: Vec<u8>,
@@ -88,7 +89,7 @@ impl Central {
     }
 
     fn read_extent(bytes: &mut Bytes<'_>, extent: Extent) -> Result<Self, Error> {
-        let mut central = Self { start: extent.start, ..Self::default() };
+        let mut central = Self { range: extent.start..extent.end, ..Self::default() };
         let mut at = extent.start;
         while at < extent.end {
             let longest = (HEADER_LEN + 3 * usize::from(u16::MAX)) as u64;
@@ -115,7 +116,7 @@ impl Central {
         self.members.push(Member {
             // A patch is no whole file, whatever its method (APPNOTE 4.4.4, bit 5).
             method: if entry.flags & PATCHED == 0 { method } else { Method::Other(entry.method) },
-            encrypted: entry.flags & (ENCRYPTED | STRONGLY_ENCRYPTED | HEADER_ENCRYPTED) != 0,
+            encrypted: entry.flags & (ENCRYPTED | STRONGLY_ENCRYPTED) != 0,
             encoded_size: entry.encoded_size,
             size: entry.size.min(i64::MAX as u64),
             crc32: entry.crc32,
@@ -272,8 +273,9 @@ impl<'a> Entry<'a> {
         let name_len = usize::from(le16(&bytes[28..]));
         let extra_len = usize::from(le16(&bytes[30..]));
         let comment_len = usize::from(le16(&bytes[32..]));
+        // As in zipfile, whatever the end of the directory cuts off is not there.
         let rest = &bytes[HEADER_LEN..];
-        let (name, rest) = rest.split_at_checked(name_len).ok_or("a name is cut short")?;
+        let (name, rest) = rest.split_at(name_len.min(rest.len()));
         let mut entry = Entry {
             flags: le16(&bytes[8..]),
             method: le16(&bytes[10..]),

@@ -34,6 +34,8 @@ pub(super) fn decode(
     let read_error = RefCell::new(None);
     let encoded = Encoded::new(source, offset, member.encoded_size, &read_error);
     let result = match member.method {
+        // As in zipfile, a decoder that nothing is asked of is not made.
+        _ if member.size == 0 => copy(io::empty(), member, out),
         Method::Stored => copy(encoded, member, out),
         Method::Deflated => copy(flate2::bufread::DeflateDecoder::new(encoded), member, out),
         Method::Lzma => lzma::lzma_reader(encoded, member.size)

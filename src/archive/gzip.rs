@@ -1,4 +1,8 @@
-//! A gzipped `.npy`.
+//! A gzipped `.npy`: how large it is, found out without decoding it.
+//!
+//! The size field at the end of a gzip file is the size modulo 2^32, and that of its last member
+//! alone; the header of the `.npy` tells all. Whether that is true is found out by whoever decodes
+//! to the end.
 
 use std::{
     cell::RefCell,
@@ -72,17 +76,13 @@ fn read_header(source: &SourceFile) -> Result<npy::Header, Error> {
     let mut start = Vec::new();
     let mut wanted = npy::MIN_HEADER_LEN;
     loop {
-        match fill(&mut decoder, &mut start, wanted) {
-            Ok(()) => {}
-            Err(_) if read_error.borrow().is_some() => {}
-            Err(error) => {
-                let done = start.len();
-                return Err(Error::Corrupt(format!("gzip after {done} decoded bytes: {error}")));
-            }
-        }
+        let filled = fill(&mut decoder, &mut start, wanted);
         if let Some(error) = read_error.take() {
             return Err(Error::Io(error));
         }
+        filled.map_err(|error| {
+            Error::Corrupt(format!("gzip after {} decoded bytes: {error}", start.len()))
+        })?;
         match npy::Header::parse(&start) {
             Ok(header) => return Ok(header),
             Err(NpyError::Truncated { needed }) if needed > wanted && start.len() == wanted => {

@@ -9,7 +9,7 @@ use lzma_rust2::{LzmaReader, XzReader};
 
 /// The largest dictionary that is allocated: four times that of `xz -9`.
 const MAX_DICTIONARY: u32 = 256 << 20;
-/// Largest dictionary and what a decoder needs beside it (lc + lp up to 12: 12 MiB of tables).
+/// What `lzma-rust2` reckons for that dictionary and the decoder's own tables and buffers.
 const MAX_XZ_MEMORY_KIB: u32 = (MAX_DICTIONARY >> 10) + (1 << 10);
 
 /// The decoder of method 14 (APPNOTE 5.8.8): a header of its own, then a raw LZMA stream.

@@ -34,7 +34,8 @@ const TAIL: u64 = 64 << 10;
 /// 64 KiB. In a zip that is the end record and the last 64 KiB of central directory (all of it up
 /// to some 700 members) with the CRC-32 of every member named there; in a gzip file the trailer
 /// with the CRC-32 of the last gzip member. A change outside of both, with size and mtime kept,
-/// is not noticed.
+/// is not noticed. Nor is a store through a shared mapping that was written before: the kernel
+/// moves the times when a page of it first becomes dirty, not at every store.
 #[derive(Debug)]
 pub struct SourceFile {
     file: File,

@@ -196,11 +196,12 @@ fn a_directory_larger_than_the_bound_is_corrupt_before_it_is_read() {
 }
 
 #[test]
-fn a_name_that_ends_after_the_directory_is_corrupt() {
-    let mut bytes = RawZip::of([RawMember::stored("x", b"")]).bytes();
+fn a_name_that_ends_after_the_directory_is_cut() {
+    let mut bytes = RawZip::of([RawMember::stored("x", b"data")]).bytes();
     let header = bytes.len() - 22 - 47;
-    bytes[header + 28] = 2;
-    assert!(reason(&bytes).contains("a name is cut short"));
+    bytes[header + 28..header + 30].fill(0xFF);
+    let archive = open(&bytes).unwrap();
+    assert_eq!(read(&archive, "x").unwrap(), b"data");
 }
 
 #[test]

@@ -161,6 +161,14 @@ fn an_empty_member_must_have_the_crc_of_nothing() {
 }
 
 #[test]
+fn nothing_is_asked_of_the_bytes_of_an_empty_member() {
+    for method in [8, 9, 12, 14, 93, 95] {
+        let archive = archive_of(method, b"nonsense", b"");
+        assert_eq!(read(&archive, "x").unwrap(), b"");
+    }
+}
+
+#[test]
 fn less_than_the_declared_size_is_corrupt() {
     let data = sample(100_000);
     for (method, encoded) in encodings(&data).into_iter().skip(1) {
