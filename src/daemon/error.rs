@@ -178,8 +178,9 @@ impl fmt::Display for Error {
             Error::Hung { path, fs_type } => write!(
                 f,
                 "{0} is a mount of type {fs_type} that does not answer; wait for its server, or \
-                 clear it with: umount --lazy {0}",
-                Shown(path)
+                 clear it with: {1} --lazy {0}",
+                Shown(path),
+                if fs_type == super::mountinfo::FS_TYPE { "npzfs unmount" } else { "umount" }
             ),
             Error::Inside { mountpoint, source } => write!(
                 f,
@@ -247,8 +248,8 @@ impl fmt::Display for Error {
             ),
             Error::ServerStays { path, pid } => write!(
                 f,
-                "{} is unmounted here, but its server (process {pid}) still runs: another mount \
-                 namespace holds the mount; to end it: kill {pid}",
+                "{} is unmounted here, but its server (process {pid}) still runs: it is stuck, or \
+                 another mount namespace holds the mount; to end it: kill {pid}",
                 Shown(path)
             ),
         }

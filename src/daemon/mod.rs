@@ -1,6 +1,6 @@
 //! Mounting, readiness, signals, unmounting.
 //!
-//! [`serve`] is the whole life of a server; [`Mount`] is a mount for those who do something beside
+//! [`serve()`] is the whole life of a server; [`Mount`] is a mount for those who do something beside
 //! it. Nothing here looks into archives or knows how the tree is made.
 #![forbid(unsafe_code)]
 

@@ -40,10 +40,11 @@ pub fn unmount(path: &Path, lazy: bool) -> Result<(), Error> {
         let fs_type = mount.fs_type.to_string_lossy().into_owned();
         return Err(Error::NotNpzfs { path: path.into(), fs_type });
     }
-    let dead = matches!(place.stat(), Answer::Dead);
+    // Not even asked if it is to go in any case: a mount that hangs takes its time.
+    let detach = lazy || matches!(place.stat(), Answer::Dead);
     // While it is pinned, it is busy.
     drop(place);
-    if lazy || dead {
+    if detach {
         return detach::unmount(&mount.mount_point, Mode::Lazy);
     }
 

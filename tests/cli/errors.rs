@@ -83,6 +83,17 @@ fn a_source_that_cannot_be_shown() {
 }
 
 #[test]
+fn a_source_that_is_a_file_but_no_archive() {
+    let sandbox = Sandbox::new();
+    for (name, bytes) in [("empty.npz", &b""[..]), ("text.npz", b"not a zip"), ("x.txt", b"x")] {
+        fs::write(sandbox.path(name), bytes).expect("write");
+        run(npzfs().args([sandbox.path(name), sandbox.mnt()]))
+            .fails(1, &[name, "give a directory or one .npz file"]);
+    }
+    sandbox.assert_all_gone();
+}
+
+#[test]
 fn a_source_that_lies_on_a_dead_mount() {
     let sandbox = Sandbox::new();
     sandbox.dead_mount();
@@ -192,6 +203,22 @@ fn a_mount_that_hangs_does_not_hang_us() {
         .fails(1, &["fuse.other", "does not answer", "umount --lazy"]);
     let other = sandbox.dir("other");
     run(npzfs().args([sandbox.mnt(), other])).fails(1, &["fuse.other", "does not answer"]);
+}
+
+#[test]
+fn a_mount_of_ours_that_hangs_can_be_cleared() {
+    let sandbox = Sandbox::new();
+    sandbox.mount();
+    let server = sandbox.server();
+    stop(server);
+    run(npzfs().args([sandbox.src(), sandbox.mnt()]))
+        .fails(1, &["fuse.npzfs", "does not answer", "npzfs unmount --lazy"]);
+    let begin = std::time::Instant::now();
+    run(npzfs().args(["unmount", "--lazy"]).arg(sandbox.mnt())).succeeds();
+    assert!(begin.elapsed().as_secs() < 4, "it is not asked whether it answers");
+    assert_eq!(sandbox.mounts(), []);
+    kill("CONT", server);
+    sandbox.assert_all_gone();
 }
 
 #[test]

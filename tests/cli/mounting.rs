@@ -58,6 +58,20 @@ fn the_source_is_shown() {
 }
 
 #[test]
+fn a_single_archive_is_shown_as_its_members() {
+    use std::io::Write;
+    let sandbox = Sandbox::new();
+    let path = sandbox.path("run7.npz");
+    let mut archive = zip::ZipWriter::new(fs::File::create(&path).expect("create"));
+    archive.start_file("x.npy", zip::write::SimpleFileOptions::default()).expect("zip");
+    archive.write_all(b"some bytes").expect("zip");
+    archive.finish().expect("zip");
+    run(npzfs().args([&path, &sandbox.mnt()])).succeeds();
+    assert_eq!(fs::read(sandbox.path("mnt/x.npy")).expect("read"), b"some bytes");
+    assert_eq!(sandbox.mounts()[0].2, path.to_str().expect("ASCII"));
+}
+
+#[test]
 fn others_have_access_only_with_the_modes_checked() {
     for option in ["allow_other", "allow_root"] {
         let sandbox = Sandbox::new();

@@ -11,7 +11,7 @@ use std::{
 };
 
 /// How long anything may take before a test gives up on it.
-pub const DEADLINE: Duration = Duration::from_secs(20);
+pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Everything a test makes lies in here; what is mounted here goes away with it, and so do the
 /// servers that were told of it.
@@ -352,8 +352,24 @@ fn pids() -> impl Iterator<Item = u32> {
 
 /// Whether a process has ended, and its parent has not asked how.
 fn is_zombie(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z'))
+    state(&format!("/proc/{pid}")) == Some('Z')
+}
+
+/// The state of a process or thread, by its directory in /proc.
+fn state(directory: &str) -> Option<char> {
+    let stat = fs::read_to_string(format!("{directory}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.chars().next()
+}
+
+/// Stops a process, and waits until all its threads stand still.
+pub fn stop(pid: u32) {
+    kill("STOP", pid);
+    eventually("the process stops", || {
+        fs::read_dir(format!("/proc/{pid}/task"))
+            .expect("it lives")
+            .flatten()
+            .all(|task| state(task.path().to_str().expect("ASCII")) == Some('T'))
+    });
 }
 
 /// Makes a filesystem of type fuse.other on `mountpoint` that nobody serves, and returns the

@@ -152,7 +152,8 @@ fn check(map: &[u8], index: usize) -> io::Result<()> {
 
 /// Decodes a member from its start to its end, and says how long it is.
 fn decode(archive: &Path, member: &str) -> io::Result<u64> {
-    let mut archive = zip::ZipArchive::new(io::BufReader::new(File::open(archive)?))?;
+    let mut archive =
+        zip::ZipArchive::new(io::BufReader::with_capacity(1 << 18, File::open(archive)?))?;
     let mut member = archive.by_name(member)?;
     let mut bytes = Vec::with_capacity(usize::try_from(member.size()).unwrap_or(0));
     io::copy(&mut member, &mut bytes)
