@@ -156,7 +156,8 @@ mod tests {
 
     #[test]
     fn what_mount_and_fstab_add_is_taken_without_effect() {
-        let text = "rw,ro,nosuid,nodev,suid,dev,user,users,nofail,_netdev,noauto,defaults,,relatime,\
+        let text = "rw,ro,nosuid,nodev,suid,dev,user,users,nofail,_netdev,noauto,defaults,,\
+                    relatime,\
                     x-systemd.automount,x-systemd.idle-timeout=60,X-mount.mkdir,comment=a b,\
                     subtype=npzfs,";
         assert_eq!(parse(text), Ok(MountOptions::default()));
@@ -165,7 +166,8 @@ mod tests {
 
     #[test]
     fn our_own_options_are_read() {
-        let text = r"layout=beside,ttl=2.5,cache_size=1G,log_file=/a\,b\\c\d,fsname=x=y,noexec,allow_root,default_permissions";
+        let text = "layout=beside,ttl=2.5,cache_size=1G,log_file=/a\\,b\\\\c\\d,fsname=x=y,\
+                    noexec,allow_root,default_permissions";
         assert_eq!(
             parse(text),
             Ok(MountOptions {

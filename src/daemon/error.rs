@@ -128,7 +128,8 @@ impl fmt::Display for Error {
             Error::Source(path, cause) => source_line(f, path, cause),
             Error::SourceKind(path) => write!(
                 f,
-                "the source {} is neither a directory nor a file; give a directory or one .npz file",
+                "the source {} is neither a directory nor a file; give a directory or one .npz \
+                 file",
                 Shown(path)
             ),
             Error::Tree(path, cause) => write!(

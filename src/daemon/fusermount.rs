@@ -159,7 +159,8 @@ mod tests {
         assert_eq!(
             option_string(OsStr::new(r"/a,b\c"), &options),
             OsString::from(
-                r"ro,nosuid,nodev,noatime,subtype=npzfs,noexec,default_permissions,allow_other,fsname=/a\,b\\c"
+                "ro,nosuid,nodev,noatime,subtype=npzfs,noexec,default_permissions,allow_other,\
+                 fsname=/a\\,b\\\\c"
             )
         );
     }

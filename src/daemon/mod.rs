@@ -1,7 +1,7 @@
 //! Mounting, readiness, signals, unmounting.
 //!
-//! [`serve()`] is the whole life of a server; [`Mount`] is a mount for those who do something beside
-//! it. Nothing here looks into archives or knows how the tree is made.
+//! [`serve()`] is the whole life of a server; [`Mount`] is a mount for those who do something
+//! beside it. Nothing here looks into archives or knows how the tree is made.
 #![forbid(unsafe_code)]
 
 mod background;

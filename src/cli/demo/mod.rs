@@ -135,7 +135,8 @@ fn tour(options: &Options, events: &Receiver<Event>) -> Result<(), Stop> {
     line(&what, begin.elapsed());
 
     say(format_args!(
-        "\nTry it:\n\n  python3 -c \"import numpy as np; print(np.load('{}', mmap_mode='r')[12345])\"\n",
+        "\nTry it:\n\n  python3 -c \"import numpy as np; \
+         print(np.load('{}', mmap_mode='r')[12345])\"\n",
         path.display()
     ));
     Ok(())
