@@ -10,6 +10,7 @@ use std::{
     ffi::OsStr,
     io,
     os::unix::ffi::OsStrExt,
+    panic::{self, AssertUnwindSafe},
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -88,47 +89,53 @@ impl Filesystem for Npzfs {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        match self.tree.lookup(Ino(parent.0), name) {
-            Ok((ino, attr)) => {
-                // Inode numbers are never used again, so one generation number does.
-                reply.entry(&self.ttl(), &file_attr(ino, &attr), Generation(0));
+        contain(|| {
+            match self.tree.lookup(Ino(parent.0), name) {
+                Ok((ino, attr)) => {
+                    // Inode numbers are never used again, so one generation number does.
+                    reply.entry(&self.ttl(), &file_attr(ino, &attr), Generation(0));
+                }
+                Err(error) => reply.error(self.errno("lookup in", parent, &error)),
             }
-            Err(error) => reply.error(self.errno("lookup in", parent, &error)),
-        }
+        });
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, count: u64) {
-        self.tree.forget(Ino(ino.0), count);
+        contain(|| {
+            self.tree.forget(Ino(ino.0), count);
+        });
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        match self.tree.getattr(Ino(ino.0)) {
+        contain(|| match self.tree.getattr(Ino(ino.0)) {
             Ok(attr) => reply.attr(&self.ttl(), &file_attr(Ino(ino.0), &attr)),
             Err(error) => reply.error(self.errno("getattr", ino, &error)),
-        }
+        });
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
-        match self.tree.read_link(Ino(ino.0)) {
+        contain(|| match self.tree.read_link(Ino(ino.0)) {
             Ok(target) => reply.data(target.as_bytes()),
             Err(error) => reply.error(self.errno("readlink", ino, &error)),
-        }
+        });
     }
 
     fn open(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        let opened = match self.tree.open(Ino(ino.0)) {
-            Ok(opened) => opened,
-            Err(error) => return reply.error(self.errno("open", ino, &error)),
-        };
-        let id = FileHandle(opened.id.0);
-        // Right because a changed archive gets new inodes, and a plain file that changes in place
-        // a new mtime (AUTO_INVAL_DATA). np.load opens a file three times to map it.
-        // Closing has nothing to flush.
-        let flags = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH;
-        match opened.plain {
-            None => reply.opened(id, flags),
-            Some(plain) => self.passthrough.open(ino, id, plain.file(), flags, reply),
-        }
+        contain(|| {
+            let opened = match self.tree.open(Ino(ino.0)) {
+                Ok(opened) => opened,
+                Err(error) => return reply.error(self.errno("open", ino, &error)),
+            };
+            let id = FileHandle(opened.id.0);
+            // Right because a changed archive gets new inodes, and a plain file that changes in place
+            // a new mtime (AUTO_INVAL_DATA). np.load opens a file three times to map it.
+            // Closing has nothing to flush.
+            let flags = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH;
+            match opened.plain {
+                None => reply.opened(id, flags),
+                Some(plain) => self.passthrough.open(ino, id, plain.file(), flags, reply),
+            }
+        });
     }
 
     fn read(
@@ -142,35 +149,41 @@ impl Filesystem for Npzfs {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let handle = match self.tree.handle(HandleId(fh.0)) {
-            Ok(handle) => handle,
-            Err(error) => return reply.error(self.errno("read", ino, &error)),
-        };
-        match &*handle {
-            Handle::Member { content, pattern } => {
-                content.follow(pattern, offset, size);
-                let tree = self.tree.clone();
-                let owner = content.clone();
-                content.read(offset, size, move |result| match result {
-                    Ok(bytes) => reply.data(bytes),
-                    Err(error) => {
-                        // The kernel tries each page of a damaged place again; one line is news.
-                        let first = owner.damage_logged.first();
-                        let level = if first { Level::Warn } else { Level::Debug };
-                        log::log!(level, "read {} at {offset}: {error}", tree.describe(Ino(ino.0)));
-                        reply.error(Errno::from_i32(FsError::Content(error).errno()));
-                    }
-                });
-            }
-            Handle::Plain(file) => serve::with_scratch(|scratch| {
-                scratch.resize(size as usize, 0);
-                match file.read(scratch, offset) {
-                    Ok(read) => reply.data(&scratch[..read]),
-                    Err(error) => reply.error(self.errno("read", ino, &error.into())),
+        contain(|| {
+            let handle = match self.tree.handle(HandleId(fh.0)) {
+                Ok(handle) => handle,
+                Err(error) => return reply.error(self.errno("read", ino, &error)),
+            };
+            match &*handle {
+                Handle::Member { content, pattern } => {
+                    content.follow(pattern, offset, size);
+                    let tree = self.tree.clone();
+                    let owner = content.clone();
+                    content.read(offset, size, move |result| match result {
+                        Ok(bytes) => reply.data(bytes),
+                        Err(error) => {
+                            // The kernel tries each page of a damaged place again; one line is news.
+                            let first = owner.damage_logged.first();
+                            let level = if first { Level::Warn } else { Level::Debug };
+                            log::log!(
+                                level,
+                                "read {} at {offset}: {error}",
+                                tree.describe(Ino(ino.0))
+                            );
+                            reply.error(Errno::from_i32(FsError::Content(error).errno()));
+                        }
+                    });
                 }
-            }),
-            Handle::Directory(_) => reply.error(Errno::from_i32(FsError::IsADirectory.errno())),
-        }
+                Handle::Plain(file) => serve::with_scratch(|scratch| {
+                    scratch.resize(size as usize, 0);
+                    match file.read(scratch, offset) {
+                        Ok(read) => reply.data(&scratch[..read]),
+                        Err(error) => reply.error(self.errno("read", ino, &error.into())),
+                    }
+                }),
+                Handle::Directory(_) => reply.error(Errno::from_i32(FsError::IsADirectory.errno())),
+            }
+        });
     }
 
     fn release(
@@ -183,18 +196,22 @@ impl Filesystem for Npzfs {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.passthrough.release(ino, fh);
-        self.tree.release(HandleId(fh.0));
-        reply.ok();
+        contain(|| {
+            self.passthrough.release(ino, fh);
+            self.tree.release(HandleId(fh.0));
+            reply.ok();
+        });
     }
 
     fn access(&self, _req: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
-        let write = mask.contains(AccessFlags::W_OK);
-        let execute = mask.contains(AccessFlags::X_OK);
-        match self.tree.access(Ino(ino.0), mask.contains(AccessFlags::R_OK), write, execute) {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(self.errno("access", ino, &error)),
-        }
+        contain(|| {
+            let write = mask.contains(AccessFlags::W_OK);
+            let execute = mask.contains(AccessFlags::X_OK);
+            match self.tree.access(Ino(ino.0), mask.contains(AccessFlags::R_OK), write, execute) {
+                Ok(()) => reply.ok(),
+                Err(error) => reply.error(self.errno("access", ino, &error)),
+            }
+        });
     }
 
     // What follows is asked for in passing, by isatty(3), fsync(2), SEEK_HOLE and old kernels' close;
@@ -250,10 +267,10 @@ impl Filesystem for Npzfs {
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        match self.tree.open_directory(Ino(ino.0)) {
+        contain(|| match self.tree.open_directory(Ino(ino.0)) {
             Ok(id) => reply.opened(FileHandle(id.0), FopenFlags::empty()),
             Err(error) => reply.error(self.errno("opendir", ino, &error)),
-        }
+        });
     }
 
     fn readdir(
@@ -264,18 +281,20 @@ impl Filesystem for Npzfs {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let entries = match self.tree.read_directory(HandleId(fh.0), offset) {
-            Ok(entries) => entries,
-            Err(error) => return reply.error(self.errno("readdir", ino, &error)),
-        };
-        let seen = usize::try_from(offset).unwrap_or(usize::MAX).min(entries.len());
-        for (entry, next) in entries[seen..].iter().zip(offset + 1..) {
-            let number = if entry.name == "." { ino } else { UNKNOWN_INO };
-            if reply.add(number, next, file_type(entry.kind), &entry.name) {
-                break;
+        contain(|| {
+            let entries = match self.tree.read_directory(HandleId(fh.0), offset) {
+                Ok(entries) => entries,
+                Err(error) => return reply.error(self.errno("readdir", ino, &error)),
+            };
+            let seen = usize::try_from(offset).unwrap_or(usize::MAX).min(entries.len());
+            for (entry, next) in entries[seen..].iter().zip(offset + 1..) {
+                let number = if entry.name == "." { ino } else { UNKNOWN_INO };
+                if reply.add(number, next, file_type(entry.kind), &entry.name) {
+                    break;
+                }
             }
-        }
-        reply.ok();
+            reply.ok();
+        });
     }
 
     fn readdirplus(
@@ -286,36 +305,39 @@ impl Filesystem for Npzfs {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let entries = match self.tree.read_directory(HandleId(fh.0), offset) {
-            Ok(entries) => entries,
-            Err(error) => return reply.error(self.errno("readdir", ino, &error)),
-        };
-        let seen = usize::try_from(offset).unwrap_or(usize::MAX).min(entries.len());
-        for (entry, next) in entries[seen..].iter().zip(offset + 1..) {
-            // The kernel takes no reference to the dots; each other name is looked up.
-            let looked_up = match entry.name.as_bytes() {
-                b"." | b".." => None,
-                _ => match self.tree.lookup(Ino(ino.0), &entry.name) {
-                    Ok(found) => Some(found),
-                    // Gone since the names were taken, or in a directory that can be listed but
-                    // not searched: an entry without an inode is not one for readdir(3) either.
-                    Err(_) => continue,
-                },
+        contain(|| {
+            let entries = match self.tree.read_directory(HandleId(fh.0), offset) {
+                Ok(entries) => entries,
+                Err(error) => return reply.error(self.errno("readdir", ino, &error)),
             };
-            let attr = match &looked_up {
-                Some((found, attr)) => file_attr(*found, attr),
-                None => dots_attr(if entry.name == "." { ino } else { UNKNOWN_INO }),
-            };
-            let full = reply.add(attr.ino, next, &entry.name, &self.ttl(), &attr, Generation(0));
-            if full {
-                // It did not fit, so the kernel will not know of this lookup.
-                if let Some((found, _)) = looked_up {
-                    self.tree.forget(found, 1);
+            let seen = usize::try_from(offset).unwrap_or(usize::MAX).min(entries.len());
+            for (entry, next) in entries[seen..].iter().zip(offset + 1..) {
+                // The kernel takes no reference to the dots; each other name is looked up.
+                let looked_up = match entry.name.as_bytes() {
+                    b"." | b".." => None,
+                    _ => match self.tree.lookup(Ino(ino.0), &entry.name) {
+                        Ok(found) => Some(found),
+                        // Gone since the names were taken, or in a directory that can be listed but
+                        // not searched: an entry without an inode is not one for readdir(3) either.
+                        Err(_) => continue,
+                    },
+                };
+                let attr = match &looked_up {
+                    Some((found, attr)) => file_attr(*found, attr),
+                    None => dots_attr(if entry.name == "." { ino } else { UNKNOWN_INO }),
+                };
+                let full =
+                    reply.add(attr.ino, next, &entry.name, &self.ttl(), &attr, Generation(0));
+                if full {
+                    // It did not fit, so the kernel will not know of this lookup.
+                    if let Some((found, _)) = looked_up {
+                        self.tree.forget(found, 1);
+                    }
+                    break;
                 }
-                break;
             }
-        }
-        reply.ok();
+            reply.ok();
+        });
     }
 
     fn releasedir(
@@ -326,12 +348,14 @@ impl Filesystem for Npzfs {
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        self.tree.release(HandleId(fh.0));
-        reply.ok();
+        contain(|| {
+            self.tree.release(HandleId(fh.0));
+            reply.ok();
+        });
     }
 
     fn statfs(&self, _req: &Request, ino: INodeNo, reply: ReplyStatfs) {
-        match self.tree.stat_vfs() {
+        contain(|| match self.tree.stat_vfs() {
             Ok(vfs) => reply.statfs(
                 vfs.f_blocks,
                 vfs.f_bfree,
@@ -343,31 +367,43 @@ impl Filesystem for Npzfs {
                 vfs.f_frsize as u32,
             ),
             Err(error) => reply.error(self.errno("statfs", ino, &error)),
-        }
+        });
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let Some(xattr) = Xattr::named(name) else {
-            return reply.error(Errno::from_i32(FsError::NoAttribute.errno()));
-        };
-        let tree = self.tree.clone();
-        let answer = move || match tree.xattr(Ino(ino.0), xattr) {
-            Ok(value) => reply_xattr(value.as_bytes(), size, reply),
-            Err(error) => reply.error(Errno::from_i32(error.errno())),
-        };
-        if xattr.needs_header() { self.tree.spawn(answer) } else { answer() }
+        contain(|| {
+            let Some(xattr) = Xattr::named(name) else {
+                return reply.error(Errno::from_i32(FsError::NoAttribute.errno()));
+            };
+            let tree = self.tree.clone();
+            let answer = move || match tree.xattr(Ino(ino.0), xattr) {
+                Ok(value) => reply_xattr(value.as_bytes(), size, reply),
+                Err(error) => reply.error(Errno::from_i32(error.errno())),
+            };
+            if xattr.needs_header() { self.tree.spawn(answer) } else { answer() }
+        });
     }
 
     fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        let tree = self.tree.clone();
-        self.tree.spawn(move || match tree.list_xattrs(Ino(ino.0)) {
-            Ok(list) => {
-                let names: String = list.iter().flat_map(|xattr| [xattr.name(), "\0"]).collect();
-                reply_xattr(names.as_bytes(), size, reply);
-            }
-            Err(error) => reply.error(Errno::from_i32(error.errno())),
+        contain(|| {
+            let tree = self.tree.clone();
+            self.tree.spawn(move || match tree.list_xattrs(Ino(ino.0)) {
+                Ok(list) => {
+                    let names: String =
+                        list.iter().flat_map(|xattr| [xattr.name(), "\0"]).collect();
+                    reply_xattr(names.as_bytes(), size, reply);
+                }
+                Err(error) => reply.error(Errno::from_i32(error.errno())),
+            });
         });
     }
+}
+
+/// Runs the work of one request. Should it panic, the reply it holds is dropped, and so answers
+/// EIO; a panic that went on would end fuser's event loop thread for good, and with the last of
+/// them all who use the mount would hang. The hook has logged it.
+fn contain(work: impl FnOnce()) {
+    let _ = panic::catch_unwind(AssertUnwindSafe(work));
 }
 
 fn reply_xattr(value: &[u8], size: u32, reply: ReplyXattr) {
