@@ -18,11 +18,11 @@ def source(tmp_path):
 def _mounts(directory):
     running, numbers = [], itertools.count(1)
 
-    def mount(source, *options, at=None):
+    def mount(source, *options, at=None, under=()):
         """Mounts `source`; `options` as on the command line."""
         number = next(numbers)
         mountpoint = directory / f"mnt{number}" if at is None else at
-        one = Mount(source, mountpoint, directory / f"log{number}", *options)
+        one = Mount(source, mountpoint, directory / f"log{number}", *options, under=under)
         running.append(one)
         return one
 

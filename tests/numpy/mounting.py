@@ -73,15 +73,18 @@ def poll(condition, seconds, what):
 
 
 class Mount:
-    """A running `npzfs -f`. `mount / "a.npz"` is a path in it."""
+    """A running `npzfs -f`. `mount / "a.npz"` is a path in it.
 
-    def __init__(self, source, mountpoint, log_path, *options):
+    `under` is a command that runs the program, such as prlimit.
+    """
+
+    def __init__(self, source, mountpoint, log_path, *options, under=()):
         self.source, self.path = Path(source), Path(mountpoint)
         self.log_path = Path(log_path)
         self.path.mkdir(exist_ok=True)
         lacking = why_not_mountable()
         assert lacking is None, f"cannot mount here: {lacking}"
-        command = [binary(), "-f", *map(str, options), str(source), str(mountpoint)]
+        command = [*under, binary(), "-f", *map(str, options), str(source), str(mountpoint)]
         environment = {k: v for k, v in os.environ.items() if k != "RUST_LOG"}
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(

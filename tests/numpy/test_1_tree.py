@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import zipmaker
-from mounting import errno_of, poll, tree
+from mounting import errno_of, in_child, poll, tree
 from zipmaker import Entry
 
 ONE = [Entry(b"x.npy", b"x bytes"), Entry(b"sub/y.npy", b"y bytes")]
@@ -191,6 +191,27 @@ def test_1_3_symlinks_are_shown_as_they_are(source, mount):
     assert (mnt / "inside").read_bytes() == b"y bytes"
     assert errno_of(os.stat, mnt / "dangling") == errno.ENOENT
     assert errno_of(os.readlink, mnt / "run7.npz/x.npy") == errno.EINVAL
+
+
+def test_1_3_a_directory_that_becomes_a_link_does_not_lead_out(source, mount, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "f").write_bytes(b"outside")
+    zipmaker.write(outside / "a.npz", ONE)
+    (source / "d").mkdir()
+    (source / "d/f").write_bytes(b"inside")
+    mnt = mount(source)
+    held = os.open(mnt / "d", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        assert (mnt / "d/f").read_bytes() == b"inside"
+        os.rename(source / "d", source / "e")
+        (source / "d").symlink_to(outside)
+        for name in ("f", "a.npz", "a.npz/x.npy"):
+            assert errno_of(os.stat, name, dir_fd=held) is not None, name
+    finally:
+        os.close(held)
+    poll(lambda: os.path.islink(mnt / "d"), 2.5, "the link shows")
+    assert os.readlink(mnt / "d") == str(outside)
 
 
 def test_1_4_special_files_are_shown_as_such(source, mount):
@@ -417,3 +438,35 @@ def test_1_12_mounting_over_the_source_itself(source, mount):
         "a.npz", "deep", "empty", "latest", "new", "notes.txt", "void"
     ]  # fmt: skip
     assert (source / "a.npz").is_file()
+
+
+def open_as_nobody(paths):
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+    return {str(path): errno_of(open, path, "rb") for path in paths}
+
+
+def test_1_13_modes_bind_other_users(source, mount, tmp_path):
+    zipmaker.write(source / "open.npz", ONE).chmod(0o644)
+    zipmaker.write(source / "secret.npz", ONE).chmod(0o600)
+    (source / "file").write_bytes(b"x")
+    (source / "file").chmod(0o600)
+    (source / "dir").mkdir()
+    (source / "dir/file").write_bytes(b"x")
+    (source / "dir").chmod(0o700)
+    source.chmod(0o755)
+    assert os.geteuid() == 0, "only root can look as another user: run this test as root"
+    for path in (tmp_path, *tmp_path.parents):
+        if path.name.startswith(("pytest-", "test_")):
+            path.chmod(0o755)
+    shared, own = mount(source, "-o", "allow_other"), mount(source)
+    expected = {
+        shared / "open.npz/x.npy": None,
+        shared / "secret.npz/x.npy": errno.EACCES,
+        shared / "file": errno.EACCES,
+        shared / "dir/file": errno.EACCES,
+        own / "open.npz/x.npy": errno.EACCES,
+    }
+    got = in_child(open_as_nobody, list(expected))
+    assert got == {str(path): wanted for path, wanted in expected.items()}

@@ -1,6 +1,7 @@
 """Rules 5.7 to 5.9: the page cache, the system calls of reading, many readers."""
 
 import errno
+import fcntl
 import hashlib
 import mmap
 import os
@@ -115,6 +116,36 @@ def test_5_8_copying(member, tmp_path):
         ["dd", f"if={path}", f"of={tmp_path / 'dd'}", "bs=777k", "status=none"], check=True
     )
     assert (tmp_path / "dd").read_bytes() == content
+
+
+def test_5_8_direct_io(member):
+    _, path, content = member
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECT)
+    try:
+        with mmap.mmap(-1, 1 << 21) as buffer, mmap.mmap(-1, 8192) as small:
+            assert os.readv(descriptor, [buffer]) == len(content)
+            assert buffer[: len(content)] == content
+            assert os.preadv(descriptor, [small], 800 * 1024) == 8192
+            assert small[:] == content[800 * 1024 : 808 * 1024]
+    finally:
+        os.close(descriptor)
+
+
+def test_5_8_what_else_is_done_with_files(member):
+    mnt, path, content = member
+    with open(path, "rb", buffering=0) as file:
+        descriptor = file.fileno()
+        assert os.lseek(descriptor, 0, os.SEEK_DATA) == 0
+        assert os.lseek(descriptor, 0, os.SEEK_HOLE) == len(content)
+        assert errno_of(os.lseek, descriptor, len(content), os.SEEK_DATA) == errno.ENXIO
+        fcntl.flock(file, fcntl.LOCK_SH)
+        fcntl.lockf(file, fcntl.LOCK_SH)
+        os.fsync(descriptor)
+        assert not os.isatty(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
+        assert os.pread(descriptor, 100, 5000) == content[5000:5100]
+    assert mnt.log() == ""
 
 
 def test_5_8_mapping(member):

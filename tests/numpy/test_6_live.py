@@ -440,6 +440,26 @@ def test_6_9_a_plain_file_replaced_by_rename_has_a_new_inode(source, mount):
         assert os.pread(held.fileno(), 500_000, 0) == b"old " * 100_000
 
 
+def test_6_9_names_that_are_swapped(source, mount):
+    for name in "ab":
+        (source / name).write_bytes(name.encode())
+        (source / f"{name}.d").mkdir()
+        (source / f"{name}.d/f").write_bytes(name.encode())
+        np.savez(source / f"{name}.d/z.npz", x=np.array([name]))
+    mnt = mount(source)
+
+    def seen():
+        files = [(mnt / p).read_bytes() for p in ("a", "b", "a.d/f", "b.d/f")]
+        return files + [load(mnt / p) for p in ("a.d/z.npz/x.npy", "b.d/z.npz/x.npy")]
+
+    assert seen() == [b"a", b"b", b"a", b"b", ["a"], ["b"]]
+    for suffix in ("", ".d"):
+        os.rename(source / f"a{suffix}", source / "other")
+        os.rename(source / f"b{suffix}", source / f"a{suffix}")
+        os.rename(source / "other", source / f"b{suffix}")
+    soon(lambda: seen() == [b"b", b"a", b"b", b"a", ["b"], ["a"]], "all of them are swapped")
+
+
 def test_6_9_attributes_of_plain_files_and_directories_change(source, mount):
     (source / "f").write_bytes(b"x")
     (source / "d").mkdir()

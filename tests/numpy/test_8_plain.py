@@ -4,6 +4,7 @@ import errno
 import mmap
 import os
 import random
+import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -58,6 +59,14 @@ def test_8_1_plain_npys_are_mapped(source, mount):
 
     workers = [Child(rows, seed) for seed in range(8)]
     assert all(worker.result() for worker in workers)
+
+
+def test_8_1_programs_run(source, mount):
+    script = source / "script"
+    script.write_text("#!/bin/sh\necho it runs\n")
+    script.chmod(0o755)
+    done = subprocess.run([mount(source) / "script"], check=True, capture_output=True)
+    assert done.stdout == b"it runs\n"
 
 
 def test_8_1_many_readers_of_one_file(source, mount):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import zipmaker
+from arrays import npy
 from mounting import Child
 from zipmaker import DEFLATED, STORED, Entry
 
@@ -101,6 +102,40 @@ def test_memory_stays_under_160_mib(source, mount):
     peak = mnt.peak_memory()
     print(f"peak resident set: {peak / (1 << 20):.0f} MiB")
     assert peak < 160 << 20
+
+
+def test_more_archives_than_file_descriptors(source, mount):
+    count = 1_500
+    entry = Entry(b"x.npy", npy(np.arange(3)), DEFLATED)
+    archive = zipmaker.write(source / "0.npz", [entry]).read_bytes()
+    for number in range(1, count):
+        (source / f"{number}.npz").write_bytes(archive)
+    mnt = mount(source, under=["prlimit", "--nofile=1024:1024"])
+    kept = []
+    for number in range(count):
+        member = np.load(mnt / f"{number}.npz/x.npy", mmap_mode="r")
+        assert member[2] == 2
+        if number % 5 == 0:
+            kept.append(member)
+    assert len(os.listdir(f"/proc/{mnt.pid}/fd")) < 1_000
+    assert all(member[1] == 1 for member in kept)
+
+
+def test_sigterm_in_the_middle_of_a_first_pass(source, mount):
+    entry, _ = large_member(b"x", GIB, b"a row of text. \n" * ((ROWS - 1) * ROW // 16))
+    zipmaker.write(source / "a.npz", [entry])
+    mnt = mount(source)
+
+    def read():
+        try:
+            return len((mnt / "a.npz/x").read_bytes())
+        except OSError:
+            return None
+
+    reader = Child(read)
+    time.sleep(0.1)
+    mnt.stop()  # asserts that it ends in good order
+    assert reader.result() in (None, GIB)
 
 
 def test_an_idle_mount_uses_no_processor_time(source, mount):
