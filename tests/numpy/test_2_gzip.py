@@ -204,6 +204,7 @@ def test_2_6_extended_attributes(source, mount):
     }
     for name, value in wanted.items():
         assert os.getxattr(path, f"user.npzfs.{name}") == value, name
+    assert errno_of(os.getxattr, path, "user.npzfs.crc32") == errno.ENODATA
 
 
 def big_npy():

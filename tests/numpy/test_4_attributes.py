@@ -192,6 +192,7 @@ def test_4_5_state_of_members(source, mount):
         "method 97": "refused: method 97 is not supported",
     }
     assert npzfs_attributes(mnt / "a.npz") == {"state": "ready"}
+    assert npzfs_attributes(mount(source, "--layout", "beside") / "a.npz") == {"state": "ready"}
 
 
 def test_4_5_state_of_a_deflated_member_tells_how_far_its_first_pass_is(source, mount):
