@@ -137,3 +137,72 @@ impl Drop for Turn<'_> {
         self.flight.land(Landing::Abandoned);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io,
+        sync::{Arc, Condvar, Mutex},
+        thread,
+        time::{Duration, Instant},
+    };
+
+    use crate::{Format, Memory, Options, ReadAt, core::Core};
+
+    /// Holds reads back while it is closed.
+    struct Gated {
+        encoded: Vec<u8>,
+        open: Mutex<bool>,
+        opened: Condvar,
+    }
+
+    impl ReadAt for Gated {
+        fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+            let open = self.open.lock().unwrap();
+            drop(self.opened.wait_while(open, |open| !*open).unwrap());
+            self.encoded.read_exact_at(buf, offset)
+        }
+    }
+
+    #[test]
+    fn all_who_want_a_span_get_one_decode_of_it_though_no_memory_keeps_it() {
+        // Stored blocks of five bytes of header and 1000 of data.
+        let encoded: Vec<u8> = (0..50)
+            .flat_map(|block| {
+                let header = [u8::from(block == 49), 0xe8, 3, 0x17, 0xfc];
+                header.into_iter().chain([block; 1000])
+            })
+            .collect();
+        let options = Options {
+            format: Format::Deflate,
+            spacing: 10_000,
+            decoded_len: Some(50_000),
+            crc32: None,
+        };
+        let core = Core::new(0..encoded.len() as u64, options, Memory::new(0));
+        let source = Gated { encoded, open: Mutex::new(true), opened: Condvar::new() };
+        core.span_at(&source, 49_999).unwrap();
+
+        *source.open.lock().unwrap() = false;
+        let spans: Vec<_> = thread::scope(|scope| {
+            let readers: Vec<_> =
+                (0..8).map(|_| scope.spawn(|| core.span_at(&source, 5000))).collect();
+            // The map, the one who decodes, and seven who wait.
+            let all_wait =
+                || core.lock().behind.get(&0).is_some_and(|flight| Arc::strong_count(flight) == 9);
+            let start = Instant::now();
+            while !all_wait() && start.elapsed() < Duration::from_secs(30) {
+                thread::yield_now();
+            }
+            *source.open.lock().unwrap() = true;
+            source.opened.notify_all();
+            readers.into_iter().map(|reader| reader.join().unwrap()).collect()
+        });
+        let first = spans[0].as_ref().unwrap().as_ref().unwrap().bytes();
+        assert_eq!(first[5000..5003], [5; 3]);
+        for span in &spans {
+            assert_eq!(span.as_ref().unwrap().as_ref().unwrap().bytes().as_ptr(), first.as_ptr());
+        }
+        assert!(core.lock().behind.is_empty());
+    }
+}

@@ -33,7 +33,8 @@ pub enum Error {
         /// CRC-32 of what was decoded.
         found: u32,
     },
-    /// The stream decodes to more or fewer bytes than the caller said.
+    /// The stream decodes to more or fewer bytes than the caller said, or a gzip member to
+    /// another number than its trailer says (modulo 2^32).
     Length {
         /// Decoded length that was promised, in bytes.
         expected: u64,

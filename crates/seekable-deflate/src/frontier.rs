@@ -9,7 +9,7 @@ use crate::{
     flight::{Flight, Landing},
     gzip::Trailer,
     index::Checkpoint,
-    inflate::{Fault, MAX_RATIO, Output},
+    inflate::{Fault, MAX_MATCH, MAX_RATIO, Output},
     stream::{Pause, Stream},
 };
 
@@ -112,9 +112,10 @@ impl Core {
     ) -> Result<Pass, Error> {
         let window = start.window.as_deref().expect("the last checkpoint keeps its window");
         let promised = self.options.decoded_len;
-        // One byte more than was promised is enough to know that there are too many. And where
-        // the promised end is the end of a span, it is the final block's end that shows it.
-        let end = promised.filter(|len| end >= *len).map_or(end, |len| len.saturating_add(1));
+        // The span that can reach the promised end is the one that finds out what comes there:
+        // the final block's end, or one byte more, which is enough to know that it is too long.
+        let reach = end.saturating_add(MAX_MATCH as u64);
+        let end = promised.filter(|len| reach >= *len).map_or(end, |len| len.saturating_add(1));
         let limit = self.limit(start, end);
         let buffer = self.memory.buffer(Output::room(window.len(), limit));
         let mut out = Output::new(buffer, window);
@@ -161,6 +162,10 @@ impl Core {
                 }
                 Some(error) => Then::Damaged(error),
             },
+            // All bytes are there, whatever is wrong behind them.
+            Then::Stopped(error) if promised == Some(sums.whole.len()) => {
+                self.judge_whole(sums.whole).map_or(Then::Stopped(error), Then::Damaged)
+            }
             then => then,
         };
         let span = (out.len() > 0).then(|| {
@@ -174,7 +179,7 @@ impl Core {
     /// yield them.
     fn limit(&self, start: &Checkpoint, end: u64) -> usize {
         let encoded = self.encoded.end - self.encoded.start - start.encoded.0 / 8;
-        let limit = (end - start.decoded).min(encoded.saturating_mul(MAX_RATIO) + 1);
+        let limit = (end - start.decoded).min(encoded.saturating_mul(MAX_RATIO).saturating_add(1));
         usize::try_from(limit).unwrap_or(usize::MAX)
     }
 

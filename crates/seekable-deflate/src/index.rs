@@ -180,3 +180,72 @@ impl Spacing {
         (self.base << doublings).min(self.largest)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An index of spans of 10 bytes, with windows of 4.
+    fn index(spans: u64) -> Index {
+        let mut index = Index::new();
+        for end in (1..=spans).map(|number| number * 10) {
+            let next = Checkpoint {
+                encoded: BitOffset(end),
+                decoded: end,
+                place: Some(Place::BlockHeader),
+                window: Some([7; 4].into()),
+            };
+            index.push(0, end, Some(next));
+        }
+        index
+    }
+
+    fn windows(index: &Index) -> Vec<usize> {
+        let kept = index.checkpoints.iter().enumerate();
+        kept.filter(|(_, checkpoint)| checkpoint.window.is_some()).map(|(at, _)| at).collect()
+    }
+
+    #[test]
+    fn a_span_is_found_by_any_of_its_bytes() {
+        let index = index(3);
+        for (offset, number) in
+            [(0, Some(0)), (9, Some(0)), (10, Some(1)), (29, Some(2)), (30, None)]
+        {
+            assert_eq!(index.find(offset), number, "byte {offset}");
+        }
+        assert_eq!(index.span(1).end, 20);
+        assert_eq!(index.span(1).encoded_end, Some(BitOffset(20)));
+    }
+
+    #[test]
+    fn thinning_keeps_every_other_window_and_the_last() {
+        let mut index = index(9);
+        let bytes = index.bytes();
+        index.thin();
+        assert_eq!(windows(&index), [0, 2, 4, 6, 8, 9]);
+        assert_eq!(bytes - index.bytes(), 4 * 4);
+        assert_eq!(index.anchor(5), (4, [7; 4].into()));
+        index.thin();
+        assert_eq!(windows(&index), [0, 4, 8, 9]);
+        for _ in 0..3 {
+            index.thin();
+        }
+        assert_eq!(windows(&index), [0, 9]);
+        // What is added later is as sparse: the last goes when another comes.
+        index.push(0, 95, None);
+        assert_eq!(windows(&index), [0]);
+    }
+
+    #[test]
+    fn the_distance_between_checkpoints_doubles_as_they_grow_many() {
+        let spacing = Spacing::new(100, 1 << 20);
+        let spans = spacing.spans;
+        assert_eq!(
+            [0, spans - 1, spans, 2 * spans].map(|spans| spacing.after(spans)),
+            [100, 100, 200, 400]
+        );
+        assert_eq!(spacing.after(usize::MAX), 256 << 10);
+        assert_eq!(Spacing::new(0, 0).after(0), 1);
+        assert_eq!(Spacing::new(u64::MAX, u64::MAX).after(0), 64 << 20);
+    }
+}

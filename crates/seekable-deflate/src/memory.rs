@@ -218,3 +218,55 @@ impl fmt::Debug for Memory {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn span(buffer: Vec<u8>) -> Span {
+        let range = 0..buffer.len();
+        Span::new(0, buffer, range)
+    }
+
+    #[test]
+    fn the_buffer_of_the_span_that_has_to_go_is_used_again() {
+        let memory = Memory::new(3 << 20);
+        let reader = memory.add_reader();
+        let first = vec![1; 1 << 20];
+        let place = first.as_ptr();
+        memory.insert(reader, 0, &span(first));
+        memory.insert(reader, 1, &span(vec![2; 1 << 20]));
+        let buffer = memory.buffer(1_000_000);
+        assert_ne!(buffer.as_ptr(), place, "there is room for one more");
+        memory.insert(reader, 2, &span(buffer));
+        let buffer = memory.buffer(1_000_000);
+        assert_eq!(buffer.as_ptr(), place);
+        assert!(memory.span(reader, 0).is_none() && memory.span(reader, 1).is_some());
+    }
+
+    #[test]
+    fn a_span_that_somebody_holds_keeps_its_buffer() {
+        let memory = Memory::new(1 << 20);
+        let reader = memory.add_reader();
+        let held = span(vec![1; 1_000_000]);
+        memory.insert(reader, 0, &held);
+        let buffer = memory.buffer(1_000_000);
+        assert_ne!(buffer.as_ptr(), held.bytes().as_ptr());
+        assert_eq!(memory.used(), 0);
+        assert!(held.bytes().iter().all(|byte| *byte == 1));
+    }
+
+    #[test]
+    fn spans_leave_in_the_order_of_their_last_use() {
+        let memory = Memory::new(10_000);
+        let reader = memory.add_reader();
+        for number in 0..4 {
+            memory.insert(reader, number, &span(vec![0; 2450]));
+            memory.span(reader, 0);
+        }
+        let cached: Vec<_> = (0..4).filter(|at| memory.peek(reader, *at).is_some()).collect();
+        assert_eq!(cached, [0, 2, 3]);
+        memory.insert(reader, 4, &span(vec![0; 10_001]));
+        assert!(memory.peek(reader, 4).is_none() && memory.peek(reader, 0).is_some());
+    }
+}

@@ -103,7 +103,7 @@ impl<R: ReadAt> DeflateReader<R> {
     }
 
     /// Fills `buf` with decoded bytes from `offset`; fewer only at the end of the stream, or
-    /// where it is corrupt or cut off: then the next read fails.
+    /// where [`stopped`](Self::stopped) damage begins: then the next read fails.
     ///
     /// # Errors
     /// See [`Error`]. Bytes before damage stay readable.
@@ -114,10 +114,8 @@ impl<R: ReadAt> DeflateReader<R> {
             let span = match self.span_at(at) {
                 Ok(Some(span)) => span,
                 Ok(None) => break,
-                Err(error) if filled > 0 && self.stopped().is_some() => {
-                    drop(error);
-                    break;
-                }
+                // Any other error is not of the stream's end: a short read would hide it.
+                Err(_) if filled > 0 && self.is_stopped_at(at) => break,
                 Err(error) => return Err(error),
             };
             let bytes = span.bytes_from(at).expect("a span holds the byte it was asked for");
@@ -158,6 +156,12 @@ impl<R: ReadAt> DeflateReader<R> {
     /// from there on fail with it, reads before it succeed.
     pub fn stopped(&self) -> Option<Error> {
         self.core.lock().stopped.clone()
+    }
+
+    /// Whether decoded byte `offset` lies behind the damage that ends the stream.
+    fn is_stopped_at(&self, offset: u64) -> bool {
+        let state = self.core.lock();
+        state.stopped.is_some() && offset >= state.index.frontier()
     }
 
     /// Bytes that the checkpoints and their windows take.

@@ -1,4 +1,12 @@
 //! The engine through its public face, judged by other decoders.
 
+mod bits;
+mod budget;
+mod corpus;
+mod damage;
+mod gzip;
 mod reads;
+mod sources;
 mod support;
+mod threads;
+mod verdicts;

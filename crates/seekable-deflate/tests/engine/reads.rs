@@ -11,13 +11,13 @@ fn random_reads_equal_the_plain_bytes_for_all_data_and_encoders() {
     for kind in KINDS {
         for encoder in ENCODERS {
             // zopfli takes a second for a megabyte.
-            let len = if encoder == Encoder::Zopfli { 60_000 } else { 400_000 };
+            let len = if encoder == Encoder::Zopfli { 40_000 } else { 250_000 };
             let plain = data(kind, len, 7);
             let encoded = deflate(&plain, encoder);
-            for spacing in [1000, 32 << 10, 100_000, DEFAULT_SPACING] {
+            for spacing in [5000, 50_000, DEFAULT_SPACING] {
                 for options in [bare(spacing), known(&plain, spacing)] {
                     let reader = reader(&encoded[..], options);
-                    check_reads(&reader, &plain, &mut random, 12);
+                    check_reads(&reader, &plain, &mut random, 8);
                     assert!(reader.damage().is_none(), "{kind:?} {encoder:?} {spacing}");
                     assert!(reader.stopped().is_none(), "{kind:?} {encoder:?} {spacing}");
                     assert_eq!(reader.frontier(), plain.len() as u64);

@@ -1,6 +1,12 @@
 //! Streams to read, and readers of them.
 
-use std::{io::Write, sync::Arc};
+use std::{
+    io::{self, Write},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use seekable_deflate::{DeflateReader, Format, Memory, Options, ReadAt};
 
@@ -132,6 +138,61 @@ pub fn deflate(plain: &[u8], encoder: Encoder) -> Vec<u8> {
     }
 }
 
+type Hook = Box<dyn Fn(u64, usize) -> io::Result<()> + Send + Sync>;
+
+/// A source that counts what is read of it, and fails, waits or panics where it is told to.
+pub struct Probe {
+    pub bytes: Mutex<Vec<u8>>,
+    len: usize,
+    bytes_read: AtomicU64,
+    hook: Hook,
+}
+
+impl Probe {
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self::with_hook(bytes, |_, _| Ok(()))
+    }
+
+    /// Calls `hook` with offset and length of each read before it.
+    pub fn with_hook(
+        bytes: Vec<u8>,
+        hook: impl Fn(u64, usize) -> io::Result<()> + Send + Sync + 'static,
+    ) -> Self {
+        let len = bytes.len();
+        let (bytes, hook) = (Mutex::new(bytes), Box::new(hook));
+        Self { bytes, len, bytes_read: AtomicU64::new(0), hook }
+    }
+
+    pub fn bytes_read(&self) -> u64 {
+        self.bytes_read.load(Ordering::SeqCst)
+    }
+}
+
+impl ReadAt for Probe {
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.bytes_read.fetch_add(buf.len() as u64, Ordering::SeqCst);
+        (self.hook)(offset, buf.len())?;
+        self.bytes.lock().expect("no test panics here").read_exact_at(buf, offset)
+    }
+}
+
+/// Sources whose length is known.
+pub trait Source: ReadAt {
+    fn encoded_len(&self) -> u64;
+}
+
+impl Source for &[u8] {
+    fn encoded_len(&self) -> u64 {
+        self.len() as u64
+    }
+}
+
+impl Source for &Probe {
+    fn encoded_len(&self) -> u64 {
+        self.len as u64
+    }
+}
+
 /// Options for a bare stream of which nothing else is known.
 pub fn bare(spacing: u64) -> Options {
     Options { format: Format::Deflate, spacing, decoded_len: None, crc32: None }
@@ -147,16 +208,16 @@ pub fn known(plain: &[u8], spacing: u64) -> Options {
 }
 
 /// A reader of the whole of `encoded`, with plenty of memory.
-pub fn reader<R: ReadAt + AsRef<[u8]>>(encoded: R, options: Options) -> DeflateReader<R> {
+pub fn reader<R: Source>(encoded: R, options: Options) -> DeflateReader<R> {
     reader_within(encoded, options, &Memory::new(PLENTY))
 }
 
-pub fn reader_within<R: ReadAt + AsRef<[u8]>>(
+pub fn reader_within<R: Source>(
     encoded: R,
     options: Options,
     memory: &Arc<Memory>,
 ) -> DeflateReader<R> {
-    let range = 0..encoded.as_ref().len() as u64;
+    let range = 0..encoded.encoded_len();
     DeflateReader::new(encoded, range, options, Arc::clone(memory))
 }
 

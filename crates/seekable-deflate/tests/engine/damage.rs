@@ -1,0 +1,252 @@
+//! Streams that are cut off, flipped, too long, too short, or not what was promised.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use seekable_deflate::{Error, Memory};
+
+use crate::{support::*, verdicts::flate2_decode};
+
+/// A small stream with dynamic codes, stored bytes and matches.
+fn small() -> (Vec<u8>, Vec<u8>) {
+    let mut plain = data(Data::Text, 700, 3);
+    plain.extend(data(Data::Labels, 500, 3));
+    let mut writer = crate::bits::Writer::new();
+    writer.stored(false, b"a stored block first");
+    let mut encoded = writer.done();
+    encoded.extend(deflate(&plain, Encoder::Flate2(6)));
+    plain.splice(0..0, *b"a stored block first");
+    (encoded, plain)
+}
+
+/// All bytes that can be read, and how it ends.
+fn read_all(
+    reader: &seekable_deflate::DeflateReader<&[u8]>,
+    at_once: usize,
+) -> (Vec<u8>, Option<Error>) {
+    let mut plain = Vec::new();
+    loop {
+        match read(reader, plain.len() as u64, at_once) {
+            Ok(bytes) if bytes.is_empty() => return (plain, None),
+            Ok(bytes) => plain.extend(bytes),
+            Err(error) => return (plain, Some(error)),
+        }
+    }
+}
+
+#[test]
+fn a_stream_cut_off_at_any_byte_is_readable_up_to_there() {
+    let (encoded, plain) = small();
+    for cut in 0..encoded.len() {
+        let encoded = &encoded[..cut];
+        let (expected, _) = flate2_decode(encoded);
+        for spacing in [1, 100, 1 << 20] {
+            for known in [false, true] {
+                let options = if known { self::known(&plain, spacing) } else { bare(spacing) };
+                let reader = reader(encoded, options);
+                let (found, error) = read_all(&reader, 97);
+                assert!(found == expected, "cut at {cut}");
+                // Where no promised byte is missing there is nothing to fail for.
+                let complete = known && found.len() == plain.len();
+                match error {
+                    Some(Error::Truncated { decoded }) => assert_eq!(decoded, found.len() as u64),
+                    error => assert!(error.is_none() && complete, "cut at {cut}: {error:?}"),
+                }
+                assert_eq!(reader.frontier(), found.len() as u64);
+                assert!(matches!(reader.stopped(), Some(Error::Truncated { .. })));
+                // Again, now that it is known; short at the damage.
+                let again = read(&reader, 0, plain.len());
+                assert_eq!(again.ok(), (!found.is_empty()).then_some(found));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_stream_with_any_bit_flipped_never_yields_wrong_bytes_once_that_is_known() {
+    let (encoded, plain) = small();
+    for bit in 0..encoded.len() * 8 {
+        let mut encoded = encoded.clone();
+        encoded[bit / 8] ^= 1 << (bit % 8);
+        let (expected, end) = flate2_decode(&encoded);
+        for spacing in [64, 1 << 20] {
+            let bare_reader = reader(&encoded[..], bare(spacing));
+            let (found, error) = read_all(&bare_reader, 500);
+            assert!(found == expected, "bit {bit}");
+            assert_eq!(error.is_none(), end.is_ok(), "bit {bit}: {error:?}");
+
+            let reader = reader(&encoded[..], known(&plain, spacing));
+            let (found, error) = read_all(&reader, 500);
+            if reader.damage().is_some() {
+                assert!(reader.read_at(&mut [0], 0).is_err());
+                assert!(reader.cached_span_at(0).is_none());
+            }
+            match error {
+                // Zeros behind the final block are all that may change without being seen.
+                None => assert!(found == plain && expected == plain, "bit {bit}"),
+                Some(_) => assert!(expected.starts_with(&found), "bit {bit}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_wrong_checksum_is_known_at_the_end_and_fails_every_read_from_then_on() {
+    let plain = data(Data::Floats, 300_000, 1);
+    let source = Probe::new(deflate(&plain, Encoder::Flate2(6)));
+    let mut options = known(&plain, 32 << 10);
+    options.crc32 = options.crc32.map(|crc| !crc);
+    let memory = Memory::new(PLENTY);
+    let reader = reader_within(&source, options, &memory);
+
+    assert!(read(&reader, 0, 200_000).unwrap() == plain[..200_000]);
+    assert!(reader.damage().is_none() && reader.cached_span_at(0).is_some());
+    let error = read(&reader, 250_000, 50_000).unwrap_err();
+    let crc = crc32fast::hash(&plain);
+    assert!(matches!(
+        error,
+        Error::Checksum { start: 0, end: 300_000, expected, found } if expected == !crc && found == crc
+    ));
+    let bytes_read = source.bytes_read();
+    for offset in [0, 100_000, 299_999] {
+        assert!(matches!(read(&reader, offset, 1), Err(Error::Checksum { .. })));
+        assert!(reader.cached_span_at(offset).is_none());
+    }
+    assert!(matches!(reader.damage(), Some(Error::Checksum { .. })));
+    assert_eq!(source.bytes_read(), bytes_read);
+}
+
+#[test]
+fn a_stream_longer_than_promised_is_unfit() {
+    let plain = data(Data::Text, 200_000, 1);
+    let encoded = deflate(&plain, Encoder::Flate2(6));
+    for spacing in [1000, 65536, 1 << 20] {
+        for promised in [1u64, 65535, 65536, 199_999] {
+            let mut options = bare(spacing);
+            options.decoded_len = Some(promised);
+            let reader = reader(&encoded[..], options);
+            let error = read(&reader, promised - 1, 10).unwrap_err();
+            let Error::Length { expected, found } = error else { panic!("{error:?}") };
+            assert_eq!(expected, promised);
+            // No more is decoded than shows that it is too long.
+            assert!((promised + 1..promised + 259).contains(&found), "{found}");
+            assert!(reader.damage().is_some());
+            assert!(reader.read_at(&mut [0], 0).is_err());
+        }
+    }
+}
+
+#[test]
+fn a_stream_shorter_than_promised_ends_in_damage_and_is_unfit_if_a_checksum_was_promised() {
+    let plain = data(Data::Text, 200_000, 1);
+    let encoded = deflate(&plain, Encoder::Flate2(6));
+    for spacing in [1000, 65536, 1 << 20] {
+        for promised in [200_001, 300_000, u64::MAX] {
+            let is_length = |error: &Error| matches!(error, Error::Length { expected, found: 200_000 } if *expected == promised);
+            let mut options = bare(spacing);
+            options.decoded_len = Some(promised);
+            let short = reader(&encoded[..], options.clone());
+            assert!(is_length(&read(&short, 200_000, 1).unwrap_err()));
+            assert!(short.damage().is_none() && is_length(&short.stopped().unwrap()));
+            assert!(read(&short, 0, 300_000).unwrap() == plain);
+
+            options.crc32 = Some(0);
+            let unfit = reader(&encoded[..], options);
+            assert!(is_length(&read(&unfit, 200_000, 1).unwrap_err()));
+            assert!(is_length(&unfit.damage().unwrap()));
+            assert!(is_length(&read(&unfit, 0, 1).unwrap_err()));
+        }
+    }
+}
+
+#[test]
+fn an_error_of_the_source_is_no_short_read_of_a_stream_that_is_cut_off() {
+    let plain = data(Data::Noise, 100_000, 1);
+    let encoded = deflate(&plain, Encoder::Flate2(0));
+    let broken = Arc::new(AtomicBool::new(false));
+    let fails = Arc::clone(&broken);
+    let source = Probe::with_hook(encoded[..80_000].to_vec(), move |_, _| {
+        match fails.load(Ordering::SeqCst) {
+            true => Err(io::Error::other("unplugged")),
+            false => Ok(()),
+        }
+    });
+    let memory = Memory::new(PLENTY);
+    let reader = reader_within(&source, known(&plain, 10_000), &memory);
+    assert!(read(&reader, 90_000, 1).is_err() && reader.stopped().is_some());
+
+    memory.clear();
+    assert!(read(&reader, 0, 10).unwrap() == plain[..10]);
+    broken.store(true, Ordering::SeqCst);
+    // The first span is cached, the next cannot be read.
+    let error = read(&reader, 5000, 10_000).unwrap_err();
+    assert!(matches!(error, Error::Source(_)), "{error:?}");
+}
+
+#[test]
+fn little_is_decoded_of_a_stream_that_is_longer_than_promised() {
+    let encoded = deflate(&data(Data::Noise, 2_000_000, 0), Encoder::Flate2(6));
+    let source = Probe::new(encoded);
+    let mut options = bare(1 << 20);
+    options.decoded_len = Some(1000);
+    let reader = reader(&source, options);
+    assert!(matches!(read(&reader, 0, 1), Err(Error::Length { expected: 1000, .. })));
+    assert!(source.bytes_read() <= 64 << 10);
+}
+
+#[test]
+fn damage_in_the_middle_is_remembered_and_bytes_before_it_stay_readable() {
+    let plain = data(Data::Text, 300_000, 1);
+    let mut encoded = deflate(&plain[..200_000], Encoder::Flate2(6));
+    // Not the last block any more, then one of the reserved type.
+    let mut writer = crate::bits::Writer::new();
+    writer.stored(false, &plain[..200]).bits(7, 3);
+    encoded = [&writer.done()[..], &encoded].concat();
+    let source = Probe::new(encoded);
+    let memory = Memory::new(PLENTY);
+    let reader = reader_within(&source, bare(64), &memory);
+
+    let error = read(&reader, 200, 1).unwrap_err();
+    let Error::Corrupt { at, what: "invalid block type" } = error else { panic!("{error:?}") };
+    assert_eq!(at.0, 205 * 8);
+    assert!(reader.damage().is_none());
+    let bytes_read = source.bytes_read();
+    for offset in [200, 201, 250_000] {
+        assert!(matches!(read(&reader, offset, 1), Err(Error::Corrupt { .. })));
+    }
+    assert_eq!(source.bytes_read(), bytes_read, "it was decoded again to fail again");
+    for cached in [true, false] {
+        if !cached {
+            memory.clear();
+        }
+        assert_eq!(read(&reader, 0, 200).unwrap(), plain[..200]);
+        assert_eq!(read(&reader, 150, 1000).unwrap(), plain[150..200], "short at the damage");
+    }
+    assert_eq!(reader.frontier(), 200);
+}
+
+#[test]
+fn bytes_that_change_behind_the_frontier_are_never_returned() {
+    let plain = data(Data::Noise, 100_000, 1);
+    let source = Probe::new(deflate(&plain, Encoder::Flate2(0)));
+    let memory = Memory::new(PLENTY);
+    let reader = reader_within(&source, known(&plain, 10_000), &memory);
+    assert!(read(&reader, 0, 100_000).unwrap() == plain);
+
+    memory.clear();
+    source.bytes.lock().unwrap()[45_000] ^= 1;
+    let error = read(&reader, 40_000, 10).unwrap_err();
+    assert!(matches!(error, Error::Checksum { start: 40_000, end: 50_000, .. }), "{error:?}");
+    assert!(reader.cached_span_at(40_000).is_none());
+    assert!(read(&reader, 39_990, 10).unwrap() == plain[39_990..40_000]);
+    assert!(reader.damage().is_none());
+
+    // Put right again it is read again.
+    source.bytes.lock().unwrap()[45_000] ^= 1;
+    assert!(read(&reader, 40_000, 10).unwrap() == plain[40_000..40_010]);
+}
