@@ -1,4 +1,37 @@
 //! Random access into a DEFLATE stream (RFC 1951), bare or in gzip framing (RFC 1952).
+//!
+//! A stream is decoded once from its start, as far as reads ask for. That leaves checkpoints,
+//! from which a later read decodes one span at most. Readers are shared between threads; decoded
+//! spans and checkpoints of all readers of one [`Memory`] stay within its byte budget.
+//!
+//! ```
+//! use std::io::Write;
+//! use seekable_deflate::{DEFAULT_SPACING, DeflateReader, Format, Memory, Options};
+//!
+//! let mut encoder =
+//!     flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::default());
+//! encoder.write_all(&[7; 1_000_000])?;
+//! encoder.write_all(b"needle")?;
+//! let encoded = encoder.finish()?;
+//!
+//! let range = 0..encoded.len() as u64;
+//! let options =
+//!     Options { format: Format::Deflate, spacing: DEFAULT_SPACING, decoded_len: None, crc32: None };
+//! let reader = DeflateReader::new(encoded, range, options, Memory::new(64 << 20));
+//!
+//! let mut bytes = [0; 100];
+//! let count = reader.read_at(&mut bytes, 1_000_000)?;
+//! assert_eq!(&bytes[..count], b"needle");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! It knows nothing of zip, starts no threads, and saves nothing.
+//!
+//! # How it is built
+//!
+//! `inflate` is the decoder, which can stop after any symbol; `stream` puts gzip framing around
+//! it. `index` has the checkpoints. `core` is what the readers of a stream share, `frontier` the
+//! first pass, `behind` every later one, and `memory` the budget.
 #![forbid(unsafe_code)]
 
 mod behind;
