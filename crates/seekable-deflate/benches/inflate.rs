@@ -29,7 +29,8 @@ fn main() {
         let encoded = deflate(&plain);
         let [ours, zlib_rs, libdeflate] = compare(&encoded, &plain, runs);
         println!(
-            "{name:<8} {:>6.2}  {ours:>16.0}  {zlib_rs:>10.0}  {libdeflate:>10.0}  {:>16.2}  {:>16.2}",
+            "{name:<8} {:>6.2}  {ours:>16.0}  {zlib_rs:>10.0}  {libdeflate:>10.0}  \
+             {:>16.2}  {:>16.2}",
             plain.len() as f64 / encoded.len() as f64,
             ours / zlib_rs,
             ours / libdeflate,

@@ -15,8 +15,8 @@
 //! let encoded = encoder.finish()?;
 //!
 //! let range = 0..encoded.len() as u64;
-//! let options =
-//!     Options { format: Format::Deflate, spacing: DEFAULT_SPACING, decoded_len: None, crc32: None };
+//! let (format, spacing) = (Format::Deflate, DEFAULT_SPACING);
+//! let options = Options { format, spacing, decoded_len: None, crc32: None };
 //! let reader = DeflateReader::new(encoded, range, options, Memory::new(64 << 20));
 //!
 //! let mut bytes = [0; 100];

@@ -110,7 +110,8 @@ fn a_wrong_checksum_is_known_at_the_end_and_fails_every_read_from_then_on() {
     let crc = crc32fast::hash(&plain);
     assert!(matches!(
         error,
-        Error::Checksum { start: 0, end: 300_000, expected, found } if expected == !crc && found == crc
+        Error::Checksum { start: 0, end: 300_000, expected, found }
+            if expected == !crc && found == crc
     ));
     let bytes_read = source.bytes_read();
     for offset in [0, 100_000, 299_999] {
@@ -142,7 +143,7 @@ fn a_stream_longer_than_promised_is_unfit() {
 }
 
 #[test]
-fn a_stream_shorter_than_promised_ends_in_damage_and_is_unfit_if_a_checksum_was_promised() {
+fn a_stream_shorter_than_promised_ends_in_damage_and_with_a_checksum_is_unfit() {
     let plain = data(Data::Text, 200_000, 1);
     let encoded = deflate(&plain, Encoder::Flate2(6));
     for spacing in [1000, 65536, 1 << 20] {
