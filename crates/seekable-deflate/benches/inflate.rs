@@ -113,7 +113,7 @@ fn sensor() -> Vec<u8> {
     let mut random = Random(1);
     let mut phase = 0.0f32;
     let sample = || {
-        phase += 0.002;
+        phase += 0.0007;
         let signal = 900.0 * phase.sin() + 250.0 * (phase * 7.3).sin();
         let noise = (random.below(4) + random.below(4)) as f32 - 3.0;
         ((signal + noise).round() / 64.0).to_le_bytes()
@@ -124,7 +124,7 @@ fn sensor() -> Vec<u8> {
 /// Classes as int64.
 fn labels() -> Vec<u8> {
     let mut random = Random(2);
-    std::iter::repeat_with(|| random.below(32).to_le_bytes()).take(LEN / 8).flatten().collect()
+    std::iter::repeat_with(|| random.below(18).to_le_bytes()).take(LEN / 8).flatten().collect()
 }
 
 /// Normally distributed float32: all but sign and exponent is incompressible.
