@@ -250,7 +250,11 @@ impl Archive {
 
 /// What can be told of a member without reading any of it.
 fn check_sizes(member: &Member) -> Result<(), Error> {
-    let &Member { method, encoded_size, size, .. } = member;
+    let &Member { method, encoded_size, size, crc32, .. } = member;
+    // What a writer leaves that counts in 32 bits and had more to write.
+    if size == 0 && crc32 != 0 {
+        return Err(Error::Corrupt(format!("CRC-32 of no bytes is 0, not {crc32:08x}")));
+    }
     let possible = match method {
         Method::Stored => size == encoded_size,
         Method::Deflated => size <= encoded_size.saturating_mul(MAX_DEFLATE_RATIO),

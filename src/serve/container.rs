@@ -1,7 +1,7 @@
 //! Open archives, with the contents of their members as they are asked for.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -19,6 +19,8 @@ pub struct OpenArchive {
     archive: Arc<Archive>,
     shared: Shared,
     contents: Mutex<HashMap<MemberId, Arc<Content>>>,
+    /// Members whose refusal is in the log.
+    refused: Mutex<HashSet<MemberId>>,
 }
 
 impl OpenArchive {
@@ -26,7 +28,12 @@ impl OpenArchive {
     #[must_use]
     pub fn new(archive: Archive, server: &Server) -> Self {
         let shared = server.shared.clone();
-        Self { archive: Arc::new(archive), shared, contents: Mutex::default() }
+        Self {
+            archive: Arc::new(archive),
+            shared,
+            contents: Mutex::default(),
+            refused: Mutex::default(),
+        }
     }
 
     /// What the archive's directory says.
@@ -49,10 +56,10 @@ impl OpenArchive {
         Ok(self.contents().entry(id).or_insert(content).clone())
     }
 
-    /// The content of a member, if somebody has asked for it before.
+    /// Whether this is the first time that somebody wants to log the refusal of a member.
     #[must_use]
-    pub fn known_content(&self, id: MemberId) -> Option<Arc<Content>> {
-        self.contents().get(&id).cloned()
+    pub fn first_refusal(&self, id: MemberId) -> bool {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).insert(id)
     }
 
     /// About how many bytes of memory the archive and its indexes take.

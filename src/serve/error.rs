@@ -55,7 +55,9 @@ impl From<archive::Error> for Error {
             archive::Error::Encrypted => Self::Encrypted,
             archive::Error::UnsupportedMethod(number) => Self::UnsupportedMethod(number),
             archive::Error::Io(error) => error.into(),
-            other => Self::Damaged(other.to_string().into()),
+            archive::Error::Pending(what) | archive::Error::Corrupt(what) => {
+                Self::Damaged(what.into())
+            }
         }
     }
 }

@@ -34,7 +34,7 @@ pub enum FsError {
     /// Bytes of a member cannot be had.
     Content(serve::Error),
     /// The same, and the log has it already.
-    KnownDamage(serve::Error),
+    Known(serve::Error),
     /// The source said no.
     Io(io::Error),
 }
@@ -52,9 +52,12 @@ impl FsError {
             Self::NotASymlink => Errno::INVAL,
             Self::NoAttribute => Errno::NODATA,
             Self::ReadOnly => Errno::ROFS,
-            Self::NotPermitted | Self::Content(serve::Error::Encrypted) => Errno::ACCESS,
-            Self::Content(serve::Error::UnsupportedMethod(_)) => Errno::OPNOTSUPP,
-            Self::Content(_) | Self::KnownDamage(_) => Errno::IO,
+            Self::NotPermitted => Errno::ACCESS,
+            Self::Content(error) | Self::Known(error) => match error {
+                serve::Error::Encrypted => Errno::ACCESS,
+                serve::Error::UnsupportedMethod(_) => Errno::OPNOTSUPP,
+                _ => Errno::IO,
+            },
             Self::Io(error) => return error.raw_os_error().unwrap_or(Errno::IO.raw_os_error()),
         };
         errno.raw_os_error()
@@ -84,7 +87,7 @@ impl fmt::Display for FsError {
             Self::ReadOnly => f.write_str("the mount is read-only"),
             Self::NotPermitted => f.write_str("its mode does not allow it"),
             Self::Stale => f.write_str("replaced since it was looked up"),
-            Self::Content(error) | Self::KnownDamage(error) => write!(f, "{error}"),
+            Self::Content(error) | Self::Known(error) => write!(f, "{error}"),
             Self::Io(error) => write!(f, "{error}"),
         }
     }
@@ -93,7 +96,7 @@ impl fmt::Display for FsError {
 impl std::error::Error for FsError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Content(error) | Self::KnownDamage(error) => Some(error),
+            Self::Content(error) | Self::Known(error) => Some(error),
             Self::Io(error) => Some(error),
             _ => None,
         }

@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use rustix::fs::StatVfs;
+use rustix::{fs::StatVfs, process::Resource};
 
 use super::{
     Attr, DirEntry, FsError, Handle, HandleId, Ino, Kind, Layout, PlainFile, Settings, Source,
@@ -24,8 +24,8 @@ use crate::{
     serve::{self, Content, Limits, OpenArchive, OpenNpyGz, Pattern, Server},
 };
 
-/// Archives that are kept open at most, each with one file descriptor.
-const OPEN_ARCHIVES: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
+/// Archives that are kept open at most, each with one file descriptor; as many `.npy.gz`.
+const OPEN_ARCHIVES: u64 = 256;
 
 /// Bytes that parsed archives and their indexes may take, unless a single one needs more.
 const OPEN_MEMORY: u64 = 64 << 20;
@@ -77,12 +77,16 @@ impl Tree {
                 Node::Source(SourceNode::new(path, stat.id(), Kind::Directory))
             }
         };
+        // At most half of the descriptors we may have: the rest is for what is being read.
+        let descriptors = rustix::process::getrlimit(Resource::Nofile).current;
+        let open = descriptors.map_or(OPEN_ARCHIVES, |limit| OPEN_ARCHIVES.min(limit / 4));
+        let open = NonZeroUsize::new(open as usize).unwrap_or(NonZeroUsize::MIN);
         let tree = Self {
             source,
             settings,
             server,
-            archives: Containers::new(OPEN_ARCHIVES, OPEN_MEMORY),
-            npy_gzs: Containers::new(OPEN_ARCHIVES, OPEN_MEMORY),
+            archives: Containers::new(open, OPEN_MEMORY),
+            npy_gzs: Containers::new(open, OPEN_MEMORY),
             inodes: Inodes::new(root),
             handles: Handles::default(),
         };
@@ -254,25 +258,26 @@ impl Tree {
             Node::Member(version, id) => {
                 let archive = self.open_archive(version)?;
                 archive.archive().source().check().map_err(|_| FsError::Stale)?;
-                self.open_content(archive.content(*id))
+                match archive.content(*id) {
+                    Ok(content) => self.open_content(content),
+                    Err(serve::Error::Overwritten) => Err(FsError::Stale),
+                    Err(error) if archive.first_refusal(*id) => Err(FsError::Content(error)),
+                    Err(error) => Err(FsError::Known(error)),
+                }
             }
             Node::NpyGz(version) => {
                 let npy = self.open_npy_gz(version)?;
                 npy.npy().source().check().map_err(|_| FsError::Stale)?;
-                self.open_content(Ok(npy.content().clone()))
+                self.open_content(npy.content().clone())
             }
             _ => Err(FsError::IsADirectory),
         }
     }
 
-    fn open_content(&self, content: Result<Arc<Content>, serve::Error>) -> Result<Opened, FsError> {
-        let content = match content {
-            Err(serve::Error::Overwritten) => return Err(FsError::Stale),
-            content => content?,
-        };
+    fn open_content(&self, content: Arc<Content>) -> Result<Opened, FsError> {
         if let Some(damage) = content.damage() {
             let news = content.damage_logged.first();
-            return Err(if news { FsError::Content } else { FsError::KnownDamage }(damage));
+            return Err(if news { FsError::Content } else { FsError::Known }(damage));
         }
         let pattern = Mutex::new(Pattern::default());
         let id = self.handles.insert(Handle::Member { content, pattern });
