@@ -72,3 +72,33 @@ impl<R: Read> Read for UntilDone<'_, R> {
         if self.done.get() { Ok(0) } else { self.inner.read(buf) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_decoder_that_is_given_up_reads_no_further() {
+        for method in [Method::Deflate64, Method::Bzip2, Method::Zstd] {
+            let endless = Cell::new(0_u64);
+            let encoded = Endless(&endless);
+            let result = with_decoder(method, encoded, |decoder| {
+                let error = decoder.read(&mut [0; 10]).unwrap_err();
+                Err(Error::Corrupt(error.to_string()))
+            });
+            assert!(matches!(result, Err(Error::Corrupt(_))));
+            assert!((1..1 << 20).contains(&endless.get()), "{} bytes", endless.get());
+        }
+    }
+
+    /// A reader of bytes that are no stream of any method; counts them, and ends late.
+    struct Endless<'a>(&'a Cell<u64>);
+
+    impl Read for Endless<'_> {
+        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+            buf.fill(0xFF);
+            self.0.set(self.0.get() + buf.len() as u64);
+            Ok(if self.0.get() > 1 << 24 { 0 } else { buf.len() })
+        }
+    }
+}

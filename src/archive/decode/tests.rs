@@ -116,7 +116,7 @@ fn corrupt(result: Result<Vec<u8>, Error>) -> String {
 
 #[test]
 fn every_method_decodes_to_what_was_encoded() {
-    for len in [0, 1, 1000, PIECE - 1, PIECE, PIECE + 1, 1_000_000] {
+    for len in [0, 1, 1000, PIECE - 1, PIECE, PIECE + 1, 300_000] {
         let data = sample(len);
         for (method, encoded) in encodings(&data) {
             let archive = archive_of(method, &encoded, &data);
@@ -273,6 +273,7 @@ fn a_zstd_window_beyond_the_bound_is_refused() {
 
 #[test]
 fn a_file_overwritten_while_it_is_decoded_is_stale_and_not_corrupt() {
+    // More than one block of bzip2, so that there is something to read after the first bytes.
     let data = sample(1_000_000);
     for (method, encoded) in encodings(&data) {
         let file = file_of(&RawZip::of([RawMember::encoded("x", method, &encoded, &data)]).bytes());

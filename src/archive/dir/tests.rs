@@ -105,6 +105,21 @@ fn a_file_renamed_for_a_directory_still_fits() {
 }
 
 #[test]
+fn two_renamed_files_do_not_get_the_same_name() {
+    // With ".member" after them they differ only where they are cut, and have one CRC-32.
+    let [one, other] =
+        ["a02552f76dbdf5fd", "670009b22c087272"].map(|end| format!("{}{end}", "n".repeat(239)));
+    let dirs = [format!("{one}/"), format!("{other}/")];
+    let names = [&one, &other, &dirs[0], &dirs[1]].map(|name| name.as_bytes());
+    let (paths, _) = shown(&names);
+    let mut files: Vec<_> = paths.into_iter().filter_map(|(path, id)| id.zip(Some(path))).collect();
+    files.sort();
+    assert_eq!(files.len(), 2);
+    assert!(files[0].1.ends_with(b"~52e91eef.member"));
+    assert!(files[1].1.ends_with(b".2"));
+}
+
+#[test]
 fn names_that_cannot_be_shown_are_told_in_one_sentence() {
     assert_shown(
         &["ok", "../etc/\n", "", "x\0", "/abs"],

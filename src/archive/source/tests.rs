@@ -167,7 +167,10 @@ fn what_changes_only_the_ctime_does_not_make_stale() {
     fs::rename(&other, fixture.path()).unwrap();
     fixture.assert_fresh();
     assert_eq!(fixture.source.generation(), generation);
-    assert_ne!(Generation::of(fixture.source.file()).unwrap().ctime, generation.ctime);
+    let now = Generation::of(fixture.source.file()).unwrap().ctime;
+    assert_ne!(now, generation.ctime);
+    // From now on a read costs no more than before.
+    assert_eq!(fixture.source.accepted_ctime.load(Ordering::Acquire), packed(now));
 }
 
 #[test]
