@@ -33,8 +33,10 @@ use crate::{
 /// sequential readers.
 const MAX_BACKGROUND: u16 = 64;
 
-/// Overlayfs or another stacked filesystem may hold the source.
-const MAX_STACK_DEPTH: u32 = 2;
+/// Passthrough to files of ordinary filesystems. With 2 a source on overlayfs could be passed
+/// through as well, but then the mount itself could not lie below an overlayfs (the kernel stacks
+/// no higher), as containers over data directories want it.
+const MAX_STACK_DEPTH: u32 = 1;
 
 /// The inode number of a listed name that nobody has looked up (libfuse's FUSE_UNKNOWN_INO).
 const UNKNOWN_INO: INodeNo = INodeNo(0xffff_ffff);
@@ -155,16 +157,18 @@ impl Filesystem for Npzfs {
                 Err(error) => return reply.error(self.errno("read", ino, &error)),
             };
             match &*handle {
-                Handle::Member { content, pattern } => {
+                Handle::Member { content, pattern, .. } => {
                     content.follow(pattern, offset, size);
                     let tree = self.tree.clone();
                     let owner = content.clone();
                     content.read(offset, size, move |result| match result {
                         Ok(bytes) => reply.data(bytes),
                         Err(error) => {
-                            // The kernel tries each page of a damaged place again; one line is news.
-                            let first = owner.damage_logged.first();
-                            let level = if first { Level::Warn } else { Level::Debug };
+                            // The kernel tries each page of a damaged place again; one line is
+                            // news. What else fails may be another thing each time.
+                            let damage = matches!(error, serve::Error::Damaged(_));
+                            let news = !damage || owner.damage_logged.first();
+                            let level = if news { Level::Warn } else { Level::Debug };
                             log::log!(
                                 level,
                                 "read {} at {offset}: {error}",
@@ -385,16 +389,12 @@ impl Filesystem for Npzfs {
     }
 
     fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        contain(|| {
-            let tree = self.tree.clone();
-            self.tree.spawn(move || match tree.list_xattrs(Ino(ino.0)) {
-                Ok(list) => {
-                    let names: String =
-                        list.iter().flat_map(|xattr| [xattr.name(), "\0"]).collect();
-                    reply_xattr(names.as_bytes(), size, reply);
-                }
-                Err(error) => reply.error(Errno::from_i32(error.errno())),
-            });
+        contain(|| match self.tree.list_xattrs(Ino(ino.0)) {
+            Ok(list) => {
+                let names: String = list.iter().flat_map(|xattr| [xattr.name(), "\0"]).collect();
+                reply_xattr(names.as_bytes(), size, reply);
+            }
+            Err(error) => reply.error(Errno::from_i32(error.errno())),
         });
     }
 }

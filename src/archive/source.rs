@@ -12,6 +12,7 @@ use std::{
         Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use super::Generation;
@@ -20,6 +21,10 @@ use super::Generation;
 const HEAD: u64 = 4 << 10;
 /// Bytes at the end of a file that its fingerprint covers.
 const TAIL: u64 = 64 << 10;
+
+/// Before Linux 6.13 the clock that files are stamped by moves once a timer tick, 1 to 10 ms, so
+/// two writes within one leave the same times.
+const TICK: Duration = Duration::from_millis(20);
 
 /// A file of the user's, read only as long as it is the generation that was opened.
 ///
@@ -45,6 +50,9 @@ pub struct SourceFile {
     accepted_ctime: AtomicU64,
     /// Set once the file is found overwritten; never unset.
     stale: AtomicBool,
+    /// The file had been written within `TICK` before it was opened: a later write may have left
+    /// the very same times. Cleared by the first check after the tick that finds the fingerprint.
+    racy: AtomicBool,
     /// One thread at a time compares the fingerprint.
     comparing: Mutex<()>,
 }
@@ -67,6 +75,7 @@ impl SourceFile {
             fingerprint,
             accepted_ctime: AtomicU64::new(packed(generation.ctime)),
             stale: AtomicBool::new(overwritten),
+            racy: AtomicBool::new(is_recent(generation.mtime)),
             comparing: Mutex::new(()),
         })
     }
@@ -87,10 +96,18 @@ impl SourceFile {
         }
         let now = Generation::of(&self.file)?;
         self.compare_size_and_mtime(now)?;
+        if self.racy.load(Ordering::Acquire) {
+            let over = !is_recent(self.generation.mtime);
+            self.compare_fingerprint(true)?;
+            if over {
+                self.racy.store(false, Ordering::Release);
+            }
+            return Ok(());
+        }
         if packed(now.ctime) == self.accepted_ctime.load(Ordering::Acquire) {
             return Ok(());
         }
-        self.compare_fingerprint()
+        self.compare_fingerprint(false)
     }
 
     fn compare_size_and_mtime(&self, now: Generation) -> io::Result<()> {
@@ -102,14 +119,14 @@ impl SourceFile {
     }
 
     #[cold]
-    fn compare_fingerprint(&self) -> io::Result<()> {
+    fn compare_fingerprint(&self, always: bool) -> io::Result<()> {
         let _one_at_a_time = self.comparing.lock().unwrap_or_else(PoisonError::into_inner);
         if self.stale.load(Ordering::Acquire) {
             return Err(stale_error());
         }
         let now = Generation::of(&self.file)?;
         self.compare_size_and_mtime(now)?;
-        if packed(now.ctime) == self.accepted_ctime.load(Ordering::Acquire) {
+        if !always && packed(now.ctime) == self.accepted_ctime.load(Ordering::Acquire) {
             return Ok(());
         }
         if Fingerprint::of(&self.file, self.generation.size)? != self.fingerprint {
@@ -158,6 +175,15 @@ impl seekable_deflate::ReadAt for SourceFile {
         self.check()?;
         read
     }
+}
+
+/// Whether a time of a file is so near that the next write may be given the same.
+fn is_recent((seconds, nanoseconds): (i64, u32)) -> bool {
+    let Ok(now) = SystemTime::now().duration_since(UNIX_EPOCH) else { return false };
+    let age =
+        now.as_nanos() as i128 - (i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds));
+    // A time that lies in the future was set by hand; a write would change it.
+    (0..TICK.as_nanos() as i128).contains(&age)
 }
 
 /// CRC-32 of the first `HEAD` and of the last `TAIL` bytes of a file.

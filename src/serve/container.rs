@@ -62,13 +62,6 @@ impl OpenArchive {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner).insert(id)
     }
 
-    /// About how many bytes of memory the archive and its indexes take.
-    #[must_use]
-    pub fn memory(&self) -> u64 {
-        let indexes: u64 = self.contents().values().map(|content| content.index_bytes()).sum();
-        self.archive.memory() + indexes
-    }
-
     // Nothing that can panic runs under this lock; a poisoned one is still whole.
     fn contents(&self) -> std::sync::MutexGuard<'_, HashMap<MemberId, Arc<Content>>> {
         self.contents.lock().unwrap_or_else(PoisonError::into_inner)

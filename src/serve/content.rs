@@ -182,15 +182,6 @@ impl Content {
             },
         }
     }
-
-    /// Bytes of memory that the member's index takes.
-    #[must_use]
-    pub fn index_bytes(&self) -> u64 {
-        match &self.bytes {
-            Encoding::Deflated(deflated) => deflated.reader().index_bytes(),
-            _ => 0,
-        }
-    }
 }
 
 fn slice_of<'a>(scratch: &'a mut Vec<u8>, range: &Range<u64>) -> &'a mut [u8] {

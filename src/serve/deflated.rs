@@ -6,8 +6,9 @@
 //! somebody still waits: so members take turns, and a pass over a large one holds up nobody.
 
 use std::{
-    fmt,
+    fmt, io,
     ops::Range,
+    panic::{self, AssertUnwindSafe},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -116,17 +117,19 @@ impl Deflated {
 
     fn decode(self: Arc<Self>, offset: u64) {
         let result = self.span_at(offset);
-        let number = offset / self.spacing;
         let mut waiting = self.waiting();
-        waiting.decoding.remove(&number);
-        let failing = number * self.spacing..(number + 1).saturating_mul(self.spacing);
-        let done = self.settle(&mut waiting, result, failing);
+        waiting.decoding.remove(&(offset / self.spacing));
+        // Others that wait near may wait for another span: they find out for themselves.
+        let done = self.settle(&mut waiting, result, offset..offset + 1);
         drop(waiting);
         done.into_iter().for_each(Served::reply);
     }
 
     fn span_at(&self, offset: u64) -> Result<Span, Error> {
-        match self.reader.span_at(offset)? {
+        // A panic that went on would leave the waiters waiting for ever.
+        let span = panic::catch_unwind(AssertUnwindSafe(|| self.reader.span_at(offset)));
+        let Ok(span) = span else { return Err(io::Error::other("its decoder failed").into()) };
+        match span? {
             Some(span) => Ok(span),
             // Reads are clamped to the size, and the reader checks the length it was told.
             None => Err(Error::Damaged(format!("the member ends at byte {offset}").into())),

@@ -101,7 +101,8 @@ pub struct Waiting {
     pub list: Vec<Waiter>,
     /// Whether a task is about to decode the span at the frontier.
     pub advancing: bool,
-    /// Spans behind the frontier that tasks are about to decode, by number.
+    /// Spans behind the frontier that tasks are about to decode, by offset over spacing: near
+    /// enough to their number to start no task twice for most.
     pub decoding: HashSet<u64>,
 }
 

@@ -86,6 +86,12 @@ impl Whole {
     }
 
     fn decode_to_file(&self) -> Result<Arc<File>, Error> {
+        let room = rustix::fs::statvfs(&*self.shared.temporary).map_err(io::Error::from)?;
+        if self.archive.member(self.member).size > room.f_bavail.saturating_mul(room.f_frsize) {
+            let place = self.shared.temporary.display();
+            let why = format!("no room in {place} to decode the member to");
+            return Err(io::Error::new(io::ErrorKind::StorageFull, why).into());
+        }
         let file = tempfile::tempfile_in(&*self.shared.temporary).map_err(|error| {
             let place = self.shared.temporary.display();
             io::Error::new(error.kind(), format!("no temporary file in {place}: {error}"))

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{Ino, Kind, source::PlainFile};
-use crate::serve::{Content, Pattern};
+use crate::serve::{Content, OpenArchive, OpenNpyGz, Pattern};
 
 /// The number of a handle, as the kernel carries it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -16,10 +16,12 @@ pub struct HandleId(pub u64);
 /// An open file or directory.
 #[derive(Debug)]
 pub enum Handle {
-    /// A member. Holds its archive, and so its generation, open.
+    /// A member.
     Member {
         /// Its bytes.
         content: Arc<Content>,
+        /// What it lies in: kept open, and so its generation, as long as the handle.
+        container: Held,
         /// How it has been read so far.
         pattern: Mutex<Pattern>,
     },
@@ -27,6 +29,14 @@ pub enum Handle {
     Plain(PlainFile),
     /// A directory.
     Directory(Directory),
+}
+
+/// A container that a handle keeps open.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Held {
+    Archive(Arc<OpenArchive>),
+    NpyGz(Arc<OpenNpyGz>),
 }
 
 /// An open directory: the names it had when reading began.

@@ -17,7 +17,12 @@ impl Tree {
         ];
         match &*self.node(ino)? {
             Node::Source(node) => self.list_source(&node.path, &mut entries)?,
-            Node::ArchiveRoot => list_archive(&self.root_archive()?.2, DirId(0), &mut entries),
+            // Empty while it is written or gone; its state says why.
+            Node::ArchiveRoot => {
+                if let Ok((.., archive)) = self.root_archive() {
+                    list_archive(&archive, DirId(0), &mut entries);
+                }
+            }
             Node::ArchiveDir(version, id) => {
                 list_archive(&*self.open_archive(version)?, *id, &mut entries);
             }

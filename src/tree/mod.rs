@@ -23,7 +23,7 @@ use std::{path::PathBuf, time::Duration};
 
 pub use attr::{Attr, Kind, Timestamp};
 pub use error::FsError;
-pub use handle::{DirEntry, Handle, HandleId};
+pub use handle::{DirEntry, Handle, HandleId, Held};
 pub use inode::Ino;
 pub use source::{PlainFile, Source};
 pub use tree::{Opened, Tree};
@@ -48,6 +48,9 @@ pub struct Settings {
     pub ttl: Duration,
     /// Bytes for decoded spans and indexes.
     pub cache_size: u64,
+    /// Archives that are kept open at most, each with a file descriptor, and as many `.npy.gz`; no
+    /// more than a quarter of the descriptors the process may have.
+    pub open_archives: u64,
     /// Threads that decode.
     pub threads: usize,
     /// Where members that can only be decoded whole are decoded to.
@@ -60,6 +63,8 @@ impl Default for Settings {
             layout: Layout::Replace,
             ttl: Duration::from_secs(1),
             cache_size: 64 << 20,
+            // So many that a walk over thousands does not drop their indexes.
+            open_archives: 16 << 10,
             // Two at least: one may be at a long first pass while the other serves rows.
             threads: std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 16)),
             temporary: std::env::var_os("TMPDIR").map_or_else(|| "/var/tmp".into(), PathBuf::from),

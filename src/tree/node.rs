@@ -21,8 +21,8 @@ pub(super) enum Node {
     ArchiveRoot,
     /// A directory in an archive, its root or one below.
     ArchiveDir(Arc<Version<OpenArchive>>, DirId),
-    /// A member of an archive.
-    Member(Arc<Version<OpenArchive>>, MemberId),
+    /// A member of an archive, and whether its name is one of a `.npy`.
+    Member(Arc<Version<OpenArchive>>, MemberId, bool),
     /// A gzipped `.npy`, shown without the `.gz`.
     NpyGz(Arc<Version<OpenNpyGz>>),
 }

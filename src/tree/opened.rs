@@ -8,7 +8,10 @@ use std::{
     hash::Hash,
     io,
     num::NonZeroUsize,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use lru::LruCache;
@@ -25,7 +28,7 @@ pub(super) trait Container: Sized {
     fn open(source: Arc<SourceFile>, server: &Server) -> Result<Self, archive::Error>;
     /// The file.
     fn source(&self) -> &SourceFile;
-    /// About how many bytes of memory it takes.
+    /// About how many bytes of memory it takes, always the same; indexes are counted elsewhere.
     fn memory(&self) -> u64;
     /// What the user should know of it.
     fn warning(&self) -> Option<&str>;
@@ -41,7 +44,7 @@ impl Container for OpenArchive {
     }
 
     fn memory(&self) -> u64 {
-        self.memory()
+        self.archive().memory()
     }
 
     fn warning(&self) -> Option<&str> {
@@ -59,7 +62,7 @@ impl Container for OpenNpyGz {
     }
 
     fn memory(&self) -> u64 {
-        self.content().index_bytes()
+        size_of::<Self>() as u64
     }
 
     fn warning(&self) -> Option<&str> {
@@ -80,8 +83,9 @@ pub(super) struct Containers<C> {
     open: Remembered<Arc<C>>,
     /// Files that are none, and why.
     plain: Remembered<Arc<str>>,
-    /// Bytes that the open ones may take together.
+    /// Bytes that the open ones may take together, and take.
     memory: u64,
+    used: AtomicU64,
 }
 
 #[derive(Debug, Clone)]
@@ -100,6 +104,7 @@ impl<C: Container> Containers<C> {
             open: Mutex::new(LruCache::new(files)),
             plain: Mutex::new(LruCache::new(PLAIN)),
             memory,
+            used: AtomicU64::new(0),
         }
     }
 
@@ -153,8 +158,11 @@ impl<C: Container> Containers<C> {
                 }
                 container.warning().map(warn);
                 let known = Known { generation, what: container.clone() };
+                self.used.fetch_add(container.memory(), Ordering::Relaxed);
                 let evicted = lock(&self.open).push(key, known);
-                drop(evicted);
+                if let Some((_, known)) = evicted {
+                    self.used.fetch_sub(known.what.memory(), Ordering::Relaxed);
+                }
                 self.shrink();
                 Ok((Ok(container), stat))
             }
@@ -169,17 +177,15 @@ impl<C: Container> Containers<C> {
 
     /// Closes the least recently used until the memory is kept to.
     fn shrink(&self) {
-        let mut used: u64 = lock(&self.open).iter().map(|(_, known)| known.what.memory()).sum();
-        while used > self.memory {
-            let mut open = lock(&self.open);
-            // The newest stays, whatever it takes: somebody is about to use it.
-            if open.len() < 2 {
-                break;
-            }
-            let closed = open.pop_lru();
-            drop(open);
-            used -= closed.map_or(used, |(_, known)| known.what.memory().min(used));
+        let mut closed = Vec::new();
+        let mut open = lock(&self.open);
+        // The newest stays, whatever it takes: somebody is about to use it.
+        while self.used.load(Ordering::Relaxed) > self.memory && open.len() > 1 {
+            let Some((_, known)) = open.pop_lru() else { break };
+            self.used.fetch_sub(known.what.memory(), Ordering::Relaxed);
+            closed.push(known);
         }
+        drop(open);
     }
 }
 

@@ -13,7 +13,10 @@ use std::{
     sync::Arc,
 };
 
-use rustix::fs::{Access, AtFlags, Dir, Mode, OFlags, ResolveFlags, StatVfs, StatxFlags};
+use rustix::{
+    fs::{Access, AtFlags, Dir, Mode, OFlags, ResolveFlags, StatVfs, StatxFlags},
+    io::Errno,
+};
 
 use super::attr::{Kind, Stat};
 
@@ -62,11 +65,41 @@ impl Source {
     }
 
     fn open_at(&self, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
-        let resolve =
-            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
         let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-        let flags = flags | OFlags::CLOEXEC;
-        Ok(rustix::fs::openat2(&self.directory, path, flags, Mode::empty(), resolve)?)
+        match open_beneath(&self.directory, path, flags, ResolveFlags::NO_XDEV) {
+            Err(error) if error.raw_os_error() == Some(Errno::XDEV.raw_os_error()) => {
+                self.open_across(path, flags)
+            }
+            opened => opened,
+        }
+    }
+
+    /// Opens what lies in a filesystem that is mounted in the source; not if that is one of npzfs.
+    /// A server that asked a mount which asks it back would wait for itself, and not even SIGKILL
+    /// ends that.
+    fn open_across(&self, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+        let mut directory = self.directory.try_clone()?;
+        let mut mount = mount_id(&directory)?;
+        let mut components = path.components().peekable();
+        while let Some(component) = components.next() {
+            let name = Path::new(component.as_os_str());
+            // Crossing a mount by O_PATH asks nothing of it.
+            let next = open_beneath(
+                &directory,
+                name,
+                OFlags::PATH | OFlags::NOFOLLOW,
+                ResolveFlags::empty(),
+            )?;
+            let next_mount = mount_id(&next)?;
+            if next_mount != mount && is_npzfs(next_mount)? {
+                return Err(Errno::LOOP.into());
+            }
+            if components.peek().is_none() {
+                return open_beneath(&directory, name, flags, ResolveFlags::empty());
+            }
+            (directory, mount) = (next, next_mount);
+        }
+        Ok(directory)
     }
 
     /// stat of `path`, the last component not followed.
@@ -127,6 +160,38 @@ impl Source {
     pub(super) fn stat_vfs(&self) -> io::Result<StatVfs> {
         Ok(rustix::fs::fstatvfs(&self.directory)?)
     }
+}
+
+fn open_beneath(
+    directory: &OwnedFd,
+    path: &Path,
+    flags: OFlags,
+    resolve: ResolveFlags,
+) -> io::Result<OwnedFd> {
+    let resolve =
+        resolve | ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let flags = flags | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat2(directory, path, flags, Mode::empty(), resolve)?)
+}
+
+/// The mount that an open file lies in, from the kernel's own memory.
+fn mount_id(file: &OwnedFd) -> io::Result<u64> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    Ok(rustix::fs::statx(file, "", flags, StatxFlags::MNT_ID)?.stx_mnt_id)
+}
+
+/// Whether a mount is one of npzfs, by /proc/self/mountinfo (proc(5)): its type is the first field
+/// behind the lone dash. Read each time, since mount numbers are used again.
+fn is_npzfs(mount: u64) -> io::Result<bool> {
+    let id = mount.to_string();
+    let mounts = std::fs::read("/proc/self/mountinfo")?;
+    let line = mounts
+        .split(|byte| *byte == b'\n')
+        .find(|line| line.split(|byte| *byte == b' ').next() == Some(id.as_bytes()));
+    Ok(line.is_some_and(|line| {
+        let mut fields = line.split(|byte| *byte == b' ').skip_while(|field| *field != b"-");
+        fields.nth(1) == Some(b"fuse.npzfs")
+    }))
 }
 
 /// stat of an open file.

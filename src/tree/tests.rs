@@ -213,22 +213,43 @@ fn a_file_that_is_deleted_while_open_can_still_be_read_and_statted() {
 fn an_archive_that_was_closed_is_opened_again_with_the_same_inodes() {
     let dir = Dir::new();
     // More than are kept open.
-    for number in 0..300 {
+    for number in 0..30 {
         let bytes = stamped(number, 10);
         dir.write(&format!("{number}.npz"), &testing::zip(&[("x", &bytes, false)]));
     }
-    let tree = dir.tree(Settings::default());
+    let tree = dir.tree(Settings { open_archives: 4, ..Settings::default() });
     let look = |number: u64| {
         let (archive, _) = tree.lookup(Ino::ROOT, name(&format!("{number}.npz"))).unwrap();
         tree.lookup(archive, name("x")).unwrap().0
     };
-    let inodes: Vec<Ino> = (0..300).map(look).collect();
+    let inodes: Vec<Ino> = (0..30).map(look).collect();
     for (number, ino) in inodes.iter().enumerate() {
         let handle = tree.open(*ino).unwrap().id;
         assert_eq!(read(&tree, handle, 0, 80).unwrap(), stamped(number as u64, 10));
         tree.release(handle);
         assert_eq!(look(number as u64), *ino);
     }
+}
+
+#[test]
+fn a_handle_keeps_its_archive_though_others_are_opened() {
+    let dir = Dir::new();
+    let old = stamped(1, 300_000);
+    dir.write("a.npz", &testing::zip(&[("x", &old, true)]));
+    for number in 0..9 {
+        dir.write(&format!("{number}.npz"), &testing::zip(&[("x", b"abc", false)]));
+    }
+    let tree = dir.tree(Settings { open_archives: 1, ..Settings::default() });
+    let (archive, _) = tree.lookup(Ino::ROOT, name("a.npz")).unwrap();
+    let (x, attr) = tree.lookup(archive, name("x")).unwrap();
+    let handle = tree.open(x).unwrap().id;
+    fs::remove_file(dir.path("a.npz")).unwrap();
+    assert_eq!(names(&tree, Ino::ROOT).len(), 9);
+
+    assert_eq!(tree.getattr(x).unwrap().size, attr.size);
+    assert_eq!(read(&tree, handle, 2_000_000, 80).unwrap(), &old[2_000_000..2_000_080]);
+    tree.release(handle);
+    assert!(matches!(tree.getattr(x), Err(FsError::Stale)));
 }
 
 /// What the source holds under a name.
@@ -412,7 +433,11 @@ fn random_operations_agree_with_a_plain_map_and_every_reference_is_given_back() 
         let dir = Dir::new();
         let mut model = BTreeMap::new();
         let mut kernel = Kernel {
-            tree: dir.tree(Settings { cache_size: 1 << 20, ..Settings::default() }),
+            tree: dir.tree(Settings {
+                cache_size: 1 << 20,
+                open_archives: 1 + seed % 3,
+                ..Settings::default()
+            }),
             lookups: BTreeMap::new(),
             handles: Vec::new(),
             inodes: BTreeMap::new(),

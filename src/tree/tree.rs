@@ -11,7 +11,8 @@ use std::{
 use rustix::{fs::StatVfs, process::Resource};
 
 use super::{
-    Attr, DirEntry, FsError, Handle, HandleId, Ino, Kind, Layout, PlainFile, Settings, Source,
+    Attr, DirEntry, FsError, Handle, HandleId, Held, Ino, Kind, Layout, PlainFile, Settings,
+    Source,
     attr::Stat,
     handle::{Directory, Handles},
     inode::Inodes,
@@ -24,10 +25,7 @@ use crate::{
     serve::{self, Content, Limits, OpenArchive, OpenNpyGz, Pattern, Server},
 };
 
-/// Archives that are kept open at most, each with one file descriptor; as many `.npy.gz`.
-const OPEN_ARCHIVES: u64 = 256;
-
-/// Bytes that parsed archives and their indexes may take, unless a single one needs more.
+/// Bytes that parsed archives may take, unless a single one needs more.
 const OPEN_MEMORY: u64 = 64 << 20;
 
 /// The tree. All its operations may be called from many threads at once.
@@ -77,9 +75,9 @@ impl Tree {
                 Node::Source(SourceNode::new(path, stat.id(), Kind::Directory))
             }
         };
-        // At most half of the descriptors we may have: the rest is for what is being read.
+        // The rest of the descriptors is for what is being read.
         let descriptors = rustix::process::getrlimit(Resource::Nofile).current;
-        let open = descriptors.map_or(OPEN_ARCHIVES, |limit| OPEN_ARCHIVES.min(limit / 4));
+        let open = settings.open_archives.min(descriptors.map_or(u64::MAX, |limit| limit / 4));
         let open = NonZeroUsize::new(open as usize).unwrap_or(NonZeroUsize::MIN);
         let tree = Self {
             source,
@@ -120,7 +118,7 @@ impl Tree {
                 self.enter(self.resolve(&directory.path, name)?)
             }
             Node::ArchiveRoot => {
-                let (path, stat, archive) = self.root_archive()?;
+                let (path, stat, archive) = self.root_archive().map_err(|_| FsError::NotFound)?;
                 let key = version_key(path, &stat, archive.archive().source());
                 self.lookup_in_archive(&Arc::new(Version::new(key, &archive)), DirId(0), name)
             }
@@ -145,13 +143,15 @@ impl Tree {
             Node::Source(node) => self.source_attr(node),
             Node::ArchiveRoot => {
                 let path = Path::new(self.source.archive().unwrap_or_default());
-                Ok(self.source.stat(path)?.archive_dir())
+                // Where the archive is gone, its directory speaks for it: the mount stays.
+                let stat = self.source.stat(path).or_else(|_| self.source.stat(Path::new("")))?;
+                Ok(stat.archive_dir())
             }
             Node::ArchiveDir(version, _) => {
                 let archive = self.open_archive(version)?;
                 Ok(of_version(&version.key, stat_of(archive.archive().source())?.archive_dir()))
             }
-            Node::Member(version, id) => {
+            Node::Member(version, id, _) => {
                 let archive = self.open_archive(version)?;
                 let member = archive.archive().member(*id);
                 let stat = stat_of(archive.archive().source())?;
@@ -255,11 +255,11 @@ impl Tree {
                 let id = self.handles.insert(Handle::Plain(plain.clone()));
                 Ok(Opened { id, plain: Some(plain) })
             }
-            Node::Member(version, id) => {
+            Node::Member(version, id, _) => {
                 let archive = self.open_archive(version)?;
                 archive.archive().source().check().map_err(|_| FsError::Stale)?;
                 match archive.content(*id) {
-                    Ok(content) => self.open_content(content),
+                    Ok(content) => self.open_content(content, Held::Archive(archive)),
                     Err(serve::Error::Overwritten) => Err(FsError::Stale),
                     Err(error) if archive.first_refusal(*id) => Err(FsError::Content(error)),
                     Err(error) => Err(FsError::Known(error)),
@@ -268,19 +268,19 @@ impl Tree {
             Node::NpyGz(version) => {
                 let npy = self.open_npy_gz(version)?;
                 npy.npy().source().check().map_err(|_| FsError::Stale)?;
-                self.open_content(npy.content().clone())
+                self.open_content(npy.content().clone(), Held::NpyGz(npy))
             }
             _ => Err(FsError::IsADirectory),
         }
     }
 
-    fn open_content(&self, content: Arc<Content>) -> Result<Opened, FsError> {
+    fn open_content(&self, content: Arc<Content>, container: Held) -> Result<Opened, FsError> {
         if let Some(damage) = content.damage() {
             let news = content.damage_logged.first();
             return Err(if news { FsError::Content } else { FsError::Known }(damage));
         }
         let pattern = Mutex::new(Pattern::default());
-        let id = self.handles.insert(Handle::Member { content, pattern });
+        let id = self.handles.insert(Handle::Member { content, container, pattern });
         Ok(Opened { id, plain: None })
     }
 
@@ -313,7 +313,7 @@ impl Tree {
             Node::ArchiveDir(version, DirId(number)) => {
                 in_archive(version, format!("directory {number}"))
             }
-            Node::Member(version, id) => {
+            Node::Member(version, id, _) => {
                 let name = self.open_archive(version).ok().map(|archive| {
                     let name = archive.archive().path_of(*id);
                     name.escape_ascii().to_string()
@@ -398,7 +398,13 @@ impl Tree {
     }
 
     fn file_at(&self, path: &Path) -> Result<Stat, FsError> {
-        let stat = self.source.stat(path)?;
+        let stat = match self.source.stat(path) {
+            // The name that was asked for is shorter than this one, and is not there.
+            Err(error) if error.kind() == io::ErrorKind::InvalidFilename => {
+                return Err(FsError::NotFound);
+            }
+            stat => stat?,
+        };
         if stat.kind() == Kind::File { Ok(stat) } else { Err(FsError::NotFound) }
     }
 
@@ -486,7 +492,8 @@ impl Tree {
             Entry::Member(id) => {
                 let member = archive.member(id);
                 let attr = stat.member(member.size, member.encoded_size);
-                (Key::Member(key, id), attr, Node::Member(version.clone(), id))
+                let npy = name.as_encoded_bytes().ends_with(b".npy");
+                (Key::Member(key, id), attr, Node::Member(version.clone(), id, npy))
             }
         };
         let (ino, _) = self.inodes.look_up(key, || node);

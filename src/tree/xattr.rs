@@ -8,7 +8,7 @@ use super::{
     present,
 };
 use crate::{
-    archive::{Member, Method, npy},
+    archive::npy,
     serve::{self, Content},
 };
 
@@ -71,13 +71,20 @@ impl Xattr {
 }
 
 impl Tree {
-    /// The extended attributes that an inode has. May wait for decoding.
+    /// The extended attributes that an inode has. Decodes nothing: those of the `.npy` header are
+    /// listed for a member by its name, and may turn out to have no value.
     ///
     /// # Errors
     /// `NoInode`, `Stale`, or what the source says.
     pub fn list_xattrs(&self, ino: Ino) -> Result<Vec<Xattr>, FsError> {
+        let node = self.node(ino)?;
+        let npy = !matches!(&*node, Node::Member(.., false));
         let mut list = Vec::new();
         for xattr in Xattr::ALL {
+            if let (Node::Member(..) | Node::NpyGz(_), true) = (&*node, xattr.needs_header()) {
+                list.extend(npy.then_some(xattr));
+                continue;
+            }
             match self.xattr(ino, xattr) {
                 Ok(_) => list.push(xattr),
                 Err(FsError::NoAttribute) => {}
@@ -101,11 +108,11 @@ impl Tree {
             }),
             Node::ArchiveDir(..) if xattr == Xattr::State => Ok("ready".to_owned()),
             Node::ArchiveRoot | Node::ArchiveDir(..) => Err(FsError::NoAttribute),
-            Node::Member(version, id) => {
+            Node::Member(version, id, _) => {
                 let archive = self.open_archive(version)?;
                 let member = archive.archive().member(*id);
                 match xattr {
-                    Xattr::Method => Ok(method_name(member)),
+                    Xattr::Method => Ok(member.method.to_string()),
                     Xattr::Crc32 => Ok(format!("{:08x}", member.crc32)),
                     Xattr::EncodedSize => Ok(member.encoded_size.to_string()),
                     Xattr::State => Ok(match archive.content(*id) {
@@ -154,20 +161,6 @@ fn state_of(error: &serve::Error) -> String {
             format!("refused: method {number} is not supported")
         }
         error => format!("corrupt: {error}"),
-    }
-}
-
-/// The name of a method.
-fn method_name(member: &Member) -> String {
-    match member.method {
-        Method::Stored => "stored".into(),
-        Method::Deflated => "deflated".into(),
-        Method::Deflate64 => "deflate64".into(),
-        Method::Bzip2 => "bzip2".into(),
-        Method::Lzma => "lzma".into(),
-        Method::Xz => "xz".into(),
-        Method::Zstd => "zstd".into(),
-        Method::Other(number) => format!("method {number}"),
     }
 }
 

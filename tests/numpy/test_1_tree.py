@@ -432,6 +432,35 @@ def test_1_11_a_single_archive_as_source(source, mount, name):
     assert stat.S_ISDIR(os.stat(mnt.path).st_mode)
 
 
+def test_1_11_the_root_is_empty_while_it_is_gone(source, mount):
+    path = source / "a.npz"
+    np.savez(path, x=np.arange(5))
+    whole = path.read_bytes()
+    mnt = mount(path)
+    path.write_bytes(whole[:-1])
+    poll(lambda: os.listdir(mnt.path) == [], 2.5, "a pending archive has no members")
+    assert os.getxattr(mnt.path, "user.npzfs.state").startswith(b"pending: ")
+    path.unlink()
+    poll(lambda: os.listdir(mnt.path) == [], 2.5, "a deleted archive has no members")
+    assert stat.S_ISDIR(os.stat(mnt.path).st_mode)
+    path.write_bytes(whole)
+    poll(lambda: os.listdir(mnt.path) == ["x.npy"], 2.5, "it is back")
+
+
+def test_1_14_mounts_of_npzfs_in_the_source_are_not_entered(tmp_path, mount):
+    one, two = tmp_path / "one", tmp_path / "two"
+    for directory in (one, two):
+        (directory / "inner").mkdir(parents=True)
+        (directory / f"of {directory.name}").write_bytes(b"x")
+    # Each shows the other: without the rule the first walk would never end.
+    first = mount(one, at=two / "inner")
+    second = mount(two, at=one / "inner")
+    for mnt, name in ((first, "of one"), (second, "of two")):
+        walked = in_child(lambda m=mnt: [sorted(d + f) for _, d, f in os.walk(m.path)])
+        assert walked == [[name]]
+        assert in_child(errno_of, os.stat, mnt / "inner") == errno.ELOOP
+
+
 def test_1_12_mounting_over_the_source_itself(source, mount):
     expected = make_tree(source)
     below = os.open(source, os.O_RDONLY | os.O_DIRECTORY)

@@ -231,6 +231,17 @@ def test_2_7_bytes_before_the_damage_are_read_and_eio_after(source, mount, damag
         assert os.pread(file.fileno(), 4096, 0) == content[:4096]
 
 
+@pytest.mark.parametrize("rows", [10, 300_000])
+def test_2_7_a_second_array_behind_the_first_does_no_harm(source, mount, rows):
+    first = np.arange(rows * 4.0).reshape(rows, 4)
+    (source / "two.npy.gz").write_bytes(gz(npy(first) + npy(np.arange(500_000))))
+    path = mount(source) / "two.npy"
+    assert os.stat(path).st_size == len(npy(first))
+    for mode in (None, "r"):
+        assert np.array_equal(np.load(path, mmap_mode=mode), first)
+    assert os.getxattr(path, "user.npzfs.state") == b"ready"
+
+
 def test_2_7_a_crc_mismatch_is_eio_at_every_later_open(source, mount):
     encoded = bytearray(gz(big_npy()))
     encoded[-8] ^= 1  # the CRC-32 (RFC 1952, 2.3.1)

@@ -22,7 +22,8 @@ pub struct Options {
     /// Decoded distance aimed at between checkpoints, in bytes; at least 1. A quarter of the
     /// memory is the most that is used.
     pub spacing: u64,
-    /// Length of the decoded bytes, if it is known beforehand; checked.
+    /// Length of the decoded bytes, if it is known beforehand; checked. A gzip stream may go on:
+    /// the bytes behind this length are not read, nor the checksum behind them.
     pub decoded_len: Option<u64>,
     /// CRC-32 of all decoded bytes, if it is known beforehand; checked when the end is reached.
     pub crc32: Option<u32>,
