@@ -15,6 +15,7 @@ use crate::{
     frontier::Sums,
     index::{Index, Spacing},
     memory::ReaderId,
+    parallel::{Ahead, Tuning},
     stream::Stream,
 };
 
@@ -26,6 +27,8 @@ pub(crate) struct Core {
     pub(crate) spacing: Spacing,
     pub(crate) memory: Arc<Memory>,
     pub(crate) id: ReaderId,
+    /// What helpers do for the frontier.
+    pub(crate) ahead: Ahead,
     state: Mutex<State>,
 }
 
@@ -53,8 +56,10 @@ impl Core {
     pub(crate) fn new(encoded: Range<u64>, options: Options, memory: Arc<Memory>) -> Arc<Self> {
         // Places are counted in bits, so a range of 2^61 bytes and more has to be cut short.
         let len = encoded.end.saturating_sub(encoded.start).min(1 << 60);
+        let encoded = encoded.start..encoded.start + len;
         Arc::new(Self {
-            encoded: encoded.start..encoded.start + len,
+            ahead: Ahead::new(Tuning::DEFAULT, encoded.clone(), Arc::clone(&memory)),
+            encoded,
             spacing: Spacing::new(options.spacing, memory.limit()),
             id: memory.add_reader(),
             memory,
@@ -131,6 +136,7 @@ impl Core {
 
     /// Gives up all memory; the reader is gone.
     pub(crate) fn forget(&self) {
+        self.ahead.clear();
         self.memory.remove_reader(self.id);
     }
 }

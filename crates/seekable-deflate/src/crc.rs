@@ -8,6 +8,11 @@ pub(crate) struct Crc {
 }
 
 impl Crc {
+    /// Of `len` bytes whose CRC-32 is `value`.
+    pub(crate) fn new(value: u32, len: u64) -> Self {
+        Self { value, len }
+    }
+
     /// Of these bytes.
     pub(crate) fn of(bytes: &[u8]) -> Self {
         Self { value: crc32fast::hash(bytes), len: bytes.len() as u64 }

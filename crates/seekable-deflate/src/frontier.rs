@@ -1,15 +1,16 @@
 //! The first pass over a stream: checkpoints, checksums, and everything that is judged once.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use crate::{
-    Error, Format, ReadAt, Span,
+    BitOffset, Error, Format, ReadAt, Span,
     core::Core,
     crc::Crc,
     flight::{Flight, Landing},
     gzip::Trailer,
     index::Checkpoint,
-    inflate::{Fault, MAX_MATCH, MAX_RATIO, Output},
+    inflate::{Fault, MAX_MATCH, MAX_RATIO, Output, Place},
+    parallel::{Plan, Settled},
     stream::{Pause, Stream},
 };
 
@@ -32,8 +33,8 @@ struct Pass {
 
 /// How it goes on from there.
 enum Then {
-    /// From this checkpoint, with this decoder.
-    On(Checkpoint, Box<Stream>),
+    /// From this checkpoint, with this decoder if there is one.
+    On(Checkpoint, Option<Box<Stream>>),
     /// The stream ended, and all was right.
     Ended,
     /// It cannot.
@@ -82,22 +83,48 @@ impl Core {
             }
             let start = state.index.last().expect("it is neither ended nor stopped").clone();
             let (end, sums) = (state.index.next_end(self.spacing), state.sums);
+            let number = state.index.len();
             let live = state.live.take();
             drop(state);
 
-            let pass = match self.pass(source, live, &start, end, sums) {
+            let began = Instant::now();
+            let pass = match self.made_pass(source, &start, number, end, sums) {
+                Some(pass) => Ok(pass),
+                None => self.pass(source, live, &start, number, end, sums),
+            };
+            let pass = match pass {
                 Ok(pass) => pass,
                 Err(error) => {
                     self.fail_waiting(&error);
                     return Err(error);
                 }
             };
+            self.report(&pass, began);
             if let Some(span) = self.publish(pass)
                 && span.bytes_from(offset).is_some()
             {
                 return Ok(Some(span));
             }
         }
+    }
+
+    /// The span from checkpoint `start`, if it was made from what was decoded ahead.
+    fn made_pass(
+        &self,
+        source: &dyn ReadAt,
+        start: &Checkpoint,
+        number: usize,
+        end: u64,
+        mut sums: Sums,
+    ) -> Option<Pass> {
+        let made = self.ahead.job(number, end)?.take(self, source)?;
+        if made.span.start() != start.decoded {
+            return None;
+        }
+        sums.member = sums.member.followed_by(made.crc);
+        sums.whole = sums.whole.followed_by(made.crc);
+        let span = Some((made.span, made.crc.value()));
+        Some(Pass { span, sums, then: Then::On(made.next, None) })
     }
 
     /// Decodes the span from checkpoint `start` to the first boundary of symbols from decoded
@@ -107,11 +134,13 @@ impl Core {
         source: &dyn ReadAt,
         live: Option<Box<Stream>>,
         start: &Checkpoint,
+        number: usize,
         end: u64,
         mut sums: Sums,
     ) -> Result<Pass, Error> {
         let window = start.window.as_deref().expect("the last checkpoint keeps its window");
         let promised = self.options.decoded_len;
+        let plan = Plan { number, end, spacing: self.spacing, promised };
         // The span that can reach the promised end is the one that finds out what comes there:
         // the final block's end, or one byte more, which is enough to know that it is too long.
         let reach = end.saturating_add(MAX_MATCH as u64);
@@ -119,15 +148,34 @@ impl Core {
         let limit = self.limit(start, end);
         let buffer = self.memory.buffer(Output::room(window.len(), limit));
         let mut out = Output::new(buffer, window);
-        let mut stream = match live {
-            Some(stream) => stream,
-            None => self.resume(source, start)?,
+        let mut head = match live {
+            Some(stream) => Head::Decoder(stream),
+            None => Head::At(start.encoded, start.place),
         };
 
         let mut crc = Crc::default();
         let then = loop {
             let judged = crc.len() as usize;
-            let pause = stream.decode(source, &mut out, limit);
+            let pause = match self.ahead.settled_at(start.decoded + crc.len()) {
+                Some(settled) => {
+                    match take_over(source, &settled, &mut out, start.decoded, limit) {
+                        Ok((at, place, pause)) => {
+                            head = Head::At(at, Some(place));
+                            Ok(pause)
+                        }
+                        // Whether that is to be told is for the decoder to see.
+                        Err(_) => {
+                            self.ahead.clear();
+                            continue;
+                        }
+                    }
+                }
+                None => {
+                    let stream = self.decoder(source, &mut head, start)?;
+                    stream.halt_at(self.ahead.next_start());
+                    stream.decode(source, &mut out, limit)
+                }
+            };
             let piece = Crc::of(out.decoded_from(judged));
             crc = crc.followed_by(piece);
             sums.member = sums.member.followed_by(piece);
@@ -139,12 +187,17 @@ impl Core {
                     }
                     sums.member = Crc::default();
                 }
+                Ok(Pause::Block) => {
+                    if let Head::Decoder(stream) = &head {
+                        self.ahead.meet(stream.position(), decoded, out.window(), plan);
+                    }
+                }
                 Ok(Pause::Limit) => {
                     break match promised.filter(|len| decoded > *len) {
                         // What follows in a gzip file is somebody else's: a second array, say.
                         Some(_) if self.options.format == Format::Gzip => Then::Ended,
                         Some(expected) => Then::Damaged(Error::Length { expected, found: decoded }),
-                        None => Then::On(checkpoint(&stream, &out, decoded), stream),
+                        None => head.then_on(&out, decoded),
                     };
                 }
                 Ok(Pause::End) => break Then::Ended,
@@ -177,6 +230,18 @@ impl Core {
         Ok(Pass { span, sums, then })
     }
 
+    /// Lets those who decode ahead know how far the frontier is.
+    fn report(&self, pass: &Pass, began: Instant) {
+        match (&pass.then, &pass.span) {
+            (Then::On(next, _), Some((span, _))) => {
+                let nanos = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+                let bytes = span.bytes().len() as u64;
+                self.ahead.advanced(next.encoded, next.decoded, bytes, nanos);
+            }
+            _ => self.ahead.clear(),
+        }
+    }
+
     /// How many bytes to decode from `start` for `end`, as far as so few encoded bytes can
     /// yield them.
     fn limit(&self, start: &Checkpoint, end: u64) -> usize {
@@ -185,15 +250,26 @@ impl Core {
         usize::try_from(limit).unwrap_or(usize::MAX)
     }
 
-    /// A decoder at the checkpoint `start`.
-    fn resume(&self, source: &dyn ReadAt, start: &Checkpoint) -> Result<Box<Stream>, Error> {
-        let mut stream = Box::new(Stream::new(self.options.format, self.encoded.clone()));
-        if let Some(place) = start.place {
-            stream
-                .resume(source, start.encoded, place, u64::MAX)
-                .map_err(|fault| error_at(fault, start.decoded))?;
+    /// The decoder of `head`, made where there is none.
+    fn decoder<'a>(
+        &self,
+        source: &dyn ReadAt,
+        head: &'a mut Head,
+        start: &Checkpoint,
+    ) -> Result<&'a mut Stream, Error> {
+        if let Head::At(at, place) = *head {
+            let mut stream = Box::new(Stream::new(self.options.format, self.encoded.clone()));
+            if let Some(place) = place {
+                stream
+                    .resume(source, at, place, u64::MAX)
+                    .map_err(|fault| error_at(fault, start.decoded))?;
+            }
+            *head = Head::Decoder(stream);
         }
-        Ok(stream)
+        match head {
+            Head::Decoder(stream) => Ok(stream),
+            Head::At(..) => unreachable!("it has just been replaced"),
+        }
     }
 
     /// Makes known what a pass found, and hands its span to those who wait for it.
@@ -208,7 +284,7 @@ impl Core {
 
         let mut state = self.lock();
         let (next, live) = match pass.then {
-            Then::On(next, live) => (Some(next), Some(live)),
+            Then::On(next, live) => (Some(next), live),
             Then::Ended => {
                 state.ended = true;
                 (None, None)
@@ -265,14 +341,48 @@ impl Core {
     }
 }
 
-/// The checkpoint at the end of `out`.
-fn checkpoint(stream: &Stream, out: &Output, decoded: u64) -> Checkpoint {
-    Checkpoint {
-        encoded: stream.position(),
-        decoded,
-        place: stream.place(),
-        window: Some(out.window().into()),
+/// What a pass goes on with.
+enum Head {
+    /// A decoder that stands there.
+    Decoder(Box<Stream>),
+    /// A place where one can start.
+    At(BitOffset, Option<Place>),
+}
+
+impl Head {
+    /// Goes on at a checkpoint at the end of `out`.
+    fn then_on(self, out: &Output, decoded: u64) -> Then {
+        let (encoded, place) = match &self {
+            Self::Decoder(stream) => (stream.position(), stream.place()),
+            Self::At(at, place) => (*at, *place),
+        };
+        let window = Some(out.window().into());
+        let live = match self {
+            Self::Decoder(stream) => Some(stream),
+            Self::At(..) => None,
+        };
+        Then::On(Checkpoint { encoded, decoded, place, window }, live)
     }
+}
+
+/// Puts into `out`, which begins at decoded offset `start`, what a settled chunk has up to `limit`.
+/// Where that ends, and why.
+fn take_over(
+    source: &dyn ReadAt,
+    settled: &Settled,
+    out: &mut Output,
+    start: u64,
+    limit: usize,
+) -> Result<(BitOffset, Place, Pause), Fault> {
+    let at = start + out.len() as u64;
+    let wanted = start + limit as u64;
+    let (end, pause) = match wanted <= settled.range().end {
+        true => (settled.boundary(source, wanted)?, Pause::Limit),
+        false => (settled.end(), Pause::Block),
+    };
+    let room = out.append((end.decoded - at) as usize);
+    settled.resolve(at, room);
+    Ok((end.encoded, end.place, pause))
 }
 
 /// Compares a gzip member that ends at `decoded` with its trailer.

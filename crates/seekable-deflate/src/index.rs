@@ -174,6 +174,13 @@ impl Spacing {
         }
     }
 
+    /// Where span `number` must end if it begins at `from` or less than `slack` behind it; `None`
+    /// if that is not enough to tell.
+    pub(crate) fn end_after(self, number: usize, from: u64, slack: u64) -> Option<u64> {
+        let spacing = self.after(number);
+        (from % spacing + slack < spacing).then(|| (from / spacing + 1).saturating_mul(spacing))
+    }
+
     /// The distance that holds after so many spans.
     fn after(self, spans: usize) -> u64 {
         let doublings = (spans / self.spans).min(32) as u32;

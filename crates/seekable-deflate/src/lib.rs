@@ -31,7 +31,8 @@
 //!
 //! `inflate` is the decoder, which can stop after any symbol; `stream` puts gzip framing around
 //! it. `index` has the checkpoints. `core` is what the readers of a stream share, `frontier` the
-//! first pass, `behind` every later one, and `memory` the budget.
+//! first pass, `parallel` what other threads can do for it, `behind` every later one, and
+//! `memory` the budget.
 #![forbid(unsafe_code)]
 
 mod behind;
@@ -44,6 +45,7 @@ mod gzip;
 mod index;
 mod inflate;
 mod memory;
+mod parallel;
 mod reader;
 mod source;
 mod stream;

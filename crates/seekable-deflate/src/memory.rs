@@ -31,6 +31,20 @@ struct State {
     span_bytes: u64,
     indexes: HashMap<ReaderId, IndexUse>,
     index_bytes: u64,
+    /// Set aside for decoding ahead.
+    reserved_bytes: u64,
+}
+
+/// Bytes of the budget that are set aside, until this is dropped.
+pub(crate) struct Reserved {
+    memory: Arc<Memory>,
+    bytes: u64,
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.memory.lock().reserved_bytes -= self.bytes;
+    }
 }
 
 struct IndexUse {
@@ -52,15 +66,17 @@ impl Memory {
                 span_bytes: 0,
                 indexes: HashMap::new(),
                 index_bytes: 0,
+                reserved_bytes: 0,
             }),
         })
     }
 
-    /// Bytes in use now: cached spans, windows, checkpoints and paused decoders.
+    /// Bytes in use now: cached spans, windows, checkpoints, paused decoders, and what was decoded
+    /// ahead of the frontier.
     #[must_use]
     pub fn used(&self) -> u64 {
         let state = self.lock();
-        state.span_bytes + state.index_bytes
+        state.span_bytes + state.index_bytes + state.reserved_bytes
     }
 
     /// Drops all cached spans.
@@ -116,7 +132,7 @@ impl Memory {
     pub(crate) fn insert(&self, reader: ReaderId, number: usize, span: &Span) {
         let bytes = span.memory();
         let mut state = self.lock();
-        if state.index_bytes + bytes > self.limit {
+        if state.index_bytes + state.reserved_bytes + bytes > self.limit {
             return;
         }
         let replaced = state.spans.put((reader, number), span.clone());
@@ -131,7 +147,7 @@ impl Memory {
     /// go anyway: fresh pages cost a tenth of the fastest decode.
     pub(crate) fn buffer(&self, len: usize) -> Vec<u8> {
         let mut state = self.lock();
-        while state.span_bytes + state.index_bytes + len as u64 > self.limit {
+        while state.taken() + len as u64 > self.limit {
             let Some(span) = state.pop_lru() else { break };
             let buffer =
                 span.into_buffer().filter(|buffer| (len..=2 * len).contains(&buffer.len()));
@@ -141,6 +157,19 @@ impl Memory {
         }
         drop(state);
         vec![0; len]
+    }
+
+    /// Sets bytes aside, unless more than `most` would be.
+    pub(crate) fn reserve(self: &Arc<Self>, bytes: u64, most: u64) -> Option<Reserved> {
+        let mut state = self.lock();
+        if state.reserved_bytes + bytes > most {
+            return None;
+        }
+        state.reserved_bytes += bytes;
+        let dropped = state.fit(self.limit);
+        drop(state);
+        drop(dropped);
+        Some(Reserved { memory: Arc::clone(self), bytes })
     }
 
     /// Counts what the index of a reader takes now, and makes room for it.
@@ -185,6 +214,10 @@ impl Memory {
 }
 
 impl State {
+    fn taken(&self) -> u64 {
+        self.span_bytes + self.index_bytes + self.reserved_bytes
+    }
+
     fn pop_lru(&mut self) -> Option<Span> {
         let (_, span) = self.spans.pop_lru()?;
         self.span_bytes -= span.memory();
@@ -194,7 +227,7 @@ impl State {
     /// Takes out spans until all fits into `limit`; they are freed when the lock is gone.
     fn fit(&mut self, limit: u64) -> Vec<Span> {
         let mut dropped = Vec::new();
-        while self.span_bytes + self.index_bytes > limit {
+        while self.taken() > limit {
             let Some(span) = self.pop_lru() else { break };
             dropped.push(span);
         }

@@ -142,6 +142,18 @@ impl<R: ReadAt> DeflateReader<R> {
         self.core.cached_span_at(offset)
     }
 
+    /// Works for a first pass that others make: decodes ahead of the frontier from places where a
+    /// block may begin, and makes ready what the frontier comes to. `false` if there is nothing
+    /// to do now.
+    ///
+    /// For threads that have nothing better to do, any number of them, in a loop. A call takes a
+    /// few milliseconds. What a pass yields is the same with help and without, its checkpoints
+    /// included; what is decoded ahead takes a quarter of the memory at most. There is nothing
+    /// to do near the start and the end of a stream, nor once help turned out not to pay.
+    pub fn help(&self) -> bool {
+        self.core.ahead.help(&self.core, &self.source)
+    }
+
     /// How far the stream has been decoded once, in decoded bytes.
     pub fn frontier(&self) -> u64 {
         self.core.lock().index.frontier()

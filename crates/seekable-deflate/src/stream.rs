@@ -13,6 +13,8 @@ use crate::{
 pub(crate) enum Pause {
     /// The output reached its limit.
     Limit,
+    /// A block is next whose header is at or behind the place to halt at.
+    Block,
     /// A gzip member ended with this trailer, which has not been compared.
     Member(Trailer),
     /// Everything is decoded.
@@ -62,6 +64,11 @@ impl Stream {
         self.input.memory() + size_of::<Self>() + Decoder::MEMORY
     }
 
+    /// Stops from now on before each block whose header is at or behind `at`.
+    pub(crate) fn halt_at(&mut self, at: BitOffset) {
+        self.decoder.halt_at(at);
+    }
+
     /// Goes to `at`, which is at `place`. Bytes before byte `wanted` are expected to be needed.
     pub(crate) fn resume(
         &mut self,
@@ -96,6 +103,7 @@ impl Stream {
                 }
                 Phase::Blocks => match (self.decoder.decode(&mut bits, out, limit)?, self.format) {
                     (Stop::Limit, _) => return Ok(Pause::Limit),
+                    (Stop::Block, _) => return Ok(Pause::Block),
                     (Stop::End, Format::Deflate) => self.phase = Phase::Ended,
                     (Stop::End, Format::Gzip) => {
                         let trailer = gzip::read_trailer(&mut bits)?;

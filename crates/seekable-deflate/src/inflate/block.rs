@@ -44,6 +44,11 @@ pub(super) fn read_header(bits: &mut Bits, tables: &mut Tables) -> Result<(bool,
     Ok((last, body))
 }
 
+/// Whether a header follows that a block may have.
+pub(crate) fn check_header(bits: &mut Bits) -> Result<(), Fault> {
+    read_header(bits, &mut Tables::new()).map(|_| ())
+}
+
 fn read_stored(bits: &mut Bits) -> Result<u16, Fault> {
     bits.align();
     let at = bits.position();

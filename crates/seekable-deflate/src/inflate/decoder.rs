@@ -25,6 +25,8 @@ pub(crate) enum Place {
 pub(crate) enum Stop {
     /// The output reached its limit.
     Limit,
+    /// A block is next whose header is at or behind the place to halt at.
+    Block,
     /// The final block ended.
     End,
 }
@@ -46,6 +48,7 @@ impl State {
 pub(crate) struct Decoder {
     state: State,
     tables: Box<Tables>,
+    halt: BitOffset,
     /// Decodes without `fast.rs`.
     #[cfg(test)]
     pub(crate) careful: bool,
@@ -60,6 +63,7 @@ impl Decoder {
         Self {
             state: State::BlockHeader,
             tables: Tables::new(),
+            halt: BitOffset(u64::MAX),
             #[cfg(test)]
             careful: false,
         }
@@ -68,6 +72,11 @@ impl Decoder {
     /// Goes to the start of a stream.
     pub(crate) fn start_stream(&mut self) {
         self.state = State::BlockHeader;
+    }
+
+    /// Stops from now on before each block whose header is at or behind `at`.
+    pub(crate) fn halt_at(&mut self, at: BitOffset) {
+        self.halt = at;
     }
 
     /// Goes to `at`, which is at `place`. Bytes before byte `wanted` are expected to be needed.
@@ -123,6 +132,9 @@ impl Decoder {
                 _ if out.filled >= limit => return Ok(Stop::Limit),
                 State::BlockHeader => {
                     let header = bits.position();
+                    if header >= self.halt {
+                        return Ok(Stop::Block);
+                    }
                     let (last, body) = block::read_header(bits, &mut self.tables)?;
                     self.state = match body {
                         Body::Stored(left) => State::Stored { left, last },

@@ -15,9 +15,10 @@ pub(crate) mod slow;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use block::check_header;
 pub(crate) use decoder::{Decoder, Place, Stop};
 pub(crate) use input::{Bits, Input};
-pub(crate) use output::Output;
+pub(crate) use output::{MARGIN, Output};
 
 use crate::BitOffset;
 

@@ -45,6 +45,13 @@ impl Output {
         self.floor = self.filled;
     }
 
+    /// Room for `len` bytes that come from elsewhere; they count as decoded.
+    pub(crate) fn append(&mut self, len: usize) -> &mut [u8] {
+        let room = &mut self.bytes[self.filled..self.filled + len];
+        self.filled += len;
+        room
+    }
+
     /// What a match that comes next may refer to.
     pub(crate) fn window(&self) -> &[u8] {
         &self.bytes[self.floor.max(self.filled.saturating_sub(HISTORY))..self.filled]

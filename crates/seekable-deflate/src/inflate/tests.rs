@@ -29,7 +29,7 @@ fn decode(encoded: &[u8], step: usize, resume: bool, careful: bool) -> slow::Pla
                 decoder.resume(&mut bits, at, place, at.0 / 8 + 100).expect("it was there");
                 continue;
             }
-            Ok(Stop::Limit) => continue,
+            Ok(Stop::Limit | Stop::Block) => continue,
             Ok(Stop::End) => Ok(at.0),
             Err(Fault::Corrupt { what, .. }) => Err(what),
             Err(Fault::Truncated) => Err("truncated"),

@@ -1,0 +1,159 @@
+//! Finds places in the middle of a stream where a block may begin.
+//!
+//! Whether one does is known only when the frontier gets there: what is found may be chance, or
+//! a DEFLATE stream that is stored in this one. Fixed blocks have nothing to know them by and
+//! final ones are of no use: both are passed over.
+
+use std::ops::RangeInclusive;
+
+use crate::{
+    BitOffset, ReadAt,
+    inflate::{Bits, Fault, Input, check_header},
+};
+
+/// Encoded bytes looked at in one go.
+const WINDOW: usize = 64 << 10;
+/// What is looked at from a bit on: 17 bits of counts, 57 of lengths, and what is read with them.
+const LOOKAHEAD: usize = 24;
+
+/// A search in a stream, paused.
+pub(super) struct Finder {
+    input: Input,
+    /// Where it goes on.
+    at: u64,
+    bytes: Vec<u8>,
+    /// Where `bytes` lie in the stream.
+    start: u64,
+}
+
+impl Finder {
+    /// A search from byte `from` on of the stream `encoded`.
+    pub(super) fn new(encoded: std::ops::Range<u64>, from: u64) -> Self {
+        Self { input: Input::new(encoded), at: from * 8, bytes: Vec::new(), start: 0 }
+    }
+
+    /// Where the search stands, in bytes.
+    pub(super) fn position(&self) -> u64 {
+        self.at / 8
+    }
+
+    /// Looks through some more of the stream. The places of the headers that all lead to the
+    /// same block, if one is found; the last of them is the one to decode from.
+    pub(super) fn step(
+        &mut self,
+        source: &dyn ReadAt,
+        encoded: &std::ops::Range<u64>,
+    ) -> Result<Option<RangeInclusive<u64>>, Fault> {
+        let len = encoded.end - encoded.start;
+        // One byte before, for the header of a stored block that begins in it.
+        self.start = (self.at / 8).saturating_sub(1);
+        let count = (len - self.start).min((WINDOW + LOOKAHEAD) as u64) as usize;
+        if count <= LOOKAHEAD + 1 {
+            self.at = len * 8;
+            return Ok(None);
+        }
+        self.bytes.resize(count, 0);
+        source.read_exact_at(&mut self.bytes, encoded.start + self.start).map_err(Fault::Source)?;
+        let first = (self.at - self.start * 8) as usize;
+        for byte in first / 8..count - LOOKAHEAD {
+            if let Some(found) = self.stored_at(source, byte)? {
+                self.at = (self.start + byte as u64 + 1) * 8;
+                return Ok(Some(found));
+            }
+            let mut candidates = dynamic_candidates(word(&self.bytes, byte));
+            if byte == first / 8 {
+                candidates &= 0xff << (first % 8);
+            }
+            while candidates != 0 {
+                let bit = byte * 8 + candidates.trailing_zeros() as usize;
+                candidates &= candidates - 1;
+                let place = self.start * 8 + bit as u64;
+                if is_complete(&self.bytes, bit) && self.check(source, place)? {
+                    self.at = place + 1;
+                    return Ok(Some(place..=place));
+                }
+            }
+        }
+        self.at = (self.start + (count - LOOKAHEAD) as u64) * 8;
+        Ok(None)
+    }
+
+    /// The headers of a stored block whose lengths are at this byte of `bytes`.
+    fn stored_at(
+        &mut self,
+        source: &dyn ReadAt,
+        byte: usize,
+    ) -> Result<Option<RangeInclusive<u64>>, Fault> {
+        let lengths = word(&self.bytes, byte) as u32;
+        let before = byte.checked_sub(1).map(|before| self.bytes[before]);
+        let zeros = before.map_or(0, |byte| byte.leading_zeros());
+        if (lengths ^ lengths >> 16) & 0xffff != 0xffff || zeros < 3 {
+            return Ok(None);
+        }
+        // It is by what comes behind it that chance is told from a block.
+        let at = (self.start + byte as u64) * 8;
+        let next = at + 32 + u64::from(lengths & 0xffff) * 8;
+        if next / 8 >= self.input.len() || !self.check(source, next)? {
+            return Ok(None);
+        }
+        Ok(Some(at - u64::from(zeros)..=at - 3))
+    }
+
+    /// Whether there is the header of a block.
+    fn check(&mut self, source: &dyn ReadAt, at: u64) -> Result<bool, Fault> {
+        let mut bits = Bits { input: &mut self.input, source };
+        let checked = bits.seek(BitOffset(at), at / 8 + 600).and_then(|()| check_header(&mut bits));
+        match checked {
+            Ok(()) => Ok(true),
+            Err(Fault::Source(error)) => Err(Fault::Source(error)),
+            Err(_) => Ok(false),
+        }
+    }
+}
+
+fn word(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"))
+}
+
+/// Which of the lowest eight bits may be the first of a dynamic block that is not the last:
+/// bits 0, 0, 1, and counts that zlib accepts.
+fn dynamic_candidates(word: u64) -> u64 {
+    let block = !word & !(word >> 1) & word >> 2;
+    // 30 and 31 in the five bits of a count.
+    let litlens = word >> 4 & word >> 5 & word >> 6 & word >> 7;
+    let distances = word >> 9 & word >> 10 & word >> 11 & word >> 12;
+    block & !litlens & !distances & 0xff
+}
+
+/// Whether the code length code of a block at this bit is complete.
+fn is_complete(bytes: &[u8], bit: usize) -> bool {
+    let at = bit + 13;
+    let word = self::word(bytes, at / 8) >> (at % 8);
+    let count = (word & 15) as u32 + 4;
+    let at = bit + 17;
+    let mut lengths = self::word(bytes, at / 8) >> (at % 8) & ((1 << (3 * count)) - 1);
+    let mut sum = 0;
+    while lengths != 0 {
+        sum += SHARES[(lengths & 0xfff) as usize];
+        lengths >>= 12;
+    }
+    sum == 128
+}
+
+/// What four code lengths of three bits take of all codes, in 128ths.
+static SHARES: [u16; 4096] = {
+    let mut shares = [0; 4096];
+    let mut lengths = 0;
+    while lengths < 4096 {
+        let mut shift = 0;
+        while shift < 12 {
+            let length = lengths >> shift & 7;
+            if length > 0 {
+                shares[lengths] += 128 >> length;
+            }
+            shift += 3;
+        }
+        lengths += 1;
+    }
+    shares
+};

@@ -1,0 +1,124 @@
+//! A chunk whose window and place in the decoded bytes are known.
+
+use std::{ops::Range, sync::Arc};
+
+use super::{
+    chunk::{Piece, Stand},
+    planes::Key,
+};
+use crate::{
+    BitOffset, ReadAt,
+    inflate::{Bits, Decoder, Fault, HISTORY, Input, Output, Place, Stop},
+};
+
+/// A boundary of symbols.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Boundary {
+    pub(crate) decoded: u64,
+    pub(crate) encoded: BitOffset,
+    pub(crate) place: Place,
+}
+
+/// Decoded bytes that the frontier takes over: right, because it got to where they begin.
+pub(crate) struct Settled {
+    encoded: Range<u64>,
+    /// Each with its offset in the decoded bytes.
+    pieces: Vec<(u64, Arc<Piece>)>,
+    range: Range<u64>,
+    key: Key,
+}
+
+impl Settled {
+    /// Pieces that begin at decoded offset `start`, behind `window`.
+    pub(super) fn new(
+        encoded: Range<u64>,
+        pieces: Vec<Arc<Piece>>,
+        start: u64,
+        window: &[u8],
+    ) -> Self {
+        let mut end = start;
+        let pieces = pieces.into_iter().map(|piece| {
+            let start = end;
+            end += piece.len() as u64;
+            (start, piece)
+        });
+        let pieces = pieces.collect();
+        Self { encoded, pieces, range: start..end, key: Key::new(window) }
+    }
+
+    /// Which decoded bytes there are.
+    pub(crate) fn range(&self) -> Range<u64> {
+        self.range.clone()
+    }
+
+    /// Where it ends.
+    pub(crate) fn end(&self) -> Boundary {
+        let (start, piece) = self.pieces.last().expect("there is a piece");
+        let Stand { len, encoded, place } = piece.end();
+        Boundary { decoded: start + len as u64, encoded, place }
+    }
+
+    /// The first boundary of symbols at or behind decoded offset `at`, which must lie in the
+    /// bytes or at their end. A block's end does not count as a symbol.
+    pub(crate) fn boundary(&self, source: &dyn ReadAt, at: u64) -> Result<Boundary, Fault> {
+        let number = self.pieces.partition_point(|(start, _)| *start < at) - 1;
+        let (start, piece) = &self.pieces[number];
+        let limit = (at - start) as usize;
+        let number = piece.stands.partition_point(|stand| stand.len < limit) - 1;
+        let stand = piece.stands[number];
+        let wanted = piece.stands.get(number + 1).map_or(0, |next| next.encoded.0 / 8 + 1);
+
+        let mut input = Input::new(self.encoded.clone());
+        let mut decoder = Decoder::new();
+        let mut bits = Bits { input: &mut input, source };
+        decoder.resume(&mut bits, stand.encoded, stand.place, wanted)?;
+        // Where symbols end does not depend on what they stand for.
+        let limit = limit - stand.len;
+        let buffer = vec![0; Output::room(HISTORY, limit)];
+        let mut out = Output::new(buffer, &[0; HISTORY]);
+        match decoder.decode(&mut bits, &mut out, limit)? {
+            Stop::Limit => {}
+            // The source is no longer what it was.
+            Stop::Block | Stop::End => return Err(Fault::Truncated),
+        }
+        Ok(Boundary {
+            decoded: start + (stand.len + out.len()) as u64,
+            encoded: bits.position(),
+            place: decoder.place().ok_or(Fault::Truncated)?,
+        })
+    }
+
+    /// Writes the bytes from decoded offset `at` on, which must be there.
+    pub(crate) fn resolve(&self, mut at: u64, mut out: &mut [u8]) {
+        let mut number = self.pieces.partition_point(|(start, _)| *start <= at).saturating_sub(1);
+        while !out.is_empty() {
+            let (start, piece) = &self.pieces[number];
+            let skip = (at - start) as usize;
+            let len = (piece.len() - skip).min(out.len());
+            let range = piece.range.start + skip..piece.range.start + skip + len;
+            let (now, rest) = out.split_at_mut(len);
+            match &piece.buffers[..] {
+                [first, second] => {
+                    self.key.resolve(&first.bytes[range.clone()], &second.bytes[range], now);
+                }
+                buffers => now.copy_from_slice(&buffers[0].bytes[range]),
+            }
+            out = rest;
+            at += len as u64;
+            number += 1;
+        }
+    }
+
+    /// The window at decoded offset `at`, which must lie in the bytes or at their end.
+    pub(crate) fn window_at(&self, at: u64) -> Vec<u8> {
+        let len = (at - self.range.start).min(HISTORY as u64) as usize;
+        let mut window = self.key.window()[len..].to_vec();
+        window.resize(HISTORY, 0);
+        self.resolve(at - len as u64, &mut window[HISTORY - len..]);
+        window
+    }
+
+    pub(super) fn into_pieces(self) -> impl Iterator<Item = Arc<Piece>> {
+        self.pieces.into_iter().map(|(_, piece)| piece)
+    }
+}

@@ -1,0 +1,469 @@
+//! A pass with help against one without: bytes, checkpoints, windows, checksums and errors.
+
+use std::{
+    io::{self, Write},
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use super::{Ahead, Tuning, find::Finder, planes};
+use crate::{Error, Format, Memory, Options, ReadAt, core::Core, inflate::HISTORY};
+
+const EAGER: Tuning = Tuning { warm_up: 1, least: 1, chunk: 512 << 10, watched: false };
+const PLENTY: u64 = 256 << 20;
+
+/// Pseudo-random numbers (xorshift64*).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+}
+
+fn floats(len: usize) -> Vec<u8> {
+    let mut random = Random(3);
+    let values = (0..len / 4).map(|at| {
+        let wave = (at as f32 / 40.0).sin() + (random.next() % 41) as f32 / 100.0;
+        (20.0 + (wave * 100.0).round() / 100.0).to_le_bytes()
+    });
+    values.flatten().collect()
+}
+
+fn labels(len: usize) -> Vec<u8> {
+    let mut random = Random(5);
+    (0..len / 8).flat_map(|_| (random.next() % 18).to_le_bytes()).collect()
+}
+
+fn noise(len: usize) -> Vec<u8> {
+    let mut random = Random(7);
+    // Deflates a little: the highest bits are always the same.
+    (0..len / 8).flat_map(|_| (random.next() & 0x3fff_ffff_3fff_ffff).to_le_bytes()).collect()
+}
+
+/// Floats, labels, noise, zeros and stored deflate streams by turns.
+fn mixed(len: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while bytes.len() < len {
+        bytes.extend(floats(200_000));
+        bytes.extend(labels(300_000));
+        bytes.resize(bytes.len() + 400_000, 0);
+        bytes.extend(deflate(&floats(300_000), 6));
+        bytes.extend(noise(100_000));
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+fn deflate(plain: &[u8], level: u32) -> Vec<u8> {
+    let level = flate2::Compression::new(level);
+    let mut encoder = flate2::write::DeflateEncoder::new(Vec::new(), level);
+    encoder.write_all(plain).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn libdeflate(plain: &[u8], level: i32) -> Vec<u8> {
+    let level = libdeflater::CompressionLvl::new(level).unwrap();
+    let mut compressor = libdeflater::Compressor::new(level);
+    let mut encoded = vec![0; compressor.deflate_compress_bound(plain.len())];
+    let len = compressor.deflate_compress(plain, &mut encoded).unwrap();
+    encoded.truncate(len);
+    encoded
+}
+
+/// Many small blocks, stored empty ones between them.
+fn flushed(plain: &[u8]) -> Vec<u8> {
+    let mut encoder =
+        flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::default());
+    for piece in plain.chunks(3000) {
+        encoder.write_all(piece).unwrap();
+        encoder.flush().unwrap();
+    }
+    encoder.finish().unwrap()
+}
+
+/// Stored blocks that hold a DEFLATE stream: whatever is found in them is no block of this one.
+fn planted(plain: &[u8]) -> Vec<u8> {
+    let inner = deflate(plain, 6);
+    let mut encoder =
+        flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(&plain[..plain.len() / 2]).unwrap();
+    // Without a final block, up to a whole byte.
+    encoder.flush().unwrap();
+    let mut encoded = encoder.get_ref().clone();
+    for piece in inner.chunks(60_000) {
+        let len = piece.len() as u16;
+        encoded.push(0);
+        encoded.extend(len.to_le_bytes());
+        encoded.extend((!len).to_le_bytes());
+        encoded.extend(piece);
+    }
+    encoded.extend(deflate(plain, 6));
+    encoded
+}
+
+/// What a pass leaves.
+#[derive(Debug, PartialEq)]
+struct Left {
+    bytes: Vec<u8>,
+    /// Of each span: where it starts, in which place, and its checksum; and the window.
+    spans: Vec<(u64, String, u32)>,
+    windows: Vec<Option<Arc<[u8]>>>,
+    error: Option<String>,
+}
+
+fn core(encoded: &[u8], options: &Options, tuning: Tuning, memory: u64) -> Arc<Core> {
+    let range = 0..encoded.len() as u64;
+    let mut core = Core::new(range.clone(), options.clone(), Memory::new(memory));
+    let memory = Arc::clone(&core.memory);
+    let only = Arc::get_mut(&mut core).expect("nobody else has it yet");
+    only.ahead = Ahead::new(tuning, range, memory);
+    core
+}
+
+/// Reads all in sequence; `before` is called before each span.
+fn pass(core: &Arc<Core>, source: &dyn ReadAt, mut before: impl FnMut()) -> Left {
+    let (mut bytes, mut error) = (Vec::new(), None);
+    loop {
+        before();
+        match core.span_at(source, bytes.len() as u64) {
+            Ok(Some(span)) => {
+                assert_eq!(span.start(), bytes.len() as u64);
+                bytes.extend_from_slice(span.bytes());
+            }
+            Ok(None) => break,
+            Err(found) => {
+                error = Some(format!("{found:?}"));
+                break;
+            }
+        }
+    }
+    let state = core.lock();
+    let known: Vec<_> = (0..state.index.len()).map(|number| state.index.span(number)).collect();
+    let spans = known.iter().map(|known| {
+        let place = format!("{:?} {:?}", known.start.encoded, known.start.place);
+        (known.start.decoded, place, known.crc32)
+    });
+    let spans = spans.collect();
+    let windows = known.iter().map(|known| known.start.window.clone()).collect();
+    Left { bytes, spans, windows, error }
+}
+
+fn alone(encoded: &[u8], options: &Options) -> Left {
+    pass(&core(encoded, options, Tuning::DEFAULT, PLENTY), &encoded, || ())
+}
+
+/// With help between the spans, from the thread that reads: the same in each run. Also how many
+/// bytes were taken over.
+fn in_turns(encoded: &[u8], options: &Options, turns: usize, memory: u64) -> (Left, u64) {
+    let core = core(encoded, options, EAGER, memory);
+    let left = pass(&core, &encoded, || {
+        for _ in 0..turns {
+            core.ahead.help(&core, &encoded);
+        }
+        assert!(core.memory.used() <= memory);
+    });
+    let taken = core.ahead.lock().taken;
+    (left, taken)
+}
+
+/// With help from `helpers` threads.
+fn with_threads(source: &dyn ReadAt, encoded: &[u8], options: &Options, helpers: usize) -> Left {
+    let core = core(encoded, options, EAGER, PLENTY);
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..helpers {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    let help = std::panic::AssertUnwindSafe(|| core.ahead.help(&core, source));
+                    if !std::panic::catch_unwind(help).unwrap_or(true) {
+                        thread::yield_now();
+                    }
+                }
+            });
+        }
+        let left = pass(&core, source, || ());
+        over.store(true, Ordering::Relaxed);
+        left
+    })
+}
+
+fn bare(spacing: u64) -> Options {
+    Options { format: Format::Deflate, spacing, decoded_len: None, crc32: None }
+}
+
+fn check(name: &str, encoded: &[u8], options: &Options) -> u64 {
+    let expected = alone(encoded, options);
+    let mut taken = 0;
+    for turns in [1, 4, 1000] {
+        let (left, now) = in_turns(encoded, options, turns, PLENTY);
+        assert!(left == expected, "{name}, {turns} turns: {:?}", left.error);
+        taken = now;
+    }
+    for helpers in [1, 3] {
+        let left = with_threads(&encoded, encoded, options, helpers);
+        assert!(left == expected, "{name}, {helpers} helpers: {:?}", left.error);
+    }
+    taken
+}
+
+const LEN: usize = 4 << 20;
+
+#[test]
+fn a_pass_with_help_leaves_what_one_without_leaves() {
+    for (name, plain) in [("floats", floats(LEN)), ("labels", labels(LEN)), ("noise", noise(LEN))] {
+        for (how, encoded) in [
+            ("flate2 2", deflate(&plain, 2)),
+            ("flate2 6", deflate(&plain, 6)),
+            ("libdeflate 6", libdeflate(&plain, 6)),
+            ("libdeflate 12", libdeflate(&plain, 12)),
+            ("flushed", flushed(&plain)),
+        ] {
+            let options = Options {
+                decoded_len: Some(plain.len() as u64),
+                crc32: Some(crc32fast::hash(&plain)),
+                ..bare(100_000)
+            };
+            let taken = check(&format!("{name}, {how}"), &encoded, &options);
+            assert!(taken > LEN as u64 / 2, "{name}, {how}: {taken} bytes taken over");
+        }
+    }
+}
+
+#[test]
+fn where_no_block_can_be_found_nothing_is_taken_over() {
+    // One block with the fixed code.
+    assert_eq!(check("fixed", &deflate(&floats(LEN), 1), &bare(100_000)), 0);
+}
+
+#[test]
+fn spans_of_any_spacing_are_the_same() {
+    let (small, large) = (floats(1 << 20), mixed(LEN));
+    for (spacing, plain) in [(200, &small), (3000, &small), (33_000, &large), (1 << 20, &large)] {
+        let taken = check(&format!("spacing {spacing}"), &deflate(plain, 6), &bare(spacing));
+        let enough = plain.len() as u64 / 4;
+        assert!(taken > enough, "spacing {spacing}: {taken} bytes taken over");
+    }
+}
+
+#[test]
+fn stored_blocks_and_streams_in_them_are_told_from_blocks() {
+    let plain = floats(LEN);
+    check("stored", &deflate(&plain, 0), &bare(100_000));
+    let taken = check("planted", &planted(&plain), &bare(100_000));
+    assert!(taken > 0);
+    let encoded = deflate(&mixed(LEN), 1);
+    check("mixed", &encoded, &bare(100_000));
+}
+
+#[test]
+fn damage_is_told_as_without_help() {
+    let plain = mixed(LEN);
+    let encoded = deflate(&plain, 6);
+    let mut random = Random(11);
+    for round in 0..12 {
+        let at = encoded.len() / 3 + random.next() as usize % (encoded.len() / 2);
+        let mut damaged = encoded.clone();
+        match round % 3 {
+            0 => damaged.truncate(at),
+            1 => damaged[at] ^= 1 << (random.next() % 8),
+            _ => damaged[at..at + 8].fill(0xff),
+        }
+        check(&format!("round {round}"), &damaged, &bare(100_000));
+        let known = Options { decoded_len: Some(LEN as u64), ..bare(100_000) };
+        check(&format!("round {round}, length known"), &damaged, &known);
+    }
+    for wrong in [LEN as u64 / 2, LEN as u64 - 1, LEN as u64 + 1, LEN as u64 / 100_000 * 100_000] {
+        let options = Options { decoded_len: Some(wrong), ..bare(100_000) };
+        check(&format!("length {wrong}"), &encoded, &options);
+    }
+}
+
+#[test]
+fn gzip_members_end_chunks() {
+    let mut encoded = Vec::new();
+    for part in mixed(LEN).chunks(LEN / 3) {
+        let mut encoder = flate2::write::GzEncoder::new(&mut encoded, flate2::Compression::new(6));
+        encoder.write_all(part).unwrap();
+        encoder.finish().unwrap();
+    }
+    let options = Options { format: Format::Gzip, ..bare(100_000) };
+    assert!(check("members", &encoded, &options) > 0);
+    // A trailer that is wrong.
+    let at = encoded.len() - 6;
+    encoded[at] ^= 1;
+    check("trailer", &encoded, &options);
+}
+
+#[test]
+fn what_is_decoded_ahead_stays_within_the_memory() {
+    let plain = [labels(2 << 20), vec![0; 20 << 20], labels(2 << 20), floats(2 << 20)].concat();
+    let encoded = deflate(&plain, 6);
+    for memory in [1 << 20, 4 << 20, 16 << 20] {
+        let (left, _) = in_turns(&encoded, &bare(100_000), 50, memory);
+        assert!(left.bytes == plain, "{memory}");
+    }
+}
+
+/// A source that is slow, fails or panics now and then.
+struct Shaky<'a> {
+    encoded: &'a [u8],
+    reads: AtomicU64,
+    /// Reads of other threads than the one that made it panic or fail.
+    owner: thread::ThreadId,
+    fails: bool,
+}
+
+impl ReadAt for Shaky<'_> {
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        let number = self.reads.fetch_add(1, Ordering::Relaxed);
+        match number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 60 {
+            0 => thread::sleep(Duration::from_micros(300)),
+            1 => thread::yield_now(),
+            2 if self.fails && thread::current().id() != self.owner => {
+                return Err(io::Error::other("of the test"));
+            }
+            3 if self.fails && thread::current().id() != self.owner => {
+                std::panic::resume_unwind(Box::new("of the test"));
+            }
+            _ => {}
+        }
+        self.encoded.read_exact_at(buf, offset)
+    }
+}
+
+#[test]
+fn helpers_that_are_late_or_fail_or_panic_change_nothing() {
+    let encoded = deflate(&mixed(LEN), 6);
+    let expected = alone(&encoded, &bare(50_000));
+    for round in 0..8 {
+        let source = Shaky {
+            encoded: &encoded,
+            reads: AtomicU64::new(round),
+            owner: thread::current().id(),
+            fails: round % 2 == 1,
+        };
+        for helpers in [1, 2, 4, 7] {
+            let left = with_threads(&source, &encoded, &bare(50_000), helpers);
+            assert!(left == expected, "round {round}, {helpers} helpers: {:?}", left.error);
+        }
+    }
+}
+
+#[test]
+fn readers_anywhere_are_served_while_others_help() {
+    let plain = floats(LEN);
+    let encoded = deflate(&plain, 6);
+    let source = &encoded[..];
+    let core = core(&encoded, &bare(30_000), EAGER, 8 << 20);
+    thread::scope(|scope| {
+        for reader in 0..3u64 {
+            let (core, plain) = (&core, &plain);
+            scope.spawn(move || {
+                let mut random = Random(reader + 1);
+                for _ in 0..200 {
+                    let at = random.next() % plain.len() as u64;
+                    core.ahead.help(core, &source);
+                    let span = core.span_at(&source, at).unwrap().unwrap();
+                    let range: Range<usize> =
+                        span.start() as usize..span.start() as usize + span.bytes().len();
+                    assert!(span.bytes() == &plain[range]);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn an_error_of_the_source_is_told_and_not_remembered() {
+    let plain = floats(LEN);
+    let encoded = deflate(&plain, 6);
+    struct Failing<'a>(&'a [u8], AtomicBool);
+    impl ReadAt for Failing<'_> {
+        fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+            match self.1.load(Ordering::Relaxed) {
+                true => Err(io::Error::other("of the test")),
+                false => self.0.read_exact_at(buf, offset),
+            }
+        }
+    }
+    let source = Failing(&encoded, AtomicBool::new(false));
+    let core = core(&encoded, &bare(100_000), EAGER, PLENTY);
+    let mut at = 0;
+    while at < plain.len() as u64 {
+        (0..3).for_each(|_| _ = core.ahead.help(&core, &source));
+        source.1.store(true, Ordering::Relaxed);
+        let failed = core.span_at(&source, at);
+        source.1.store(false, Ordering::Relaxed);
+        let span = match failed {
+            Err(Error::Source(_)) => core.span_at(&source, at).unwrap().unwrap(),
+            other => other.unwrap().unwrap(),
+        };
+        assert!(span.bytes() == &plain[at as usize..at as usize + span.bytes().len()]);
+        at += span.bytes().len() as u64;
+    }
+}
+
+#[test]
+fn the_two_windows_tell_each_position() {
+    let window: Vec<u8> = (0..HISTORY).map(|at| (at * 7 + at / 251) as u8).collect();
+    let [first, second] = planes::windows();
+    assert!(first.iter().zip(&second).all(|(first, second)| first != second));
+    let key = planes::Key::new(&window);
+    let mut out = vec![0; HISTORY];
+    key.resolve(&first, &second, &mut out);
+    assert!(out == window);
+    let plain: Vec<u8> = (0..1000).map(|at| at as u8).collect();
+    let mut out = vec![0; 1000];
+    key.resolve(&plain, &plain, &mut out);
+    assert!(out == plain);
+}
+
+#[test]
+fn the_finder_finds_each_dynamic_block() {
+    let plain = floats(2 << 20);
+    let encoded = deflate(&plain, 6);
+    // Where blocks begin, from a decoder that stops at each.
+    let mut input = crate::inflate::Input::new(0..encoded.len() as u64);
+    let mut decoder = crate::inflate::Decoder::new();
+    decoder.halt_at(crate::BitOffset(0));
+    let mut headers = Vec::new();
+    let mut window = Vec::new();
+    loop {
+        let room = crate::inflate::Output::room(window.len(), 1 << 20);
+        let mut out = crate::inflate::Output::new(vec![0; room], &window);
+        let mut bits = crate::inflate::Bits { input: &mut input, source: &encoded };
+        match decoder.decode(&mut bits, &mut out, 1 << 20).unwrap() {
+            crate::inflate::Stop::Block => headers.push(bits.position().0),
+            crate::inflate::Stop::Limit => {}
+            crate::inflate::Stop::End => break,
+        }
+        decoder.halt_at(crate::BitOffset(bits.position().0 + 1));
+        window = out.window().to_vec();
+    }
+    assert!(headers.len() > 10);
+    let range = 0..encoded.len() as u64;
+    // The last one is final, and not looked for.
+    for pair in headers.windows(2) {
+        let mut finder = Finder::new(range.clone(), pair[0] / 8 + 1);
+        let found = loop {
+            if let Some(found) = finder.step(&encoded, &range).unwrap() {
+                break Some(found);
+            }
+            if finder.position() >= pair[1] / 8 + 1000 {
+                break None;
+            }
+        };
+        if pair[1] != *headers.last().unwrap() {
+            assert_eq!(found.map(|found| *found.end()), Some(pair[1]));
+        }
+    }
+}
