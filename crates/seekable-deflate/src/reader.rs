@@ -148,7 +148,7 @@ impl<R: ReadAt> DeflateReader<R> {
     ///
     /// For threads that have nothing better to do, any number of them, in a loop. A call takes a
     /// few milliseconds. What a pass yields is the same with help and without, its checkpoints
-    /// included; what is decoded ahead takes a quarter of the memory at most. There is nothing
+    /// included; what is decoded ahead takes three eighths of the memory at most. There is nothing
     /// to do near the start and the end of a stream, nor once help turned out not to pay.
     pub fn help(&self) -> bool {
         self.core.ahead.help(&self.core, &self.source)
