@@ -165,6 +165,7 @@ def test_7_4_a_corrupt_local_header_is_eio_at_open(source, mount, damage):
     for _ in range(2):
         assert errno_of(open, path, "rb") == errno.EIO
     assert state(path).startswith("corrupt: ")
+    assert state(path).count("corrupt") == 1
     assert mnt.log_lines("a.npz", "x")
     assert (mnt / "a.npz/good").read_bytes() == b"good"
 
@@ -176,6 +177,15 @@ def test_7_4_stored_sizes_that_disagree(source, mount):
     for name in "xy":
         assert errno_of(open, mnt / f"a.npz/{name}", "rb") == errno.EIO
     assert (mnt / "a.npz/z").read_bytes() == b"1"
+
+
+@pytest.mark.parametrize("method", [STORED, DEFLATED, ZSTD])
+def test_7_4_an_empty_member_with_a_crc(source, mount, method):
+    entries = [Entry(b"x", b"", method, crc32=1), Entry(b"good", b"", method)]
+    zipmaker.write(source / "a.npz", entries)
+    mnt = mount(source)
+    assert errno_of(open, mnt / "a.npz/x", "rb") == errno.EIO
+    assert (mnt / "a.npz/good").read_bytes() == b""
 
 
 def bad_block():
