@@ -49,14 +49,25 @@ pub(crate) struct Decoder {
     state: State,
     tables: Box<Tables>,
     halt: BitOffset,
-    /// Decodes without `fast.rs`.
     #[cfg(test)]
-    pub(crate) careful: bool,
+    loops: Loops,
+}
+
+/// Which loops decode symbols.
+#[cfg(test)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Loops {
+    /// The fastest, and the careful one where those stop.
+    Best,
+    /// Fast ones that run on any processor.
+    Portable,
+    /// The careful one.
+    Careful,
 }
 
 impl Decoder {
     /// Bytes of memory that its tables take.
-    pub(crate) const MEMORY: usize = size_of::<Tables>();
+    pub(crate) const MEMORY: usize = size_of::<Tables>() + Tables::FAST_MEMORY;
 
     /// At the start of a stream.
     pub(crate) fn new() -> Self {
@@ -65,8 +76,16 @@ impl Decoder {
             tables: Tables::new(),
             halt: BitOffset(u64::MAX),
             #[cfg(test)]
-            careful: false,
+            loops: Loops::Best,
         }
+    }
+
+    /// Decodes with these.
+    #[cfg(test)]
+    pub(crate) fn with(mut self, loops: Loops) -> Self {
+        self.loops = loops;
+        self.tables.fast.portable = loops == Loops::Portable;
+        self
     }
 
     /// Goes to the start of a stream.
@@ -166,10 +185,10 @@ impl Decoder {
     ) -> Result<bool, Fault> {
         while out.filled < limit {
             #[cfg(test)]
-            let fast = !self.careful;
+            let fast = self.loops != Loops::Careful;
             #[cfg(not(test))]
             let fast = true;
-            if fast && fast::decode_symbols(bits.input, &self.tables, out, limit) {
+            if fast && fast::decode_symbols(bits.input, &mut self.tables, out, limit) {
                 return Ok(true);
             }
             // The fast loop stops near the ends of input and output, and at what is malformed.

@@ -27,7 +27,7 @@ pub(super) const INVALID: u32 = 1 << 12;
 const NO_SYMBOL: u32 = EXCEPTIONAL | INVALID;
 
 /// What an entry consumes, extra bits included.
-pub(super) fn consumed(entry: u32) -> u32 {
+pub(super) const fn consumed(entry: u32) -> u32 {
     entry & 63
 }
 

@@ -65,7 +65,6 @@ impl Input {
         let len = wanted.min(rest) as usize;
         self.chunk_start = start;
         self.next = 0;
-        self.chunk.clear();
         self.chunk.resize(len, 0);
         source.read_exact_at(&mut self.chunk, self.encoded.start + start).map_err(Fault::Source)?;
         Ok(true)

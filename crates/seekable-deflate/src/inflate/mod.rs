@@ -1,11 +1,12 @@
 //! A DEFLATE decoder (RFC 1951) that can stop after any symbol and start again from there.
 //!
 //! Its verdict on malformed codes is zlib's, message included. What is fast about it is in
-//! `fast.rs` and may be replaced as a whole: `decoder.rs` decodes any stream without it, one
+//! `fast` and may be replaced as a whole: `decoder.rs` decodes any stream without it, one
 //! careful symbol at a time, and `slow.rs` is the obvious decoder that both must agree with.
 
 mod block;
 mod decoder;
+#[allow(unsafe_code)]
 mod fast;
 mod huffman;
 mod input;
@@ -13,9 +14,13 @@ mod output;
 #[cfg(test)]
 pub(crate) mod slow;
 #[cfg(test)]
+mod synthetic;
+#[cfg(test)]
 mod tests;
 
 pub(crate) use block::check_header;
+#[cfg(test)]
+pub(crate) use decoder::Loops;
 pub(crate) use decoder::{Decoder, Place, Stop};
 pub(crate) use input::{Bits, Input};
 pub(crate) use output::{MARGIN, Output};

@@ -2,14 +2,16 @@
 
 use proptest::prelude::*;
 
-use super::{Bits, Decoder, Fault, Input, Output, Stop, slow};
+use super::{
+    Bits, Decoder, Fault, Input, Loops, Output, Stop, slow,
+    synthetic::{self, Random},
+};
 
 /// Decodes `encoded` in steps of `step` bytes, each from a checkpoint with nothing kept but the
 /// window if `resume`. What it yields, and how it ends in the words of `slow`.
-fn decode(encoded: &[u8], step: usize, resume: bool, careful: bool) -> slow::Plain {
+fn decode(encoded: &[u8], step: usize, resume: bool, loops: Loops) -> slow::Plain {
     let mut input = Input::new(0..encoded.len() as u64);
-    let mut decoder = Decoder::new();
-    decoder.careful = careful;
+    let mut decoder = Decoder::new().with(loops);
     let mut bytes = Vec::new();
     let mut window = Vec::new();
     loop {
@@ -23,8 +25,7 @@ fn decode(encoded: &[u8], step: usize, resume: bool, careful: bool) -> slow::Pla
             Ok(Stop::Limit) if resume => {
                 let place = decoder.place().expect("it goes on");
                 input = Input::new(0..encoded.len() as u64);
-                decoder = Decoder::new();
-                decoder.careful = careful;
+                decoder = Decoder::new().with(loops);
                 let mut bits = Bits { input: &mut input, source: &encoded };
                 decoder.resume(&mut bits, at, place, at.0 / 8 + 100).expect("it was there");
                 continue;
@@ -39,18 +40,115 @@ fn decode(encoded: &[u8], step: usize, resume: bool, careful: bool) -> slow::Pla
     }
 }
 
+/// Decodes `encoded` with pauses wherever `random` wants them.
+fn decode_with_pauses(encoded: &[u8], loops: Loops, random: &mut Random) -> slow::Plain {
+    let mut input = Input::new(0..encoded.len() as u64);
+    let mut decoder = Decoder::new().with(loops);
+    let mut bytes = Vec::new();
+    let mut window = Vec::new();
+    loop {
+        let longest = random.pick(&[3, 700, 70_000, 700_000]);
+        let step = 1 + random.below(longest);
+        let mut out = Output::new(vec![0xaa; Output::room(window.len(), step)], &window);
+        let mut bits = Bits { input: &mut input, source: &encoded };
+        let result = decoder.decode(&mut bits, &mut out, step);
+        assert!(out.len() < step + 258, "it went past the limit");
+        let at = bits.position();
+        bytes.extend_from_slice(out.decoded_from(0));
+        window = out.window().to_vec();
+        let end = match result {
+            Ok(Stop::Limit | Stop::Block) => continue,
+            Ok(Stop::End) => Ok(at.0),
+            Err(Fault::Corrupt { what, .. }) => Err(what),
+            Err(Fault::Truncated) => Err("truncated"),
+            Err(Fault::Source(error)) => panic!("a slice always has its bytes: {error}"),
+        };
+        return slow::Plain { bytes, end };
+    }
+}
+
+/// Both fast loops agree with the obvious decoder, wherever they have to pause.
+fn check_with_pauses(encoded: &[u8], random: &mut Random, what: &dyn std::fmt::Debug) {
+    let slow = slow::decode(encoded);
+    for loops in [Loops::Best, Loops::Portable] {
+        let found = decode_with_pauses(encoded, loops, random);
+        assert_eq!(found.end, slow.end, "{what:?}, {loops:?}");
+        assert!(found.bytes == slow.bytes, "{what:?}, {loops:?}");
+    }
+}
+
+#[test]
+fn streams_that_no_encoder_writes_decode_as_the_obvious_decoder_does() {
+    for seed in 0..if cfg!(miri) { 3 } else { 300 } {
+        let mut random = Random::new(seed);
+        let longest = random.pick(&[1000, 40_000, 400_000]);
+        let len = random.below(longest);
+        let encoded = synthetic::stream(&mut random, if cfg!(miri) { len % 2000 } else { len });
+        let slow = slow::decode(&encoded);
+        assert!(slow.end.is_ok(), "seed {seed}: {:?}", slow.end);
+        check_with_pauses(&encoded, &mut random, &seed);
+    }
+}
+
+#[test]
+fn streams_that_no_encoder_writes_are_judged_as_by_the_obvious_decoder_when_damaged() {
+    for seed in 1000..if cfg!(miri) { 1003 } else { 1600 } {
+        let mut random = Random::new(seed);
+        let longest = random.pick(&[1000, 60_000]);
+        let len = random.below(longest);
+        let mut encoded = synthetic::stream(&mut random, if cfg!(miri) { len % 2000 } else { len });
+        for _ in 0..1 + random.below(3) {
+            let bit = random.below(encoded.len() * 8);
+            encoded[bit / 8] ^= 1 << (bit % 8);
+        }
+        encoded.truncate(encoded.len() - random.below(encoded.len().min(20)));
+        check_with_pauses(&encoded, &mut random, &seed);
+    }
+}
+
+#[test]
+fn long_streams_of_other_encoders_decode_with_all_loops() {
+    for (kind, seed) in (0..5).zip(1..) {
+        let mut random = Random::new(seed);
+        let plain: Vec<u8> = match kind {
+            0 => (0..300_000).map(|_| random.below(256).min(250) as u8).collect(),
+            1 => (0..400_000).map(|at| (at % 8 == 0) as u8 * random.below(18) as u8).collect(),
+            2 => vec![0; 400_000],
+            3 => (0..300_000).flat_map(|_| (random.below(9) as f32 / 64.0).to_le_bytes()).collect(),
+            _ => (0..40_000)
+                .flat_map(|at| format!("{at},{}\n", random.below(999)).into_bytes())
+                .collect(),
+        };
+        let mut streams: Vec<_> = (0..10).map(|level| deflate(&plain, level)).collect();
+        for level in 1..13 {
+            let level = libdeflater::CompressionLvl::new(level).expect("there are 12");
+            let mut encoder = libdeflater::Compressor::new(level);
+            let mut encoded = vec![0; encoder.deflate_compress_bound(plain.len())];
+            let len = encoder.deflate_compress(&plain, &mut encoded).expect("it is long enough");
+            encoded.truncate(len);
+            streams.push(encoded);
+        }
+        for (number, encoded) in streams.iter().enumerate() {
+            for loops in [Loops::Best, Loops::Portable] {
+                let found = decode_with_pauses(encoded, loops, &mut random);
+                assert!(found.end.is_ok() && found.bytes == plain, "{kind} {number} {loops:?}");
+            }
+        }
+    }
+}
+
 /// All ways to decode agree with the obvious one.
 fn check(encoded: &[u8]) {
     let slow = slow::decode(encoded);
-    for careful in [false, true] {
+    for loops in [Loops::Best, Loops::Portable, Loops::Careful] {
         for (step, resume) in [(1 << 20, false), (4096, false), (1000, true), (7, true)] {
             // Small steps over large streams take minutes and show nothing new.
             if resume && slow.bytes.len() / step > 2000 {
                 continue;
             }
-            let found = decode(encoded, step, resume, careful);
-            assert_eq!(found.end, slow.end, "step {step}, resume {resume}, careful {careful}");
-            assert!(found.bytes == slow.bytes, "step {step}, resume {resume}, careful {careful}");
+            let found = decode(encoded, step, resume, loops);
+            assert_eq!(found.end, slow.end, "step {step}, resume {resume}, {loops:?}");
+            assert!(found.bytes == slow.bytes, "step {step}, resume {resume}, {loops:?}");
         }
     }
 }
