@@ -1,0 +1,55 @@
+//! Any bytes: a reader gives what zlib-rs gives, and fails where it fails.
+//!
+//! `cargo fuzz run decode -- -max_total_time=600`, on nightly or with `RUSTC_BOOTSTRAP=1`.
+
+#![no_main]
+
+use flate2::{Decompress, FlushDecompress, Status};
+use libfuzzer_sys::fuzz_target;
+use seekable_deflate::{DeflateReader, Error, Format, Memory, Options};
+
+/// Decoded bytes that are looked at.
+const MOST: usize = 1 << 20;
+
+fuzz_target!(|input: &[u8]| {
+    // The first byte chooses where checkpoints are.
+    let Some((&choice, encoded)) = input.split_first() else { return };
+    let spacing = [1 << 10, 40_000, 1 << 20, u64::MAX][usize::from(choice % 4)];
+
+    let mut plain = vec![0; MOST];
+    let mut judge = Decompress::new(false);
+    let verdict = judge.decompress(encoded, &mut plain, FlushDecompress::Finish);
+    plain.truncate(judge.total_out() as usize);
+
+    let options = Options { format: Format::Deflate, spacing, decoded_len: None, crc32: None };
+    let range = 0..encoded.len() as u64;
+    let reader = DeflateReader::new(encoded, range, options, Memory::new(64 << 20));
+    let mut bytes = vec![0; MOST];
+    let len = reader.read_at(&mut bytes, 0);
+    match verdict {
+        Ok(Status::StreamEnd) => {
+            assert_eq!(len.expect("zlib-rs finds no fault"), plain.len());
+            assert!(bytes[..plain.len()] == plain);
+            assert!(reader.stopped().is_none() && reader.damage().is_none());
+            // Once more, from checkpoints.
+            let from = plain.len() / 2;
+            let len = reader.read_at(&mut bytes, from as u64).expect("it was read before");
+            assert!(bytes[..len] == plain[from..]);
+        }
+        // More than is looked at.
+        Ok(_) if plain.len() == MOST => {
+            assert!(len.expect("so far it is good") == MOST && bytes == plain)
+        }
+        // Cut off or corrupt: nobody promises how much is decoded before that is seen.
+        _ => {
+            let len = len.unwrap_or(0);
+            let known = len.min(plain.len());
+            assert!(bytes[..known] == plain[..known]);
+            let error = reader.read_at(&mut [0], len as u64);
+            assert!(
+                matches!(error, Err(Error::Corrupt { .. } | Error::Truncated { .. })),
+                "{error:?}"
+            );
+        }
+    }
+});
