@@ -26,7 +26,7 @@ use log::Level;
 use self::passthrough::Passthrough;
 use crate::{
     serve,
-    tree::{Attr, FsError, Handle, HandleId, Ino, Kind, Timestamp, Tree, Xattr},
+    tree::{Attr, DirEntry, FsError, Handle, HandleId, Ino, Kind, Timestamp, Tree, Xattr},
 };
 
 /// Requests that the kernel may have under way for read-ahead. Its default of 12 throttles several
@@ -290,8 +290,7 @@ impl Filesystem for Npzfs {
                 Ok(entries) => entries,
                 Err(error) => return reply.error(self.errno("readdir", ino, &error)),
             };
-            let seen = usize::try_from(offset).unwrap_or(usize::MAX).min(entries.len());
-            for (entry, next) in entries[seen..].iter().zip(offset + 1..) {
+            for (entry, next) in unseen(&entries, offset) {
                 let number = if entry.name == "." { ino } else { UNKNOWN_INO };
                 if reply.add(number, next, file_type(entry.kind), &entry.name) {
                     break;
@@ -314,8 +313,7 @@ impl Filesystem for Npzfs {
                 Ok(entries) => entries,
                 Err(error) => return reply.error(self.errno("readdir", ino, &error)),
             };
-            let seen = usize::try_from(offset).unwrap_or(usize::MAX).min(entries.len());
-            for (entry, next) in entries[seen..].iter().zip(offset + 1..) {
+            for (entry, next) in unseen(&entries, offset) {
                 // The kernel takes no reference to the dots; each other name is looked up.
                 let looked_up = match entry.name.as_bytes() {
                     b"." | b".." => None,
@@ -397,6 +395,12 @@ impl Filesystem for Npzfs {
             Err(error) => reply.error(Errno::from_i32(error.errno())),
         });
     }
+}
+
+/// The entries from number `offset` on, each with the offset to go on from behind it.
+fn unseen(entries: &[DirEntry], offset: u64) -> impl Iterator<Item = (&DirEntry, u64)> {
+    let seen = usize::try_from(offset).unwrap_or(usize::MAX).min(entries.len());
+    entries[seen..].iter().zip(offset.saturating_add(1)..)
 }
 
 /// Runs the work of one request. Should it panic, the reply it holds is dropped, and so answers
