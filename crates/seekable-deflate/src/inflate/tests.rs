@@ -40,8 +40,14 @@ fn decode(encoded: &[u8], step: usize, resume: bool, loops: Loops) -> slow::Plai
     }
 }
 
-/// Decodes `encoded` with pauses wherever `random` wants them.
-fn decode_with_pauses(encoded: &[u8], loops: Loops, random: &mut Random) -> slow::Plain {
+/// Decodes `encoded` with pauses wherever `random` wants them, and says after which bit and with how
+/// many bytes each came.
+fn decode_with_pauses(
+    encoded: &[u8],
+    loops: Loops,
+    random: &mut Random,
+) -> (slow::Plain, Vec<(u64, usize)>) {
+    let mut pauses = Vec::new();
     let mut input = Input::new(0..encoded.len() as u64);
     let mut decoder = Decoder::new().with(loops);
     let mut bytes = Vec::new();
@@ -54,6 +60,7 @@ fn decode_with_pauses(encoded: &[u8], loops: Loops, random: &mut Random) -> slow
         let result = decoder.decode(&mut bits, &mut out, step);
         assert!(out.len() < step + 258, "it went past the limit");
         let at = bits.position();
+        pauses.push((at.0, out.len()));
         bytes.extend_from_slice(out.decoded_from(0));
         window = out.window().to_vec();
         let end = match result {
@@ -63,17 +70,24 @@ fn decode_with_pauses(encoded: &[u8], loops: Loops, random: &mut Random) -> slow
             Err(Fault::Truncated) => Err("truncated"),
             Err(Fault::Source(error)) => panic!("a slice always has its bytes: {error}"),
         };
-        return slow::Plain { bytes, end };
+        return (slow::Plain { bytes, end }, pauses);
     }
 }
 
-/// Both fast loops agree with the obvious decoder, wherever they have to pause.
+/// Both fast loops agree with the obvious decoder, wherever they have to pause, and pause where the
+/// careful loop does: a span must end at the same symbol each time it is decoded.
 fn check_with_pauses(encoded: &[u8], random: &mut Random, what: &dyn std::fmt::Debug) {
     let slow = slow::decode(encoded);
+    let places = random.below(usize::MAX) as u64;
+    let (_, careful) = decode_with_pauses(encoded, Loops::Careful, &mut Random::new(places));
     for loops in [Loops::Best, Loops::Portable] {
-        let found = decode_with_pauses(encoded, loops, random);
+        let mut random = Random::new(places);
+        let (found, pauses) = decode_with_pauses(encoded, loops, &mut random);
         assert_eq!(found.end, slow.end, "{what:?}, {loops:?}");
         assert!(found.bytes == slow.bytes, "{what:?}, {loops:?}");
+        if slow.end.is_ok() {
+            assert!(pauses == careful, "{what:?}, {loops:?}: it paused elsewhere");
+        }
     }
 }
 
@@ -130,7 +144,7 @@ fn long_streams_of_other_encoders_decode_with_all_loops() {
         }
         for (number, encoded) in streams.iter().enumerate() {
             for loops in [Loops::Best, Loops::Portable] {
-                let found = decode_with_pauses(encoded, loops, &mut random);
+                let (found, _) = decode_with_pauses(encoded, loops, &mut random);
                 assert!(found.end.is_ok() && found.bytes == plain, "{kind} {number} {loops:?}");
             }
         }
@@ -218,5 +232,69 @@ proptest! {
         // Half of all first blocks would be stored or invalid, and end at once.
         encoded[0] = encoded[0] & !7 | kind << 1;
         check(&encoded);
+    }
+}
+
+/// A block of the longest matches, each with some literals behind it that fit into one table entry
+/// by twos.
+fn matches_and_pairs() -> Vec<u8> {
+    let mut bits: Vec<bool> = Vec::new();
+    let number = |bits: &mut Vec<bool>, value: u32, len: u32| {
+        bits.extend((0..len).map(|at| value >> at & 1 == 1));
+    };
+    let code = |bits: &mut Vec<bool>, code: &str| bits.extend(code.chars().map(|bit| bit == '1'));
+    number(&mut bits, 0b101, 3);
+    // 286 literals and lengths, one distance, 18 code lengths.
+    number(&mut bits, 29, 5);
+    number(&mut bits, 0, 5);
+    number(&mut bits, 14, 4);
+    for length in [0, 0, 2, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 2, 0, 3] {
+        number(&mut bits, length, 3);
+    }
+    let [one, two, three, zeros] = ["111", "00", "01", "10"];
+    for _literal in 0..3 {
+        code(&mut bits, two);
+    }
+    for run in [138, 115] {
+        code(&mut bits, zeros);
+        number(&mut bits, run - 11, 7);
+    }
+    code(&mut bits, three);
+    code(&mut bits, zeros);
+    number(&mut bits, 28 - 11, 7);
+    code(&mut bits, three);
+    code(&mut bits, one);
+
+    code(&mut bits, "00");
+    for count in 0..400 {
+        // 258 bytes from one back.
+        code(&mut bits, "1110");
+        for literal in 0..if count > 150 { count % 5 } else { 0 } {
+            code(&mut bits, ["00", "01", "10", "00"][literal]);
+        }
+    }
+    code(&mut bits, "110");
+    bits.chunks(8)
+        .map(|byte| byte.iter().rev().fold(0, |sum, bit| sum << 1 | u8::from(*bit)))
+        .collect()
+}
+
+#[test]
+fn the_first_of_two_literals_may_be_the_one_that_reaches_the_limit() {
+    let encoded = matches_and_pairs();
+    let plain = slow::decode(&encoded);
+    assert!(plain.end.is_ok() && plain.bytes.len() > 90_000, "{:?}", plain.end);
+    let reached = |limit, loops| {
+        let mut input = Input::new(0..encoded.len() as u64);
+        let mut bits = Bits { input: &mut input, source: &&encoded[..] };
+        let mut out = Output::new(vec![0; Output::room(0, limit)], &[]);
+        Decoder::new().with(loops).decode(&mut bits, &mut out, limit).unwrap();
+        (out.len(), bits.position().0)
+    };
+    for limit in 60_000..61_200 {
+        let careful = reached(limit, Loops::Careful);
+        for loops in [Loops::Best, Loops::Portable] {
+            assert_eq!(reached(limit, loops), careful, "{limit}, {loops:?}");
+        }
     }
 }

@@ -34,8 +34,9 @@ const REFILLS: usize = 2;
 const INPUT_MARGIN: usize = REFILLS * 7 + 8;
 
 /// Bytes put out between two looks at the edge of the output, before a symbol that must start
-/// before the limit: a match.
-const OUTPUT_MARGIN: usize = MAX_MATCH;
+/// before the limit: a match. One more, since that symbol may be a pair of literals, of which the
+/// first must not reach the limit either.
+const OUTPUT_MARGIN: usize = MAX_MATCH + 1;
 const _: () = assert!(MAX_MATCH + OVERRUN <= MARGIN && 32 <= MARGIN);
 
 /// The place in input and output.
