@@ -91,7 +91,8 @@ impl OpenArchive {
             Method::Zstd => whole("zstd"),
             Method::Other(number) => return Err(Error::UnsupportedMethod(number)),
         };
-        Ok(Content::new(member.size, bytes, self.shared.read_ahead))
+        let source = self.archive.source().clone();
+        Ok(Content::new(source, member.size, bytes, self.shared.read_ahead))
     }
 }
 
@@ -114,8 +115,9 @@ impl OpenNpyGz {
         };
         let source = npy.source().clone();
         let encoded = 0..source.generation().size;
-        let bytes = deflated(source, encoded, options, &server.shared);
-        let content = Arc::new(Content::new(npy.size(), bytes, server.shared.read_ahead));
+        let bytes = deflated(source.clone(), encoded, options, &server.shared);
+        let content = Content::new(source, npy.size(), bytes, server.shared.read_ahead);
+        let content = Arc::new(content);
         Self { npy, content }
     }
 

@@ -9,10 +9,13 @@ use std::{
 };
 
 use super::{Error, Once, Pattern, Reply, deflated::Deflated, stored::Stored, whole::Whole};
+use crate::archive::SourceFile;
 
 /// The decoded bytes of one member, for all its handles.
 #[derive(Debug)]
 pub struct Content {
+    /// The file it lies in.
+    source: Arc<SourceFile>,
     size: u64,
     bytes: Encoding,
     read_ahead: u64,
@@ -73,8 +76,13 @@ pub(crate) fn with_scratch<T>(work: impl FnOnce(&mut Vec<u8>) -> T) -> T {
 }
 
 impl Content {
-    pub(super) fn new(size: u64, bytes: Encoding, read_ahead: u64) -> Self {
-        Self { size, bytes, read_ahead, damage_logged: Once::default() }
+    pub(super) fn new(
+        source: Arc<SourceFile>,
+        size: u64,
+        bytes: Encoding,
+        read_ahead: u64,
+    ) -> Self {
+        Self { source, size, bytes, read_ahead, damage_logged: Once::default() }
     }
 
     /// Decoded size in bytes.
@@ -94,6 +102,13 @@ impl Content {
         let range = offset..self.size.min(offset.saturating_add(size.into()));
         if range.is_empty() {
             return reply(Ok(&[]));
+        }
+        // What is decoded already would still be right after the file was overwritten; but whether
+        // a read finds it is chance, and an error that comes and goes helps nobody. One fstat(2).
+        if !matches!(self.bytes, Encoding::Stored(_))
+            && let Err(error) = self.source.check()
+        {
+            return reply(Err(error.into()));
         }
         match &self.bytes {
             Encoding::Stored(stored) => with_scratch(|scratch| {
