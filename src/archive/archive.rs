@@ -5,7 +5,7 @@
 //! can fail instead of a read. Two members may share their bytes.
 
 use std::{
-    io::Write,
+    io::{self, Write},
     ops::Range,
     sync::{
         Arc,
@@ -16,7 +16,7 @@ use std::{
 use seekable_deflate::ReadAt;
 
 use super::{
-    Dir, DirId, Entry, Error, Member, MemberId, Method, SourceFile,
+    Dir, DirId, Entry, Error, Identity, Member, MemberId, Method, SourceFile,
     central::{self, Central, le16, le32},
     decode, dir,
 };
@@ -70,6 +70,17 @@ impl Archive {
     /// The file.
     pub fn source(&self) -> &Arc<SourceFile> {
         &self.source
+    }
+
+    /// What the archive is, wherever it lies.
+    ///
+    /// # Errors
+    /// When the central directory cannot be read again.
+    pub fn identity(&self) -> io::Result<Identity> {
+        Identity::of(
+            &self.source,
+            std::iter::once(self.central.start..self.source.generation().size),
+        )
     }
 
     /// A member; panics if `id` is of another archive.

@@ -13,7 +13,7 @@ use std::{
 use flate2::bufread::MultiGzDecoder;
 
 use super::{
-    Error, SourceFile,
+    Error, Identity, SourceFile,
     decode::Encoded,
     npy::{self, NpyError},
 };
@@ -24,6 +24,10 @@ const MAX_ENCODED: u64 = 2 << 20;
 
 /// The most decoded bytes that DEFLATE makes of one byte.
 const MAX_DEFLATE_RATIO: u64 = 1032;
+
+/// Bytes at the start and at the end of the file that tell what it is.
+const IDENTITY_HEAD: u64 = 4 << 10;
+const IDENTITY_TAIL: u64 = 64 << 10;
 
 /// A `.npy.gz` whose header has been read.
 #[derive(Debug)]
@@ -60,6 +64,17 @@ impl NpyGz {
     /// What the header says.
     pub fn header(&self) -> &npy::Header {
         &self.header
+    }
+
+    /// What the file is, wherever it lies.
+    ///
+    /// # Errors
+    /// When its start or its end cannot be read.
+    pub fn identity(&self) -> io::Result<Identity> {
+        let size = self.source.generation().size;
+        let head = 0..size.min(IDENTITY_HEAD);
+        let tail = size.saturating_sub(IDENTITY_TAIL).max(head.end)..size;
+        Identity::of(&self.source, [head, tail])
     }
 
     /// Size of the decoded file in bytes, by its header.

@@ -14,6 +14,7 @@ mod dir;
 mod error;
 mod generation;
 mod gzip;
+mod identity;
 mod lzma;
 mod member;
 mod name;
@@ -26,6 +27,7 @@ pub use dir::{Dir, DirId, Entry};
 pub use error::Error;
 pub use generation::Generation;
 pub use gzip::NpyGz;
+pub use identity::Identity;
 pub use member::{Member, MemberId, Method};
 pub use source::SourceFile;
 

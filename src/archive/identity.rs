@@ -1,0 +1,123 @@
+//! What an archive is, wherever it lies and whatever it is called.
+
+use std::{fmt, io, ops::Range};
+
+use seekable_deflate::ReadAt;
+use sha2::{Digest, Sha256};
+
+use super::SourceFile;
+
+/// Bytes that are hashed at a time.
+const PIECE: u64 = 64 << 10;
+
+/// Tells one archive from all others by its content: a SHA-256 over its size, its mtime in whole
+/// seconds, and some of its bytes.
+///
+/// In a zip these are the central directory and all that follows: it has the CRC-32, the sizes and
+/// the place of every member. A `.npy.gz` has no directory: there it is the first 4 KiB, with
+/// the gzip header, and the last 64 KiB, with the CRC-32 of the last gzip member. Name, inode,
+/// ctime and the fraction of the mtime are not of the archive: a copy has others, and some
+/// programs that keep times drop the fraction.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Identity(pub [u8; 32]);
+
+impl Identity {
+    /// By the bytes `ranges` of the file.
+    pub(super) fn of(
+        source: &SourceFile,
+        ranges: impl IntoIterator<Item = Range<u64>>,
+    ) -> io::Result<Self> {
+        let generation = source.generation();
+        let mut hash = Sha256::new();
+        hash.update(generation.size.to_le_bytes());
+        hash.update(generation.mtime.0.to_le_bytes());
+        let mut buf = Vec::new();
+        for range in ranges {
+            hash.update(range.start.to_le_bytes());
+            for start in range.clone().step_by(PIECE as usize) {
+                // At most a piece, so it fits.
+                buf.resize(PIECE.min(range.end - start) as usize, 0);
+                source.read_exact_at(&mut buf, start)?;
+                hash.update(&buf);
+            }
+        }
+        Ok(Self(hash.finalize().into()))
+    }
+}
+
+/// In hexadecimal digits.
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Identity({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs::{self, File},
+        io::Write,
+        path::Path,
+        time::{Duration, SystemTime},
+    };
+
+    use super::*;
+    use crate::archive::{Archive, NpyGz, testing};
+
+    fn set_mtime(path: &Path, nanoseconds: u64) {
+        let time = SystemTime::UNIX_EPOCH + Duration::from_nanos(nanoseconds);
+        File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
+    }
+
+    fn zip(path: &Path) -> Identity {
+        let source = SourceFile::new(File::open(path).unwrap()).unwrap();
+        Archive::open(source.into()).unwrap().identity().unwrap()
+    }
+
+    fn npy_gz(data: &[u8]) -> Vec<u8> {
+        let mut npy = b"\x93NUMPY\x01\x00\x76\x00".to_vec();
+        let dict = "{'descr': '|u1', 'fortran_order': False, 'shape': (100000,), }";
+        npy.extend_from_slice(format!("{dict:<117}\n").as_bytes());
+        npy.extend_from_slice(data);
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(&npy).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn a_copy_with_its_times_is_the_same_archive_and_another_content_is_not() {
+        let place = tempfile::tempdir().unwrap();
+        let [first, copy, other] = ["a.npz", "b.npz", "c.npz"].map(|name| place.path().join(name));
+        fs::write(&first, testing::zip(&[("x.npy", b"some bytes", true)])).unwrap();
+        fs::copy(&first, &copy).unwrap();
+        fs::write(&other, testing::zip(&[("x.npy", b"more bytes", true)])).unwrap();
+        assert_eq!(fs::metadata(&first).unwrap().len(), fs::metadata(&other).unwrap().len());
+        set_mtime(&first, 1_700_000_000_000_000_000);
+        set_mtime(&copy, 1_700_000_000_999_999_999);
+        set_mtime(&other, 1_700_000_000_000_000_000);
+        assert_eq!(zip(&first), zip(&copy));
+        assert_ne!(zip(&first), zip(&other));
+        set_mtime(&copy, 1_700_000_001_000_000_000);
+        assert_ne!(zip(&first), zip(&copy));
+    }
+
+    #[test]
+    fn a_gzipped_npy_is_known_by_its_start_and_its_end() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("a.npy.gz");
+        let mut seen = Vec::new();
+        for value in [1, 2] {
+            fs::write(&path, npy_gz(&[value; 100_000])).unwrap();
+            set_mtime(&path, 1_700_000_000_000_000_000);
+            let source = SourceFile::new(File::open(&path).unwrap()).unwrap();
+            seen.push(NpyGz::open(source.into()).unwrap().identity().unwrap());
+        }
+        assert_ne!(seen[0], seen[1]);
+    }
+}
