@@ -3,7 +3,7 @@
 //! Layers use those below them, never those above:
 //!
 //! ```text
-//! main -> cli -> daemon -> fuse -> tree -> serve -> archive -> seekable-deflate
+//! main -> cli -> daemon -> fuse -> tree -> serve -> saved -> archive -> seekable-deflate
 //! ```
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
@@ -11,5 +11,6 @@ pub mod archive;
 pub mod cli;
 pub mod daemon;
 pub mod fuse;
+pub mod saved;
 pub mod serve;
 pub mod tree;

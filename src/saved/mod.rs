@@ -1,0 +1,13 @@
+//! Files that only we write, kept from one mount to the next.
+//!
+//! They may vanish, be cut short or be written by somebody else at any time; then they are made
+//! again. Whatever is wrong with them costs time, never a byte. Knows nothing of reads, handles or
+//! FUSE.
+
+mod directory;
+mod error;
+mod map;
+
+pub use directory::{Directory, Draft};
+pub use error::Error;
+pub use map::Map;
