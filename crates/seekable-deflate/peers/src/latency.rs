@@ -1,0 +1,85 @@
+//! How long a read of 4 KiB takes, by an index, of bytes that are not cached.
+
+use std::{
+    io::{Read, Seek, SeekFrom},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rapidgzip_core::IndexedReader;
+
+use crate::{
+    cases::{Outcome, Stream},
+    data::Random,
+    ours::Indexed,
+    peers,
+};
+
+const READ: usize = 4096;
+
+/// Reads that are timed of each.
+const READS: usize = 2000;
+
+/// seekable-deflate and rapidgzip-core, which is the only other one that has an index. They take
+/// turns, and read the same bytes.
+pub fn random_reads(stream: &Stream) -> [Outcome; 2] {
+    let indexed = Indexed::new(stream);
+    let index = peers::index(stream.encoded);
+    let index_bytes = [indexed.reader.index_bytes(), peers::native_len(&index)];
+    let mut seekable =
+        IndexedReader::new(Arc::clone(stream.encoded), index).expect("it is its own");
+
+    let mut times = [const { Vec::new() }; 2];
+    let mut bytes = [0; READ];
+    for at in offsets(stream.plain.len()) {
+        let expected = &stream.plain[at as usize..][..READ];
+        let began = Instant::now();
+        let len = indexed.reader.read_at(&mut bytes, at).expect("the stream is good");
+        times[0].push(began.elapsed());
+        assert!(len == READ && bytes == expected);
+
+        let began = Instant::now();
+        seekable.seek(SeekFrom::Start(at)).expect("it is before the end");
+        seekable.read_exact(&mut bytes).expect("the stream is good");
+        times[1].push(began.elapsed());
+        assert!(bytes == expected);
+    }
+
+    let [ours, theirs] = times.map(|mut times| {
+        times.sort();
+        let at = |share: usize| micros(times[times.len() * share / 100]);
+        (at(50), at(99))
+    });
+    let outcome = |case, (p50, p99), index_bytes| Outcome {
+        data: stream.kind,
+        case,
+        threads: 1,
+        p50_us: Some(p50),
+        p99_us: Some(p99),
+        index_bytes: Some(index_bytes),
+        decoded_bytes: stream.plain.len() as u64,
+        ..Outcome::default()
+    };
+    [
+        outcome("random 4 KiB", ours, index_bytes[0]),
+        outcome("rapidgzip-core, random 4 KiB", theirs, index_bytes[1]),
+    ]
+}
+
+/// Anywhere in each MiB, these in an order that is shuffled once: before a span is read again,
+/// more has been than fits into the memory.
+fn offsets(len: usize) -> impl Iterator<Item = u64> {
+    const PIECE: u64 = 1 << 20;
+    let mut random = Random::new(7);
+    let mut pieces: Vec<u64> = (0..(len as u64 / PIECE).max(1)).collect();
+    for at in (1..pieces.len()).rev() {
+        pieces.swap(at, random.below(at as u64 + 1) as usize);
+    }
+    let within = PIECE.min(len as u64) - READ as u64;
+    let offsets = pieces.into_iter().cycle().take(READS);
+    offsets.map(move |piece| piece * PIECE + random.below(within))
+}
+
+fn micros(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
+}

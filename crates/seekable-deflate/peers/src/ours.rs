@@ -1,0 +1,151 @@
+//! seekable-deflate: first passes, which leave checkpoints and take a CRC-32 of each span, and
+//! decoding by an index, which compares these.
+
+use std::{
+    collections::VecDeque,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use seekable_deflate::{DEFAULT_SPACING, DeflateReader, Format, Memory, Options};
+
+use crate::{
+    cases::{Case, Stream, Take},
+    data,
+};
+
+/// Memory of a first pass for each of its threads, in bytes: what npzfs has by default.
+const MEMORY: u64 = 64 << 20;
+
+/// Both, with each number of threads.
+pub fn cases<'a>(stream: &Stream<'a>, threads: &[usize]) -> Vec<Case<'a>> {
+    let mut cases: Vec<_> = threads.iter().map(|threads| first_pass(stream, *threads)).collect();
+    let indexed = Rc::new(Indexed::new(stream));
+    for &threads in threads {
+        let indexed = Rc::clone(&indexed);
+        let decode = move |take: Take| {
+            indexed.decode(threads, take);
+            None
+        };
+        cases.push(Case { name: "with an index", threads, decode: Box::new(decode) });
+    }
+    cases
+}
+
+/// Reads in sequence by one thread, while the others help.
+fn first_pass<'a>(stream: &Stream<'a>, threads: usize) -> Case<'a> {
+    let len = MEMORY * threads as u64;
+    let memory = Memory::new(len);
+    // Readers of before, whose spans fill the memory and give up their buffers to the next: in a
+    // server that has run for a while they are always somebody's. Fresh ones cost page faults,
+    // which on zeros take longer than the decoding.
+    let kept = 2 + len as usize / stream.plain.len();
+    let mut before = VecDeque::from([filler(len, &memory)]);
+    let stream = *stream;
+    let decode = move |take: Take| {
+        let reader = reader(&stream, &memory);
+        let over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            for _ in 1..threads {
+                scope.spawn(|| {
+                    while !over.load(Ordering::Relaxed) {
+                        if !reader.help() {
+                            thread::sleep(Duration::from_micros(50));
+                        }
+                    }
+                });
+            }
+            let mut at = 0;
+            while let Some(span) = reader.span_at(at).expect("the stream is good") {
+                take(at, span.bytes());
+                at += span.bytes().len() as u64;
+            }
+            over.store(true, Ordering::Relaxed);
+        });
+        assert!(reader.damage().is_none());
+        let index_bytes = reader.index_bytes();
+        before.push_back(reader);
+        if before.len() > kept {
+            before.pop_front();
+        }
+        Some(index_bytes)
+    };
+    Case { name: "first pass", threads, decode: Box::new(decode) }
+}
+
+/// A reader whose spans are all that is in `memory`.
+fn filler(len: u64, memory: &Arc<Memory>) -> DeflateReader<Arc<Vec<u8>>> {
+    let encoded = data::deflate_zeros(len);
+    let (format, spacing) = (Format::Deflate, DEFAULT_SPACING);
+    let options = Options { format, spacing, decoded_len: None, crc32: None };
+    let range = 0..encoded.len() as u64;
+    let reader = DeflateReader::new(Arc::new(encoded), range, options, Arc::clone(memory));
+    reader.read_at(&mut [0], len - 1).expect("the stream is good");
+    reader
+}
+
+/// A reader that nothing has been read from.
+fn reader(stream: &Stream, memory: &Arc<Memory>) -> DeflateReader<Arc<Vec<u8>>> {
+    let options = Options {
+        format: Format::Deflate,
+        spacing: DEFAULT_SPACING,
+        decoded_len: Some(stream.plain.len() as u64),
+        crc32: Some(crc32fast::hash(stream.plain)),
+    };
+    let encoded = 0..stream.encoded.len() as u64;
+    DeflateReader::new(Arc::clone(stream.encoded), encoded, options, Arc::clone(memory))
+}
+
+/// A reader behind its frontier: every byte has been read once.
+#[derive(Debug)]
+pub struct Indexed {
+    /// The reader.
+    pub reader: DeflateReader<Arc<Vec<u8>>>,
+    /// Where spans start, in decoded bytes.
+    pub starts: Vec<u64>,
+}
+
+impl Indexed {
+    /// Reads all of `stream` once. Half of it fits into the memory: whoever reads it over and over
+    /// in the same order finds none of it cached, and buffers to use again.
+    pub fn new(stream: &Stream) -> Self {
+        let reader = reader(stream, &Memory::new(stream.plain.len() as u64 / 2));
+        let mut starts = Vec::new();
+        let mut at = 0;
+        while let Some(span) = reader.span_at(at).expect("the stream is good") {
+            starts.push(at);
+            at += span.bytes().len() as u64;
+        }
+        Self { reader, starts }
+    }
+
+    /// Decodes all, a span at a time on each thread.
+    fn decode(&self, threads: usize, take: Take) {
+        let (next, cached) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let work = || {
+            while let Some(&start) = self.starts.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if self.reader.cached_span_at(start).is_some() {
+                    cached.fetch_add(1, Ordering::Relaxed);
+                }
+                let span = self.reader.span_at(start).expect("the stream is good");
+                take(start, span.expect("a span starts here").bytes());
+            }
+        };
+        thread::scope(|scope| {
+            for _ in 1..threads {
+                scope.spawn(work);
+            }
+            work();
+        });
+        // What a thread that was held up came with last in the run before.
+        let cached = cached.into_inner();
+        if cached > threads {
+            eprintln!("{cached} of {} spans were not decoded", self.starts.len());
+        }
+    }
+}
