@@ -32,7 +32,7 @@
 //! `inflate` is the decoder, which can stop after any symbol; `stream` puts gzip framing around
 //! it. `index` has the checkpoints. `core` is what the readers of a stream share, `frontier` the
 //! first pass, `parallel` what other threads can do for it, `behind` every later one, and
-//! `memory` the budget.
+//! `memory` the budget. [`inflate()`] is the decoder alone, for all of a stream at once.
 // Allowed in `inflate::fast` alone.
 #![deny(unsafe_code)]
 
@@ -50,11 +50,13 @@ mod parallel;
 mod reader;
 mod source;
 mod stream;
+mod whole;
 
 pub use error::{BitOffset, Error};
 pub use memory::Memory;
 pub use reader::{DeflateReader, Format, Options, Span};
 pub use source::ReadAt;
+pub use whole::inflate;
 
 /// Decoded distance aimed at between checkpoints, in bytes.
 pub const DEFAULT_SPACING: u64 = 1 << 20;

@@ -78,7 +78,7 @@ impl Stream {
         wanted: u64,
     ) -> Result<(), Fault> {
         self.phase = Phase::Blocks;
-        let mut bits = Bits { input: &mut self.input, source };
+        let mut bits = Bits::new(&mut self.input, source);
         self.decoder.resume(&mut bits, at, place, wanted)
     }
 
@@ -90,7 +90,7 @@ impl Stream {
         out: &mut Output,
         limit: usize,
     ) -> Result<Pause, Fault> {
-        let mut bits = Bits { input: &mut self.input, source };
+        let mut bits = Bits::new(&mut self.input, source);
         loop {
             match self.phase {
                 Phase::Ended => return Ok(Pause::End),

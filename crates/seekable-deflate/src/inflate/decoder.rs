@@ -188,7 +188,7 @@ impl Decoder {
             let fast = self.loops != Loops::Careful;
             #[cfg(not(test))]
             let fast = true;
-            if fast && fast::decode_symbols(bits.input, &mut self.tables, out, limit) {
+            if fast && fast::decode_symbols(bits, &mut self.tables, out, limit) {
                 return Ok(true);
             }
             // The fast loop stops near the ends of input and output, and at what is malformed.

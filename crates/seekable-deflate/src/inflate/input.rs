@@ -1,4 +1,5 @@
-//! The encoded bytes, a chunk at a time, as bits.
+//! The encoded bytes as bits: where they lie if the source has them in memory, else a chunk of
+//! them at a time.
 
 use std::ops::Range;
 
@@ -12,11 +13,11 @@ pub(crate) const CHUNK: u64 = 64 << 10;
 pub(crate) struct Input {
     /// What the stream is of its source, in bytes.
     encoded: Range<u64>,
-    /// Bytes of the source that were read last.
-    pub(super) chunk: Vec<u8>,
-    /// Where the chunk lies in the encoded stream, in bytes from its first.
+    /// Bytes of the source that were read last; none if it lends them.
+    chunk: Vec<u8>,
+    /// Where the chunk lies in the encoded stream, in bytes from its first. Of what is lent: 0.
     chunk_start: u64,
-    /// The first byte of the chunk that is not in `buffer` yet.
+    /// The first byte of the chunk, or of what is lent, that is not in `buffer` yet.
     pub(super) next: usize,
     /// Bits that come next, the first lowest. Zero above `count`.
     pub(super) buffer: u64,
@@ -73,11 +74,47 @@ impl Input {
 
 /// An `Input` with its source at hand.
 pub(crate) struct Bits<'a> {
-    pub(crate) input: &'a mut Input,
-    pub(crate) source: &'a dyn ReadAt,
+    pub(super) input: &'a mut Input,
+    source: &'a dyn ReadAt,
+    /// The whole encoded stream, if the source has it in memory.
+    lent: Option<&'a [u8]>,
 }
 
-impl Bits<'_> {
+impl<'a> Bits<'a> {
+    /// `input`, which is of `source`.
+    pub(crate) fn new(input: &'a mut Input, source: &'a dyn ReadAt) -> Self {
+        let lent = source.as_bytes().and_then(|bytes| {
+            let start = usize::try_from(input.encoded.start).ok()?;
+            bytes.get(start..usize::try_from(input.encoded.end).ok()?)
+        });
+        if lent.is_some() {
+            // A place in memory, so it fits.
+            input.next += input.chunk_start as usize;
+            input.chunk_start = 0;
+            input.chunk.clear();
+        } else if input.next > input.chunk.len() {
+            input.chunk_start += input.next as u64;
+            input.next = 0;
+            input.chunk.clear();
+        }
+        Self { input, source, lent }
+    }
+
+    /// The bytes at hand; `input.next` is an index of them, or their length.
+    pub(super) fn chunk(&self) -> &[u8] {
+        self.lent.unwrap_or(&self.input.chunk)
+    }
+
+    /// Those that are not in the buffer yet.
+    fn rest(&self) -> &[u8] {
+        self.chunk().get(self.input.next..).unwrap_or_default()
+    }
+
+    /// Makes sure that there are such bytes; `false` at the end of the stream.
+    fn has_rest(&mut self) -> Result<bool, Fault> {
+        Ok(!self.rest().is_empty() || (self.lent.is_none() && self.input.load(self.source)?))
+    }
+
     /// Goes to `at`; bytes before byte `wanted` are expected to be asked for.
     pub(crate) fn seek(&mut self, at: BitOffset, wanted: u64) -> Result<(), Fault> {
         let input = &mut *self.input;
@@ -85,9 +122,11 @@ impl Bits<'_> {
         input.wanted = wanted;
         input.buffer = 0;
         input.count = 0;
+        let len = self.lent.unwrap_or(&input.chunk).len() as u64;
         match byte.checked_sub(input.chunk_start) {
-            // Less than a chunk's length, so it fits.
-            Some(next) if next < input.chunk.len() as u64 => input.next = next as usize,
+            // Less than the length of what is at hand, so it fits.
+            Some(next) if next < len => input.next = next as usize,
+            _ if self.lent.is_some() => input.next = len as usize,
             _ => {
                 input.chunk_start = byte;
                 input.chunk.clear();
@@ -100,12 +139,19 @@ impl Bits<'_> {
 
     /// Tops the buffer up to 56 bits or more, fewer only at the end of the stream.
     pub(super) fn refill(&mut self) -> Result<(), Fault> {
-        let input = &mut *self.input;
-        while input.count < 56 {
-            if input.next == input.chunk.len() && !input.load(self.source)? {
-                break;
-            }
-            input.buffer |= u64::from(input.chunk[input.next]) << input.count;
+        if let Some(&word) = self.rest().first_chunk() {
+            let input = &mut *self.input;
+            input.buffer |= u64::from_le_bytes(word) << input.count;
+            input.next += (63 - input.count as usize) / 8;
+            input.count |= 56;
+            // Only what is counted may be there.
+            input.buffer &= (1 << input.count) - 1;
+            return Ok(());
+        }
+        while self.input.count < 56 && self.has_rest()? {
+            let byte = self.rest()[0];
+            let input = &mut *self.input;
+            input.buffer |= u64::from(byte) << input.count;
             input.next += 1;
             input.count += 8;
         }
@@ -155,13 +201,13 @@ impl Bits<'_> {
             out[0] = self.take(8)? as u8;
             return Ok(1);
         }
-        let input = &mut *self.input;
-        if input.next == input.chunk.len() && !input.load(self.source)? {
+        if !self.has_rest()? {
             return Err(Fault::Truncated);
         }
-        let len = out.len().min(input.chunk.len() - input.next);
-        out[..len].copy_from_slice(&input.chunk[input.next..input.next + len]);
-        input.next += len;
+        let rest = self.rest();
+        let len = out.len().min(rest.len());
+        out[..len].copy_from_slice(&rest[..len]);
+        self.input.next += len;
         Ok(len)
     }
 

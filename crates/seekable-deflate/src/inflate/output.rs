@@ -30,6 +30,14 @@ impl Output {
         Self { bytes: buffer, filled: window.len(), floor: 0, start: window.len() }
     }
 
+    /// Makes room for a limit of `limit` bytes.
+    pub(crate) fn grow(&mut self, limit: usize) {
+        let len = Self::room(self.start, limit);
+        if self.bytes.len() < len {
+            self.bytes.resize(len, 0);
+        }
+    }
+
     /// Bytes decoded so far.
     pub(crate) fn len(&self) -> usize {
         self.filled - self.start

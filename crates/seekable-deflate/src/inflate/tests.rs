@@ -6,6 +6,7 @@ use super::{
     Bits, Decoder, Fault, Input, Loops, Output, Stop, slow,
     synthetic::{self, Random},
 };
+use crate::ReadAt;
 
 /// Decodes `encoded` in steps of `step` bytes, each from a checkpoint with nothing kept but the
 /// window if `resume`. What it yields, and how it ends in the words of `slow`.
@@ -16,7 +17,7 @@ fn decode(encoded: &[u8], step: usize, resume: bool, loops: Loops) -> slow::Plai
     let mut window = Vec::new();
     loop {
         let mut out = Output::new(vec![0xaa; Output::room(window.len(), step)], &window);
-        let mut bits = Bits { input: &mut input, source: &encoded };
+        let mut bits = Bits::new(&mut input, &encoded);
         let result = decoder.decode(&mut bits, &mut out, step);
         let at = bits.position();
         bytes.extend_from_slice(out.decoded_from(0));
@@ -26,7 +27,7 @@ fn decode(encoded: &[u8], step: usize, resume: bool, loops: Loops) -> slow::Plai
                 let place = decoder.place().expect("it goes on");
                 input = Input::new(0..encoded.len() as u64);
                 decoder = Decoder::new().with(loops);
-                let mut bits = Bits { input: &mut input, source: &encoded };
+                let mut bits = Bits::new(&mut input, &encoded);
                 decoder.resume(&mut bits, at, place, at.0 / 8 + 100).expect("it was there");
                 continue;
             }
@@ -40,13 +41,23 @@ fn decode(encoded: &[u8], step: usize, resume: bool, loops: Loops) -> slow::Plai
     }
 }
 
-/// Decodes `encoded` with pauses wherever `random` wants them, and says after which bit and with how
-/// many bytes each came.
+/// Lends nothing of what it has.
+struct Unlent<'a>(&'a [u8]);
+
+impl ReadAt for Unlent<'_> {
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> std::io::Result<()> {
+        self.0.read_exact_at(buf, offset)
+    }
+}
+
+/// Decodes `encoded`, a chunk at a time, with pauses wherever `random` wants them, and says after
+/// which bit and with how many bytes each came.
 fn decode_with_pauses(
     encoded: &[u8],
     loops: Loops,
     random: &mut Random,
 ) -> (slow::Plain, Vec<(u64, usize)>) {
+    let source = Unlent(encoded);
     let mut pauses = Vec::new();
     let mut input = Input::new(0..encoded.len() as u64);
     let mut decoder = Decoder::new().with(loops);
@@ -56,7 +67,7 @@ fn decode_with_pauses(
         let longest = random.pick(&[3, 700, 70_000, 700_000]);
         let step = 1 + random.below(longest);
         let mut out = Output::new(vec![0xaa; Output::room(window.len(), step)], &window);
-        let mut bits = Bits { input: &mut input, source: &encoded };
+        let mut bits = Bits::new(&mut input, &source);
         let result = decoder.decode(&mut bits, &mut out, step);
         assert!(out.len() < step + 258, "it went past the limit");
         let at = bits.position();
@@ -286,7 +297,8 @@ fn the_first_of_two_literals_may_be_the_one_that_reaches_the_limit() {
     assert!(plain.end.is_ok() && plain.bytes.len() > 90_000, "{:?}", plain.end);
     let reached = |limit, loops| {
         let mut input = Input::new(0..encoded.len() as u64);
-        let mut bits = Bits { input: &mut input, source: &&encoded[..] };
+        let source = &encoded[..];
+        let mut bits = Bits::new(&mut input, &source);
         let mut out = Output::new(vec![0; Output::room(0, limit)], &[]);
         Decoder::new().with(loops).decode(&mut bits, &mut out, limit).unwrap();
         (out.len(), bits.position().0)

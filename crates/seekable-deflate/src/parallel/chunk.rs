@@ -133,7 +133,7 @@ impl Speculator {
                 self.decoding = Some(Decoding { lanes: lanes.into(), stand, pieces: 0 });
                 let decoding = self.decoding.as_mut().expect("it was just put there");
                 let resumed = decoding.lanes.iter_mut().try_for_each(|lane| {
-                    let mut bits = Bits { input: &mut lane.input, source };
+                    let mut bits = Bits::new(&mut lane.input, source);
                     lane.decoder.resume(&mut bits, at, Place::BlockHeader, u64::MAX)
                 });
                 self.ended = resumed.is_err();
@@ -196,7 +196,7 @@ impl Decoding {
         let mut goes_on = true;
         while goes_on && out.len() < PIECE {
             let limit = (out.len() + STEP).min(PIECE);
-            let mut bits = Bits { input: &mut lane.input, source };
+            let mut bits = Bits::new(&mut lane.input, source);
             match lane.decoder.decode(&mut bits, &mut out, limit) {
                 Ok(Stop::Limit) => {}
                 Ok(Stop::Block) => goes_on = false,
@@ -223,7 +223,7 @@ impl Decoding {
             let lane = &mut self.lanes[1];
             let mut out = Output::new(second.bytes, &lane.window);
             while out.len() < end.len {
-                let mut bits = Bits { input: &mut lane.input, source };
+                let mut bits = Bits::new(&mut lane.input, source);
                 match lane.decoder.decode(&mut bits, &mut out, end.len) {
                     Ok(Stop::Limit) => {}
                     _ => return None,

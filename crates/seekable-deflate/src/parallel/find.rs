@@ -101,7 +101,7 @@ impl Finder {
 
     /// Whether there is the header of a block.
     fn check(&mut self, source: &dyn ReadAt, at: u64) -> Result<bool, Fault> {
-        let mut bits = Bits { input: &mut self.input, source };
+        let mut bits = Bits::new(&mut self.input, source);
         let checked = bits.seek(BitOffset(at), at / 8 + 600).and_then(|()| check_header(&mut bits));
         match checked {
             Ok(()) => Ok(true),

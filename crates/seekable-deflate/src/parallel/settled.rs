@@ -70,7 +70,7 @@ impl Settled {
 
         let mut input = Input::new(self.encoded.clone());
         let mut decoder = Decoder::new();
-        let mut bits = Bits { input: &mut input, source };
+        let mut bits = Bits::new(&mut input, source);
         decoder.resume(&mut bits, stand.encoded, stand.place, wanted)?;
         // Where symbols end does not depend on what they stand for.
         let limit = limit - stand.len;

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{copy::OVERRUN, processor::Processor};
 use crate::inflate::{
-    Input, MAX_MATCH, Output,
+    Bits, Input, MAX_MATCH, Output,
     block::Tables,
     huffman::{
         self, DISTANCE_BITS, END_OF_BLOCK, EXCEPTIONAL, LITERAL, LITLEN_BITS, POINTER, consumed,
@@ -74,11 +74,12 @@ pub(super) enum Symbol {
 }
 
 impl Cursor {
-    /// At the place of `input` and `out`; `None` if that is too near to the end of either, or
+    /// At the place of `bits` and `out`; `None` if that is too near to the end of either, or
     /// to `limit`.
-    pub(super) fn new(input: &Input, out: &mut Output, limit: usize) -> Option<Self> {
-        let chunk = input.chunk.as_ptr_range();
-        let input_edge = input.chunk.len().checked_sub(INPUT_MARGIN)?;
+    pub(super) fn new(bits: &Bits, out: &mut Output, limit: usize) -> Option<Self> {
+        let (input, chunk) = (&*bits.input, bits.chunk());
+        let input_edge = chunk.len().checked_sub(INPUT_MARGIN)?;
+        let chunk = chunk.as_ptr_range();
         let output_edge = limit.checked_sub(OUTPUT_MARGIN)?;
         let inside = input.next < input_edge && out.filled < output_edge;
         if !inside || input.count + SPENT > 63 {
@@ -99,7 +100,7 @@ impl Cursor {
         })
     }
 
-    /// Makes this the place of `input` and `out`, which must be those it was made with.
+    /// Makes this the place of `input` and `out`, which must be those that it was made with.
     pub(super) fn finish(self, input: &mut Input, out: &mut Output) {
         debug_assert!(
             self.chunk.contains(&self.next) && self.room.contains(&self.out.cast_const())

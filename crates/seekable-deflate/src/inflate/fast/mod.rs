@@ -35,7 +35,7 @@ mod fused;
 mod literals;
 mod processor;
 
-use super::{Input, Output, block::Tables};
+use super::{Bits, Output, block::Tables};
 use cursor::Cursor;
 use processor::{Any, Processor};
 
@@ -92,14 +92,14 @@ impl Fast {
 /// Decodes symbols while input and output are far from their ends; `true` at the end of the
 /// block. Never goes beyond the first boundary of symbols at or behind `limit`.
 pub(super) fn decode_symbols(
-    input: &mut Input,
+    bits: &mut Bits,
     tables: &mut Tables,
     out: &mut Output,
     limit: usize,
 ) -> bool {
-    let Some(mut cursor) = Cursor::new(input, out, limit) else { return false };
+    let Some(mut cursor) = Cursor::new(bits, out, limit) else { return false };
     let end_of_block = dispatch(&mut cursor, tables);
-    cursor.finish(input, out);
+    cursor.finish(bits.input, out);
     end_of_block
 }
 

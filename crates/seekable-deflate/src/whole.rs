@@ -1,0 +1,94 @@
+//! A whole stream at once, for who wants all of it and keeps it.
+//!
+//! Without what reading here and there takes: no checkpoints, no checksum, no spans.
+
+use crate::{
+    BitOffset, Error,
+    frontier::error_at,
+    inflate::{Bits, Decoder, Input, Output, Stop},
+};
+
+/// Decodes a DEFLATE stream, and ignores what follows it. Afterwards `decoded` has its bytes and
+/// no others; what it had before is lost, but its room is used, so it is best used again.
+///
+/// Returns how many bytes of `encoded` the stream takes.
+///
+/// ```
+/// let mut decoded = Vec::new();
+/// // A stored block of two bytes.
+/// let used = seekable_deflate::inflate(&[1, 2, 0, 0xfd, 0xff, b'h', b'i'], &mut decoded)?;
+/// assert_eq!((used, &decoded[..]), (7, &b"hi"[..]));
+/// # Ok::<(), seekable_deflate::Error>(())
+/// ```
+///
+/// # Errors
+/// `Corrupt` or `Truncated`; the bytes before that are in `decoded`.
+pub fn inflate(encoded: &[u8], decoded: &mut Vec<u8>) -> Result<usize, Error> {
+    let source = encoded;
+    let mut input = Input::new(0..encoded.len() as u64);
+    let mut bits = Bits::new(&mut input, &source);
+    let mut decoder = Decoder::new();
+    let mut limit = decoded.capacity().saturating_sub(Output::room(0, 0)).max(4 * encoded.len());
+    let mut out = Output::new(std::mem::take(decoded), &[]);
+    let result = loop {
+        out.grow(limit);
+        match decoder.decode(&mut bits, &mut out, limit) {
+            Ok(Stop::Limit | Stop::Block) => limit *= 2,
+            Ok(Stop::End) => {
+                let BitOffset(end) = bits.position();
+                // An offset of a slice's bytes, so it fits.
+                break Ok(end.div_ceil(8) as usize);
+            }
+            Err(fault) => break Err(error_at(fault, out.len() as u64)),
+        }
+    };
+    let (bytes, range) = out.into_parts();
+    *decoded = bytes;
+    decoded.truncate(range.end);
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn what_was_in_the_buffer_does_not_matter_nor_what_follows_the_stream() {
+        let plain: Vec<u8> = (0..200_000u32).flat_map(|n| (n / 7).to_le_bytes()).collect();
+        let mut encoder =
+            flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::new(6));
+        encoder.write_all(&plain).unwrap();
+        let mut encoded = encoder.finish().unwrap();
+        let len = encoded.len();
+        encoded.extend([7; 100]);
+        for mut decoded in [Vec::new(), vec![1; 10], vec![1; 3_000_000], Vec::with_capacity(900)] {
+            assert_eq!(inflate(&encoded, &mut decoded).unwrap(), len);
+            assert!(decoded == plain);
+        }
+    }
+
+    #[test]
+    fn a_stream_of_a_thousand_to_one_fits() {
+        let mut encoder =
+            flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::new(6));
+        encoder.write_all(&[0; 5_000_000]).unwrap();
+        let mut decoded = Vec::new();
+        inflate(&encoder.finish().unwrap(), &mut decoded).unwrap();
+        assert!(decoded == [0; 5_000_000]);
+    }
+
+    #[test]
+    fn bytes_before_a_fault_are_there() {
+        // A stored block, then a block of type 3; or nothing.
+        for (rest, corrupt) in [(&[7][..], true), (&[], false)] {
+            let encoded = [&[0, 2, 0, 0xfd, 0xff, b'h', b'i'][..], rest].concat();
+            let mut decoded = vec![9; 9];
+            let error = inflate(&encoded, &mut decoded).unwrap_err();
+            assert_eq!(matches!(error, Error::Corrupt { .. }), corrupt);
+            assert_eq!(matches!(error, Error::Truncated { decoded: 2 }), !corrupt);
+            assert_eq!(decoded, b"hi");
+        }
+    }
+}
