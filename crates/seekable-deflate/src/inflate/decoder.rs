@@ -1,7 +1,7 @@
 //! Decoding from block to block and from symbol to symbol.
 
 use super::{
-    Bits, Fault, Output,
+    Bits, Fault, Output, Unit,
     block::{self, Body, Tables},
     fast,
     huffman::{self, DISTANCE_BITS, END_OF_BLOCK, INVALID, LITERAL, LITLEN_BITS, POINTER},
@@ -136,10 +136,10 @@ impl Decoder {
 
     /// Decodes until `out` holds `limit` bytes: it stops at the first boundary of symbols where
     /// there are as many, or more. Bytes before a fault are in `out`.
-    pub(crate) fn decode(
+    pub(crate) fn decode<T: Unit>(
         &mut self,
         bits: &mut Bits,
-        out: &mut Output,
+        out: &mut Output<T>,
         limit: usize,
     ) -> Result<Stop, Fault> {
         let limit = out.filled - out.len() + limit;
@@ -177,10 +177,10 @@ impl Decoder {
     }
 
     /// Decodes symbols up to `limit` or to the end of the block; `true` for that.
-    fn decode_symbols(
+    fn decode_symbols<T: Unit>(
         &mut self,
         bits: &mut Bits,
-        out: &mut Output,
+        out: &mut Output<T>,
         limit: usize,
     ) -> Result<bool, Fault> {
         while out.filled < limit {
@@ -201,14 +201,18 @@ impl Decoder {
 }
 
 /// Decodes one symbol, every bit accounted for; `true` at the end of the block.
-fn decode_symbol(bits: &mut Bits, tables: &Tables, out: &mut Output) -> Result<bool, Fault> {
+fn decode_symbol<T: Unit>(
+    bits: &mut Bits,
+    tables: &Tables,
+    out: &mut Output<T>,
+) -> Result<bool, Fault> {
     // A length takes 20 bits at most and a distance 28: one refill is enough for both.
     bits.refill()?;
     let at = bits.position();
     let litlen = next_entry(bits, &tables.litlen, LITLEN_BITS)?;
     if litlen & LITERAL != 0 {
         bits.skip(huffman::consumed(litlen));
-        out.bytes[out.filled] = huffman::value(litlen) as u8;
+        out.bytes[out.filled] = T::from(huffman::value(litlen) as u8);
         out.filled += 1;
         return Ok(false);
     }

@@ -195,10 +195,10 @@ impl<'a> Bits<'a> {
     }
 
     /// Copies whole bytes, as many as are at hand and at least one; call it at a whole byte.
-    pub(super) fn copy_to(&mut self, out: &mut [u8]) -> Result<usize, Fault> {
+    pub(super) fn copy_to<T: From<u8>>(&mut self, out: &mut [T]) -> Result<usize, Fault> {
         debug_assert_eq!(self.input.count % 8, 0);
         if self.input.count > 0 {
-            out[0] = self.take(8)? as u8;
+            out[0] = T::from(self.take(8)? as u8);
             return Ok(1);
         }
         if !self.has_rest()? {
@@ -206,7 +206,7 @@ impl<'a> Bits<'a> {
         }
         let rest = self.rest();
         let len = out.len().min(rest.len());
-        out[..len].copy_from_slice(&rest[..len]);
+        out.iter_mut().zip(&rest[..len]).for_each(|(out, byte)| *out = T::from(*byte));
         self.input.next += len;
         Ok(len)
     }

@@ -22,6 +22,7 @@ pub(crate) use block::check_header;
 #[cfg(test)]
 pub(crate) use decoder::Loops;
 pub(crate) use decoder::{Decoder, Place, Stop};
+pub(crate) use fast::Unit;
 pub(crate) use input::{Bits, Input};
 pub(crate) use output::{MARGIN, Output};
 

@@ -1,15 +1,15 @@
-//! The decoded bytes, behind the history that their matches may refer to.
+//! What is decoded, behind the history that matches may refer to.
 
-use super::{HISTORY, MAX_MATCH};
+use super::{HISTORY, MAX_MATCH, Unit};
 
 /// Room behind the last limit: a match that starts before it, and what copies of whole words
 /// write behind that.
 pub(crate) const MARGIN: usize = MAX_MATCH + 62;
 
-/// A buffer that is being decoded into: history, then decoded bytes, then room.
-pub(crate) struct Output {
+/// A buffer that is being decoded into: history, then decoded bytes, then room. Counts units.
+pub(crate) struct Output<T = u8> {
     /// All initialised; from `filled` on their values mean nothing.
-    pub(super) bytes: Vec<u8>,
+    pub(super) bytes: Vec<T>,
     /// End of the decoded bytes.
     pub(super) filled: usize,
     /// Start of what matches may refer to: the first byte of the stream, or older history.
@@ -23,18 +23,20 @@ impl Output {
     pub(crate) fn room(window: usize, limit: usize) -> usize {
         window + limit + MARGIN
     }
+}
 
+impl<T: Unit> Output<T> {
     /// Decodes into `buffer`, behind a copy of `window`, which must fit.
-    pub(crate) fn new(mut buffer: Vec<u8>, window: &[u8]) -> Self {
+    pub(crate) fn new(mut buffer: Vec<T>, window: &[T]) -> Self {
         buffer[..window.len()].copy_from_slice(window);
         Self { bytes: buffer, filled: window.len(), floor: 0, start: window.len() }
     }
 
     /// Makes room for a limit of `limit` bytes.
     pub(crate) fn grow(&mut self, limit: usize) {
-        let len = Self::room(self.start, limit);
+        let len = Output::room(self.start, limit);
         if self.bytes.len() < len {
-            self.bytes.resize(len, 0);
+            self.bytes.resize(len, T::from(0));
         }
     }
 
@@ -44,7 +46,7 @@ impl Output {
     }
 
     /// The bytes decoded from the `from`-th on.
-    pub(crate) fn decoded_from(&self, from: usize) -> &[u8] {
+    pub(crate) fn decoded_from(&self, from: usize) -> &[T] {
         &self.bytes[self.start + from..self.filled]
     }
 
@@ -54,19 +56,19 @@ impl Output {
     }
 
     /// Room for `len` bytes that come from elsewhere; they count as decoded.
-    pub(crate) fn append(&mut self, len: usize) -> &mut [u8] {
+    pub(crate) fn append(&mut self, len: usize) -> &mut [T] {
         let room = &mut self.bytes[self.filled..self.filled + len];
         self.filled += len;
         room
     }
 
     /// What a match that comes next may refer to.
-    pub(crate) fn window(&self) -> &[u8] {
+    pub(crate) fn window(&self) -> &[T] {
         &self.bytes[self.floor.max(self.filled.saturating_sub(HISTORY))..self.filled]
     }
 
     /// The buffer, and where the decoded bytes lie in it.
-    pub(crate) fn into_parts(self) -> (Vec<u8>, std::ops::Range<usize>) {
+    pub(crate) fn into_parts(self) -> (Vec<T>, std::ops::Range<usize>) {
         (self.bytes, self.start..self.filled)
     }
 

@@ -299,7 +299,7 @@ fn the_first_of_two_literals_may_be_the_one_that_reaches_the_limit() {
         let mut input = Input::new(0..encoded.len() as u64);
         let source = &encoded[..];
         let mut bits = Bits::new(&mut input, &source);
-        let mut out = Output::new(vec![0; Output::room(0, limit)], &[]);
+        let mut out = Output::new(vec![0u8; Output::room(0, limit)], &[]);
         Decoder::new().with(loops).decode(&mut bits, &mut out, limit).unwrap();
         (out.len(), bits.position().0)
     };
@@ -307,6 +307,46 @@ fn the_first_of_two_literals_may_be_the_one_that_reaches_the_limit() {
         let careful = reached(limit, Loops::Careful);
         for loops in [Loops::Best, Loops::Portable] {
             assert_eq!(reached(limit, loops), careful, "{limit}, {loops:?}");
+        }
+    }
+}
+
+/// Goes on from a pause in `encoded` behind a window of which nothing is known but the places, and
+/// looks up afterwards what stood there.
+fn decode_behind_an_unknown_window(encoded: &[u8], loops: Loops, random: &mut Random) -> Vec<u8> {
+    let mut input = Input::new(0..encoded.len() as u64);
+    let mut decoder = Decoder::new().with(loops);
+    let first = 1 + random.below(100_000);
+    let mut out = Output::new(vec![0xaa; Output::room(0, first)], &[]);
+    let mut bits = Bits::new(&mut input, &encoded);
+    let mut ended = !matches!(decoder.decode(&mut bits, &mut out, first), Ok(Stop::Limit));
+    let mut bytes = out.decoded_from(0).to_vec();
+    let known = out.window().to_vec();
+    let name = |at: usize| 0x8000 | at as u16;
+    let mut window: Vec<u16> = (0..known.len()).map(name).collect();
+    while !ended {
+        let step = 1 + random.below(100_000);
+        let mut out = Output::new(vec![0xaaaa; Output::room(window.len(), step)], &window);
+        ended = !matches!(decoder.decode(&mut bits, &mut out, step), Ok(Stop::Limit));
+        bytes.extend(out.decoded_from(0).iter().map(|unit| match unit & 0x8000 {
+            0 => u8::try_from(*unit).expect("a byte"),
+            _ => known[usize::from(unit & 0x7fff)],
+        }));
+        window = out.window().to_vec();
+    }
+    bytes
+}
+
+#[test]
+fn behind_an_unknown_window_each_unit_is_a_byte_or_names_the_one_it_stands_for() {
+    for seed in 0..if cfg!(miri) { 3 } else { 300 } {
+        let mut random = Random::new(seed);
+        let len = random.below(400_000);
+        let encoded = synthetic::stream(&mut random, if cfg!(miri) { len % 2000 } else { len });
+        let slow = slow::decode(&encoded);
+        for loops in [Loops::Best, Loops::Portable, Loops::Careful] {
+            let found = decode_behind_an_unknown_window(&encoded, loops, &mut random);
+            assert!(found == slow.bytes, "seed {seed}, {loops:?}");
         }
     }
 }

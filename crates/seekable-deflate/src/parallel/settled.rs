@@ -74,7 +74,7 @@ impl Settled {
         decoder.resume(&mut bits, stand.encoded, stand.place, wanted)?;
         // Where symbols end does not depend on what they stand for.
         let limit = limit - stand.len;
-        let buffer = vec![0; Output::room(HISTORY, limit)];
+        let buffer = vec![0u8; Output::room(HISTORY, limit)];
         let mut out = Output::new(buffer, &[0; HISTORY]);
         match decoder.decode(&mut bits, &mut out, limit)? {
             Stop::Limit => {}

@@ -439,7 +439,7 @@ fn the_finder_finds_each_dynamic_block() {
     let mut window = Vec::new();
     loop {
         let room = crate::inflate::Output::room(window.len(), 1 << 20);
-        let mut out = crate::inflate::Output::new(vec![0; room], &window);
+        let mut out = crate::inflate::Output::new(vec![0u8; room], &window);
         let mut bits = crate::inflate::Bits::new(&mut input, &encoded);
         match decoder.decode(&mut bits, &mut out, 1 << 20).unwrap() {
             crate::inflate::Stop::Block => headers.push(bits.position().0),

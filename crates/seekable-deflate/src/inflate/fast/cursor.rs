@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{copy::OVERRUN, processor::Processor};
+use super::{Unit, copy::OVERRUN, fused::WIDEST, processor::Processor};
 use crate::inflate::{
     Bits, Input, MAX_MATCH, Output,
     block::Tables,
@@ -37,15 +37,15 @@ const INPUT_MARGIN: usize = REFILLS * 7 + 8;
 /// before the limit: a match. One more, since that symbol may be a pair of literals, of which the
 /// first must not reach the limit either.
 const OUTPUT_MARGIN: usize = MAX_MATCH + 1;
-const _: () = assert!(MAX_MATCH + OVERRUN <= MARGIN && 32 <= MARGIN);
+const _: () = assert!(MAX_MATCH + OVERRUN <= MARGIN && WIDEST <= MARGIN);
 
 /// The place in input and output.
 ///
 /// From `new` on, `next` and the 8 bytes behind it lie in the chunk, and `out` and the `MARGIN`
-/// bytes behind it in the output buffer, as long as a loop looks at `is_inside` after no more
+/// units behind it in the output buffer, as long as a loop looks at `is_inside` after no more
 /// refills and output than the margins are for.
 #[derive(Clone)]
-pub(super) struct Cursor {
+pub(super) struct Cursor<T> {
     /// The first byte that is not counted in the buffer.
     next: *const u8,
     /// `SPENT` spent bits, then the bits that come next, the first lowest. Above `count` are
@@ -53,15 +53,15 @@ pub(super) struct Cursor {
     pub(super) buffer: u64,
     /// How many bits of the buffer are spent or counted, modulo 64.
     count: u32,
-    /// Where the next byte goes.
-    pub(super) out: *mut u8,
+    /// Where the next unit goes.
+    pub(super) out: *mut T,
     /// The start of what matches may refer to.
-    pub(super) floor: *const u8,
+    pub(super) floor: *const T,
     input_edge: *const u8,
-    output_edge: *const u8,
+    output_edge: *const T,
     /// All of the input and of the output; looked at by assertions alone.
     chunk: Range<*const u8>,
-    room: Range<*const u8>,
+    room: Range<*const T>,
 }
 
 /// What `plain_symbol` found.
@@ -73,10 +73,10 @@ pub(super) enum Symbol {
     Malformed,
 }
 
-impl Cursor {
+impl<T: Unit> Cursor<T> {
     /// At the place of `bits` and `out`; `None` if that is too near to the end of either, or
     /// to `limit`.
-    pub(super) fn new(bits: &Bits, out: &mut Output, limit: usize) -> Option<Self> {
+    pub(super) fn new(bits: &Bits, out: &mut Output<T>, limit: usize) -> Option<Self> {
         let (input, chunk) = (&*bits.input, bits.chunk());
         let input_edge = chunk.len().checked_sub(INPUT_MARGIN)?;
         let chunk = chunk.as_ptr_range();
@@ -101,7 +101,7 @@ impl Cursor {
     }
 
     /// Makes this the place of `input` and `out`, which must be those that it was made with.
-    pub(super) fn finish(self, input: &mut Input, out: &mut Output) {
+    pub(super) fn finish(self, input: &mut Input, out: &mut Output<T>) {
         debug_assert!(
             self.chunk.contains(&self.next) && self.room.contains(&self.out.cast_const())
         );
@@ -109,7 +109,7 @@ impl Cursor {
         // Every loop leaves some of the bits of a refill.
         input.count = (self.count & 63) - SPENT;
         input.buffer = (self.buffer >> SPENT) & ((1 << input.count) - 1);
-        out.filled = self.out.addr() - self.room.start.addr();
+        out.filled = (self.out.addr() - self.room.start.addr()) / size_of::<T>();
     }
 
     /// Calls `decode` with a copy, which can stay in registers: what is put out may lie anywhere
@@ -175,7 +175,7 @@ impl Cursor {
     pub(super) unsafe fn put_literal(&mut self, literal: u8) {
         self.assert_room(1);
         // SAFETY: within the room behind the limit, as the caller promises.
-        unsafe { *self.out = literal };
+        unsafe { *self.out = T::from(literal) };
         self.out = self.out.wrapping_add(1);
     }
 
@@ -188,16 +188,19 @@ impl Cursor {
     pub(super) unsafe fn put_match<P: Processor>(&mut self, distance: usize, len: usize) {
         debug_assert!(self.has_match(distance) && distance > 0 && len <= MAX_MATCH);
         self.assert_room(len + OVERRUN);
-        // SAFETY: the source lies between `floor` and `out`, both in the buffer, and the bytes
+        // SAFETY: the source lies between `floor` and `out`, both in the buffer, and the units
         // from `out` on with `OVERRUN` more in the room behind the limit: the caller's promises.
-        unsafe { P::copy_match(self.out, distance, len) };
+        // In bytes, too, it is a match.
+        unsafe {
+            P::copy_match(self.out.cast(), distance * size_of::<T>(), len * size_of::<T>());
+        }
         self.out = self.out.wrapping_add(len);
     }
 
-    /// Whether there are so many bytes that a match may refer to.
+    /// Whether there are so many units that a match may refer to.
     #[inline(always)]
     pub(super) fn has_match(&self, distance: usize) -> bool {
-        distance <= self.out.addr() - self.floor.addr()
+        distance <= (self.out.addr() - self.floor.addr()) / size_of::<T>()
     }
 
     #[inline(always)]

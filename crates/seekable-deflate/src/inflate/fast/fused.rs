@@ -15,10 +15,12 @@
 //! | 24-31 | second literal; in a match, the distance's symbol in 27-31                  |
 
 use super::{
-    copy,
+    Unit, copy,
     cursor::{Cursor, REFILLED, SPENT, Symbol, UNCOUNTED},
     processor::Processor,
 };
+use std::mem::offset_of;
+
 use crate::inflate::{
     HISTORY, MAX_MATCH,
     block::Tables,
@@ -33,37 +35,67 @@ pub(super) const BITS: u32 = 11;
 /// An index is one of the literal and length table, too.
 const _: () = assert!(BITS == LITLEN_BITS);
 
-/// Copies of literals read up to `WIDEST` bytes from an entry on.
-pub(super) type Entries = [u32; (1 << BITS) + WIDEST / size_of::<u32>()];
+/// Copies of literals read up to `WIDEST` units of up to two bytes from an entry, or a pair, on.
+pub(super) type Entries = [u32; (1 << BITS) + 2 * WIDEST / size_of::<u32>()];
 
 /// The table, and beside it, to be addressed from the same register, what is not of one block.
 #[repr(C)]
 pub(super) struct Table {
     pub(super) entries: Entries,
-    /// Extra bits, as a mask, and base of the distance symbols, with `LITERAL_BYTE` added to
+    /// Extra bits, as a mask, and base of the distance symbols, with `FIRST_LITERAL` added to
     /// that; for a literal, anything.
     distances: [[u32; 2]; 32],
+    /// The two literals of each entry as units of two bytes.
+    pairs: Entries,
+    /// Whether the pairs are of this block.
+    has_pairs: bool,
 }
 
 impl Table {
     pub(super) fn new() -> Self {
-        Self { entries: [0; _], distances: DISTANCES }
+        Self { entries: [0; _], distances: DISTANCES, pairs: [0; _], has_pairs: false }
+    }
+
+    /// For another block.
+    ///
+    /// # Safety
+    /// The processor must be one that `P` is for.
+    pub(super) unsafe fn fill<P: Processor>(&mut self, parts: &Parts) {
+        // SAFETY: the caller's promise.
+        unsafe { P::fill(&mut self.entries, parts) };
+        self.has_pairs = false;
+    }
+
+    /// For output in units of `T`.
+    pub(super) fn prepare<T: Unit>(&mut self) {
+        if size_of::<T>() == 1 || self.has_pairs {
+            return;
+        }
+        for (pair, entry) in self.pairs.iter_mut().zip(self.entries) {
+            *pair = entry >> 16 & 0xff | entry >> 8 & 0xff_0000;
+        }
+        self.has_pairs = true;
     }
 }
 
+/// Where the literals of an entry are, in bytes from it.
+const fn literals<T>() -> usize {
+    if size_of::<T>() == 1 { 2 } else { offset_of!(Table, pairs) - offset_of!(Table, entries) }
+}
+
 const DISTANCES: [[u32; 2]; 32] = {
-    let mut distances = [[0, 1 + LITERAL_BYTE as u32]; 32];
+    let mut distances = [[0, 1 + FIRST_LITERAL as u32]; 32];
     let mut symbol = 0;
     while symbol < 30 {
         let entry = DISTANCE_SYMBOLS[symbol];
-        distances[symbol] = [(1 << consumed(entry)) - 1, (entry >> 16) + LITERAL_BYTE as u32];
+        distances[symbol] = [(1 << consumed(entry)) - 1, (entry >> 16) + FIRST_LITERAL as u32];
         symbol += 1;
     }
     distances
 };
 
-/// Bytes that are copied at once, at most.
-const WIDEST: usize = 32;
+/// Units that are copied at once, at most.
+pub(super) const WIDEST: usize = 32;
 
 pub(super) const LITERAL: u32 = 1 << 6;
 pub(super) const RARE: u32 = 1 << 7;
@@ -75,8 +107,9 @@ const SHORTEST: u32 = 3;
 pub(super) const MAKE_RARE: u32 = RARE.wrapping_sub(SHORTEST << 8);
 const _: () = assert!(MAX_MATCH as u32 - SHORTEST <= 0xff);
 
-/// The byte of an entry that holds its first literal.
-const LITERAL_BYTE: usize = 2;
+/// The byte of an entry that holds its first literal; added to every distance, so that where
+/// a literal and where a match is differ by nothing else.
+const FIRST_LITERAL: usize = 2;
 const _: () = assert!(cfg!(target_endian = "little"), "entries are read as bytes");
 
 /// The most bits of a symbol: two codes that fit into the index, and a distance's extra bits.
@@ -158,8 +191,8 @@ pub(super) fn fill(entries: &mut Entries, parts: &Parts) {
 /// Decodes symbols to the end of the block: then it says so, and otherwise stops near the ends
 /// of input and output, or at something malformed. `WIDTH` is that of the table's parts.
 #[inline(always)]
-pub(super) fn decode<P: Processor, const WIDTH: usize>(
-    cursor: &mut Cursor,
+pub(super) fn decode<P: Processor, T: Unit, const WIDTH: usize>(
+    cursor: &mut Cursor<T>,
     table: &Table,
     tables: &Tables,
 ) -> bool {
@@ -170,7 +203,7 @@ pub(super) fn decode<P: Processor, const WIDTH: usize>(
             // one in `decode_run` or in `plain_symbol` the second. All distances are good.
             unsafe {
                 cursor.refill();
-                if decode_run::<P, WIDTH>(cursor, table) {
+                if decode_run::<P, T, WIDTH>(cursor, table) {
                     continue;
                 }
             }
@@ -191,7 +224,10 @@ pub(super) fn decode<P: Processor, const WIDTH: usize>(
 /// # Safety
 /// After `is_inside`, and one refill; there must be all of the history that a match may refer to.
 #[inline(always)]
-unsafe fn decode_run<P: Processor, const WIDTH: usize>(cursor: &mut Cursor, table: &Table) -> bool {
+unsafe fn decode_run<P: Processor, T: Unit, const WIDTH: usize>(
+    cursor: &mut Cursor<T>,
+    table: &Table,
+) -> bool {
     let entries = table.entries.as_ptr();
     // SAFETY: a table has `1 << BITS` entries and more.
     let mut next = unsafe { cursor.look_up::<BITS>(entries) };
@@ -207,7 +243,7 @@ unsafe fn decode_run<P: Processor, const WIDTH: usize>(cursor: &mut Cursor, tabl
                 unsafe { cursor.refill() };
             }
             // SAFETY: a match at most since `is_inside`, so this symbol starts before the limit.
-            if !unsafe { put_symbol::<P, WIDTH>(cursor, table, entry, address, buffer) } {
+            if !unsafe { put_symbol::<P, T, WIDTH>(cursor, table, entry, address, buffer) } {
                 return false;
             }
         }
@@ -223,8 +259,8 @@ unsafe fn decode_run<P: Processor, const WIDTH: usize>(cursor: &mut Cursor, tabl
 /// It must start before the limit, behind all of the history that a match may refer to;
 /// `address` must be that of the entry in `table`.
 #[inline(always)]
-unsafe fn put_symbol<P: Processor, const WIDTH: usize>(
-    cursor: &mut Cursor,
+unsafe fn put_symbol<P: Processor, T: Unit, const WIDTH: usize>(
+    cursor: &mut Cursor<T>,
     table: &Table,
     entry: u32,
     address: *const u32,
@@ -233,7 +269,7 @@ unsafe fn put_symbol<P: Processor, const WIDTH: usize>(
     const { assert!(WIDTH == 16 || WIDTH == WIDEST) };
     let [mask, base] = table.distances[(entry >> 27) as usize];
     let extra = (buffer >> (entry >> 16 & 63)) as u32 & mask;
-    // More than the distance by `LITERAL_BYTE`, as the literal is behind the start of its entry.
+    // More than the distance by `FIRST_LITERAL`.
     let back = (base + extra) as usize;
     let len = (entry >> 8 & 0xff) as usize;
 
@@ -244,21 +280,30 @@ unsafe fn put_symbol<P: Processor, const WIDTH: usize>(
         }
         // SAFETY: the distance is 32 KiB at most and 1 or more as all are, the length is 258 at
         // most as all are; the room is the caller's promise.
-        unsafe { cursor.put_match::<P>(back - LITERAL_BYTE, len + SHORTEST as usize) };
+        unsafe { cursor.put_match::<P>(back - FIRST_LITERAL, len + SHORTEST as usize) };
         return true;
     }
     let matched = cursor.out.cast_const().wrapping_sub(back);
-    let from = if entry & LITERAL != 0 { address.cast::<u8>() } else { matched };
-    let from = from.wrapping_add(LITERAL_BYTE);
+    let literal = address.wrapping_byte_add(literals::<T>()).cast::<T>();
+    let literal = literal.wrapping_sub(FIRST_LITERAL);
+    let from = if entry & LITERAL != 0 { literal } else { matched };
+    let from = from.wrapping_add(FIRST_LITERAL).cast::<u8>();
     cursor.assert_room(WIDTH);
-    // SAFETY: `WIDTH` bytes from the literal's on are in the table, which is as much longer than
-    // its entries. A distance is 1 to 32768, so `matched` is not before `floor`; `WIDTH` bytes
-    // from there on and from `out` on, which lies before the limit, are in the output and its
-    // `MARGIN`.
+    let out = cursor.out.cast::<u8>();
+    // SAFETY: `WIDTH` units from the first literal on are in the table, whose entries and pairs
+    // have as much behind them. A distance is 1 to 32768, so `matched` is not before `floor`;
+    // `WIDTH` units from there on and from `out` on, which lies before the limit, are in the
+    // output and its `MARGIN`. What the first of two copies puts out is no part of the match,
+    // which would be rare if it reached there.
     unsafe {
-        match WIDTH {
-            16 => copy::copy_16(from, cursor.out),
-            _ => P::copy_32(from, cursor.out),
+        match WIDTH * size_of::<T>() {
+            16 => copy::copy_16(from, out),
+            32 => P::copy_32(from, out),
+            _ => {
+                const { assert!(WIDTH * size_of::<T>() <= 64) };
+                P::copy_32(from, out);
+                P::copy_32(from.wrapping_add(32), out.wrapping_add(32));
+            }
         }
     }
     cursor.out = cursor.out.wrapping_add(len);

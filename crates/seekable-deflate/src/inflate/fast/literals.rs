@@ -1,6 +1,7 @@
 //! Blocks of literals, almost: one look-up for each, as short a way as there is to the next.
 
 use super::{
+    Unit,
     cursor::{Cursor, REFILLED, Symbol, UNCOUNTED},
     processor::Processor,
 };
@@ -21,7 +22,7 @@ const _: () = assert!(LITERALS <= MAX_MATCH);
 /// Decodes symbols to the end of the block: then it says so, and otherwise stops near the ends
 /// of input and output, or at something malformed.
 #[inline(always)]
-pub(super) fn decode<P: Processor>(cursor: &mut Cursor, tables: &Tables) -> bool {
+pub(super) fn decode<P: Processor, T: Unit>(cursor: &mut Cursor<T>, tables: &Tables) -> bool {
     while cursor.is_inside() {
         // SAFETY: `is_inside` has just been looked at: this is the first refill since, the one
         // in `decode_run` or in `plain_symbol` the second.
@@ -47,7 +48,7 @@ pub(super) fn decode<P: Processor>(cursor: &mut Cursor, tables: &Tables) -> bool
 /// # Safety
 /// After `is_inside`, and one refill.
 #[inline(always)]
-unsafe fn decode_run(cursor: &mut Cursor, tables: &Tables) -> bool {
+unsafe fn decode_run<T: Unit>(cursor: &mut Cursor<T>, tables: &Tables) -> bool {
     let table = tables.litlen.as_ptr();
     // SAFETY: the table has `1 << LITLEN_BITS` entries and more.
     let (mut entry, _) = unsafe { cursor.look_up::<LITLEN_BITS>(table) };

@@ -34,10 +34,12 @@ mod cursor;
 mod fused;
 mod literals;
 mod processor;
+mod unit;
 
 use super::{Bits, Output, block::Tables};
 use cursor::Cursor;
 use processor::{Any, Processor};
+pub(crate) use unit::Unit;
 
 /// How the symbols of a block are decoded, and with what.
 pub(super) struct Fast {
@@ -91,10 +93,10 @@ impl Fast {
 
 /// Decodes symbols while input and output are far from their ends; `true` at the end of the
 /// block. Never goes beyond the first boundary of symbols at or behind `limit`.
-pub(super) fn decode_symbols(
+pub(super) fn decode_symbols<T: Unit>(
     bits: &mut Bits,
     tables: &mut Tables,
-    out: &mut Output,
+    out: &mut Output<T>,
     limit: usize,
 ) -> bool {
     let Some(mut cursor) = Cursor::new(bits, out, limit) else { return false };
@@ -103,11 +105,11 @@ pub(super) fn decode_symbols(
     end_of_block
 }
 
-fn dispatch(cursor: &mut Cursor, tables: &mut Tables) -> bool {
+fn dispatch<T: Unit>(cursor: &mut Cursor<T>, tables: &mut Tables) -> bool {
     #[cfg(test)]
     if tables.fast.portable {
         // SAFETY: it is for any processor.
-        return unsafe { decode::<Any>(cursor, tables) };
+        return unsafe { decode::<Any, T>(cursor, tables) };
     }
     #[cfg(all(target_arch = "x86_64", not(feature = "portable")))]
     if is_x86_feature_detected!("avx2")
@@ -116,10 +118,10 @@ fn dispatch(cursor: &mut Cursor, tables: &mut Tables) -> bool {
         && is_x86_feature_detected!("lzcnt")
     {
         // SAFETY: all features are there.
-        return unsafe { decode::<avx2::Avx2>(cursor, tables) };
+        return unsafe { decode::<avx2::Avx2, T>(cursor, tables) };
     }
     // SAFETY: it is for any processor.
-    unsafe { decode::<Any>(cursor, tables) }
+    unsafe { decode::<Any, T>(cursor, tables) }
 }
 
 /// One in so many bits that begin with the code of a length is too few for a fused table.
@@ -127,23 +129,26 @@ const FEW: u32 = 16;
 
 /// # Safety
 /// The processor must be one that `P` is for.
-unsafe fn decode<P: Processor>(cursor: &mut Cursor, tables: &mut Tables) -> bool {
+unsafe fn decode<P: Processor, T: Unit>(cursor: &mut Cursor<T>, tables: &mut Tables) -> bool {
     let chosen = match tables.fast.chosen {
         Some(chosen) => chosen,
         // SAFETY: the caller's promise.
         None => unsafe { choose::<P>(tables) },
     };
+    if let (Loop::Fused16 | Loop::Fused32, Some(table)) = (chosen, &mut tables.fast.table) {
+        table.prepare::<T>();
+    }
     let tables = &*tables;
     // SAFETY: the caller's promise.
     unsafe {
         match (chosen, tables.fast.table.as_deref()) {
             (Loop::Fused16, Some(table)) => P::apart(move || {
-                cursor.copied(|cursor| fused::decode::<P, 16>(cursor, table, tables))
+                cursor.copied(|cursor| fused::decode::<P, T, 16>(cursor, table, tables))
             }),
             (Loop::Fused32, Some(table)) => P::apart(move || {
-                cursor.copied(|cursor| fused::decode::<P, 32>(cursor, table, tables))
+                cursor.copied(|cursor| fused::decode::<P, T, 32>(cursor, table, tables))
             }),
-            _ => P::apart(move || cursor.copied(|cursor| literals::decode::<P>(cursor, tables))),
+            _ => P::apart(move || cursor.copied(|cursor| literals::decode::<P, T>(cursor, tables))),
         }
     }
 }
@@ -170,7 +175,7 @@ unsafe fn choose<P: Processor>(tables: &mut Tables) -> Loop {
         let table = fast.table.get_or_insert_with(|| Box::new(fused::Table::new()));
         let parts = fused::Parts::new(litlen, distance, longest);
         // SAFETY: the caller's promise.
-        unsafe { P::fill(&mut table.entries, &parts) };
+        unsafe { table.fill::<P>(&parts) };
     }
     fast.chosen = Some(chosen);
     chosen
