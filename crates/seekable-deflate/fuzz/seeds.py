@@ -42,6 +42,7 @@ def write(target, name, seed):
 
 def main():
     # The first byte of `decode` is the spacing.
+    write("decode", "nothing", b"\0")
     for path in sorted(STREAMS.glob("*.deflate")):
         write("decode", path.stem, b"\1" + path.read_bytes())
     for name, plain in kinds().items():

@@ -28,7 +28,9 @@ pub fn inflate(encoded: &[u8], decoded: &mut Vec<u8>) -> Result<usize, Error> {
     let mut input = Input::new(0..encoded.len() as u64);
     let mut bits = Bits::new(&mut input, &source);
     let mut decoder = Decoder::new();
-    let mut limit = decoded.capacity().saturating_sub(Output::room(0, 0)).max(4 * encoded.len());
+    // Never 0, which doubling leaves as it is.
+    let room = decoded.capacity().saturating_sub(Output::room(0, 0));
+    let mut limit = room.max(4 * encoded.len()).max(1);
     let mut out = Output::new(std::mem::take(decoded), &[]);
     let result = loop {
         out.grow(limit);
@@ -77,6 +79,12 @@ mod tests {
         let mut decoded = Vec::new();
         inflate(&encoder.finish().unwrap(), &mut decoded).unwrap();
         assert!(decoded == [0; 5_000_000]);
+    }
+
+    #[test]
+    fn no_bytes_at_all_are_a_stream_that_is_cut_off() {
+        let error = inflate(&[], &mut Vec::new()).unwrap_err();
+        assert!(matches!(error, Error::Truncated { decoded: 0 }));
     }
 
     #[test]

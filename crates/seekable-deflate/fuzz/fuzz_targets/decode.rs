@@ -21,6 +21,17 @@ fuzz_target!(|input: &[u8]| {
     let verdict = judge.decompress(encoded, &mut plain, FlushDecompress::Finish);
     plain.truncate(judge.total_out() as usize);
 
+    let mut whole = Vec::new();
+    let end = seekable_deflate::inflate(encoded, &mut whole);
+    if plain.len() < MOST {
+        assert_eq!(end.is_ok(), matches!(verdict, Ok(Status::StreamEnd)), "{end:?}");
+    }
+    let known = whole.len().min(plain.len());
+    assert!(whole[..known] == plain[..known]);
+    if end.is_ok() {
+        assert!(plain.len() == whole.len().min(MOST));
+    }
+
     let options = Options { format: Format::Deflate, spacing, decoded_len: None, crc32: None };
     let range = 0..encoded.len() as u64;
     let reader = DeflateReader::new(encoded, range, options, Memory::new(64 << 20));
