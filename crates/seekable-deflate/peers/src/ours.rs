@@ -1,5 +1,5 @@
-//! seekable-deflate: first passes, which leave checkpoints and take a CRC-32 of each span, and
-//! decoding by an index, which compares these.
+//! seekable-deflate: the decoder alone, first passes, which leave checkpoints and take a CRC-32 of
+//! each span, and decoding by an index, which compares these.
 
 use std::{
     collections::VecDeque,
@@ -22,9 +22,10 @@ use crate::{
 /// Memory of a first pass for each of its threads, in bytes: what npzfs has by default.
 const MEMORY: u64 = 64 << 20;
 
-/// Both, with each number of threads.
+/// The decoder alone, and both, with each number of threads.
 pub fn cases<'a>(stream: &Stream<'a>, threads: &[usize]) -> Vec<Case<'a>> {
-    let mut cases: Vec<_> = threads.iter().map(|threads| first_pass(stream, *threads)).collect();
+    let mut cases = vec![plain(stream)];
+    cases.extend(threads.iter().map(|threads| first_pass(stream, *threads)));
     let indexed = Rc::new(Indexed::new(stream));
     for &threads in threads {
         let indexed = Rc::clone(&indexed);
@@ -35,6 +36,18 @@ pub fn cases<'a>(stream: &Stream<'a>, threads: &[usize]) -> Vec<Case<'a>> {
         cases.push(Case { name: "with an index", threads, decode: Box::new(decode) });
     }
     cases
+}
+
+/// Neither checkpoints nor CRC-32, and no spans: what those take is the difference.
+fn plain<'a>(stream: &Stream<'a>) -> Case<'a> {
+    let encoded = &stream.encoded[..];
+    let mut decoded = Vec::new();
+    let decode = move |take: Take| {
+        seekable_deflate::inflate(encoded, &mut decoded).expect("the stream is good");
+        take(0, &decoded);
+        None
+    };
+    Case { name: "without checkpoints", threads: 1, decode: Box::new(decode) }
 }
 
 /// Reads in sequence by one thread, while the others help.
