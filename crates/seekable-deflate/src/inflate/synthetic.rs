@@ -209,12 +209,19 @@ fn symbols(
             decoded += 1;
             continue;
         }
+        let start = writer.count;
         let symbol = random.pick(&lengths);
         writer.put_code(litlens[symbol]);
-        decoded += extra(writer, random, LITLEN_SYMBOLS[symbol], usize::MAX);
+        let len = extra(writer, random, LITLEN_SYMBOLS[symbol], usize::MAX);
         let symbol = random.pick(&near);
         writer.put_code(distances[symbol]);
         extra(writer, random, DISTANCE_SYMBOLS[symbol], reach);
+        let repeats = if random.below(16) == 0 { random.below(60) } else { 0 };
+        let end = writer.count;
+        for bit in (start..end).cycle().take(repeats * (end - start)) {
+            writer.put((writer.bytes[bit / 8] >> (bit % 8)).into(), 1);
+        }
+        decoded += len * (1 + repeats);
     }
     writer.put_code(litlens[256]);
     decoded

@@ -133,13 +133,26 @@ fn streams_that_no_encoder_writes_are_judged_as_by_the_obvious_decoder_when_dama
 
 #[test]
 fn long_streams_of_other_encoders_decode_with_all_loops() {
-    for (kind, seed) in (0..5).zip(1..) {
+    for (kind, seed) in (0..7).zip(1..) {
         let mut random = Random::new(seed);
         let plain: Vec<u8> = match kind {
             0 => (0..300_000).map(|_| random.below(256).min(250) as u8).collect(),
             1 => (0..400_000).map(|at| (at % 8 == 0) as u8 * random.below(18) as u8).collect(),
             2 => vec![0; 400_000],
             3 => (0..300_000).flat_map(|_| (random.below(9) as f32 / 64.0).to_le_bytes()).collect(),
+            // Rows with one in each, and rows of runs.
+            4 => (0..900)
+                .flat_map(|_| {
+                    let class = random.below(100);
+                    (0..400).map(move |at| (at / 4 == class) as u8 * at as u8)
+                })
+                .collect(),
+            5 => (0..3000)
+                .flat_map(|row| {
+                    let width = 20 + row / 64 + random.below(3);
+                    (0..160).map(move |at| (at / width) as u8)
+                })
+                .collect(),
             _ => (0..40_000)
                 .flat_map(|at| format!("{at},{}\n", random.below(999)).into_bytes())
                 .collect(),

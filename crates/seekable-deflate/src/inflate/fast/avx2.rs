@@ -3,9 +3,9 @@
 use std::arch::x86_64::{
     __m128i, __m256i, _mm_loadu_si128, _mm256_add_epi32, _mm256_and_si256, _mm256_andnot_si256,
     _mm256_blendv_epi8, _mm256_broadcastsi128_si256, _mm256_cmpgt_epi32, _mm256_i32gather_epi32,
-    _mm256_loadu_si256, _mm256_min_epi32, _mm256_or_si256, _mm256_set1_epi32, _mm256_setr_epi32,
-    _mm256_shuffle_epi8, _mm256_slli_epi32, _mm256_sllv_epi32, _mm256_srai_epi32,
-    _mm256_srli_epi32, _mm256_srlv_epi32, _mm256_storeu_si256,
+    _mm256_loadu_si256, _mm256_min_epi32, _mm256_or_si256, _mm256_set1_epi8, _mm256_set1_epi32,
+    _mm256_setr_epi32, _mm256_shuffle_epi8, _mm256_slli_epi32, _mm256_sllv_epi32,
+    _mm256_srai_epi32, _mm256_srli_epi32, _mm256_srlv_epi32, _mm256_storeu_si256,
 };
 
 use super::{
@@ -36,6 +36,12 @@ impl Processor for Avx2 {
     unsafe fn copy_match(out: *mut u8, distance: usize, len: usize) {
         // SAFETY: the caller's promises are the same.
         unsafe { copy_match(out, distance, len) };
+    }
+
+    #[inline(always)]
+    unsafe fn copy_long(from: *const u8, step: usize, byte: u8, out: *mut u8) {
+        // SAFETY: the caller's promises are the same.
+        unsafe { copy_long(from, step, byte, out) };
     }
 
     #[inline(always)]
@@ -113,6 +119,24 @@ unsafe fn copy_match(out: *mut u8, distance: usize, len: usize) {
         // SAFETY: 32 bytes from a place before the end of the match.
         unsafe { _mm256_storeu_si256(out.wrapping_add(at).cast::<__m256i>(), block) };
         at += periods;
+    }
+}
+
+/// See `Processor::copy_long`.
+///
+/// # Safety
+/// As there.
+#[target_feature(enable = "avx2")]
+#[inline]
+unsafe fn copy_long(from: *const u8, step: usize, byte: u8, out: *mut u8) {
+    let bytes = _mm256_set1_epi8(byte.cast_signed());
+    for at in 0..copy::LONG / 32 {
+        let (from, out) = (from.wrapping_add(at * step), out.wrapping_add(at * 32));
+        // SAFETY: the caller's promise.
+        unsafe {
+            let block = _mm256_or_si256(_mm256_loadu_si256(from.cast::<__m256i>()), bytes);
+            _mm256_storeu_si256(out.cast::<__m256i>(), block);
+        }
     }
 }
 

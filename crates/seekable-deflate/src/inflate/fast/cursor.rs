@@ -2,7 +2,12 @@
 
 use std::ops::Range;
 
-use super::{Unit, copy::OVERRUN, fused::WIDEST, processor::Processor};
+use super::{
+    Unit,
+    copy::{self, LONG, OVERRUN},
+    fused::WIDEST,
+    processor::Processor,
+};
 use crate::inflate::{
     Bits, Input, MAX_MATCH, Output,
     block::Tables,
@@ -36,8 +41,8 @@ const INPUT_MARGIN: usize = REFILLS * 7 + 8;
 /// Bytes put out between two looks at the edge of the output, before a symbol that must start
 /// before the limit: a match. One more, since that symbol may be a pair of literals, of which the
 /// first must not reach the limit either.
-const OUTPUT_MARGIN: usize = MAX_MATCH + 1;
-const _: () = assert!(MAX_MATCH + OVERRUN <= MARGIN && WIDEST <= MARGIN);
+pub(in crate::inflate) const OUTPUT_MARGIN: usize = MAX_MATCH + 1;
+const _: () = assert!(MAX_MATCH + OVERRUN <= MARGIN && WIDEST <= MARGIN && LONG <= MARGIN);
 
 /// The place in input and output.
 ///
@@ -197,6 +202,55 @@ impl<T: Unit> Cursor<T> {
         self.out = self.out.wrapping_add(len);
     }
 
+    /// Puts out a match that is likely to be a long one.
+    ///
+    /// # Safety
+    /// As for `put_match`.
+    #[inline(always)]
+    pub(super) unsafe fn put_long<P: Processor>(&mut self, distance: usize, len: usize) {
+        debug_assert!(self.has_match(distance) && distance > 0 && len <= MAX_MATCH);
+        self.assert_room(LONG);
+        if size_of::<T>() > 1 {
+            // SAFETY: the caller's promises.
+            return unsafe { self.put_match::<P>(distance, len) };
+        }
+        // SAFETY: the source lies between `floor` and `out`, both in the buffer, and the `LONG`
+        // bytes from `out` on in the room behind the limit: the caller's promises.
+        unsafe { copy::copy_long::<P>(self.out.cast(), distance, len) };
+        self.out = self.out.wrapping_add(len);
+    }
+
+    /// How often the next `symbol` bits follow on each other, a match of `len`, if that is worth
+    /// looking at; so that the last of the matches starts before the edge.
+    #[inline(always)]
+    fn repeats(&self, symbol: u32, len: usize) -> Option<u32> {
+        let bits = self.buffer >> SPENT;
+        // Bits that are as they were `symbol` before, of those that are counted.
+        let same = (bits ^ bits >> symbol).trailing_zeros().min(REFILLED - symbol);
+        if same < 3 * symbol {
+            return None;
+        }
+        let times = 1 + same / symbol;
+        let room = (self.output_edge.addr() - self.out.addr()) / size_of::<T>();
+        ((times as usize - 1) * len < room).then_some(times)
+    }
+
+    /// Puts out the same match so many times.
+    ///
+    /// # Safety
+    /// As for `put_match`, for the last of them.
+    #[inline(always)]
+    unsafe fn put_repeats<P: Processor>(&mut self, distance: usize, len: usize, times: u32) {
+        debug_assert!(self.has_match(distance) && distance > 0);
+        let len = len * times as usize;
+        self.assert_room(len + OVERRUN);
+        // SAFETY: as in `put_match`. Together they are one long match.
+        unsafe {
+            P::copy_match(self.out.cast(), distance * size_of::<T>(), len * size_of::<T>());
+        }
+        self.out = self.out.wrapping_add(len);
+    }
+
     /// Whether there are so many units that a match may refer to.
     #[inline(always)]
     pub(super) fn has_match(&self, distance: usize) -> bool {
@@ -214,7 +268,10 @@ impl<T: Unit> Cursor<T> {
     /// # Safety
     /// After `is_inside`, one refill and one match at most.
     #[inline(always)]
-    pub(super) unsafe fn plain_symbol<P: Processor>(&mut self, tables: &Tables) -> Symbol {
+    pub(super) unsafe fn plain_symbol<P: Processor, const LONG: bool>(
+        &mut self,
+        tables: &Tables,
+    ) -> Symbol {
         // SAFETY: the first or second refill, as the caller promises.
         unsafe { self.refill() };
         let (before, mut spent) = (self.buffer, 0);
@@ -253,10 +310,22 @@ impl<T: Unit> Cursor<T> {
         if entry & EXCEPTIONAL != 0 || !self.has_match(distance) {
             return Symbol::Malformed;
         }
-        self.consume(spent + consumed(entry));
+        let symbol = spent + consumed(entry);
+        if LONG && let Some(times) = self.repeats(symbol, len) {
+            // SAFETY: the distance was looked at; all of the matches start before the edge.
+            unsafe { self.put_repeats::<P>(distance, len, times) };
+            self.consume(symbol * times);
+            return Symbol::Decoded;
+        }
+        self.consume(symbol);
         // SAFETY: the distance was looked at, and no distance code means 0; no length code means
         // more than `MAX_MATCH`; the room is the caller's promise.
-        unsafe { self.put_match::<P>(distance, len) };
+        unsafe {
+            match LONG {
+                true => self.put_long::<P>(distance, len),
+                false => self.put_match::<P>(distance, len),
+            }
+        }
         Symbol::Decoded
     }
 

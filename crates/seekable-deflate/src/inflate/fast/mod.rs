@@ -33,11 +33,13 @@ mod copy;
 mod cursor;
 mod fused;
 mod literals;
+mod long;
 mod processor;
 mod unit;
 
 use super::{Bits, Output, block::Tables};
 use cursor::Cursor;
+pub(super) use cursor::OUTPUT_MARGIN;
 use processor::{Any, Processor};
 pub(crate) use unit::Unit;
 
@@ -45,10 +47,11 @@ pub(crate) use unit::Unit;
 pub(super) struct Fast {
     /// `None` in a block whose symbols nobody has asked for yet.
     chosen: Option<Loop>,
-    /// Shares of all the bits to come that begin with the code of a length, and of a length
-    /// above 16; in 2^-15.
+    /// Shares of all the bits to come that begin with the code of a length, and of one above 16
+    /// and 34; in 2^-15.
     lengths: u32,
-    long: u32,
+    above_16: u32,
+    above_34: u32,
     /// Made when it is needed. In a place of its own, its address is what look-ups start from.
     table: Option<Box<fused::Table>>,
     /// Uses nothing that not every processor has.
@@ -59,6 +62,7 @@ pub(super) struct Fast {
 #[derive(Clone, Copy)]
 enum Loop {
     Literals,
+    Long,
     /// Matches are copied in 16 bytes, or in 32.
     Fused16,
     Fused32,
@@ -72,7 +76,8 @@ impl Fast {
         Self {
             chosen: None,
             lengths: 0,
-            long: 0,
+            above_16: 0,
+            above_34: 0,
             table: None,
             #[cfg(test)]
             portable: false,
@@ -86,8 +91,9 @@ impl Fast {
         };
         self.chosen = None;
         self.lengths = share(litlens.get(257..).unwrap_or_default());
-        // Symbol 269 is the first that is longer (RFC 1951, section 3.2.5).
-        self.long = share(litlens.get(269..).unwrap_or_default());
+        // Symbols 269 and 273 are the first that are longer (RFC 1951, section 3.2.5).
+        self.above_16 = share(litlens.get(269..).unwrap_or_default());
+        self.above_34 = share(litlens.get(273..).unwrap_or_default());
     }
 }
 
@@ -127,6 +133,9 @@ fn dispatch<T: Unit>(cursor: &mut Cursor<T>, tables: &mut Tables) -> bool {
 /// One in so many bits that begin with the code of a length is too few for a fused table.
 const FEW: u32 = 16;
 
+/// One in so many that begin with the code of a length above 34 is enough for their own loop.
+const MANY: u32 = 4;
+
 /// # Safety
 /// The processor must be one that `P` is for.
 unsafe fn decode<P: Processor, T: Unit>(cursor: &mut Cursor<T>, tables: &mut Tables) -> bool {
@@ -148,6 +157,9 @@ unsafe fn decode<P: Processor, T: Unit>(cursor: &mut Cursor<T>, tables: &mut Tab
             (Loop::Fused32, Some(table)) => P::apart(move || {
                 cursor.copied(|cursor| fused::decode::<P, T, 32>(cursor, table, tables))
             }),
+            (Loop::Long, _) => {
+                P::apart(move || cursor.copied(|cursor| long::decode::<P, T>(cursor, tables)))
+            }
             _ => P::apart(move || cursor.copied(|cursor| literals::decode::<P, T>(cursor, tables))),
         }
     }
@@ -161,13 +173,15 @@ unsafe fn choose<P: Processor>(tables: &mut Tables) -> Loop {
     let Tables { litlen, distance, fast } = tables;
     let chosen = if fast.lengths < (1 << 15) / FEW {
         Loop::Literals
-    } else if fast.long < fast.lengths / 16 {
+    } else if fast.above_34 >= (1 << 15) / MANY {
+        Loop::Long
+    } else if fast.above_16 < fast.lengths / 16 {
         Loop::Fused16
     } else {
         Loop::Fused32
     };
     let longest = match chosen {
-        Loop::Literals => None,
+        Loop::Literals | Loop::Long => None,
         Loop::Fused16 => Some(16),
         Loop::Fused32 => Some(32),
     };

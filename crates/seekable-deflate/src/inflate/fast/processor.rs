@@ -24,6 +24,13 @@ pub(super) trait Processor {
     /// must be 1 or more.
     unsafe fn copy_match(out: *mut u8, distance: usize, len: usize);
 
+    /// Copies `LONG` bytes to `out`, 32 from `from` and each time from `step` behind that, with
+    /// `byte` combined into each by OR.
+    ///
+    /// # Safety
+    /// They must be there; those of a block may have been written with the blocks before.
+    unsafe fn copy_long(from: *const u8, step: usize, byte: u8, out: *mut u8);
+
     /// Fills a fused table.
     ///
     /// # Safety
@@ -53,6 +60,19 @@ impl Processor for Any {
     unsafe fn copy_match(out: *mut u8, distance: usize, len: usize) {
         // SAFETY: the caller's promises are the same.
         unsafe { copy_match(out, distance, len) };
+    }
+
+    #[inline(always)]
+    unsafe fn copy_long(from: *const u8, step: usize, byte: u8, out: *mut u8) {
+        let bytes = u128::from_ne_bytes([byte; 16]);
+        for at in 0..copy::LONG / 32 {
+            let (from, out) = (from.wrapping_add(at * step), out.wrapping_add(at * 32));
+            // SAFETY: the caller's promise.
+            unsafe {
+                let [low, high] = from.cast::<[u128; 2]>().read_unaligned();
+                out.cast::<[u128; 2]>().write_unaligned([low | bytes, high | bytes]);
+            }
+        }
     }
 
     #[inline(always)]
