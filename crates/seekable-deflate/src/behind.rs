@@ -5,7 +5,6 @@ use std::sync::Arc;
 use crate::{
     Error, ReadAt, Span,
     core::Core,
-    crc::Crc,
     flight::{Flight, Landing},
     frontier::error_at,
     inflate::{HISTORY, Output},
@@ -84,7 +83,8 @@ impl Core {
         let start = &known.start;
         // A span was in memory once, so its length fits.
         let len = (known.end - start.decoded) as usize;
-        let mut out = Output::new(self.memory.buffer(Output::room(window.len(), len)), window);
+        let buffer = self.memory.buffer(Output::room(window.len(), len));
+        let mut out = Output::new(buffer, window).with_crc();
 
         let mut stream = Stream::new(self.options.format, self.encoded.clone());
         let resumed = match start.place {
@@ -102,7 +102,7 @@ impl Core {
                 break;
             }
         }
-        let crc = Crc::of(out.decoded_from(0));
+        let crc = out.take_crc();
         if out.len() != len
             && let Err(fault) = result
         {

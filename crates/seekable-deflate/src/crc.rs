@@ -13,9 +13,11 @@ impl Crc {
         Self { value, len }
     }
 
-    /// Of these bytes.
-    pub(crate) fn of(bytes: &[u8]) -> Self {
-        Self { value: crc32fast::hash(bytes), len: bytes.len() as u64 }
+    /// Of the bytes of `self` and these behind them.
+    pub(crate) fn with(self, bytes: &[u8]) -> Self {
+        let mut hasher = crc32fast::Hasher::new_with_initial_len(self.value, self.len);
+        hasher.update(bytes);
+        Self { value: hasher.finalize(), len: self.len + bytes.len() as u64 }
     }
 
     /// Of the bytes of `self` and the bytes of `next` behind them. Costs about a microsecond.

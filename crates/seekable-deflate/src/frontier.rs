@@ -9,7 +9,7 @@ use crate::{
     flight::{Flight, Landing},
     gzip::Trailer,
     index::Checkpoint,
-    inflate::{Fault, MAX_MATCH, MAX_RATIO, Output, Place},
+    inflate::{Fault, HISTORY, MAX_MATCH, MAX_RATIO, Output, Place},
     parallel::{Plan, Settled},
     stream::{Pause, Stream},
 };
@@ -146,8 +146,9 @@ impl Core {
         let reach = end.saturating_add(MAX_MATCH as u64);
         let end = promised.filter(|len| reach >= *len).map_or(end, |len| len.saturating_add(1));
         let limit = self.limit(start, end);
-        let buffer = self.memory.buffer(Output::room(window.len(), limit));
-        let mut out = Output::new(buffer, window);
+        // As much as behind any window, so that the first span's buffer can be used again, too.
+        let buffer = self.memory.buffer(Output::room(HISTORY, limit));
+        let mut out = Output::new(buffer, window).with_crc();
         let mut head = match live {
             Some(stream) => Head::Decoder(stream),
             None => Head::At(start.encoded, start.place),
@@ -155,7 +156,6 @@ impl Core {
 
         let mut crc = Crc::default();
         let then = loop {
-            let judged = crc.len() as usize;
             let pause = match self.ahead.settled_at(start.decoded + crc.len()) {
                 Some(settled) => {
                     match take_over(source, &settled, &mut out, start.decoded, limit) {
@@ -176,7 +176,7 @@ impl Core {
                     stream.decode(source, &mut out, limit)
                 }
             };
-            let piece = Crc::of(out.decoded_from(judged));
+            let piece = out.take_crc();
             crc = crc.followed_by(piece);
             sums.member = sums.member.followed_by(piece);
             let decoded = start.decoded + crc.len();

@@ -145,6 +145,7 @@ impl Decoder {
         let limit = out.filled - out.len() + limit;
         assert!(limit + MARGIN <= out.bytes.len(), "a buffer without room behind its limit");
         loop {
+            out.sum_piece();
             match self.state {
                 State::Ended => return Ok(Stop::End),
                 State::Stored { left: 0, last } => self.state = State::after_block(last),
@@ -188,8 +189,12 @@ impl Decoder {
             let fast = self.loops != Loops::Careful;
             #[cfg(not(test))]
             let fast = true;
-            if fast && fast::decode_symbols(bits, &mut self.tables, out, limit) {
+            let pace = out.pace(limit, fast::OUTPUT_MARGIN);
+            if fast && fast::decode_symbols(bits, &mut self.tables, out, pace) {
                 return Ok(true);
+            }
+            if out.sum_piece() {
+                continue;
             }
             // The fast loop stops near the ends of input and output, and at what is malformed.
             if out.filled < limit && decode_symbol(bits, &self.tables, out)? {

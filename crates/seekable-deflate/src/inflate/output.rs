@@ -1,10 +1,17 @@
 //! What is decoded, behind the history that matches may refer to.
 
 use super::{HISTORY, MAX_MATCH, Unit};
+use crate::crc::Crc;
 
 /// Room behind the last limit: a match that starts before it, and what copies of whole words
 /// write behind that.
 pub(crate) const MARGIN: usize = MAX_MATCH + 62;
+
+/// Decoded bytes between two updates of their CRC-32: few enough to be in a core's own cache still.
+const PIECE: usize = 32 << 10;
+
+/// The CRC-32 with that of these behind.
+type With<T> = fn(Crc, &[T]) -> Crc;
 
 /// A buffer that is being decoded into: history, then decoded bytes, then room. Counts units.
 pub(crate) struct Output<T = u8> {
@@ -16,6 +23,10 @@ pub(crate) struct Output<T = u8> {
     pub(super) floor: usize,
     /// Where the history that it was made with ends.
     start: usize,
+    /// The CRC-32 of what was decoded from where it was last taken up to `summed`, and how to
+    /// add to it; if anybody wants to know.
+    crc: Option<(Crc, With<T>)>,
+    summed: usize,
 }
 
 impl Output {
@@ -23,13 +34,47 @@ impl Output {
     pub(crate) fn room(window: usize, limit: usize) -> usize {
         window + limit + MARGIN
     }
+
+    /// Whose CRC-32 is wanted: it is found while the bytes are in cache.
+    pub(crate) fn with_crc(self) -> Self {
+        Self { crc: Some((Crc::default(), Crc::with)), ..self }
+    }
 }
 
 impl<T: Unit> Output<T> {
     /// Decodes into `buffer`, behind a copy of `window`, which must fit.
     pub(crate) fn new(mut buffer: Vec<T>, window: &[T]) -> Self {
         buffer[..window.len()].copy_from_slice(window);
-        Self { bytes: buffer, filled: window.len(), floor: 0, start: window.len() }
+        let start = window.len();
+        Self { bytes: buffer, filled: start, floor: 0, start, crc: None, summed: start }
+    }
+
+    /// The CRC-32 of what was decoded since it was taken last.
+    pub(crate) fn take_crc(&mut self) -> Crc {
+        self.sum();
+        self.crc.as_mut().map(|(crc, _)| std::mem::take(crc)).unwrap_or_default()
+    }
+
+    /// A limit at `limit` or before it, at which there is a piece for the CRC-32 though a loop
+    /// stops `margin` bytes before.
+    pub(super) fn pace(&self, limit: usize, margin: usize) -> usize {
+        if self.crc.is_some() { limit.min(self.summed + PIECE + margin) } else { limit }
+    }
+
+    /// Adds a piece to the CRC-32 if there is one.
+    pub(super) fn sum_piece(&mut self) -> bool {
+        let is_piece = self.crc.is_some() && self.filled - self.summed >= PIECE;
+        if is_piece {
+            self.sum();
+        }
+        is_piece
+    }
+
+    fn sum(&mut self) {
+        if let Some((crc, with)) = &mut self.crc {
+            *crc = with(*crc, &self.bytes[self.summed..self.filled]);
+            self.summed = self.filled;
+        }
     }
 
     /// Makes room for a limit of `limit` bytes.
@@ -46,6 +91,7 @@ impl<T: Unit> Output<T> {
     }
 
     /// The bytes decoded from the `from`-th on.
+    #[cfg(test)]
     pub(crate) fn decoded_from(&self, from: usize) -> &[T] {
         &self.bytes[self.start + from..self.filled]
     }
@@ -72,10 +118,16 @@ impl<T: Unit> Output<T> {
         (self.bytes, self.start..self.filled)
     }
 
-    /// Repeats `len` bytes from `distance` back, one by one.
+    /// Repeats `len` bytes from `distance` back.
     pub(super) fn copy_match(&mut self, distance: usize, len: usize) {
-        for at in self.filled..self.filled + len {
-            self.bytes[at] = self.bytes[at - distance];
+        let from = self.filled - distance;
+        let end = self.filled + len;
+        let mut at = self.filled;
+        while at < end {
+            // All from `from` on, which is so many whole periods.
+            let copied = (end - at).min(at - from);
+            self.bytes.copy_within(from..from + copied, at);
+            at += copied;
         }
         self.filled += len;
     }
