@@ -5,6 +5,7 @@ mod budget;
 mod corpus;
 mod damage;
 mod gzip;
+mod oddities;
 mod reads;
 mod sources;
 mod support;
