@@ -22,16 +22,18 @@ const READS: usize = 2000;
 
 /// seekable-deflate and rapidgzip-core, which is the only other one that has an index. They take
 /// turns, and read the same bytes.
-pub fn random_reads(stream: &Stream) -> [Outcome; 2] {
+///
+/// A third row says at what rate of decoded bytes the windows were packed before.
+pub fn random_reads(stream: &Stream) -> [Outcome; 3] {
     let indexed = Indexed::new(stream);
-    let index = peers::index(stream.encoded);
-    let index_bytes = [indexed.reader.index_bytes(), peers::native_len(&index)];
+    let index = peers::index(stream);
+    let index_bytes = [indexed.saved_len(), peers::native_len(&index)];
     let mut seekable =
         IndexedReader::new(Arc::clone(stream.encoded), index).expect("it is its own");
 
     let mut times = [const { Vec::new() }; 2];
     let mut bytes = [0; READ];
-    for at in offsets(stream.plain.len()) {
+    for at in offsets(&indexed.starts, stream.plain.len()) {
         let expected = &stream.plain[at as usize..][..READ];
         let began = Instant::now();
         let len = indexed.reader.read_at(&mut bytes, at).expect("the stream is good");
@@ -60,24 +62,33 @@ pub fn random_reads(stream: &Stream) -> [Outcome; 2] {
         decoded_bytes: stream.plain.len() as u64,
         ..Outcome::default()
     };
+    let packing = Outcome {
+        data: stream.kind,
+        case: "packing the index",
+        threads: 1,
+        mb_per_s: Some(stream.plain.len() as f64 / indexed.packing.as_secs_f64() / 1e6),
+        decoded_bytes: stream.plain.len() as u64,
+        ..Outcome::default()
+    };
     [
+        packing,
         outcome("random 4 KiB", ours, index_bytes[0]),
         outcome("rapidgzip-core, random 4 KiB", theirs, index_bytes[1]),
     ]
 }
 
-/// Anywhere in each MiB, these in an order that is shuffled once: before a span is read again,
+/// Somewhere in each span, these in an order that is shuffled once: before a span is read again,
 /// more has been than fits into the memory.
-fn offsets(len: usize) -> impl Iterator<Item = u64> {
-    const PIECE: u64 = 1 << 20;
+fn offsets(starts: &[u64], len: usize) -> impl Iterator<Item = u64> {
     let mut random = Random::new(7);
-    let mut pieces: Vec<u64> = (0..(len as u64 / PIECE).max(1)).collect();
-    for at in (1..pieces.len()).rev() {
-        pieces.swap(at, random.below(at as u64 + 1) as usize);
+    let ends = starts[1..].iter().copied().chain([len as u64]);
+    let mut spans: Vec<_> = starts.iter().copied().zip(ends).collect();
+    for at in (1..spans.len()).rev() {
+        spans.swap(at, random.below(at as u64 + 1) as usize);
     }
-    let within = PIECE.min(len as u64) - READ as u64;
-    let offsets = pieces.into_iter().cycle().take(READS);
-    offsets.map(move |piece| piece * PIECE + random.below(within))
+    let last = (len - READ) as u64;
+    let offsets = spans.into_iter().cycle().take(READS);
+    offsets.map(move |(start, end)| last.min(start + random.below(end - start)))
 }
 
 fn micros(time: Duration) -> f64 {

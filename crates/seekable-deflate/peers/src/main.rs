@@ -30,7 +30,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         eprintln!("{kind} ...");
         let plain = make(options.size);
         let encoded = Arc::new(data::deflate(&plain));
-        let stream = Stream { kind, plain: &plain, encoded: &encoded };
+        let crc32 = crc32fast::hash(&plain);
+        let stream = Stream { kind, plain: &plain, encoded: &encoded, crc32 };
         results.extend(rates(&stream, &options));
         results.extend(latency::random_reads(&stream));
     }

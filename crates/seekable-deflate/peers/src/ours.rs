@@ -9,7 +9,7 @@ use std::{
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use seekable_deflate::{DEFAULT_SPACING, DeflateReader, Format, Memory, Options};
@@ -29,10 +29,7 @@ pub fn cases<'a>(stream: &Stream<'a>, threads: &[usize]) -> Vec<Case<'a>> {
     let indexed = Rc::new(Indexed::new(stream));
     for &threads in threads {
         let indexed = Rc::clone(&indexed);
-        let decode = move |take: Take| {
-            indexed.decode(threads, take);
-            None
-        };
+        let decode = move |take: Take| indexed.decode(threads, take);
         cases.push(Case { name: "with an index", threads, decode: Box::new(decode) });
     }
     cases
@@ -45,7 +42,6 @@ fn plain<'a>(stream: &Stream<'a>) -> Case<'a> {
     let decode = move |take: Take| {
         seekable_deflate::inflate(encoded, &mut decoded).expect("the stream is good");
         take(0, &decoded);
-        None
     };
     Case { name: "without checkpoints", threads: 1, decode: Box::new(decode) }
 }
@@ -81,12 +77,10 @@ fn first_pass<'a>(stream: &Stream<'a>, threads: usize) -> Case<'a> {
             over.store(true, Ordering::Relaxed);
         });
         assert!(reader.damage().is_none());
-        let index_bytes = reader.index_bytes();
         before.push_back(reader);
         if before.len() > kept {
             before.pop_front();
         }
-        Some(index_bytes)
     };
     Case { name: "first pass", threads, decode: Box::new(decode) }
 }
@@ -106,9 +100,9 @@ fn filler(len: u64, memory: &Arc<Memory>) -> DeflateReader<Arc<Vec<u8>>> {
 fn reader(stream: &Stream, memory: &Arc<Memory>) -> DeflateReader<Arc<Vec<u8>>> {
     let options = Options {
         format: Format::Deflate,
-        spacing: DEFAULT_SPACING,
+        spacing: stream.spacing(),
         decoded_len: Some(stream.plain.len() as u64),
-        crc32: Some(crc32fast::hash(stream.plain)),
+        crc32: Some(stream.crc32),
     };
     let encoded = 0..stream.encoded.len() as u64;
     DeflateReader::new(Arc::clone(stream.encoded), encoded, options, Arc::clone(memory))
@@ -121,10 +115,12 @@ pub struct Indexed {
     pub reader: DeflateReader<Arc<Vec<u8>>>,
     /// Where spans start, in decoded bytes.
     pub starts: Vec<u64>,
+    /// How long it took to pack the windows, one after the other.
+    pub packing: Duration,
 }
 
 impl Indexed {
-    /// Reads all of `stream` once. Half of it fits into the memory: whoever reads it over and over
+    /// Reads all of `stream` once, and packs the windows as idle threads would. Half of it fits into the memory: whoever reads it over and over
     /// in the same order finds none of it cached, and buffers to use again.
     pub fn new(stream: &Stream) -> Self {
         let reader = reader(stream, &Memory::new(stream.plain.len() as u64 / 2));
@@ -134,7 +130,16 @@ impl Indexed {
             starts.push(at);
             at += span.bytes().len() as u64;
         }
-        Self { reader, starts }
+        let began = Instant::now();
+        while reader.pack() {}
+        Self { reader, starts, packing: began.elapsed() }
+    }
+
+    /// Bytes of the index when it is saved.
+    pub fn saved_len(&self) -> u64 {
+        let mut bytes = Vec::new();
+        self.reader.write_index(&mut bytes).expect("a vector takes all");
+        bytes.len() as u64
     }
 
     /// Decodes all, a span at a time on each thread.

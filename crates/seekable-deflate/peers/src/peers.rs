@@ -11,10 +11,6 @@ use rapidgzip_core::{Decoder, DeflateIndex, Format, IndexOptions};
 
 use crate::cases::{Case, Stream, Take};
 
-/// Distance between the checkpoints of rapidgzip-core, in decoded bytes: that of ours, not its
-/// own default of 4 MiB, so that the indexes are as good as each other.
-const SPACING: NonZeroU64 = NonZeroU64::new(seekable_deflate::DEFAULT_SPACING).unwrap();
-
 /// Decoders of one thread that can neither stop nor resume: the whole in one call, into one
 /// buffer that they use in turn.
 pub fn sequential<'a>(stream: &Stream<'a>) -> Vec<Case<'a>> {
@@ -29,7 +25,6 @@ pub fn sequential<'a>(stream: &Stream<'a>) -> Vec<Case<'a>> {
             let mut out = out.borrow_mut();
             decode(encoded, &mut out);
             take(0, &out);
-            None
         };
         Case { name, threads: 1, decode: Box::new(decode) }
     });
@@ -62,6 +57,7 @@ fn miniz_oxide(encoded: &[u8], out: &mut [u8]) {
 /// rapidgzip-core, which hands its buffers to a writer that drops them: as it is, while it makes
 /// an index, and with that index.
 pub fn parallel<'a>(stream: &Stream<'a>, threads: &[usize]) -> Vec<Case<'a>> {
+    let stream = *stream;
     let encoded = &stream.encoded[..];
     // The latest that was made.
     let index = Rc::new(RefCell::new(None));
@@ -71,16 +67,12 @@ pub fn parallel<'a>(stream: &Stream<'a>, threads: &[usize]) -> Vec<Case<'a>> {
         let own = decoder.clone();
         let decode = move |take: Take| {
             own.decode(encoded, &mut Taker { take, at: 0 }).expect("the stream is good");
-            None
         };
         cases.push(Case { name: "rapidgzip-core", threads, decode: Box::new(decode) });
 
         let (own, made) = (decoder.clone(), Rc::clone(&index));
         let decode = move |take: Take| {
-            let new = decode_with_index(&own, encoded, take);
-            let len = native_len(&new);
-            made.replace(Some(new));
-            Some(len)
+            made.replace(Some(decode_with_index(&own, &stream, take)));
         };
         let name = "rapidgzip-core, making an index";
         cases.push(Case { name, threads, decode: Box::new(decode) });
@@ -91,7 +83,6 @@ pub fn parallel<'a>(stream: &Stream<'a>, threads: &[usize]) -> Vec<Case<'a>> {
             let index = index.as_ref().expect("the case before has made it");
             let mut taker = Taker { take, at: 0 };
             decoder.decode_from_index(encoded, &mut taker, index).expect("the stream is good");
-            None
         };
         let name = "rapidgzip-core, with an index";
         cases.push(Case { name, threads, decode: Box::new(decode) });
@@ -100,8 +91,8 @@ pub fn parallel<'a>(stream: &Stream<'a>, threads: &[usize]) -> Vec<Case<'a>> {
 }
 
 /// An index of rapidgzip-core's, made by one thread.
-pub fn index(encoded: &[u8]) -> DeflateIndex {
-    decode_with_index(&decoder(1), encoded, &|_, _| ())
+pub fn index(stream: &Stream) -> DeflateIndex {
+    decode_with_index(&decoder(1), stream, &|_, _| ())
 }
 
 /// Bytes of an index in the format of its crate.
@@ -116,10 +107,14 @@ fn decoder(threads: usize) -> Decoder {
     builder.build().expect("one thread at least")
 }
 
-fn decode_with_index(decoder: &Decoder, encoded: &[u8], take: Take) -> DeflateIndex {
-    let options = IndexOptions { checkpoint_spacing: SPACING, ..IndexOptions::default() };
+/// The checkpoints are as far apart as ours, not 4 MiB as is its default: so the indexes are as
+/// good as each other.
+fn decode_with_index(decoder: &Decoder, stream: &Stream, take: Take) -> DeflateIndex {
+    let checkpoint_spacing = NonZeroU64::new(stream.spacing()).expect("it is not 0");
+    let options = IndexOptions { checkpoint_spacing, ..IndexOptions::default() };
     let mut taker = Taker { take, at: 0 };
-    decoder.decode_with_index(encoded, &mut taker, options).expect("the stream is good").index
+    let indexed = decoder.decode_with_index(&stream.encoded[..], &mut taker, options);
+    indexed.expect("the stream is good").index
 }
 
 struct Taker<'a> {
