@@ -12,11 +12,14 @@ use crate::{
 /// What zlib says of a stream.
 type Verdict = Result<(), &'static str>;
 
-/// Blocks to write, of which the last is final, and the bytes that they stand for.
+/// Writes blocks, of which the last is final, and the bytes that they stand for.
+type Write = Box<dyn Fn(&mut Writer, &mut Vec<u8>)>;
+
+/// A stream, or the end of one.
 struct Oddity {
     name: &'static str,
     verdict: Verdict,
-    write: Box<dyn Fn(&mut Writer, &mut Vec<u8>)>,
+    write: Write,
 }
 
 fn good(name: &'static str, write: impl Fn(&mut Writer, &mut Vec<u8>) + 'static) -> Oddity {
