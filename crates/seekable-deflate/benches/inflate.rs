@@ -13,7 +13,7 @@ fn main() -> ExitCode {
     let package = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/Cargo.toml");
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("it is target/tmp");
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["run", "--release", "--locked", "--manifest-path"]).arg(package);
+    cargo.args(["run", "--release", "--manifest-path"]).arg(package);
     cargo.arg("--target-dir").arg(target.join("peers"));
     if cfg!(feature = "portable") {
         cargo.args(["--features", "portable"]);
