@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+MANIFESTS = ["Cargo.toml", "crates/seekable-deflate/peers/Cargo.toml"]
 
 
 def allowed(expression, allow):
@@ -59,14 +60,18 @@ def main():
     assert allowed("(MIT OR X) AND Zlib", {"MIT", "Zlib"})
     assert not allowed("MIT AND X", {"MIT"})
     assert not allowed("Apache-2.0 WITH x", {"Apache-2.0"})
-    command = ["cargo", "metadata", "--format-version", "1", "--locked"]
-    metadata = json.loads(subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout)
+    packages = {}
+    for manifest in MANIFESTS:
+        command = ["cargo", "metadata", "--format-version", "1", "--locked"]
+        command += ["--manifest-path", manifest]
+        metadata = subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout
+        packages |= {package["id"]: package for package in json.loads(metadata)["packages"]}
     refused = []
-    for package in metadata["packages"]:
+    for package in packages.values():
         licence = package["license"]
         if licence is None or not allowed(licence, allow):
             refused.append(f"{package['name']} {package['version']}: {licence}")
-    print(f"{len(metadata['packages'])} crates, {len(refused)} with a licence that is not allowed")
+    print(f"{len(packages)} crates, {len(refused)} with a licence that is not allowed")
     print("\n".join(refused))
     return 1 if refused else 0
 

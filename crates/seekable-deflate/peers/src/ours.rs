@@ -120,8 +120,9 @@ pub struct Indexed {
 }
 
 impl Indexed {
-    /// Reads all of `stream` once, and packs the windows as idle threads would. Half of it fits into the memory: whoever reads it over and over
-    /// in the same order finds none of it cached, and buffers to use again.
+    /// Reads all of `stream` once, and packs the windows as idle threads would. Half of the bytes
+    /// fit into the memory: whoever reads all over and over in the same order finds none of them
+    /// cached, and buffers to use again.
     pub fn new(stream: &Stream) -> Self {
         let reader = reader(stream, &Memory::new(stream.plain.len() as u64 / 2));
         let mut starts = Vec::new();
