@@ -29,8 +29,8 @@ pub fn inflate(encoded: &[u8], decoded: &mut Vec<u8>) -> Result<usize, Error> {
     let mut bits = Bits::new(&mut input, &source);
     let mut decoder = Decoder::new();
     // Never 0, which doubling leaves as it is.
-    let room = decoded.capacity().saturating_sub(Output::room(0, 0));
-    let mut limit = room.max(4 * encoded.len()).max(1);
+    // Not the capacity: what is not initialised would be first, each time.
+    let mut limit = decoded.len().max(4 * encoded.len()).max(1);
     let mut out = Output::new(std::mem::take(decoded), &[]);
     let result = loop {
         out.grow(limit);

@@ -57,7 +57,7 @@ pub(super) struct Cursor<T> {
     /// bits of the byte at `next`, or zeros.
     pub(super) buffer: u64,
     /// How many bits of the buffer are spent or counted, modulo 64.
-    count: u32,
+    pub(super) count: u32,
     /// Where the next unit goes.
     pub(super) out: *mut T,
     /// The start of what matches may refer to.
@@ -220,11 +220,11 @@ impl<T: Unit> Cursor<T> {
         self.out = self.out.wrapping_add(len);
     }
 
-    /// How often the next `symbol` bits follow on each other, a match of `len`, if that is worth
-    /// looking at; so that the last of the matches starts before the edge.
+    /// How often a match of `len` whose `symbol` bits come next in `buffer` follows on itself, if
+    /// that is worth looking at; so that the last of them starts before the edge.
     #[inline(always)]
-    fn repeats(&self, symbol: u32, len: usize) -> Option<u32> {
-        let bits = self.buffer >> SPENT;
+    pub(super) fn repeats(&self, buffer: u64, symbol: u32, len: usize) -> Option<u32> {
+        let bits = buffer >> SPENT;
         // Bits that are as they were `symbol` before, of those that are counted.
         let same = (bits ^ bits >> symbol).trailing_zeros().min(REFILLED - symbol);
         if same < 3 * symbol {
@@ -240,7 +240,12 @@ impl<T: Unit> Cursor<T> {
     /// # Safety
     /// As for `put_match`, for the last of them.
     #[inline(always)]
-    unsafe fn put_repeats<P: Processor>(&mut self, distance: usize, len: usize, times: u32) {
+    pub(super) unsafe fn put_repeats<P: Processor>(
+        &mut self,
+        distance: usize,
+        len: usize,
+        times: u32,
+    ) {
         debug_assert!(self.has_match(distance) && distance > 0);
         let len = len * times as usize;
         self.assert_room(len + OVERRUN);
@@ -268,10 +273,7 @@ impl<T: Unit> Cursor<T> {
     /// # Safety
     /// After `is_inside`, one refill and one match at most.
     #[inline(always)]
-    pub(super) unsafe fn plain_symbol<P: Processor, const LONG: bool>(
-        &mut self,
-        tables: &Tables,
-    ) -> Symbol {
+    pub(super) unsafe fn plain_symbol<P: Processor>(&mut self, tables: &Tables) -> Symbol {
         // SAFETY: the first or second refill, as the caller promises.
         unsafe { self.refill() };
         let (before, mut spent) = (self.buffer, 0);
@@ -310,22 +312,10 @@ impl<T: Unit> Cursor<T> {
         if entry & EXCEPTIONAL != 0 || !self.has_match(distance) {
             return Symbol::Malformed;
         }
-        let symbol = spent + consumed(entry);
-        if LONG && let Some(times) = self.repeats(symbol, len) {
-            // SAFETY: the distance was looked at; all of the matches start before the edge.
-            unsafe { self.put_repeats::<P>(distance, len, times) };
-            self.consume(symbol * times);
-            return Symbol::Decoded;
-        }
-        self.consume(symbol);
+        self.consume(spent + consumed(entry));
         // SAFETY: the distance was looked at, and no distance code means 0; no length code means
         // more than `MAX_MATCH`; the room is the caller's promise.
-        unsafe {
-            match LONG {
-                true => self.put_long::<P>(distance, len),
-                false => self.put_match::<P>(distance, len),
-            }
-        }
+        unsafe { self.put_match::<P>(distance, len) };
         Symbol::Decoded
     }
 

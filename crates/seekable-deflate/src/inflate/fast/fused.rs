@@ -209,7 +209,7 @@ pub(super) fn decode<P: Processor, T: Unit, const WIDTH: usize>(
             }
         }
         // SAFETY: the second refill, and the first or second match that is put out.
-        match unsafe { cursor.plain_symbol::<P, false>(tables) } {
+        match unsafe { cursor.plain_symbol::<P>(tables) } {
             Symbol::Decoded => {}
             Symbol::EndOfBlock => return true,
             Symbol::Malformed => return false,

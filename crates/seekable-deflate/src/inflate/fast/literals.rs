@@ -33,7 +33,7 @@ pub(super) fn decode<P: Processor, T: Unit>(cursor: &mut Cursor<T>, tables: &Tab
             }
         }
         // SAFETY: what `decode_run` promises.
-        match unsafe { cursor.plain_symbol::<P, false>(tables) } {
+        match unsafe { cursor.plain_symbol::<P>(tables) } {
             Symbol::Decoded => {}
             Symbol::EndOfBlock => return true,
             Symbol::Malformed => return false,
