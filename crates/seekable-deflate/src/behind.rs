@@ -17,28 +17,38 @@ impl Core {
         if let Some(span) = self.memory.span(self.id, number) {
             return Ok(span);
         }
+        let window = self.window(source, number)?;
+        self.decode_once(source, number, &window)
+    }
+
+    /// What stands before checkpoint `number`, as far as what follows refers to it.
+    pub(crate) fn window(&self, source: &dyn ReadAt, number: usize) -> Result<Vec<u8>, Error> {
         let (mut at, mut window) = self.nearest_start(number);
-        loop {
+        while at < number {
             let span = self.decode_once(source, at, &window)?;
-            if at == number {
-                return Ok(span);
-            }
             let keep = HISTORY.saturating_sub(span.bytes().len()).min(window.len());
             window.drain(..window.len() - keep);
             window.extend_from_slice(&span.bytes()[span.bytes().len().saturating_sub(HISTORY)..]);
             at += 1;
         }
+        Ok(window)
     }
 
-    /// The last span up to `number` whose window can be had, and that window.
+    /// The last checkpoint up to `number` whose window can be had, and that window.
     fn nearest_start(&self, number: usize) -> (usize, Vec<u8>) {
-        let (anchor, window) = self.lock().index.anchor(number);
-        let cached = (anchor..number).rev().find_map(|before| {
-            let span = self.memory.peek(self.id, before)?;
-            let window = span.bytes().last_chunk::<HISTORY>()?;
-            Some((before + 1, window.to_vec()))
-        });
-        cached.unwrap_or_else(|| (anchor, window.to_vec()))
+        loop {
+            let (anchor, window) = self.lock().index.anchor(number);
+            let cached = (anchor..number).rev().find_map(|before| {
+                let span = self.memory.peek(self.id, before)?;
+                let window = span.bytes().last_chunk::<HISTORY>()?;
+                Some((before + 1, window.to_vec()))
+            });
+            if let Some(start) = cached.or_else(|| Some((anchor, window.unpack()?))) {
+                return start;
+            }
+            // What was packed here can be unpacked.
+            self.lock().index.drop_saved(anchor);
+        }
     }
 
     /// Decodes span `number`, or waits for who does.
@@ -81,7 +91,7 @@ impl Core {
     ) -> Result<Span, Error> {
         let known = self.lock().index.span(number);
         let start = &known.start;
-        // A span was in memory once, so its length fits.
+        // A span was in memory once, or its index was refused if it is too long: its length fits.
         let len = (known.end - start.decoded) as usize;
         let buffer = self.memory.buffer(Output::room(window.len(), len));
         let mut out = Output::new(buffer, window).with_crc();

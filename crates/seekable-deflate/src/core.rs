@@ -16,6 +16,7 @@ use crate::{
     index::{Index, Spacing},
     memory::ReaderId,
     parallel::{Ahead, Tuning},
+    saved::Adopted,
     stream::Stream,
 };
 
@@ -46,6 +47,8 @@ pub(crate) struct State {
     pub(crate) behind: HashMap<usize, Arc<Flight>>,
     /// The frontier is the end of the stream.
     pub(crate) ended: bool,
+    /// A saved index that waits for its turn at the frontier.
+    pub(crate) adopting: Option<Adopted>,
     /// Why it cannot advance.
     pub(crate) stopped: Option<Error>,
     /// Why nothing of it is good.
@@ -72,6 +75,7 @@ impl Core {
                 ahead: Vec::new(),
                 behind: HashMap::new(),
                 ended: false,
+                adopting: None,
                 stopped: None,
                 damage: None,
             }),

@@ -12,15 +12,16 @@ use crate::{
     inflate::{Fault, HISTORY, MAX_MATCH, MAX_RATIO, Output, Place},
     parallel::{Plan, Settled},
     stream::{Pause, Stream},
+    window::Window,
 };
 
 /// Checksums of what is decoded.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Sums {
     /// From the start of the stream.
-    whole: Crc,
+    pub(crate) whole: Crc,
     /// From the start of the gzip member.
-    member: Crc,
+    pub(crate) member: Crc,
 }
 
 /// What the frontier found between a checkpoint and the next.
@@ -77,6 +78,7 @@ impl Core {
         drop(state);
         let _turn = Turn { core: self };
         loop {
+            self.take_over_adopted(true);
             let mut state = self.lock();
             if state.has_nothing_ahead_for(offset) {
                 return Ok(None);
@@ -100,6 +102,7 @@ impl Core {
                 }
             };
             self.report(&pass, began);
+            self.pack_if_tight(source);
             if let Some(span) = self.publish(pass)
                 && span.bytes_from(offset).is_some()
             {
@@ -138,7 +141,7 @@ impl Core {
         end: u64,
         mut sums: Sums,
     ) -> Result<Pass, Error> {
-        let window = start.window.as_deref().expect("the last checkpoint keeps its window");
+        let window = &self.window_ahead(source, start, number, sums.member)?[..];
         let promised = self.options.decoded_len;
         let plan = Plan { number, end, spacing: self.spacing, promised };
         // The span that can reach the promised end is the one that finds out what comes there:
@@ -228,6 +231,24 @@ impl Core {
             (Span::new(start.decoded, buffer, range), crc.value())
         });
         Ok(Pass { span, sums, then })
+    }
+
+    /// The window at checkpoint `start`, which is at the frontier.
+    fn window_ahead(
+        &self,
+        source: &dyn ReadAt,
+        start: &Checkpoint,
+        number: usize,
+        member: Crc,
+    ) -> Result<Arc<[u8]>, Error> {
+        if let Some(Window::Raw(window)) = &start.window {
+            return Ok(Arc::clone(window));
+        }
+        // It is saved, and perhaps damaged. Then it is made of spans before it; but no match may
+        // reach further back than its gzip member.
+        let window = self.window(source, number)?;
+        let len = member.len().min(window.len() as u64) as usize;
+        Ok(window[window.len() - len..].into())
     }
 
     /// Lets those who decode ahead know how far the frontier is.
@@ -329,7 +350,7 @@ impl Core {
     }
 
     /// Compares the whole stream with what the caller knows of it.
-    fn judge_whole(&self, whole: Crc) -> Option<Error> {
+    pub(crate) fn judge_whole(&self, whole: Crc) -> Option<Error> {
         if let Some(expected) = self.options.decoded_len
             && expected != whole.len()
             && !(self.options.format == Format::Gzip && expected < whole.len())
@@ -403,7 +424,7 @@ fn judge_member(member: Crc, trailer: Trailer, decoded: u64) -> Option<Error> {
 
 /// The right to decode at the frontier. However it ends, nobody is left waiting.
 struct Turn<'a> {
-    core: &'a Core,
+    core: &'a Arc<Core>,
 }
 
 impl Drop for Turn<'_> {
@@ -415,5 +436,6 @@ impl Drop for Turn<'_> {
         for (_, flight) in waiting {
             flight.land(Landing::Abandoned);
         }
+        self.core.take_over_adopted(false);
     }
 }

@@ -6,10 +6,11 @@
 
 use std::{ops::Range, sync::Arc};
 
-use crate::{BitOffset, inflate::Place};
-
-/// Decoded bytes before a checkpoint: all that the matches behind it may refer to.
-pub(crate) type Window = Arc<[u8]>;
+use crate::{
+    BitOffset,
+    inflate::{HISTORY, MAX_MATCH, Place},
+    window::{Packed, Window},
+};
 
 /// A place in a stream where decoding can start.
 #[derive(Debug, Clone)]
@@ -20,7 +21,7 @@ pub(crate) struct Checkpoint {
     pub(crate) decoded: u64,
     /// Where in its blocks; `None` at the very start, before any framing.
     pub(crate) place: Option<Place>,
-    /// `None` if it was dropped.
+    /// `None` if it was dropped, or is damaged.
     pub(crate) window: Option<Window>,
 }
 
@@ -43,9 +44,11 @@ pub(crate) struct Index {
     /// One for each span.
     crcs: Vec<u32>,
     frontier: u64,
-    /// Windows are kept at every `stride`-th checkpoint, and at the last.
+    /// Windows are held in memory at every `stride`-th checkpoint, and at the last.
     stride: usize,
     window_bytes: u64,
+    /// Windows before this one are packed, or being packed, or could not be.
+    unpacked: usize,
 }
 
 impl Index {
@@ -56,7 +59,13 @@ impl Index {
             place: None,
             window: Some(Window::default()),
         };
-        Self { checkpoints: vec![start], crcs: Vec::new(), frontier: 0, stride: 1, window_bytes: 0 }
+        Self::from_parts(vec![start], Vec::new(), 0)
+    }
+
+    /// Of checkpoints whose windows are not held in memory, and the checksums of spans up to
+    /// `frontier`.
+    pub(crate) fn from_parts(checkpoints: Vec<Checkpoint>, crcs: Vec<u32>, frontier: u64) -> Self {
+        Self { checkpoints, crcs, frontier, stride: 1, window_bytes: 0, unpacked: 1 }
     }
 
     /// How far the stream is decoded, in decoded bytes.
@@ -67,6 +76,16 @@ impl Index {
     /// The checkpoint at the frontier, if decoding can go on there.
     pub(crate) fn last(&self) -> Option<&Checkpoint> {
         self.checkpoints.last().filter(|checkpoint| checkpoint.decoded == self.frontier)
+    }
+
+    /// All checkpoints and the checksums of the spans between them.
+    pub(crate) fn parts(&self) -> (&[Checkpoint], &[u32]) {
+        (&self.checkpoints, &self.crcs)
+    }
+
+    /// Checkpoint `number`, which must exist.
+    pub(crate) fn checkpoint(&self, number: usize) -> &Checkpoint {
+        &self.checkpoints[number]
     }
 
     /// Number of spans.
@@ -91,7 +110,7 @@ impl Index {
         }
     }
 
-    /// The last span up to `number` that can be decoded by itself.
+    /// The last checkpoint up to `number` that decoding can start from by itself.
     pub(crate) fn anchor(&self, number: usize) -> (usize, Window) {
         let anchored = (0..=number).rev().find_map(|number| {
             self.checkpoints[number].window.clone().map(|window| (number, window))
@@ -108,7 +127,7 @@ impl Index {
         self.crcs.push(crc32);
         self.frontier = end;
         if let Some(next) = next {
-            self.window_bytes += next.window.as_ref().map_or(0, |window| window.len() as u64);
+            self.window_bytes += next.window.as_ref().map_or(0, Window::memory);
             self.checkpoints.push(next);
         }
     }
@@ -127,9 +146,80 @@ impl Index {
         }
     }
 
+    /// Drops a window that takes memory.
     fn drop_window(&mut self, number: usize) {
-        if let Some(window) = self.checkpoints[number].window.take() {
-            self.window_bytes -= window.len() as u64;
+        let held = self.checkpoints[number].window.as_ref().map_or(0, Window::memory);
+        if held > 0 {
+            self.set_window(number, None);
+        }
+    }
+
+    fn set_window(&mut self, number: usize, window: Option<Window>) {
+        let memory = |window: &Option<Window>| window.as_ref().map_or(0, Window::memory);
+        self.window_bytes += memory(&window);
+        let before = std::mem::replace(&mut self.checkpoints[number].window, window);
+        self.window_bytes -= memory(&before);
+    }
+
+    /// Drops the saved window `number`, which turned out to be damaged.
+    pub(crate) fn drop_saved(&mut self, number: usize) {
+        if let Some(Window::Saved(_)) = self.checkpoints[number].window {
+            self.set_window(number, None);
+        }
+    }
+
+    /// The first window that nobody has packed or tried to, though all that can refer to it is
+    /// known, if `ended` says that nothing follows the frontier. It is tried now.
+    pub(crate) fn take_unpacked(&mut self, ended: bool) -> Option<usize> {
+        while let Some(checkpoint) = self.checkpoints.get(self.unpacked) {
+            if !ended && self.frontier - checkpoint.decoded < HISTORY as u64 {
+                break;
+            }
+            self.unpacked += 1;
+            if let Some(Window::Raw(_)) = checkpoint.window {
+                return Some(self.unpacked - 1);
+            }
+        }
+        None
+    }
+
+    /// Puts `packed` in the place of the window `raw` at checkpoint `number`, if that is there.
+    pub(crate) fn put_packed(&mut self, number: usize, raw: &Arc<[u8]>, packed: &Arc<Packed>) {
+        if let Some(Window::Raw(window)) = &self.checkpoints[number].window
+            && Arc::ptr_eq(window, raw)
+        {
+            self.set_window(number, Some(Window::Packed(Arc::clone(packed))));
+        }
+    }
+
+    /// Whether `longer` begins with these spans.
+    pub(crate) fn begins(&self, longer: &Self) -> bool {
+        let spans = self.len();
+        let ends = |index: &Self| (spans > 0).then(|| index.span(spans - 1).end);
+        spans <= longer.len()
+            && self.crcs == longer.crcs[..spans]
+            && ends(self) == ends(longer)
+            && self.checkpoints.iter().zip(&longer.checkpoints).all(|(mine, other)| {
+                (mine.encoded, mine.decoded, mine.place)
+                    == (other.encoded, other.decoded, other.place)
+            })
+    }
+
+    /// Goes on with what `longer` has behind these spans.
+    pub(crate) fn extend(&mut self, longer: &Self) {
+        let behind = longer.checkpoints.iter().skip(self.checkpoints.len());
+        self.checkpoints.extend(behind.cloned());
+        self.crcs.extend_from_slice(&longer.crcs[self.crcs.len()..]);
+        self.frontier = longer.frontier;
+    }
+
+    /// Takes the windows of `saved`, which has the same checkpoints.
+    pub(crate) fn take_windows(&mut self, saved: &Self) {
+        let both = self.checkpoints.len().min(saved.checkpoints.len());
+        for (number, checkpoint) in saved.checkpoints[..both].iter().enumerate() {
+            if let Some(Window::Saved(_)) = checkpoint.window {
+                self.set_window(number, checkpoint.window.clone());
+            }
         }
     }
 
@@ -174,6 +264,12 @@ impl Spacing {
         }
     }
 
+    /// The most bytes that a span may have: a pass goes a match too far, and looks for the
+    /// promised end as much further.
+    pub(crate) fn longest_span(self) -> u64 {
+        self.largest + 3 * MAX_MATCH as u64
+    }
+
     /// Where span `number` must end if it begins at `from` or less than `slack` behind it; `None`
     /// if that is not enough to tell.
     pub(crate) fn end_after(self, number: usize, from: u64, slack: u64) -> Option<u64> {
@@ -200,7 +296,7 @@ mod tests {
                 encoded: BitOffset(end),
                 decoded: end,
                 place: Some(Place::BlockHeader),
-                window: Some([7; 4].into()),
+                window: Some(vec![7; 4].into()),
             };
             index.push(0, end, Some(next));
         }
@@ -231,7 +327,7 @@ mod tests {
         index.thin();
         assert_eq!(windows(&index), [0, 2, 4, 6, 8, 9]);
         assert_eq!(bytes - index.bytes(), 4 * 4);
-        assert_eq!(index.anchor(5), (4, [7; 4].into()));
+        assert_eq!(index.anchor(5).0, 4);
         index.thin();
         assert_eq!(windows(&index), [0, 4, 8, 9]);
         for _ in 0..3 {

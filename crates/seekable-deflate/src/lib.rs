@@ -25,7 +25,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! It knows nothing of zip, starts no threads, and saves nothing.
+//! What it knows of a stream can be written and gone on from by a later reader
+//! ([`DeflateReader::write_index`], [`SavedIndex`]). It knows nothing of zip, starts no threads, and
+//! writes no files.
 //!
 //! # How it is built
 //!
@@ -46,13 +48,16 @@ mod gzip;
 mod index;
 mod inflate;
 mod memory;
+mod pack;
 mod parallel;
 mod reader;
 mod saved;
 mod source;
 mod spacing;
+mod sparse;
 mod stream;
 mod whole;
+mod window;
 
 pub use error::{BitOffset, Error};
 pub use memory::Memory;

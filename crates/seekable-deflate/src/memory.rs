@@ -13,8 +13,9 @@ use crate::{Span, core::Core};
 /// Bytes that the decoded spans and the windows of all its readers may take together.
 ///
 /// Decoded spans are dropped least recently used first; windows are counted first. When windows,
-/// checkpoints and paused decoders take more than half, the reader that has most of them gives up
-/// every other window, which makes its reads slower, not wrong. A span that somebody still holds
+/// checkpoints and paused decoders take more than a quarter, readers that advance pack theirs; when
+/// more than half, the reader that has most of them gives up every other window, which makes its
+/// reads slower, not wrong. Windows of a saved index are not counted. A span that somebody still holds
 /// is no longer counted once it is dropped from here.
 pub struct Memory {
     limit: u64,
@@ -91,6 +92,11 @@ impl Memory {
     /// The budget in bytes.
     pub(crate) fn limit(&self) -> u64 {
         self.limit
+    }
+
+    /// Whether indexes take so much that they had better be packed: a half of what they may.
+    pub(crate) fn is_tight(&self) -> bool {
+        self.lock().index_bytes > self.limit / 4
     }
 
     /// A name for one more reader.

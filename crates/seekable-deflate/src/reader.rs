@@ -162,8 +162,8 @@ impl<R: ReadAt> DeflateReader<R> {
     ///
     /// # Errors
     /// See [`IndexError`]; then nothing has changed.
-    pub fn adopt_index(&self, _saved: SavedIndex) -> Result<(), IndexError> {
-        Ok(())
+    pub fn adopt_index(&self, saved: SavedIndex) -> Result<(), IndexError> {
+        self.core.adopt(&saved)
     }
 
     /// Writes the index of what is decoded so far, for [`SavedIndex::new`]; windows that are not
@@ -172,14 +172,14 @@ impl<R: ReadAt> DeflateReader<R> {
     ///
     /// # Errors
     /// [`Error::Source`] and [`Error::Sink`].
-    pub fn write_index(&self, _out: &mut dyn io::Write) -> Result<bool, Error> {
-        Ok(false)
+    pub fn write_index(&self, out: &mut dyn io::Write) -> Result<bool, Error> {
+        self.core.write_index(&self.source, out)
     }
 
     /// Packs one window that is not packed yet, which takes a fraction of a millisecond; `false`
     /// if there is none, or the source fails. For threads that have nothing better to do.
     pub fn pack(&self) -> bool {
-        false
+        self.core.pack(&self.source).unwrap_or(false)
     }
 
     /// Whether the frontier is the end of the stream, and all of it was right.

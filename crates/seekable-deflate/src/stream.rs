@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::{
     BitOffset, Format, ReadAt,
     gzip::{self, Trailer},
-    inflate::{Bits, Decoder, Fault, Input, Output, Place, Stop},
+    inflate::{Bits, Decoder, Fault, Input, Output, Place, Stop, Unit},
 };
 
 /// Why decoding stopped.
@@ -84,10 +84,10 @@ impl Stream {
 
     /// Decodes until `out` holds `limit` bytes: it stops at the first boundary of symbols where
     /// there are as many, or more. Bytes before a fault are in `out`.
-    pub(crate) fn decode(
+    pub(crate) fn decode<T: Unit>(
         &mut self,
         source: &dyn ReadAt,
-        out: &mut Output,
+        out: &mut Output<T>,
         limit: usize,
     ) -> Result<Pause, Fault> {
         let mut bits = Bits::new(&mut self.input, source);

@@ -116,7 +116,7 @@ struct Left {
     bytes: Vec<u8>,
     /// Of each span: where it starts, in which place, and its checksum; and the window.
     spans: Vec<(u64, String, u32)>,
-    windows: Vec<Option<Arc<[u8]>>>,
+    windows: Vec<Option<Vec<u8>>>,
     error: Option<String>,
 }
 
@@ -153,7 +153,7 @@ fn pass(core: &Arc<Core>, source: &dyn ReadAt, mut before: impl FnMut()) -> Left
         (known.start.decoded, place, known.crc32)
     });
     let spans = spans.collect();
-    let windows = known.iter().map(|known| known.start.window.clone()).collect();
+    let windows = known.iter().map(|known| known.start.window.as_ref()?.unpack()).collect();
     Left { bytes, spans, windows, error }
 }
 

@@ -7,6 +7,7 @@ mod damage;
 mod gzip;
 mod oddities;
 mod reads;
+mod saved;
 mod sources;
 mod support;
 mod threads;

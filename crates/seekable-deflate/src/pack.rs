@@ -1,0 +1,91 @@
+//! When windows are packed.
+//!
+//! The first pass copies them as they are, and goes on. They are packed by who has time
+//! (`DeflateReader::pack`), before they are saved, or by the pass when memory gets scarce.
+
+use std::sync::Arc;
+
+use crate::{
+    Error, ReadAt,
+    core::{Core, State},
+    frontier::error_at,
+    index::Checkpoint,
+    inflate::HISTORY,
+    sparse::{self, Start},
+    window::{Packed, Window},
+};
+
+/// Windows that a pass packs at the end of each span when memory is scarce. As it leaves one
+/// itself, they grow fewer.
+const AT_ONCE: usize = 2;
+
+impl Core {
+    /// See `DeflateReader::pack`.
+    pub(crate) fn pack(self: &Arc<Self>, source: &dyn ReadAt) -> Result<bool, Error> {
+        let mut state = self.lock();
+        let is_over = state.is_over();
+        let Some(number) = state.index.take_unpacked(is_over) else { return Ok(false) };
+        let checkpoint = state.index.checkpoint(number).clone();
+        let frontier = state.index.frontier();
+        drop(state);
+        if let Some(Window::Raw(raw)) = &checkpoint.window {
+            let packed = Arc::new(self.packed(source, &checkpoint, raw, frontier, is_over)?);
+            self.put_packed(number, raw, &packed);
+        }
+        Ok(true)
+    }
+
+    /// Packs windows if memory is scarce.
+    pub(crate) fn pack_if_tight(self: &Arc<Self>, source: &dyn ReadAt) {
+        if self.memory.is_tight() {
+            for _ in 0..AT_ONCE {
+                // What the source has to say, it will say again to who reads.
+                if !self.pack(source).unwrap_or(false) {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Holds the window `raw` of checkpoint `number` packed from now on.
+    pub(crate) fn put_packed(
+        self: &Arc<Self>,
+        number: usize,
+        raw: &Arc<[u8]>,
+        packed: &Arc<Packed>,
+    ) {
+        let mut state = self.lock();
+        state.index.put_packed(number, raw, packed);
+        let bytes = state.bytes();
+        drop(state);
+        self.memory.set_index(self.id, self, bytes);
+    }
+
+    /// The window `raw` of a checkpoint packed: without what nothing up to `frontier` refers to, if
+    /// it can be told, which is if 32 KiB follow or it `is_over` at the frontier.
+    pub(crate) fn packed(
+        &self,
+        source: &dyn ReadAt,
+        checkpoint: &Checkpoint,
+        raw: &[u8],
+        frontier: u64,
+        is_over: bool,
+    ) -> Result<Packed, Error> {
+        let behind = (frontier - checkpoint.decoded).min(HISTORY as u64) as usize;
+        let Some(place) = checkpoint.place.filter(|_| is_over || behind == HISTORY) else {
+            return Ok(Packed::new(raw, None));
+        };
+        let start = Start { at: checkpoint.encoded, place, window: raw.len() };
+        let stream = (self.options.format, &self.encoded);
+        let needed = sparse::needed(source, stream, start, behind)
+            .map_err(|fault| error_at(fault, checkpoint.decoded))?;
+        Ok(Packed::new(raw, Some(&needed)))
+    }
+}
+
+impl State {
+    /// Whether the frontier stays where it is.
+    pub(crate) fn is_over(&self) -> bool {
+        self.ended || self.stopped.is_some() || self.damage.is_some()
+    }
+}
