@@ -28,9 +28,9 @@ pub fn inflate(encoded: &[u8], decoded: &mut Vec<u8>) -> Result<usize, Error> {
     let mut input = Input::new(0..encoded.len() as u64);
     let mut bits = Bits::new(&mut input, &source);
     let mut decoder = Decoder::new();
-    // Never 0, which doubling leaves as it is.
-    // Not the capacity: what is not initialised would be first, each time.
-    let mut limit = decoded.len().max(4 * encoded.len()).max(1);
+    // More than what was decoded before, so that as much again ends before the limit. Not the
+    // capacity: what of it is not initialised would be first, each time.
+    let mut limit = 1 + decoded.len().max(4 * encoded.len());
     let mut out = Output::new(std::mem::take(decoded), &[]);
     let result = loop {
         out.grow(limit);
@@ -85,6 +85,19 @@ mod tests {
     fn no_bytes_at_all_are_a_stream_that_is_cut_off() {
         let error = inflate(&[], &mut Vec::new()).unwrap_err();
         assert!(matches!(error, Error::Truncated { decoded: 0 }));
+    }
+
+    #[test]
+    fn a_buffer_that_was_decoded_into_is_long_enough_for_as_much_again() {
+        let mut encoder =
+            flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::new(6));
+        encoder.write_all(&[0; 5_000_000]).unwrap();
+        let encoded = encoder.finish().unwrap();
+        let mut decoded = Vec::with_capacity(5_000_000 + Output::room(0, 1));
+        decoded.resize(5_000_000, 1);
+        let capacity = decoded.capacity();
+        inflate(&encoded, &mut decoded).unwrap();
+        assert_eq!((decoded.len(), decoded.capacity()), (5_000_000, capacity));
     }
 
     #[test]
