@@ -68,3 +68,91 @@ fn decode(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::inflate::slow;
+
+    /// Which of the `window` bytes before `at` the `len` bytes from there go back to, followed
+    /// from copy to copy.
+    fn followed(origins: &[usize], at: usize, window: usize, len: usize) -> Vec<bool> {
+        let mut needed = vec![false; window];
+        for mut byte in at..at + len {
+            while byte >= at && origins[byte] != byte {
+                byte = origins[byte];
+            }
+            if byte < at {
+                needed[byte + window - at] = true;
+            }
+        }
+        needed
+    }
+
+    #[test]
+    fn bytes_that_are_needed_are_those_that_copies_go_back_to() {
+        let mut seed = 1u32;
+        let mut random = |below: u32| {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (seed >> 8) % below
+        };
+        for level in [0, 1, 6, 9] {
+            // Words of different rarity: matches near and far.
+            let mut plain = Vec::new();
+            while plain.len() < 150_000 {
+                let words = 2 << random(12);
+                let word = random(words);
+                plain.extend(word.to_string().bytes());
+            }
+            let level = flate2::Compression::new(level);
+            let mut encoder = flate2::write::DeflateEncoder::new(Vec::new(), level);
+            encoder.write_all(&plain).unwrap();
+            let encoded = encoder.finish().unwrap();
+            let origins = slow::origins(&encoded);
+
+            let range = 0..encoded.len() as u64;
+            let mut stream = Stream::new(Format::Deflate, range.clone());
+            let mut out = Output::<u8>::new(vec![0; Output::room(0, plain.len())], &[]);
+            while out.len() < plain.len() - 10_000 {
+                let limit = out.len() + 1 + random(20_000) as usize;
+                assert!(matches!(stream.decode(&encoded, &mut out, limit), Ok(Pause::Limit)));
+                let (at, window) = (out.len(), out.window().len());
+                let place = stream.place().unwrap();
+                let start = Start { at: stream.position(), place, window };
+                for len in [0, 1000, HISTORY] {
+                    let len = len.min(plain.len() - at);
+                    let found = needed(&encoded, (Format::Deflate, &range), start, len).unwrap();
+                    // A match that begins before the end is looked at as a whole.
+                    let followed_to = followed(&origins, at, window, len);
+                    let longer = (len + 258).min(plain.len() - at);
+                    let followed_on = followed(&origins, at, window, longer);
+                    for (byte, found) in found.iter().enumerate() {
+                        assert!(*found >= followed_to[byte] && *found <= followed_on[byte]);
+                    }
+                    if len == HISTORY {
+                        assert!(found == followed_to, "nothing further on is in the window");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn all_is_needed_where_the_stream_is_not_what_it_was() {
+        // A stored block of 20 bytes, then one of a type that there is none of.
+        let encoded = [&[0, 20, 0, 235, 255][..], &[7; 20], &[7]].concat();
+        let start = Start {
+            at: BitOffset(8 * 5),
+            place: Place::Stored { left: 20, last: false },
+            window: 3,
+        };
+        let needed = |len| {
+            let range = 0..encoded.len() as u64;
+            super::needed(&encoded, (Format::Deflate, &range), start, len).unwrap()
+        };
+        assert_eq!(needed(20), [false; 3]);
+        assert_eq!(needed(21), [true; 3]);
+    }
+}

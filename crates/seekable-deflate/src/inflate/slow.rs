@@ -11,9 +11,16 @@ pub(crate) struct Plain {
 
 /// Decodes a whole stream.
 pub(crate) fn decode(encoded: &[u8]) -> Plain {
-    let mut slow = Slow { encoded, at: 0, bytes: Vec::new() };
+    let mut slow = Slow { encoded, at: 0, bytes: Vec::new(), origins: Vec::new() };
     let end = slow.stream().map(|()| slow.at);
     Plain { bytes: slow.bytes, end }
+}
+
+/// For each byte of a good stream, where it was copied from; its own place if it was not.
+pub(crate) fn origins(encoded: &[u8]) -> Vec<usize> {
+    let mut slow = Slow { encoded, at: 0, bytes: Vec::new(), origins: Vec::new() };
+    slow.stream().expect("a good stream");
+    slow.origins
 }
 
 const TRUNCATED: &str = "truncated";
@@ -23,6 +30,7 @@ struct Slow<'a> {
     /// In bits.
     at: u64,
     bytes: Vec<u8>,
+    origins: Vec<usize>,
 }
 
 /// A canonical code: the symbols of each length in order.
@@ -115,6 +123,11 @@ impl Slow<'_> {
         }
     }
 
+    fn literal(&mut self, byte: u8) {
+        self.origins.push(self.bytes.len());
+        self.bytes.push(byte);
+    }
+
     fn stored(&mut self) -> Result<(), &'static str> {
         self.at = self.at.next_multiple_of(8);
         let len = self.bits(16)?;
@@ -123,7 +136,7 @@ impl Slow<'_> {
         }
         for _ in 0..len {
             let byte = self.bits(8)?;
-            self.bytes.push(byte as u8);
+            self.literal(byte as u8);
         }
         Ok(())
     }
@@ -176,7 +189,7 @@ impl Slow<'_> {
     fn symbols(&mut self, litlen: &Code, distance: &Code) -> Result<(), &'static str> {
         loop {
             match self.symbol(litlen)? {
-                Some(literal @ 0..256) => self.bytes.push(literal as u8),
+                Some(literal @ 0..256) => self.literal(literal as u8),
                 Some(256) => return Ok(()),
                 Some(length @ 257..286) => {
                     let len = self.with_extra(huffman::LITLEN_SYMBOLS[length])?;
@@ -191,6 +204,7 @@ impl Slow<'_> {
                     }
                     assert!(distance <= HISTORY);
                     for _ in 0..len {
+                        self.origins.push(self.bytes.len() - distance);
                         self.bytes.push(self.bytes[self.bytes.len() - distance]);
                     }
                 }

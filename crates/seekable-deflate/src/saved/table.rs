@@ -30,7 +30,7 @@ pub(super) fn check(header: &Header, table: &[u8]) -> Result<(), IndexError> {
     // The last one of a complete index has a span behind it, of any other it is the frontier.
     let ends = match header.complete {
         true => last.decoded < frontier,
-        false => last.decoded == frontier && (last.window.is_some() || last.place.is_none()),
+        false => last.decoded == frontier,
     };
     if !ends {
         return Err(IndexError::Corrupt("the last checkpoint"));
