@@ -44,6 +44,15 @@ pub struct Case<'a> {
     pub threads: usize,
     /// Decodes all and hands on each byte once.
     pub decode: Box<dyn FnMut(Take) + 'a>,
+    /// What a server does when it is idle: done before each run, and not timed.
+    pub idle: Box<dyn FnMut() + 'a>,
+}
+
+impl<'a> Case<'a> {
+    /// One that has nothing to do when it is idle.
+    pub fn new(name: &'static str, threads: usize, decode: impl FnMut(Take) + 'a) -> Self {
+        Self { name, threads, decode: Box::new(decode), idle: Box::new(|| ()) }
+    }
 }
 
 /// A row of the results. Where a field does not apply it is `None`.
@@ -81,6 +90,7 @@ pub fn rates(stream: &Stream, options: &Options) -> Vec<Outcome> {
     }
     for _ in 0..options.runs {
         for (case, seconds) in cases.iter_mut().zip(&mut seconds) {
+            (case.idle)();
             let began = Instant::now();
             (case.decode)(&|_, bytes| {
                 black_box(bytes);

@@ -2,6 +2,7 @@
 //! each span, and decoding by an index, which compares these.
 
 use std::{
+    cell::RefCell,
     collections::VecDeque,
     rc::Rc,
     sync::{
@@ -30,7 +31,7 @@ pub fn cases<'a>(stream: &Stream<'a>, threads: &[usize]) -> Vec<Case<'a>> {
     for &threads in threads {
         let indexed = Rc::clone(&indexed);
         let decode = move |take: Take| indexed.decode(threads, take);
-        cases.push(Case { name: "with an index", threads, decode: Box::new(decode) });
+        cases.push(Case::new("with an index", threads, decode));
     }
     cases
 }
@@ -43,7 +44,7 @@ fn plain<'a>(stream: &Stream<'a>) -> Case<'a> {
         seekable_deflate::inflate(encoded, &mut decoded).expect("the stream is good");
         take(0, &decoded);
     };
-    Case { name: "without checkpoints", threads: 1, decode: Box::new(decode) }
+    Case::new("without checkpoints", 1, decode)
 }
 
 /// Reads in sequence by one thread, while the others help.
@@ -54,8 +55,9 @@ fn first_pass<'a>(stream: &Stream<'a>, threads: usize) -> Case<'a> {
     // server that has run for a while they are always somebody's. Fresh ones cost page faults,
     // which on zeros take longer than the decoding.
     let kept = 2 + len as usize / stream.plain.len();
-    let mut before = VecDeque::from([filler(len, &memory)]);
+    let before = Rc::new(RefCell::new(VecDeque::from([filler(len, &memory)])));
     let stream = *stream;
+    let readers = Rc::clone(&before);
     let decode = move |take: Take| {
         let reader = reader(&stream, &memory);
         let over = AtomicBool::new(false);
@@ -77,12 +79,17 @@ fn first_pass<'a>(stream: &Stream<'a>, threads: usize) -> Case<'a> {
             over.store(true, Ordering::Relaxed);
         });
         assert!(reader.damage().is_none());
-        before.push_back(reader);
-        if before.len() > kept {
+        readers.borrow_mut().push_back(reader);
+    };
+    // Else the next pass would have to make room for its own windows.
+    let idle = move || {
+        let mut before = before.borrow_mut();
+        while before.len() > kept {
             before.pop_front();
         }
+        before.iter().for_each(|reader| while reader.pack() {});
     };
-    Case { name: "first pass", threads, decode: Box::new(decode) }
+    Case { idle: Box::new(idle), ..Case::new("first pass", threads, decode) }
 }
 
 /// A reader whose spans are all that is in `memory`.

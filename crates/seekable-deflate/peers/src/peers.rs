@@ -26,7 +26,7 @@ pub fn sequential<'a>(stream: &Stream<'a>) -> Vec<Case<'a>> {
             decode(encoded, &mut out);
             take(0, &out);
         };
-        Case { name, threads: 1, decode: Box::new(decode) }
+        Case::new(name, 1, decode)
     });
     cases.into()
 }
@@ -68,14 +68,14 @@ pub fn parallel<'a>(stream: &Stream<'a>, threads: &[usize]) -> Vec<Case<'a>> {
         let decode = move |take: Take| {
             own.decode(encoded, &mut Taker { take, at: 0 }).expect("the stream is good");
         };
-        cases.push(Case { name: "rapidgzip-core", threads, decode: Box::new(decode) });
+        cases.push(Case::new("rapidgzip-core", threads, decode));
 
         let (own, made) = (decoder.clone(), Rc::clone(&index));
         let decode = move |take: Take| {
             made.replace(Some(decode_with_index(&own, &stream, take)));
         };
         let name = "rapidgzip-core, making an index";
-        cases.push(Case { name, threads, decode: Box::new(decode) });
+        cases.push(Case::new(name, threads, decode));
 
         let index = Rc::clone(&index);
         let decode = move |take: Take| {
@@ -85,7 +85,7 @@ pub fn parallel<'a>(stream: &Stream<'a>, threads: &[usize]) -> Vec<Case<'a>> {
             decoder.decode_from_index(encoded, &mut taker, index).expect("the stream is good");
         };
         let name = "rapidgzip-core, with an index";
-        cases.push(Case { name, threads, decode: Box::new(decode) });
+        cases.push(Case::new(name, threads, decode));
     }
     cases
 }
