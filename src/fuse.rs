@@ -4,6 +4,7 @@
 //! one line with operation, path and offset.
 #![forbid(unsafe_code)]
 
+mod expiry;
 mod passthrough;
 
 use std::{
@@ -23,10 +24,11 @@ use fuser::{
 };
 use log::Level;
 
+pub use self::expiry::Expiry;
 use self::passthrough::Passthrough;
 use crate::{
     serve,
-    tree::{Attr, DirEntry, FsError, Handle, HandleId, Ino, Kind, Timestamp, Tree, Xattr},
+    tree::{Attr, FsError, Handle, HandleId, Ino, Kind, Timestamp, Tree, Xattr},
 };
 
 /// Requests that the kernel may have under way for read-ahead. Its default of 12 throttles several
@@ -46,17 +48,36 @@ const UNKNOWN_INO: INodeNo = INodeNo(0xffff_ffff);
 pub struct Npzfs {
     tree: Arc<Tree>,
     passthrough: Passthrough,
+    /// Whether the kernel keeps what directories list. Not if nothing may be kept (`--ttl 0`).
+    cache_directories: bool,
+    expiry: Expiry,
 }
 
 impl Npzfs {
     /// Serves `tree`.
     #[must_use]
     pub fn new(tree: Arc<Tree>) -> Self {
-        Self { tree, passthrough: Passthrough::default() }
+        let expiry = Expiry::new(tree.settings().ttl);
+        Self { tree, passthrough: Passthrough::default(), cache_directories: false, expiry }
+    }
+
+    /// What has to be started when the session has a notifier.
+    #[must_use]
+    pub fn expiry(&self) -> Expiry {
+        self.expiry.clone()
     }
 
     fn ttl(&self) -> Duration {
         self.tree.settings().ttl
+    }
+
+    /// A part of a listing was answered. The kernel keeps it for as long as the directory's mtime is
+    /// the same, which says nothing of archives in it that become valid. So it is dropped after the
+    /// timeout, counted from its start, and from its end: by then the kernel has taken in all parts.
+    fn listed(&self, ino: INodeNo, cookie: u64, entries: usize) {
+        if self.cache_directories && (cookie == 0 || entries == 0) {
+            self.expiry.drop_later(ino);
+        }
     }
 
     /// The errno of `error`, which is logged if it is news.
@@ -76,9 +97,13 @@ impl Filesystem for Npzfs {
             InitFlags::FUSE_PARALLEL_DIROPS,
             InitFlags::FUSE_DO_READDIRPLUS,
             InitFlags::FUSE_READDIRPLUS_AUTO,
+            // The target of a link never changes: another one is another inode.
+            InitFlags::FUSE_CACHE_SYMLINKS,
         ] {
             let _ = config.add_capabilities(flag);
         }
+        self.cache_directories = !self.ttl().is_zero()
+            && config.add_capabilities(InitFlags::FUSE_NO_OPENDIR_SUPPORT).is_ok();
         // Only root may name backing files (CAP_SYS_ADMIN); the first open finds out.
         if config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
             && config.set_max_stack_depth(MAX_STACK_DEPTH).is_ok()
@@ -88,6 +113,10 @@ impl Filesystem for Npzfs {
         // It refuses zero only.
         let _ = config.set_max_background(MAX_BACKGROUND);
         Ok(())
+    }
+
+    fn destroy(&mut self) {
+        self.expiry.end();
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
@@ -185,7 +214,6 @@ impl Filesystem for Npzfs {
                         Err(error) => reply.error(self.errno("read", ino, &error.into())),
                     }
                 }),
-                Handle::Directory(_) => reply.error(Errno::from_i32(FsError::IsADirectory.errno())),
             }
         });
     }
@@ -270,33 +298,39 @@ impl Filesystem for Npzfs {
         reply.error(Errno::ENOSYS);
     }
 
-    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        contain(|| match self.tree.open_directory(Ino(ino.0)) {
-            Ok(id) => reply.opened(FileHandle(id.0), FopenFlags::empty()),
-            Err(error) => reply.error(self.errno("opendir", ino, &error)),
-        });
+    fn opendir(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        if self.cache_directories {
+            // Never asked again, nor for releasedir: the kernel opens directories itself, and keeps
+            // their listings (FOPEN_CACHE_DIR).
+            reply.error(Errno::ENOSYS);
+        } else {
+            reply.opened(FileHandle(0), FopenFlags::empty());
+        }
     }
 
     fn readdir(
         &self,
         _req: &Request,
         ino: INodeNo,
-        fh: FileHandle,
+        _fh: FileHandle,
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
         contain(|| {
-            let entries = match self.tree.read_directory(HandleId(fh.0), offset) {
-                Ok(entries) => entries,
-                Err(error) => return reply.error(self.errno("readdir", ino, &error)),
-            };
-            for (entry, next) in unseen(&entries, offset) {
+            let mut count = 0;
+            let listed = self.tree.read_directory(Ino(ino.0), offset, false, &mut |entry| {
                 let number = if entry.name == "." { ino } else { UNKNOWN_INO };
-                if reply.add(number, next, file_type(entry.kind), &entry.name) {
-                    break;
+                let full = reply.add(number, entry.cookie, file_type(entry.kind), entry.name);
+                count += usize::from(!full);
+                !full
+            });
+            match listed {
+                Ok(()) => {
+                    reply.ok();
+                    self.listed(ino, offset, count);
                 }
+                Err(error) => reply.error(self.errno("readdir", ino, &error)),
             }
-            reply.ok();
         });
     }
 
@@ -304,55 +338,31 @@ impl Filesystem for Npzfs {
         &self,
         _req: &Request,
         ino: INodeNo,
-        fh: FileHandle,
+        _fh: FileHandle,
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
         contain(|| {
-            let entries = match self.tree.read_directory(HandleId(fh.0), offset) {
-                Ok(entries) => entries,
-                Err(error) => return reply.error(self.errno("readdir", ino, &error)),
-            };
-            for (entry, next) in unseen(&entries, offset) {
-                // The kernel takes no reference to the dots; each other name is looked up.
-                let looked_up = match entry.name.as_bytes() {
-                    b"." | b".." => None,
-                    _ => match self.tree.lookup(Ino(ino.0), &entry.name) {
-                        Ok(found) => Some(found),
-                        // Gone since the names were taken, or in a directory that can be listed but
-                        // not searched: an entry without an inode is not one for readdir(3) either.
-                        Err(_) => continue,
-                    },
-                };
-                let attr = match &looked_up {
+            let ttl = self.ttl();
+            let mut count = 0;
+            let listed = self.tree.read_directory(Ino(ino.0), offset, true, &mut |entry| {
+                let attr = match &entry.looked_up {
                     Some((found, attr)) => file_attr(*found, attr),
+                    // The kernel takes no reference to the dots.
                     None => dots_attr(if entry.name == "." { ino } else { UNKNOWN_INO }),
                 };
-                let full =
-                    reply.add(attr.ino, next, &entry.name, &self.ttl(), &attr, Generation(0));
-                if full {
-                    // It did not fit, so the kernel will not know of this lookup.
-                    if let Some((found, _)) = looked_up {
-                        self.tree.forget(found, 1);
-                    }
-                    break;
+                let name = entry.name;
+                let full = reply.add(attr.ino, entry.cookie, name, &ttl, &attr, Generation(0));
+                count += usize::from(!full);
+                !full
+            });
+            match listed {
+                Ok(()) => {
+                    reply.ok();
+                    self.listed(ino, offset, count);
                 }
+                Err(error) => reply.error(self.errno("readdir", ino, &error)),
             }
-            reply.ok();
-        });
-    }
-
-    fn releasedir(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        fh: FileHandle,
-        _flags: OpenFlags,
-        reply: ReplyEmpty,
-    ) {
-        contain(|| {
-            self.tree.release(HandleId(fh.0));
-            reply.ok();
         });
     }
 
@@ -395,12 +405,6 @@ impl Filesystem for Npzfs {
             Err(error) => reply.error(Errno::from_i32(error.errno())),
         });
     }
-}
-
-/// The entries from number `offset` on, each with the offset to go on from behind it.
-fn unseen(entries: &[DirEntry], offset: u64) -> impl Iterator<Item = (&DirEntry, u64)> {
-    let seen = usize::try_from(offset).unwrap_or(usize::MAX).min(entries.len());
-    entries[seen..].iter().zip(offset.saturating_add(1)..)
 }
 
 /// Runs the work of one request. Should it panic, the reply it holds is dropped, and so answers

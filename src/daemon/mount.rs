@@ -137,7 +137,11 @@ impl Mount {
             Access::OwnerAndRoot => SessionACL::RootAndOwner,
             Access::Everybody => SessionACL::All,
         };
+        let expiry = filesystem.expiry();
         let session = Session::from_fd(filesystem, device, acl, config).map_err(Error::Session)?;
+        expiry
+            .start(session.notifier())
+            .map_err(|cause| Error::Setup("the thread that drops listings", cause))?;
         let ended = Arc::clone(&self.ended);
         let run = move || {
             let result = session.run();

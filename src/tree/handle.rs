@@ -1,19 +1,18 @@
-//! Open files and directories.
+//! Open files. Directories have no handles: a listing goes on by its cookie alone.
 
 use std::{
     collections::HashMap,
-    ffi::OsString,
     sync::{Arc, Mutex, PoisonError, RwLock, atomic::AtomicU64, atomic::Ordering},
 };
 
-use super::{Ino, Kind, source::PlainFile};
+use super::source::PlainFile;
 use crate::serve::{Content, OpenArchive, OpenNpyGz, Pattern};
 
 /// The number of a handle, as the kernel carries it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct HandleId(pub u64);
 
-/// An open file or directory.
+/// An open file.
 #[derive(Debug)]
 pub enum Handle {
     /// A member.
@@ -27,8 +26,6 @@ pub enum Handle {
     },
     /// A file of the source that is no archive.
     Plain(PlainFile),
-    /// A directory.
-    Directory(Directory),
 }
 
 /// A container that a handle keeps open.
@@ -37,44 +34,6 @@ pub enum Handle {
 pub enum Held {
     Archive(Arc<OpenArchive>),
     NpyGz(Arc<OpenNpyGz>),
-}
-
-/// An open directory: the names it had when reading began.
-#[derive(Debug)]
-pub struct Directory {
-    pub(super) ino: Ino,
-    entries: Mutex<Option<Arc<[DirEntry]>>>,
-}
-
-/// One name of a directory.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DirEntry {
-    /// The name.
-    pub name: OsString,
-    /// What it stands for.
-    pub kind: Kind,
-}
-
-impl Directory {
-    pub(super) fn new(ino: Ino) -> Self {
-        Self { ino, entries: Mutex::default() }
-    }
-
-    /// The entries for a read from `cookie`: as they were, or taken anew at the start.
-    pub(super) fn entries<E>(
-        &self,
-        cookie: u64,
-        list: impl FnOnce() -> Result<Vec<DirEntry>, E>,
-    ) -> Result<Arc<[DirEntry]>, E> {
-        if cookie > 0
-            && let Some(entries) = &*self.entries.lock().unwrap_or_else(PoisonError::into_inner)
-        {
-            return Ok(entries.clone());
-        }
-        let entries: Arc<[DirEntry]> = list()?.into();
-        *self.entries.lock().unwrap_or_else(PoisonError::into_inner) = Some(entries.clone());
-        Ok(entries)
-    }
 }
 
 /// The handles that the kernel refers to.

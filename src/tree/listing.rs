@@ -1,87 +1,359 @@
 //! What directories list.
+//!
+//! A reader goes on by the cookie of the entry that it saw last, and needs no handle: the kernel
+//! then sends no message to open or close a directory. What an archive lists never changes, so
+//! there a cookie is a place. The names of a source directory keep their cookies while any of
+//! them comes or goes: what is there throughout a listing is listed once, as readdir(3) has it.
 
-use std::{ffi::OsStr, os::unix::ffi::OsStrExt, path::Path};
+use std::{
+    collections::HashMap,
+    ffi::{OsStr, OsString},
+    os::unix::ffi::OsStrExt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
-use super::{DirEntry, FsError, Ino, Kind, Layout, Tree, node::Node, present};
+use lru::LruCache;
+
+use super::{
+    Attr, FsError, Ino, Kind, Layout, Tree,
+    node::{Node, Version},
+    present,
+    resolve::stat_of,
+    source::At,
+};
 use crate::{
-    archive::{DirId, Entry},
+    archive::{Archive, DirId, Entry},
     serve::OpenArchive,
 };
 
+/// One entry of a listing.
+#[derive(Debug)]
+pub struct Listed<'a> {
+    /// Its name.
+    pub name: &'a OsStr,
+    /// What it stands for.
+    pub kind: Kind,
+    /// Where to go on behind it.
+    pub cookie: u64,
+    /// Its inode and attributes, if they were asked for. The kernel then owes one `forget`.
+    pub looked_up: Option<(Ino, Attr)>,
+}
+
+/// Takes one entry, or says that there is no room for it.
+type Show<'a> = dyn FnMut(Listed<'_>) -> bool + 'a;
+
+/// `.` and `..`, and their cookies.
+const DOTS: [(&str, u64); 2] = [(".", 1), ("..", 2)];
+
+/// The cookie behind the dots.
+const FIRST: u64 = 2;
+
 impl Tree {
-    /// The entries of a directory, `.` and `..` first.
-    pub(super) fn list(&self, ino: Ino) -> Result<Vec<DirEntry>, FsError> {
-        let mut entries = vec![
-            DirEntry { name: ".".into(), kind: Kind::Directory },
-            DirEntry { name: "..".into(), kind: Kind::Directory },
-        ];
+    /// Shows the entries of a directory behind `cookie` to `show`, until it has no more room:
+    /// `.` and `..` first, and each with its inode if `look_up`.
+    ///
+    /// # Errors
+    /// `NoInode`, `NotADirectory`, `Stale`, or what the source says.
+    pub fn read_directory(
+        &self,
+        ino: Ino,
+        cookie: u64,
+        look_up: bool,
+        show: &mut Show<'_>,
+    ) -> Result<(), FsError> {
+        // All that can fail comes before the first entry: a reader would take an error behind it
+        // for the end.
         match &*self.node(ino)? {
-            Node::Source(node) => self.list_source(&node.path, &mut entries)?,
-            // Empty while it is written or gone; its state says why.
-            Node::ArchiveRoot => {
-                if let Ok((.., archive)) = self.root_archive() {
-                    list_archive(&archive, DirId(0), &mut entries);
+            Node::Source(node) if node.kind == Kind::Directory => {
+                let at = self.source.open_directory(&node.path)?;
+                let listing = self.listing(ino, &at, cookie)?;
+                if show_dots(cookie, show) {
+                    self.show_source(&at, &listing, cookie, look_up, show);
                 }
             }
-            Node::ArchiveDir(version, id) => {
-                list_archive(&*self.open_archive(version)?, *id, &mut entries);
+            Node::ArchiveRoot => {
+                // Empty while it is written or gone; its state says why.
+                let Ok((version, archive)) = self.root_version() else {
+                    show_dots(cookie, show);
+                    return Ok(());
+                };
+                let archive = archive.archive();
+                self.show_archive(&version, archive, DirId::ROOT, cookie, look_up, show)?;
             }
-            Node::Member(..) | Node::NpyGz(_) => return Err(FsError::NotADirectory),
+            Node::ArchiveDir(version, id) => {
+                let archive = self.open_archive(version)?;
+                self.show_archive(version, archive.archive(), *id, cookie, look_up, show)?;
+            }
+            _ => return Err(FsError::NotADirectory),
         }
-        Ok(entries)
+        Ok(())
     }
 
-    fn list_source(&self, path: &Path, entries: &mut Vec<DirEntry>) -> Result<(), FsError> {
-        let mut names = self.source.list(path)?;
+    fn show_archive(
+        &self,
+        version: &Arc<Version<OpenArchive>>,
+        archive: &Archive,
+        directory: DirId,
+        cookie: u64,
+        look_up: bool,
+        show: &mut Show<'_>,
+    ) -> Result<(), FsError> {
+        // Once for all: 10,000 entries took 20,000 calls. Nor is it asked whether the file was
+        // overwritten: then this is the directory as it was, and opening what it lists is ESTALE.
+        let stat = if look_up { Some(stat_of(archive.source())?) } else { None };
+        if !show_dots(cookie, show) {
+            return Ok(());
+        }
+        let seen = usize::try_from(cookie.saturating_sub(FIRST)).unwrap_or(usize::MAX);
+        let entries = archive.dir(directory).entries_from(seen);
+        for ((name, entry), cookie) in entries.zip(cookie.max(FIRST) + 1..) {
+            let name = OsStr::from_bytes(name);
+            let looked_up =
+                stat.as_ref().map(|stat| self.enter_entry(version, archive, stat, name, entry));
+            let kind = match entry {
+                Entry::Dir(_) => Kind::Directory,
+                Entry::Member(_) => Kind::File,
+            };
+            if !self.offer(Listed { name, kind, cookie, looked_up }, show) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn show_source(
+        &self,
+        at: &At<'_>,
+        listing: &Listing,
+        cookie: u64,
+        look_up: bool,
+        show: &mut Show<'_>,
+    ) {
+        for row in listing.behind(cookie) {
+            let mut listed =
+                Listed { name: &row.name, kind: row.kind, cookie: row.cookie, looked_up: None };
+            if look_up {
+                match self.lookup_at(at, &row.name) {
+                    Ok((ino, attr)) => {
+                        listed.kind = attr.kind;
+                        listed.looked_up = Some((ino, attr));
+                    }
+                    // Gone since the names were taken, or in a directory that can be listed but
+                    // not searched: an entry without an inode is not one for readdir(3) either.
+                    Err(_) => continue,
+                }
+            } else if row.perhaps_archive && self.is_archive(at, &row.name) {
+                listed.kind = Kind::Directory;
+            }
+            if !self.offer(listed, show) {
+                return;
+            }
+        }
+    }
+
+    /// Shows an entry. If there is no room for it, the kernel will not know that it was looked up.
+    fn offer(&self, listed: Listed<'_>, show: &mut Show<'_>) -> bool {
+        let looked_up = listed.looked_up.map(|(ino, _)| ino);
+        let shown = show(listed);
+        if let Some(ino) = looked_up
+            && !shown
+        {
+            self.forget(ino, 1);
+        }
+        shown
+    }
+
+    fn is_archive(&self, at: &At<'_>, name: &OsStr) -> bool {
+        at.stat(name).is_ok_and(|stat| {
+            stat.kind() == Kind::File && self.archive_at(at, name, stat).0.is_ok()
+        })
+    }
+
+    /// The names of a source directory: as they are at the start of a listing, and as they were
+    /// then further on.
+    fn listing(&self, ino: Ino, at: &At<'_>, cookie: u64) -> Result<Arc<Listing>, FsError> {
+        let known = self.listings.get(ino);
+        match known {
+            Some(listing) if cookie > 0 => Ok(listing),
+            known => {
+                let listing = Arc::new(Listing::new(self.list_source(at)?, known.as_deref()));
+                self.listings.put(ino, listing.clone());
+                Ok(listing)
+            }
+        }
+    }
+
+    fn list_source(&self, at: &At<'_>) -> Result<Vec<Name>, FsError> {
+        let mut names = at.list()?;
         // In byte order, so that looking one up is a binary search.
         names.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         let has = |name: &OsStr| names.binary_search_by(|entry| (*entry.0).cmp(name)).is_ok();
         let beside = self.settings.layout == Layout::Beside;
+        let mut shown = Vec::with_capacity(names.len());
         for (name, kind) in &names {
-            let file = path.join(name);
             let kind = match kind {
                 Some(kind) => *kind,
-                None => match self.source.stat(&file) {
+                None => match at.stat(name) {
                     Ok(stat) => stat.kind(),
                     // Gone since the directory was read.
                     Err(_) => continue,
                 },
             };
-            let mut show = |name: &OsStr, kind| {
-                entries.push(DirEntry { name: name.to_owned(), kind });
-            };
-            let stat = || self.source.stat(&file).ok().filter(|stat| stat.kind() == Kind::File);
-            let mut shown_as = kind;
+            let mut perhaps_archive = false;
             if kind == Kind::File && present::is_npz(name) {
-                let archive = stat().is_some_and(|stat| self.archive_at(&file, stat).0.is_ok());
                 let directory = present::beside(name);
-                if archive && !beside {
-                    shown_as = Kind::Directory;
-                } else if archive && !has(&directory) {
-                    show(&directory, Kind::Directory);
+                if !beside {
+                    perhaps_archive = true;
+                } else if !has(&directory) && self.is_archive(at, name) {
+                    shown.push(Name::new(directory, Kind::Directory));
                 }
             } else if kind == Kind::File
                 && let Some(npy) = present::npy_of_gz(name)
                 && !has(npy)
-                && stat().is_some_and(|stat| self.npy_gz_at(&file, stat).0.is_ok())
+                && at.stat(name).is_ok_and(|stat| {
+                    stat.kind() == Kind::File && self.npy_gz_at(at, name, stat).0.is_ok()
+                })
             {
-                show(npy, Kind::File);
+                shown.push(Name::new(npy.to_owned(), Kind::File));
                 if !beside {
                     continue;
                 }
             }
-            show(name, shown_as);
+            shown.push(Name { perhaps_archive, ..Name::new(name.clone(), kind) });
         }
-        Ok(())
+        Ok(shown)
     }
 }
 
-fn list_archive(archive: &OpenArchive, id: DirId, entries: &mut Vec<DirEntry>) {
-    for (name, entry) in archive.archive().dir(id).entries() {
-        let kind = match entry {
-            Entry::Dir(_) => Kind::Directory,
-            Entry::Member(_) => Kind::File,
-        };
-        entries.push(DirEntry { name: OsStr::from_bytes(name).to_owned(), kind });
+/// Shows `.` and `..` as far as they lie behind `cookie`.
+fn show_dots(cookie: u64, show: &mut Show<'_>) -> bool {
+    DOTS.iter().filter(|dot| dot.1 > cookie).all(|&(name, cookie)| {
+        let name = OsStr::new(name);
+        show(Listed { name, kind: Kind::Directory, cookie, looked_up: None })
+    })
+}
+
+/// A name in a source directory as the mount shows it.
+#[derive(Debug)]
+struct Name {
+    name: OsString,
+    kind: Kind,
+    /// A file that may turn out to be an archive, and so a directory, when somebody asks.
+    perhaps_archive: bool,
+    cookie: u64,
+}
+
+impl Name {
+    fn new(name: OsString, kind: Kind) -> Self {
+        Self { name, kind, perhaps_archive: false, cookie: 0 }
+    }
+}
+
+/// The names of a source directory in the order of their cookies.
+#[derive(Debug)]
+struct Listing {
+    names: Vec<Name>,
+    /// Greater than all cookies that were ever given.
+    next: u64,
+}
+
+impl Listing {
+    /// Names that `before` had keep their cookies, others come behind all of them.
+    fn new(mut names: Vec<Name>, before: Option<&Self>) -> Self {
+        let known: HashMap<&OsStr, u64> = before
+            .iter()
+            .flat_map(|before| &before.names)
+            .map(|name| (&*name.name, name.cookie))
+            .collect();
+        let mut next = before.map_or(FIRST + 1, |before| before.next);
+        for name in &mut names {
+            name.cookie = known.get(&*name.name).copied().unwrap_or_else(|| {
+                next += 1;
+                next - 1
+            });
+        }
+        names.sort_by_key(|name| name.cookie);
+        Self { names, next }
+    }
+
+    fn behind(&self, cookie: u64) -> &[Name] {
+        &self.names[self.names.partition_point(|name| name.cookie <= cookie)..]
+    }
+}
+
+/// Names that are kept of listings that may be read on: some 16 MiB.
+const KEPT: usize = 1 << 18;
+
+/// The listings of the directories that were listed last, by inode.
+#[derive(Debug)]
+pub(super) struct Listings(Mutex<(LruCache<Ino, Arc<Listing>>, usize)>);
+
+impl Default for Listings {
+    fn default() -> Self {
+        Self(Mutex::new((LruCache::unbounded(), 0)))
+    }
+}
+
+impl Listings {
+    fn get(&self, ino: Ino) -> Option<Arc<Listing>> {
+        self.lock().0.get(&ino).cloned()
+    }
+
+    fn put(&self, ino: Ino, listing: Arc<Listing>) {
+        let mut kept = self.lock();
+        let (listings, names) = &mut *kept;
+        // Each counts for one at least, so that the number of empty ones is bounded too.
+        *names += listing.names.len() + 1;
+        let mut old = listings.put(ino, listing);
+        while old.is_some() || (*names > KEPT && listings.len() > 1) {
+            let dropped = old.take().or_else(|| listings.pop_lru().map(|(_, listing)| listing));
+            *names -= dropped.map_or(0, |listing| listing.names.len() + 1);
+        }
+    }
+
+    // Nothing that can panic runs under this lock; a poisoned one is still whole.
+    fn lock(&self) -> MutexGuard<'_, (LruCache<Ino, Arc<Listing>>, usize)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listing(names: &[&str], before: Option<&Listing>) -> Listing {
+        let names = names.iter().map(|name| Name::new(name.into(), Kind::File)).collect();
+        Listing::new(names, before)
+    }
+
+    fn behind(listing: &Listing, cookie: u64) -> Vec<&str> {
+        listing.behind(cookie).iter().filter_map(|name| name.name.to_str()).collect()
+    }
+
+    #[test]
+    fn names_keep_their_cookies_while_others_come_and_go() {
+        let first = listing(&["a", "b", "d"], None);
+        let b = first.behind(0)[1].cookie;
+        assert_eq!(behind(&first, b), ["d"]);
+        let second = listing(&["b", "c", "d"], Some(&first));
+        assert_eq!(behind(&second, b), ["d", "c"]);
+        let third = listing(&["a", "b", "d"], Some(&second));
+        assert_eq!(behind(&third, b), ["d", "a"], "a cookie is never given to another name");
+        assert_eq!(behind(&third, 0), ["b", "d", "a"]);
+    }
+
+    #[test]
+    fn listings_that_were_read_last_are_kept_and_all_others_dropped() {
+        let listings = Listings::default();
+        let many: Vec<_> =
+            (0..KEPT / 4).map(|n| Name::new(n.to_string().into(), Kind::File)).collect();
+        let many = Arc::new(Listing::new(many, None));
+        for ino in 1..=5 {
+            listings.put(Ino(ino), many.clone());
+        }
+        listings.put(Ino(5), Arc::new(listing(&[], None)));
+        let kept: Vec<_> = (1..=5).filter(|ino| listings.get(Ino(*ino)).is_some()).collect();
+        assert_eq!(kept, [3, 4, 5]);
+        assert_eq!(listings.lock().1, 2 * (KEPT / 4 + 1) + 1);
     }
 }

@@ -11,6 +11,7 @@ mod listing;
 mod node;
 mod opened;
 mod present;
+mod resolve;
 mod source;
 #[expect(clippy::module_inception, reason = "the type this folder is named for")]
 mod tree;
@@ -23,8 +24,9 @@ use std::{path::PathBuf, time::Duration};
 
 pub use attr::{Attr, Kind, Timestamp};
 pub use error::FsError;
-pub use handle::{DirEntry, Handle, HandleId, Held};
+pub use handle::{Handle, HandleId, Held};
 pub use inode::Ino;
+pub use listing::Listed;
 pub use source::{PlainFile, Source};
 pub use tree::{Opened, Tree};
 pub use xattr::Xattr;

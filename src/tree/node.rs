@@ -2,6 +2,7 @@
 
 use std::{
     fs::File,
+    hash::{Hash, Hasher},
     path::Path,
     sync::{Arc, Mutex, PoisonError, Weak},
 };
@@ -37,7 +38,7 @@ pub(super) enum Key {
 }
 
 /// A generation of a container under a path. Without ctime, which a rename changes too.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct VersionKey {
     pub path: Arc<Path>,
     pub id: FileId,
@@ -45,6 +46,13 @@ pub(super) struct VersionKey {
     pub mtime: (i64, u32),
     /// What the archive's directory says, hashed.
     pub fingerprint: u64,
+}
+
+/// By what seldom collides: hashing the path as well took a third of the time of listing an archive.
+impl Hash for VersionKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.id.ino, self.fingerprint).hash(state);
+    }
 }
 
 /// A file of the source, shown as it is.

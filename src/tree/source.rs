@@ -110,14 +110,7 @@ impl Source {
 
     /// Opens the regular file `path` for reading, and says what stat(2) says of it.
     pub(super) fn open_file(&self, path: &Path) -> io::Result<(File, Stat)> {
-        // NONBLOCK: should a fifo have taken the file's place, opening it must not wait.
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let file = self.open_at(path, flags)?;
-        let stat = stat_of(&file)?;
-        if stat.kind() != Kind::File {
-            return Err(rustix::io::Errno::STALE.into());
-        }
-        Ok((file.into(), stat))
+        regular(self.open_at(path, FOR_READING)?)
     }
 
     /// Whether we may read, execute (search) `path`.
@@ -142,11 +135,50 @@ impl Source {
         Ok(OsString::from_vec(target.into_bytes()))
     }
 
-    /// The names in the directory `path` but `.` and `..`, and their kinds where they are known.
-    pub(super) fn list(&self, path: &Path) -> io::Result<Vec<(OsString, Option<Kind>)>> {
-        let directory = self.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
+    /// The directory `path`, for a question about one name in it.
+    pub(super) fn at<'a>(&'a self, path: &'a Path) -> At<'a> {
+        At { source: self, path, open: None }
+    }
+
+    /// The directory `path`, opened once for questions about many names in it.
+    pub(super) fn open_directory<'a>(&'a self, path: &'a Path) -> io::Result<At<'a>> {
+        let open = self.open_at(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW)?;
+        Ok(At { source: self, path, open: Some(open) })
+    }
+
+    /// What statvfs(2) says of the filesystem the source lies on.
+    pub(super) fn stat_vfs(&self) -> io::Result<StatVfs> {
+        Ok(rustix::fs::fstatvfs(&self.directory)?)
+    }
+}
+
+/// A directory of the source. Asking an open one for a name walks no path: 1.2 us for a stat
+/// instead of 1.9 two directories down.
+#[derive(Debug)]
+pub(super) struct At<'a> {
+    source: &'a Source,
+    /// Relative to the source.
+    pub path: &'a Path,
+    open: Option<OwnedFd>,
+}
+
+impl At<'_> {
+    /// stat of `name`, not followed.
+    pub fn stat(&self, name: &OsStr) -> io::Result<Stat> {
+        stat_of(self.open_at(name, OFlags::PATH | OFlags::NOFOLLOW)?)
+    }
+
+    /// Opens the regular file `name` for reading, and says what stat(2) says of it.
+    pub fn open_file(&self, name: &OsStr) -> io::Result<(File, Stat)> {
+        regular(self.open_at(name, FOR_READING)?)
+    }
+
+    /// The names in it but `.` and `..`, and their kinds where they are known.
+    pub fn list(&self) -> io::Result<Vec<(OsString, Option<Kind>)>> {
         let mut names = Vec::new();
-        for entry in Dir::new(directory)? {
+        // Not by its descriptor: what may be listed and not searched has no `.` either.
+        let open = self.source.open_at(self.path, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        for entry in Dir::new(open)? {
             let entry = entry?;
             let name = entry.file_name().to_bytes();
             if name != b"." && name != b".." {
@@ -156,10 +188,28 @@ impl Source {
         Ok(names)
     }
 
-    /// What statvfs(2) says of the filesystem the source lies on.
-    pub(super) fn stat_vfs(&self) -> io::Result<StatVfs> {
-        Ok(rustix::fs::fstatvfs(&self.directory)?)
+    fn open_at(&self, name: &OsStr, flags: OFlags) -> io::Result<OwnedFd> {
+        if let Some(directory) = &self.open {
+            match open_beneath(directory, Path::new(name), flags, ResolveFlags::NO_XDEV) {
+                Err(error) if error.raw_os_error() == Some(Errno::XDEV.raw_os_error()) => {}
+                opened => return opened,
+            }
+        }
+        self.source.open_at(&self.path.join(name), flags)
     }
+}
+
+/// NONBLOCK: should a fifo have taken a file's place, opening it must not wait.
+const FOR_READING: OFlags =
+    OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
+
+/// An opened file and what stat(2) says of it, if it is a regular one.
+fn regular(file: OwnedFd) -> io::Result<(File, Stat)> {
+    let stat = stat_of(&file)?;
+    if stat.kind() != Kind::File {
+        return Err(Errno::STALE.into());
+    }
+    Ok((file.into(), stat))
 }
 
 fn open_beneath(

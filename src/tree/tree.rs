@@ -1,7 +1,8 @@
-//! The operations on names and files; those on lists are in `listing`, on attributes in `xattr`.
+//! The operations on inodes and files; those on names are in `resolve`, on lists in `listing`, on
+//! extended attributes in `xattr`.
 
 use std::{
-    ffi::{OsStr, OsString},
+    ffi::OsString,
     io,
     num::NonZeroUsize,
     path::Path,
@@ -11,17 +12,17 @@ use std::{
 use rustix::{fs::StatVfs, process::Resource};
 
 use super::{
-    Attr, DirEntry, FsError, Handle, HandleId, Held, Ino, Kind, Layout, PlainFile, Settings,
-    Source,
-    attr::Stat,
-    handle::{Directory, Handles},
+    Attr, FsError, Handle, HandleId, Held, Ino, Kind, PlainFile, Settings, Source,
+    handle::Handles,
     inode::Inodes,
-    node::{Key, Node, SourceNode, Version, VersionKey},
-    opened::{Container, Containers},
-    present, source,
+    listing::Listings,
+    node::{Key, Node, SourceNode, Version},
+    opened::Containers,
+    resolve::{of_version, stat_of},
+    source,
 };
 use crate::{
-    archive::{DirId, Entry, SourceFile},
+    archive::DirId,
     serve::{self, Content, Limits, OpenArchive, OpenNpyGz, Pattern, Server},
 };
 
@@ -33,11 +34,12 @@ const OPEN_MEMORY: u64 = 64 << 20;
 pub struct Tree {
     pub(super) source: Source,
     pub(super) settings: Settings,
-    server: Server,
+    pub(super) server: Server,
     pub(super) archives: Containers<OpenArchive>,
     pub(super) npy_gzs: Containers<OpenNpyGz>,
-    inodes: Inodes<Key, Node>,
+    pub(super) inodes: Inodes<Key, Node>,
     handles: Handles,
+    pub(super) listings: Listings,
 }
 
 /// An opened file.
@@ -47,13 +49,6 @@ pub struct Opened {
     pub id: HandleId,
     /// The file, if it is one of the source that kernel passthrough may serve.
     pub plain: Option<PlainFile>,
-}
-
-/// What a name stands for.
-enum Resolved {
-    Source(Arc<Path>, Stat),
-    Archive(Arc<Path>, Stat, Arc<OpenArchive>),
-    NpyGz(Arc<Path>, Stat, Arc<OpenNpyGz>),
 }
 
 impl Tree {
@@ -87,6 +82,7 @@ impl Tree {
             npy_gzs: Containers::new(open, OPEN_MEMORY),
             inodes: Inodes::new(root),
             handles: Handles::default(),
+            listings: Listings::default(),
         };
         if tree.source.archive().is_some() {
             tree.root_archive()
@@ -107,27 +103,6 @@ impl Tree {
     }
 
     // -- names and attributes
-
-    /// What `name` in the directory `parent` stands for. The kernel then owes one `forget`.
-    ///
-    /// # Errors
-    /// `NotFound`, `NotADirectory`, `Stale`, or what the source says.
-    pub fn lookup(&self, parent: Ino, name: &OsStr) -> Result<(Ino, Attr), FsError> {
-        match &*self.node(parent)? {
-            Node::Source(directory) if directory.kind == Kind::Directory => {
-                self.enter(self.resolve(&directory.path, name)?)
-            }
-            Node::ArchiveRoot => {
-                let (path, stat, archive) = self.root_archive().map_err(|_| FsError::NotFound)?;
-                let key = version_key(path, &stat, archive.archive().source());
-                self.lookup_in_archive(&Arc::new(Version::new(key, &archive)), DirId(0), name)
-            }
-            Node::ArchiveDir(version, directory) => {
-                self.lookup_in_archive(version, *directory, name)
-            }
-            _ => Err(FsError::NotADirectory),
-        }
-    }
 
     /// The kernel drops `count` lookups of `ino`.
     pub fn forget(&self, ino: Ino, count: u64) {
@@ -205,32 +180,6 @@ impl Tree {
         Ok(self.source.stat_vfs()?)
     }
 
-    // -- directories
-
-    /// Opens a directory.
-    ///
-    /// # Errors
-    /// `NotADirectory`, `NoInode`.
-    pub fn open_directory(&self, ino: Ino) -> Result<HandleId, FsError> {
-        match &*self.node(ino)? {
-            Node::Source(node) if node.kind != Kind::Directory => Err(FsError::NotADirectory),
-            Node::Member(..) | Node::NpyGz(_) => Err(FsError::NotADirectory),
-            _ => Ok(self.handles.insert(Handle::Directory(Directory::new(ino)))),
-        }
-    }
-
-    /// The entries of an open directory, `.` and `..` first. Those from number `cookie` on are
-    /// what a reader has not seen; reading from 0 takes them anew.
-    ///
-    /// # Errors
-    /// `NoHandle`, `NotADirectory`, `Stale`, or what the source says.
-    pub fn read_directory(&self, id: HandleId, cookie: u64) -> Result<Arc<[DirEntry]>, FsError> {
-        match &*self.handle(id)? {
-            Handle::Directory(directory) => directory.entries(cookie, || self.list(directory.ino)),
-            _ => Err(FsError::NotADirectory),
-        }
-    }
-
     // -- files
 
     /// Opens a file.
@@ -284,7 +233,7 @@ impl Tree {
         Ok(Opened { id, plain: None })
     }
 
-    /// An open file or directory.
+    /// An open file.
     ///
     /// # Errors
     /// `NoHandle`.
@@ -292,7 +241,7 @@ impl Tree {
         self.handles.get(id).ok_or(FsError::NoHandle)
     }
 
-    /// Closes a file or directory.
+    /// Closes a file.
     pub fn release(&self, id: HandleId) {
         self.handles.remove(id);
     }
@@ -349,207 +298,4 @@ impl Tree {
             },
         }
     }
-
-    fn resolve(&self, directory: &Path, name: &OsStr) -> Result<Resolved, FsError> {
-        let path = directory.join(name);
-        let stat = match self.source.stat(&path) {
-            Ok(stat) => stat,
-            Err(error) => {
-                return match error.into() {
-                    FsError::NotFound => self.resolve_derived(directory, name),
-                    error => Err(error),
-                };
-            }
-        };
-        if stat.kind() == Kind::File && self.settings.layout == Layout::Replace {
-            if present::is_npz(name) {
-                if let (Ok(archive), stat) = self.archive_at(&path, stat) {
-                    return Ok(Resolved::Archive(path.into(), stat, archive));
-                }
-            } else if let Some(npy) = present::npy_of_gz(name)
-                && self.source.stat(&directory.join(npy)).is_err()
-                && self.npy_gz_at(&path, stat).0.is_ok()
-            {
-                return Err(FsError::NotFound);
-            }
-        }
-        Ok(Resolved::Source(path.into(), stat))
-    }
-
-    /// What `name` stands for where the source has no such name.
-    fn resolve_derived(&self, directory: &Path, name: &OsStr) -> Result<Resolved, FsError> {
-        if self.settings.layout == Layout::Beside
-            && let Some(archive) = present::archive_beside(name)
-        {
-            let path = directory.join(archive);
-            let stat = self.file_at(&path)?;
-            if let (Ok(archive), stat) = self.archive_at(&path, stat) {
-                return Ok(Resolved::Archive(path.into(), stat, archive));
-            }
-        }
-        if let Some(gz) = present::gz_of_npy(name) {
-            let path = directory.join(gz);
-            let stat = self.file_at(&path)?;
-            if let (Ok(npy), stat) = self.npy_gz_at(&path, stat) {
-                return Ok(Resolved::NpyGz(path.into(), stat, npy));
-            }
-        }
-        Err(FsError::NotFound)
-    }
-
-    fn file_at(&self, path: &Path) -> Result<Stat, FsError> {
-        let stat = match self.source.stat(path) {
-            // The name that was asked for is shorter than this one, and is not there.
-            Err(error) if error.kind() == io::ErrorKind::InvalidFilename => {
-                return Err(FsError::NotFound);
-            }
-            stat => stat?,
-        };
-        if stat.kind() == Kind::File { Ok(stat) } else { Err(FsError::NotFound) }
-    }
-
-    pub(super) fn archive_at(
-        &self,
-        path: &Path,
-        stat: Stat,
-    ) -> (Result<Arc<OpenArchive>, Arc<str>>, Stat) {
-        self.find(&self.archives, path, stat)
-    }
-
-    pub(super) fn npy_gz_at(
-        &self,
-        path: &Path,
-        stat: Stat,
-    ) -> (Result<Arc<OpenNpyGz>, Arc<str>>, Stat) {
-        self.find(&self.npy_gzs, path, stat)
-    }
-
-    /// What the file at `path` turned out to be; one that cannot be read is none.
-    fn find<C: Container>(
-        &self,
-        containers: &Containers<C>,
-        path: &Path,
-        stat: Stat,
-    ) -> (Result<Arc<C>, Arc<str>>, Stat) {
-        let open = || self.source.open_file(path);
-        let warn = |warning: &str| log::warn!("{}: {warning}", path.display());
-        match containers.find(stat, &self.server, open, warn) {
-            Ok(found) => found,
-            Err(error) => (Err(format!("unreadable: {error}").into()), stat),
-        }
-    }
-
-    pub(super) fn root_archive(&self) -> Result<(Arc<Path>, Stat, Arc<OpenArchive>), FsError> {
-        let path: Arc<Path> = Path::new(self.source.archive().unwrap_or_default()).into();
-        let stat = self.source.stat(&path)?;
-        match self.archive_at(&path, stat) {
-            (Ok(archive), stat) => Ok((path, stat, archive)),
-            (Err(why), _) => Err(serve::Error::Damaged(why).into()),
-        }
-    }
-
-    fn enter(&self, resolved: Resolved) -> Result<(Ino, Attr), FsError> {
-        let (key, attr, node) = match resolved {
-            Resolved::Source(path, stat) => {
-                let key = Key::Source(path.clone(), stat.id());
-                let node = Node::Source(SourceNode::new(path, stat.id(), stat.kind()));
-                (key, stat.attr(), node)
-            }
-            Resolved::Archive(path, stat, archive) => {
-                let key = version_key(path, &stat, archive.archive().source());
-                let node = Version::new(key.clone(), &archive);
-                let key = Key::ArchiveDir(key, DirId(0));
-                (key, stat.archive_dir(), Node::ArchiveDir(Arc::new(node), DirId(0)))
-            }
-            Resolved::NpyGz(path, stat, npy) => {
-                let key = version_key(path, &stat, npy.npy().source());
-                let attr = stat.member(npy.npy().size(), key.size);
-                let node = Version::new(key.clone(), &npy);
-                (Key::NpyGz(key), attr, Node::NpyGz(Arc::new(node)))
-            }
-        };
-        let (ino, _) = self.inodes.look_up(key, || node);
-        Ok((ino, attr))
-    }
-
-    fn lookup_in_archive(
-        &self,
-        version: &Arc<Version<OpenArchive>>,
-        directory: DirId,
-        name: &OsStr,
-    ) -> Result<(Ino, Attr), FsError> {
-        let open = self.open_archive(version)?;
-        let archive = open.archive();
-        archive.source().check().map_err(|_| FsError::Stale)?;
-        let entry = archive.dir(directory).get(name.as_encoded_bytes());
-        let stat = stat_of(archive.source())?;
-        let key = version.key.clone();
-        let (key, attr, node) = match entry.ok_or(FsError::NotFound)? {
-            Entry::Dir(id) => {
-                let node = Node::ArchiveDir(version.clone(), id);
-                (Key::ArchiveDir(key, id), stat.archive_dir(), node)
-            }
-            Entry::Member(id) => {
-                let member = archive.member(id);
-                let attr = stat.member(member.size, member.encoded_size);
-                let npy = name.as_encoded_bytes().ends_with(b".npy");
-                (Key::Member(key, id), attr, Node::Member(version.clone(), id, npy))
-            }
-        };
-        let (ino, _) = self.inodes.look_up(key, || node);
-        Ok((ino, of_version(&version.key, attr)))
-    }
-
-    pub(super) fn open_archive(
-        &self,
-        version: &Version<OpenArchive>,
-    ) -> Result<Arc<OpenArchive>, FsError> {
-        version.open(|| self.reopen(&self.archives, &version.key))
-    }
-
-    pub(super) fn open_npy_gz(
-        &self,
-        version: &Version<OpenNpyGz>,
-    ) -> Result<Arc<OpenNpyGz>, FsError> {
-        version.open(|| self.reopen(&self.npy_gzs, &version.key))
-    }
-
-    /// Opens a container again that was closed, if its path still holds that generation.
-    fn reopen<C: Container>(
-        &self,
-        containers: &Containers<C>,
-        key: &VersionKey,
-    ) -> Result<Arc<C>, FsError> {
-        let stat = self.file_at(&key.path).map_err(|_| FsError::Stale)?;
-        match self.find(containers, &key.path, stat) {
-            (Ok(container), stat)
-                if version_key(key.path.clone(), &stat, container.source()) == *key =>
-            {
-                Ok(container)
-            }
-            _ => Err(FsError::Stale),
-        }
-    }
-}
-
-fn version_key(path: Arc<Path>, stat: &Stat, source: &SourceFile) -> VersionKey {
-    let generation = source.generation();
-    VersionKey {
-        path,
-        id: stat.id(),
-        size: generation.size,
-        mtime: generation.mtime,
-        fingerprint: source.fingerprint(),
-    }
-}
-
-fn stat_of(source: &SourceFile) -> Result<Stat, FsError> {
-    Ok(source::stat_of(source.file())?)
-}
-
-/// Attributes as they were for this generation: should the file have been overwritten, a new mtime
-/// on the old inode would make the kernel drop pages that are still right.
-fn of_version(key: &VersionKey, attr: Attr) -> Attr {
-    let (seconds, nanoseconds) = key.mtime;
-    Attr { mtime: super::Timestamp { seconds, nanoseconds }, ..attr }
 }

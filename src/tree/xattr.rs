@@ -6,6 +6,7 @@ use super::{
     FsError, Ino, Kind, Tree,
     node::{Node, SourceNode},
     present,
+    resolve::split,
 };
 use crate::{
     archive::npy,
@@ -145,8 +146,9 @@ impl Tree {
         if xattr != Xattr::State || node.kind != Kind::File || !npz {
             return Err(FsError::NoAttribute);
         }
-        let stat = self.source.stat(&node.path)?;
-        Ok(match self.archive_at(&node.path, stat) {
+        let (directory, name) = split(&node.path);
+        let at = self.source.at(directory);
+        Ok(match self.archive_at(&at, name, at.stat(name)?) {
             (Ok(_), _) => "ready".to_owned(),
             (Err(why), _) => why.to_string(),
         })

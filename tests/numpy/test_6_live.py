@@ -25,7 +25,15 @@ WIDTH = 1024
 
 
 def soon(condition, what):
-    return poll(condition, SOON, what)
+    """Waits for a condition. What it sees go away between a listing and a look is not there yet."""
+
+    def holds():
+        try:
+            return condition()
+        except FileNotFoundError:
+            return False
+
+    return poll(holds, SOON, what)
 
 
 def load(path):
