@@ -120,7 +120,7 @@ impl Core {
         end: u64,
         mut sums: Sums,
     ) -> Option<Pass> {
-        let made = self.ahead.job(number, end)?.take(self, source)?;
+        let made = self.ahead.take(self, source, number, end)?;
         if made.span.start() != start.decoded {
             return None;
         }

@@ -149,7 +149,9 @@ impl<R: ReadAt> DeflateReader<R> {
     /// For threads that have nothing better to do, any number of them, in a loop. A call takes a
     /// few milliseconds. What a pass yields is the same with help and without, its checkpoints
     /// included; what is decoded ahead takes three eighths of the memory at most. There is nothing
-    /// to do near the start and the end of a stream, nor once help turned out not to pay.
+    /// to do near the start and the end of a stream, in one that decodes to less than 64 MiB or to
+    /// six times its size and more, nor once help turned out not to pay. After `false`, look again
+    /// when another span has been read, or after a tenth of a millisecond or more.
     pub fn help(&self) -> bool {
         self.core.ahead.help(&self.core, &self.source)
     }

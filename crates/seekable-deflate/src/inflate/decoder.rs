@@ -49,6 +49,8 @@ pub(crate) struct Decoder {
     state: State,
     tables: Box<Tables>,
     halt: BitOffset,
+    /// Bytes before a limit that are as good as the limit.
+    short: usize,
     #[cfg(test)]
     loops: Loops,
 }
@@ -75,6 +77,7 @@ impl Decoder {
             state: State::BlockHeader,
             tables: Tables::new(),
             halt: BitOffset(u64::MAX),
+            short: 0,
             #[cfg(test)]
             loops: Loops::Best,
         }
@@ -96,6 +99,12 @@ impl Decoder {
     /// Stops from now on before each block whose header is at or behind `at`.
     pub(crate) fn halt_at(&mut self, at: BitOffset) {
         self.halt = at;
+    }
+
+    /// Stops from now on before each limit where the fast loops leave off: the symbols from there
+    /// on, one by one, take a twentieth of 32 KiB.
+    pub(crate) fn stop_short(&mut self) {
+        self.short = fast::OUTPUT_MARGIN;
     }
 
     /// Goes to `at`, which is at `place`. Bytes before byte `wanted` are expected to be needed.
@@ -149,7 +158,7 @@ impl Decoder {
             match self.state {
                 State::Ended => return Ok(Stop::End),
                 State::Stored { left: 0, last } => self.state = State::after_block(last),
-                _ if out.filled >= limit => return Ok(Stop::Limit),
+                _ if out.filled + self.short >= limit => return Ok(Stop::Limit),
                 State::BlockHeader => {
                     let header = bits.position();
                     if header >= self.halt {
@@ -184,7 +193,7 @@ impl Decoder {
         out: &mut Output<T>,
         limit: usize,
     ) -> Result<bool, Fault> {
-        while out.filled < limit {
+        while out.filled + self.short < limit {
             #[cfg(test)]
             let fast = self.loops != Loops::Careful;
             #[cfg(not(test))]
@@ -197,7 +206,7 @@ impl Decoder {
                 continue;
             }
             // The fast loop stops near the ends of input and output, and at what is malformed.
-            if out.filled < limit && decode_symbol(bits, &self.tables, out)? {
+            if out.filled + self.short < limit && decode_symbol(bits, &self.tables, out)? {
                 return Ok(true);
             }
         }

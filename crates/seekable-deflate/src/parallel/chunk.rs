@@ -5,11 +5,14 @@ use std::{
     sync::Arc,
 };
 
-use super::{Buffers, find::Finder, planes};
+use super::{
+    buffers::{Buffers, PIECE, Units},
+    find::Finder,
+    markers,
+};
 use crate::{
     BitOffset, ReadAt,
-    inflate::{Bits, Decoder, HISTORY, Input, MARGIN, MAX_MATCH, Output, Place, Stop},
-    memory::Reserved,
+    inflate::{Bits, Decoder, Fault, HISTORY, Input, Output, Place, Stop, Unit},
 };
 
 /// Where a decoder stood between two symbols.
@@ -23,18 +26,11 @@ pub(super) struct Stand {
 
 /// Some decoded bytes of a chunk.
 pub(super) struct Piece {
-    /// One buffer if all of it is known, else both.
-    pub(super) buffers: Vec<Buffer>,
-    /// Where the bytes lie in the buffers.
+    pub(super) units: Units,
+    /// Where they lie in the buffer.
     pub(super) range: Range<usize>,
     /// Where decoding can start again: first at the start, last at the end.
     pub(super) stands: Vec<Stand>,
-}
-
-/// A buffer, counted as long as it is there.
-pub(super) struct Buffer {
-    pub(super) bytes: Vec<u8>,
-    pub(super) reserved: Reserved,
 }
 
 impl Piece {
@@ -47,12 +43,8 @@ impl Piece {
     }
 }
 
-/// Bytes that a piece has at most, not counting the rest of a match.
-pub(super) const PIECE: usize = 256 << 10;
 /// Bytes between two stands. A checkpoint costs decoding half of that once more.
 const STEP: usize = 32 << 10;
-/// Length of a buffer for a piece.
-pub(super) const BUFFER: usize = HISTORY + PIECE + MAX_MATCH + MARGIN;
 
 /// What came of some work.
 pub(super) enum Worked {
@@ -76,16 +68,17 @@ pub(super) struct Speculator {
 }
 
 struct Decoding {
-    lanes: Vec<Lane>,
+    input: Input,
+    decoder: Decoder,
+    window: Window,
     stand: (BitOffset, Place),
     pieces: usize,
 }
 
-/// One of two decoders that do the same behind another window.
-struct Lane {
-    input: Input,
-    decoder: Decoder,
-    window: Vec<u8>,
+/// What stands before the next piece.
+enum Window {
+    Bytes(Vec<u8>),
+    Marked(Vec<u16>),
 }
 
 impl Speculator {
@@ -124,18 +117,8 @@ impl Speculator {
             Ok(None) => Worked::Search,
             Ok(Some(found)) => {
                 let at = BitOffset(*found.end());
-                let lanes = planes::windows().map(|window| Lane {
-                    input: Input::new(self.encoded.clone()),
-                    decoder: Decoder::new(),
-                    window,
-                });
-                let stand = (at, Place::BlockHeader);
-                self.decoding = Some(Decoding { lanes: lanes.into(), stand, pieces: 0 });
-                let decoding = self.decoding.as_mut().expect("it was just put there");
-                let resumed = decoding.lanes.iter_mut().try_for_each(|lane| {
-                    let mut bits = Bits::new(&mut lane.input, source);
-                    lane.decoder.resume(&mut bits, at, Place::BlockHeader, u64::MAX)
-                });
+                let (resumed, decoding) = Decoding::new(self.encoded.clone(), source, at);
+                self.decoding = Some(decoding);
                 self.ended = resumed.is_err();
                 Worked::Found(found)
             }
@@ -148,19 +131,9 @@ impl Speculator {
 
     fn decode(&mut self, source: &dyn ReadAt, halt: u64, buffers: &Buffers) -> Worked {
         let Some(decoding) = &mut self.decoding else { return Worked::Search };
-        let Some(first) = buffers.take() else { return Worked::Starved };
-        let second = match decoding.lanes.len() {
-            1 => None,
-            _ => match buffers.take() {
-                Some(second) => Some(second),
-                None => {
-                    buffers.give(first);
-                    return Worked::Starved;
-                }
-            },
-        };
-        let halt = BitOffset(halt.saturating_mul(8));
-        match decoding.piece(source, halt, first, second) {
+        decoding.decoder.halt_at(BitOffset(halt.saturating_mul(8)));
+        let Some(decoded) = decoding.piece(source, buffers) else { return Worked::Starved };
+        match decoded {
             Some((piece, goes_on)) => {
                 self.ended = !goes_on;
                 Worked::Piece(Arc::new(piece))
@@ -179,67 +152,88 @@ impl Speculator {
 }
 
 impl Decoding {
-    /// The next piece, and whether there is more behind it. `None` if there is nothing, or not
-    /// from all lanes.
-    fn piece(
-        &mut self,
-        source: &dyn ReadAt,
-        halt: BitOffset,
-        first: Buffer,
-        second: Option<Buffer>,
-    ) -> Option<(Piece, bool)> {
-        let (encoded, place) = self.stand;
-        let mut stands = vec![Stand { len: 0, encoded, place }];
-        let lane = &mut self.lanes[0];
-        lane.decoder.halt_at(halt);
-        let mut out = Output::new(first.bytes, &lane.window);
-        let mut goes_on = true;
-        while goes_on && out.len() < PIECE {
-            let limit = (out.len() + STEP).min(PIECE);
-            let mut bits = Bits::new(&mut lane.input, source);
-            match lane.decoder.decode(&mut bits, &mut out, limit) {
-                Ok(Stop::Limit) => {}
-                Ok(Stop::Block) => goes_on = false,
-                // The last stand is the last good one: it is for the frontier to see what
-                // comes then. Ends of streams are its business as well.
-                Ok(Stop::End) | Err(_) => {
-                    goes_on = false;
-                    break;
-                }
-            }
-            let place = lane.decoder.place()?;
-            stands.push(Stand { len: out.len(), encoded: lane.input.position(), place });
-        }
-        let end = *stands.last().expect("there is one at the start");
-        if end.len == 0 {
-            return None;
-        }
-        self.stand = (end.encoded, end.place);
-        self.pieces += 1;
-        let (bytes, range) = out.into_parts();
-        let range = range.start..range.start + end.len;
-        let mut filled = vec![Buffer { bytes, reserved: first.reserved }];
-        if let Some(second) = second {
-            let lane = &mut self.lanes[1];
-            let mut out = Output::new(second.bytes, &lane.window);
-            while out.len() < end.len {
-                let mut bits = Bits::new(&mut lane.input, source);
-                match lane.decoder.decode(&mut bits, &mut out, end.len) {
-                    Ok(Stop::Limit) => {}
-                    _ => return None,
-                }
-            }
-            filled.push(Buffer { bytes: out.into_parts().0, reserved: second.reserved });
-        }
-        for (lane, buffer) in self.lanes.iter_mut().zip(&filled) {
-            lane.window.copy_from_slice(&buffer.bytes[range.end - HISTORY..range.end]);
-        }
-        // Nothing is unknown any more.
-        if let [first, second] = &self.lanes[..]
-            && first.window == second.window
-        {
-            self.lanes.truncate(1);
-        }
-        Some((Piece { buffers: filled, range, stands }, goes_on))
+    /// Before the header of a block.
+    fn new(encoded: Range<u64>, source: &dyn ReadAt, at: BitOffset) -> (Result<(), Fault>, Self) {
+        let (mut input, mut decoder) = (Input::new(encoded), Decoder::new());
+        decoder.stop_short();
+        let place = Place::BlockHeader;
+        let mut bits = Bits::new(&mut input, source);
+        let resumed = decoder.resume(&mut bits, at, place, u64::MAX);
+        let window = Window::Marked(markers::window());
+        (resumed, Self { input, decoder, window, stand: (at, place), pieces: 0 })
     }
+
+    /// The next piece, and whether there is more behind it; `None` in it if there is nothing.
+    /// `None` if there is no buffer.
+    fn piece(&mut self, source: &dyn ReadAt, buffers: &Buffers) -> Option<Option<(Piece, bool)>> {
+        let (input, decoder) = (&mut self.input, &mut self.decoder);
+        let mut bits = Bits::new(input, source);
+        let decoded = match &mut self.window {
+            Window::Bytes(window) => {
+                let buffer = buffers.take_bytes()?;
+                let (buffer, run) =
+                    buffer.map(|buffer| decode(decoder, &mut bits, self.stand, buffer, window));
+                run.map(|run| (Units::Bytes(buffer), run))
+            }
+            Window::Marked(window) => {
+                let buffer = buffers.take_marked()?;
+                let (buffer, run) =
+                    buffer.map(|buffer| decode(decoder, &mut bits, self.stand, buffer, window));
+                if let Some(known) = markers::known(window) {
+                    self.window = Window::Bytes(known);
+                }
+                run.map(|run| (Units::Marked(buffer), run))
+            }
+        };
+        let Some((units, Run { range, stands, goes_on })) = decoded else { return Some(None) };
+        let piece = Piece { units, range, stands };
+        let Stand { encoded, place, .. } = piece.end();
+        self.stand = (encoded, place);
+        self.pieces += 1;
+        Some(Some((piece, goes_on)))
+    }
+}
+
+/// What was decoded at a stretch.
+struct Run {
+    range: Range<usize>,
+    stands: Vec<Stand>,
+    goes_on: bool,
+}
+
+/// Decodes a piece from `stand` into `buffer`, behind `window`, which is then the one behind the
+/// piece. No run if there is nothing.
+fn decode<T: Unit>(
+    decoder: &mut Decoder,
+    bits: &mut Bits,
+    (encoded, place): (BitOffset, Place),
+    buffer: Vec<T>,
+    window: &mut [T],
+) -> (Vec<T>, Option<Run>) {
+    let mut stands = vec![Stand { len: 0, encoded, place }];
+    let mut out = Output::new(buffer, window);
+    let mut goes_on = true;
+    while goes_on && out.len() + STEP <= PIECE {
+        let limit = out.len() + STEP;
+        match decoder.decode(bits, &mut out, limit) {
+            Ok(Stop::Limit) => {}
+            Ok(Stop::Block) => goes_on = false,
+            // The last stand is the last good one: it is for the frontier to see what comes
+            // then. Ends of streams are its business as well.
+            Ok(Stop::End) | Err(_) => {
+                goes_on = false;
+                break;
+            }
+        }
+        let Some(place) = decoder.place() else { break };
+        stands.push(Stand { len: out.len(), encoded: bits.position(), place });
+    }
+    let len = stands.last().map_or(0, |stand| stand.len);
+    let (units, range) = out.into_parts();
+    let range = range.start..range.start + len;
+    if range.is_empty() {
+        return (units, None);
+    }
+    window.copy_from_slice(&units[range.end - HISTORY..range.end]);
+    (units, Some(Run { range, stands, goes_on }))
 }

@@ -48,7 +48,7 @@ impl Plan {
 }
 
 /// A span to be made from a settled chunk.
-pub(crate) struct Job {
+pub(super) struct Job {
     number: usize,
     /// It reaches from the first boundary of symbols at or behind `from` to that of `to`.
     from: u64,
@@ -89,6 +89,10 @@ impl Job {
         self.to <= decoded
     }
 
+    pub(super) fn is_waiting(&self) -> bool {
+        matches!(*self.lock(), State::Waiting)
+    }
+
     /// Claims it, with memory for its span set aside.
     pub(super) fn claim(&self, memory: &Arc<Memory>) -> bool {
         let mut state = self.lock();
@@ -116,8 +120,14 @@ impl Job {
         };
     }
 
-    /// The span: made here, or by who is at it. `None` if that failed.
-    pub(crate) fn take(&self, core: &Core, source: &dyn ReadAt) -> Option<Made> {
+    /// The span: made here, or by who is at it; meanwhile `other` may do something else, and says
+    /// whether it did. `None` if the span could not be made.
+    pub(super) fn take(
+        &self,
+        core: &Core,
+        source: &dyn ReadAt,
+        mut other: impl FnMut() -> bool,
+    ) -> Option<Made> {
         let mut state = self.lock();
         if matches!(*state, State::Waiting) {
             *state = State::Running(None);
@@ -130,6 +140,12 @@ impl Job {
                 State::Done(made) => return Some(*made),
                 running @ State::Running(_) => {
                     *state = running;
+                    drop(state);
+                    let did = other();
+                    state = self.lock();
+                    if did || !matches!(*state, State::Running(_)) {
+                        continue;
+                    }
                     state = self.done.wait(state).unwrap_or_else(PoisonError::into_inner);
                 }
                 State::Waiting | State::Gone => return None,

@@ -3,8 +3,9 @@
 use std::{ops::Range, sync::Arc};
 
 use super::{
+    buffers::Units,
     chunk::{Piece, Stand},
-    planes::Key,
+    markers::Key,
 };
 use crate::{
     BitOffset, ReadAt,
@@ -97,11 +98,9 @@ impl Settled {
             let len = (piece.len() - skip).min(out.len());
             let range = piece.range.start + skip..piece.range.start + skip + len;
             let (now, rest) = out.split_at_mut(len);
-            match &piece.buffers[..] {
-                [first, second] => {
-                    self.key.resolve(&first.bytes[range.clone()], &second.bytes[range], now);
-                }
-                buffers => now.copy_from_slice(&buffers[0].bytes[range]),
+            match &piece.units {
+                Units::Bytes(bytes) => now.copy_from_slice(&bytes.units[range]),
+                Units::Marked(marked) => self.key.resolve(&marked.units[range], now),
             }
             out = rest;
             at += len as u64;

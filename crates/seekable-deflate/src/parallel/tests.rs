@@ -11,10 +11,11 @@ use std::{
     time::Duration,
 };
 
-use super::{Ahead, Tuning, find::Finder, planes};
+use super::{Ahead, Tuning, find::Finder, markers};
 use crate::{Error, Format, Memory, Options, ReadAt, core::Core, inflate::HISTORY};
 
-const EAGER: Tuning = Tuning { warm_up: 1, least: 1, chunk: 512 << 10, watched: false };
+const EAGER: Tuning =
+    Tuning { warm_up: 1, least: 1, highest_ratio: 32, chunk: 512 << 10, watched: false };
 const PLENTY: u64 = 256 << 20;
 
 /// Pseudo-random numbers (xorshift64*).
@@ -413,17 +414,23 @@ fn an_error_of_the_source_is_told_and_not_remembered() {
 }
 
 #[test]
-fn the_two_windows_tell_each_position() {
+fn a_marker_names_its_place_in_the_window() {
     let window: Vec<u8> = (0..HISTORY).map(|at| (at * 7 + at / 251) as u8).collect();
-    let [first, second] = planes::windows();
-    assert!(first.iter().zip(&second).all(|(first, second)| first != second));
-    let key = planes::Key::new(&window);
+    let key = markers::Key::new(&window);
     let mut out = vec![0; HISTORY];
-    key.resolve(&first, &second, &mut out);
+    key.resolve(&markers::window(), &mut out);
     assert!(out == window);
+    assert!(markers::known(&markers::window()).is_none());
+
     let plain: Vec<u8> = (0..1000).map(|at| at as u8).collect();
+    let mut units: Vec<u16> = plain.iter().map(|byte| u16::from(*byte)).collect();
+    assert!(markers::known(&units).as_ref() == Some(&plain));
+    units[700] = markers::window()[1234];
+    assert!(markers::known(&units).is_none());
     let mut out = vec![0; 1000];
-    key.resolve(&plain, &plain, &mut out);
+    key.resolve(&units, &mut out);
+    assert_eq!(out[700], window[1234]);
+    out[700] = plain[700];
     assert!(out == plain);
 }
 

@@ -1,0 +1,109 @@
+//! Buffers for what is decoded ahead, used again and again: fresh pages cost time.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::chunk::Piece;
+use crate::{
+    Memory,
+    inflate::{HISTORY, MARGIN, MAX_MATCH},
+    memory::Reserved,
+};
+
+/// Bytes that a piece has at most, not counting the rest of a match.
+pub(super) const PIECE: usize = 256 << 10;
+/// Length of a buffer for a piece, in units.
+const BUFFER: usize = HISTORY + PIECE + MAX_MATCH + MARGIN;
+
+/// A buffer, counted as long as it is there.
+pub(super) struct Buffer<T> {
+    pub(super) units: Vec<T>,
+    reserved: Reserved,
+}
+
+impl<T> Buffer<T> {
+    /// What `f` makes of it.
+    pub(super) fn map<R>(self, f: impl FnOnce(Vec<T>) -> (Vec<T>, R)) -> (Self, R) {
+        let (units, result) = f(self.units);
+        (Self { units, reserved: self.reserved }, result)
+    }
+}
+
+/// A buffer of either kind of units.
+pub(super) enum Units {
+    Bytes(Buffer<u8>),
+    /// Bytes and markers.
+    Marked(Buffer<u16>),
+}
+
+/// Those of a stream that nobody uses now.
+pub(super) struct Buffers {
+    pub(super) memory: Arc<Memory>,
+    free: Mutex<Free>,
+}
+
+#[derive(Default)]
+struct Free {
+    bytes: Vec<Buffer<u8>>,
+    marked: Vec<Buffer<u16>>,
+}
+
+impl Buffers {
+    pub(super) fn new(memory: Arc<Memory>) -> Self {
+        Self { memory, free: Mutex::default() }
+    }
+
+    /// Bytes of the budget that all of them may take.
+    fn most(&self) -> u64 {
+        self.memory.limit() / 4
+    }
+
+    /// How many decoded bytes there is room for where none is known.
+    pub(super) fn capacity(&self) -> u64 {
+        self.most() / size_of::<u16>() as u64 * PIECE as u64 / BUFFER as u64
+    }
+
+    pub(super) fn take_bytes(&self) -> Option<Buffer<u8>> {
+        let free = self.lock().bytes.pop();
+        free.or_else(|| self.fresh(0)).or_else(|| {
+            // Room is room.
+            drop(self.lock().marked.pop()?);
+            self.fresh(0)
+        })
+    }
+
+    pub(super) fn take_marked(&self) -> Option<Buffer<u16>> {
+        let free = self.lock().marked.pop();
+        free.or_else(|| self.fresh(0)).or_else(|| {
+            let mut free = self.lock();
+            let left = free.bytes.len().checked_sub(2)?;
+            let dropped = free.bytes.split_off(left);
+            drop(free);
+            drop(dropped);
+            self.fresh(0)
+        })
+    }
+
+    fn fresh<T: Clone>(&self, zero: T) -> Option<Buffer<T>> {
+        let reserved = self.memory.reserve((BUFFER * size_of::<T>()) as u64, self.most())?;
+        Some(Buffer { units: vec![zero; BUFFER], reserved })
+    }
+
+    /// Takes back the buffer of a piece that nobody else has.
+    pub(super) fn recycle(&self, piece: Arc<Piece>) {
+        match Arc::into_inner(piece).map(|piece| piece.units) {
+            Some(Units::Bytes(buffer)) => self.lock().bytes.push(buffer),
+            Some(Units::Marked(buffer)) => self.lock().marked.push(buffer),
+            None => {}
+        }
+    }
+
+    /// Gives all of them up.
+    pub(super) fn clear(&self) {
+        let free = std::mem::take(&mut *self.lock());
+        drop(free);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Free> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
