@@ -22,8 +22,9 @@
 //!   the fused loop 0.72 / 0.68 / 0.65. In a loop that finishes a symbol before it looks up the
 //!   next 0.9 / 0.63 / 0.70, looked up before the copy 0.80 / 0.72 / 0.76, with the step between
 //!   blocks loaded, not computed 0.81 / 0.76 / 0.78, CRC-32 every 64 KiB instead of 32 0.88 /
-//!   0.82 / 0.84. In blocks of 64 bytes (AVX-512) the copy alone takes 17 % more. It is 5 of the
-//!   9 ns that a symbol of one-hot data takes; CRC-32 adds as much.
+//!   0.82 / 0.84. In blocks of 64 bytes (AVX-512) the copy alone takes 17 % more; stores
+//!   that are aligned gain nothing. It is 5 of the 9 ns that a symbol of one-hot data takes;
+//!   CRC-32 adds as much.
 //! - Overlapping matches of up to 16 bytes (6 % of sensor data, period 4 mostly) by a byte
 //!   permutation of 16: sensor data 1.6 to 1.5. So they stay rare entries.
 //! - CRC-32 every 256 KiB of output: 0.9 / 0.84 / 0.87; behind each MiB labels lose 2 %.
