@@ -11,7 +11,7 @@
 //!
 //! No thread is started here: helpers are the callers of `help`.
 //!
-//! On two cores (Zen 4, 64 MiB of budget), times the rate of one thread: sensor data 1.2, noise 1.6,
+//! On two cores (Zen 4, 64 MiB of budget), times the rate of one thread: sensor data 1.2, noise 1.7,
 //! labels 0.8, so that help is kept off at such a ratio. What was tried on sensor data, whose unknown
 //! bytes never die out:
 //!
