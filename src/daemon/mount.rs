@@ -137,9 +137,9 @@ impl Mount {
             Access::OwnerAndRoot => SessionACL::RootAndOwner,
             Access::Everybody => SessionACL::All,
         };
-        let expiry = filesystem.expiry();
+        let cache = filesystem.cache();
         let session = Session::from_fd(filesystem, device, acl, config).map_err(Error::Session)?;
-        expiry
+        cache
             .start(session.notifier())
             .map_err(|cause| Error::Setup("the thread that drops listings", cause))?;
         let ended = Arc::clone(&self.ended);

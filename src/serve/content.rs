@@ -91,6 +91,12 @@ impl Content {
         self.size
     }
 
+    /// Whether its bytes lie in the archive as they are: then a read never waits for decoding.
+    #[must_use]
+    pub fn is_stored(&self) -> bool {
+        matches!(self.bytes, Encoding::Stored(_))
+    }
+
     /// Gives the bytes from `offset`, at most `size` and fewer only at the end, to `reply`: before
     /// this returns if they are at hand, else from another thread.
     pub fn read(

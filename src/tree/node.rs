@@ -22,8 +22,8 @@ pub(super) enum Node {
     ArchiveRoot,
     /// A directory in an archive, its root or one below.
     ArchiveDir(Arc<Version<OpenArchive>>, DirId),
-    /// A member of an archive, and whether its name is one of a `.npy`.
-    Member(Arc<Version<OpenArchive>>, MemberId, bool),
+    /// A member of an archive.
+    Member(Arc<Version<OpenArchive>>, MemberId, MemberNode),
     /// A gzipped `.npy`, shown without the `.gz`.
     NpyGz(Arc<Version<OpenNpyGz>>),
 }
@@ -83,6 +83,30 @@ impl SourceNode {
             *open = Arc::downgrade(&file);
             file
         })
+    }
+}
+
+/// What is known of the inode of a member.
+#[derive(Debug)]
+pub(super) struct MemberNode {
+    /// Whether its name is one of a `.npy`.
+    pub npy: bool,
+    /// Whether it was opened before. Locked while the first open gives its bytes away: until they
+    /// are with the kernel, no other open may be answered.
+    opened: Mutex<bool>,
+}
+
+impl MemberNode {
+    pub fn new(npy: bool) -> Self {
+        Self { npy, opened: Mutex::new(false) }
+    }
+
+    /// Does `work` if this is the first open; others wait for it.
+    pub fn at_first_open(&self, work: impl FnOnce()) {
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if !std::mem::replace(&mut *opened, true) {
+            work();
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::{ffi::OsStr, io, path::Path, sync::Arc};
 use super::{
     Attr, FsError, Ino, Kind, Layout, Timestamp, Tree,
     attr::Stat,
-    node::{Key, Node, SourceNode, Version, VersionKey},
+    node::{Key, MemberNode, Node, SourceNode, Version, VersionKey},
     opened::{Container, Containers, Found},
     present,
     source::{self, At},
@@ -80,7 +80,11 @@ impl Tree {
                 let member = archive.member(id);
                 let attr = stat.member(member.size, member.encoded_size);
                 let npy = name.as_encoded_bytes().ends_with(b".npy");
-                (Key::Member(key, id), attr, Node::Member(version.clone(), id, npy))
+                (
+                    Key::Member(key, id),
+                    attr,
+                    Node::Member(version.clone(), id, MemberNode::new(npy)),
+                )
             }
         };
         (self.inodes.look_up(key, || node).0, of_version(&version.key, attr))

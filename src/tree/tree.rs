@@ -29,6 +29,10 @@ use crate::{
 /// Bytes that parsed archives may take, unless a single one needs more.
 const OPEN_MEMORY: u64 = 64 << 20;
 
+/// The largest member that the kernel gets whole when it is first opened: what is read of it is
+/// likely all of it, and up to here copying costs less than a message.
+const GIVEN_AT_OPEN: u64 = 32 << 10;
+
 /// The tree. All its operations may be called from many threads at once.
 #[derive(Debug)]
 pub struct Tree {
@@ -231,6 +235,23 @@ impl Tree {
         let pattern = Mutex::new(Pattern::default());
         let id = self.handles.insert(Handle::Member { content, container, pattern });
         Ok(Opened { id, plain: None })
+    }
+
+    /// Gives `take` the whole content of the member that was just opened as `id`, if it is small,
+    /// has not to be decoded, and its inode was never opened before. Other opens of it wait.
+    pub fn at_first_open(&self, ino: Ino, id: HandleId, take: impl FnOnce(&[u8])) {
+        let (Ok(node), Ok(handle)) = (self.node(ino), self.handle(id)) else { return };
+        let (Node::Member(.., member), Handle::Member { content, .. }) = (&*node, &*handle) else {
+            return;
+        };
+        if !content.is_stored() || !(1..=GIVEN_AT_OPEN).contains(&content.size()) {
+            return;
+        }
+        member.at_first_open(|| match content.head(content.size()) {
+            Ok(bytes) => take(&bytes),
+            // Overwritten since, most likely: the read that follows will say so.
+            Err(error) => log::debug!("open {}: {error}", self.describe(ino)),
+        });
     }
 
     /// An open file.

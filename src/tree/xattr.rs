@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 
 use super::{
     FsError, Ino, Kind, Tree,
-    node::{Node, SourceNode},
+    node::{MemberNode, Node, SourceNode},
     present,
     resolve::split,
 };
@@ -79,7 +79,7 @@ impl Tree {
     /// `NoInode`, `Stale`, or what the source says.
     pub fn list_xattrs(&self, ino: Ino) -> Result<Vec<Xattr>, FsError> {
         let node = self.node(ino)?;
-        let npy = !matches!(&*node, Node::Member(.., false));
+        let npy = !matches!(&*node, Node::Member(_, _, MemberNode { npy: false, .. }));
         let mut list = Vec::new();
         for xattr in Xattr::ALL {
             if let (Node::Member(..) | Node::NpyGz(_), true) = (&*node, xattr.needs_header()) {

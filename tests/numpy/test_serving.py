@@ -54,6 +54,57 @@ def large_member(name, size, common):
     return entry, row
 
 
+def while_paused(mnt, work):
+    """What `work` gives in another process while only the kernel's caches answer."""
+    mnt.pause()
+    reader = Child(work)
+    try:
+        return reader.result(5)
+    finally:
+        mnt.resume()
+
+
+@pytest.mark.parametrize("size", [1, 4095, 4096, 10_000, 32 << 10])
+def test_a_small_stored_member_is_cached_when_it_is_opened(source, mount, size):
+    content = os.urandom(size)
+    zipmaker.write(source / "a.npz", [Entry(b"x", content, STORED)])
+    mnt = mount(source)
+    with open(mnt / "a.npz/x", "rb", buffering=0) as file:
+        descriptor = file.fileno()
+        assert while_paused(mnt, lambda: os.pread(descriptor, size + 1, 0)) == content
+    assert (mnt / "a.npz/x").read_bytes() == content
+
+
+def test_many_processes_open_small_members_for_the_first_time_at_once(source, mount):
+    contents = {f"{number:03}": os.urandom(3000 + number) for number in range(200)}
+    entries = [Entry(name.encode(), content, STORED) for name, content in contents.items()]
+    zipmaker.write(source / "a.npz", entries)
+    mnt = mount(source)
+
+    def read_all():
+        return {name: (mnt / "a.npz" / name).read_bytes() for name in contents}
+
+    readers = [Child(read_all) for _ in range(8)]
+    assert all(reader.result() == contents for reader in readers)
+
+
+def test_a_second_walk_asks_the_server_nothing(source, mount):
+    for number in range(20):
+        (source / f"d{number}").mkdir()
+        np.savez(source / f"d{number}/a.npz", x=np.arange(3), y=np.arange(4))
+    mnt = mount(source, "--ttl", "100")
+
+    def walk():
+        found = []
+        for directory, _, names in os.walk(mnt.path):
+            found += [(directory, name, os.stat(f"{directory}/{name}").st_size) for name in names]
+        return found
+
+    first = walk()
+    assert len(first) == 40
+    assert while_paused(mnt, walk) == first
+
+
 def read_last_byte(path):
     with open(path, "rb", buffering=0) as file:
         os.pread(file.fileno(), 1, os.fstat(file.fileno()).st_size - 1)

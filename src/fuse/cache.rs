@@ -1,48 +1,68 @@
-//! Drops listings from the kernel's cache when they have grown old.
+//! What we tell the kernel unasked about what it keeps: listings to drop, bytes to add.
 
 use std::{
     collections::VecDeque,
     io,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError},
     thread,
     time::{Duration, Instant},
 };
 
 use fuser::{INodeNo, Notifier};
 
-/// The listings that the kernel keeps, by the time when it must drop them. A thread of its own sleeps
-/// until then, and for good while there are none. Ends when it is the last one that knows of them.
+/// The kernel's cache of one mount. Listings are dropped by a thread that sleeps until the next is
+/// old enough, and for good while there are none.
 #[derive(Debug, Clone)]
-pub struct Expiry(Arc<Queue>);
+pub struct KernelCache(Arc<Shared>);
 
 #[derive(Debug)]
-struct Queue {
+struct Shared {
+    /// Set when there is a session.
+    notifier: OnceLock<Notifier>,
+    /// When a listing is old.
     after: Duration,
-    /// Those with the earliest time first, as they come.
     kept: Mutex<Kept>,
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct Kept {
+    /// By the time when they are old, the earliest first: that is the order in which they come.
     listings: VecDeque<(Instant, INodeNo)>,
     over: bool,
 }
 
-impl Expiry {
-    /// Listings are dropped `after` they were made, once there is a notifier.
+impl KernelCache {
+    /// Listings are old `after` they were made.
     pub(super) fn new(after: Duration) -> Self {
-        Self(Arc::new(Queue { after, kept: Mutex::default(), changed: Condvar::new() }))
+        Self(Arc::new(Shared {
+            notifier: OnceLock::new(),
+            after,
+            kept: Mutex::default(),
+            changed: Condvar::new(),
+        }))
     }
 
-    /// Starts to drop listings.
+    /// Starts to tell the kernel, as soon as there is a session.
     ///
     /// # Errors
     /// When the thread cannot be started.
     pub fn start(&self, notifier: Notifier) -> io::Result<()> {
-        let queue = self.0.clone();
-        thread::Builder::new().name("expiry".into()).spawn(move || queue.serve(&notifier))?;
+        let shared = self.0.clone();
+        let thread = notifier.clone();
+        thread::Builder::new().name("listings".into()).spawn(move || shared.serve(&thread))?;
+        let _ = self.0.notifier.set(notifier); // it is empty: there is one session
         Ok(())
+    }
+
+    /// Adds the whole content of a file that nobody has opened yet. A page that the kernel is
+    /// reading is locked, and adding it would wait for us to answer that read.
+    pub(super) fn store(&self, ino: INodeNo, content: &[u8]) {
+        if let Some(notifier) = self.0.notifier.get()
+            && let Err(error) = notifier.store(ino, 0, content)
+        {
+            log::debug!("the kernel did not take the bytes of inode {ino}: {error}");
+        }
     }
 
     /// The listing of `ino` that was just answered is to be dropped in time.
@@ -62,7 +82,7 @@ impl Expiry {
     }
 }
 
-impl Queue {
+impl Shared {
     fn serve(&self, notifier: &Notifier) {
         while let Some(ino) = self.next() {
             // Not from a thread that answers requests: the kernel may wait for one of them meanwhile.
