@@ -10,6 +10,10 @@ use std::{
 
 use fuser::{INodeNo, Notifier};
 
+/// Listings that are remembered at most, 24 bytes each; the oldest beyond are dropped early. With a
+/// timeout of a year there would be no end of them.
+const MOST_KEPT: usize = 1 << 16;
+
 /// The kernel's cache of one mount. Listings are dropped by a thread that sleeps until the next is
 /// old enough, and for good while there are none.
 #[derive(Debug, Clone)]
@@ -70,7 +74,7 @@ impl KernelCache {
         let time = Instant::now() + self.0.after;
         let mut kept = self.0.lock();
         kept.listings.push_back((time, ino));
-        if kept.listings.len() == 1 {
+        if kept.listings.len() == 1 || kept.listings.len() > MOST_KEPT {
             self.0.changed.notify_one();
         }
     }
@@ -104,7 +108,7 @@ impl Shared {
                 Some(&(time, ino)) => {
                     let left = time.saturating_duration_since(Instant::now());
                     // Too early does no harm, and so a walk over thousands is one awakening.
-                    if left <= self.after / 8 {
+                    if left <= self.after / 8 || kept.listings.len() > MOST_KEPT {
                         kept.listings.pop_front();
                         return Some(ino);
                     }
