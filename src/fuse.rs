@@ -164,7 +164,8 @@ impl Filesystem for Npzfs {
             let flags = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH;
             match opened.plain {
                 None => {
-                    // A READ that never comes: np.load of a member of 1 KiB takes 112 us for 128.
+                    // A READ that never comes: open, read and close of a member of 1 KiB took 49 and
+                    // 40 us, and takes 40 and 24.
                     self.tree
                         .at_first_open(Ino(ino.0), opened.id, |bytes| self.cache.store(ino, bytes));
                     reply.opened(id, flags);

@@ -48,7 +48,8 @@ pub(super) struct VersionKey {
     pub fingerprint: u64,
 }
 
-/// By what seldom collides: hashing the path as well took a third of the time of listing an archive.
+/// By what seldom collides: hashing the path too was the first of our functions in a profile of
+/// listing an archive.
 impl Hash for VersionKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
         (self.id.ino, self.fingerprint).hash(state);
