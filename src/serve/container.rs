@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use seekable_deflate::{DEFAULT_SPACING, DeflateReader, Format, Options};
+use seekable_deflate::{DeflateReader, Format, Options, spacing_for};
 
 use super::{
     Content, Error, Server, Shared, content::Encoding, deflated::Deflated, stored::Stored,
@@ -78,7 +78,7 @@ impl OpenArchive {
             Method::Deflated => {
                 let options = Options {
                     format: Format::Deflate,
-                    spacing: DEFAULT_SPACING,
+                    spacing: spacing_for(member.encoded_size, member.size),
                     decoded_len: Some(member.size),
                     crc32: Some(member.crc32),
                 };
@@ -107,14 +107,14 @@ impl OpenNpyGz {
     /// A gzipped `.npy` to be served by `server`.
     #[must_use]
     pub fn new(npy: NpyGz, server: &Server) -> Self {
+        let encoded = 0..npy.source().generation().size;
         let options = Options {
             format: Format::Gzip,
-            spacing: DEFAULT_SPACING,
+            spacing: spacing_for(encoded.end, npy.size()),
             decoded_len: Some(npy.size()),
             crc32: None,
         };
         let source = npy.source().clone();
-        let encoded = 0..source.generation().size;
         let bytes = deflated(source.clone(), encoded, options, &server.shared);
         let content = Content::new(source, npy.size(), bytes, server.shared.read_ahead);
         let content = Arc::new(content);
