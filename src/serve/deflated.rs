@@ -2,8 +2,12 @@
 //!
 //! Reads whose spans are at hand are answered at once. Others are parked, and at most one task
 //! stands in the pool for the frontier and one for each span behind it, whatever the number of
-//! waiters. A task decodes one span, answers all who waited for it, and queues itself again if
-//! somebody still waits: so members take turns, and a pass over a large one holds up nobody.
+//! waiters. A task decodes one span and answers all who waited for it. If somebody still waits for
+//! the frontier, it goes on with the next span, or queues itself again if the pool has other work:
+//! so members take turns, and a pass over a large one holds up nobody.
+//!
+//! A task that goes on leaves the answers to another thread. To wake one for the next span instead
+//! took an eighth of a pass over spans of 256 KiB (noise, cat: 349 MB/s, now 395).
 
 use std::{
     fmt, io,
@@ -106,13 +110,25 @@ impl Deflated {
     }
 
     fn advance(self: Arc<Self>) {
-        let from = self.reader.frontier();
-        let result = self.span_at(from);
-        let mut waiting = self.waiting();
-        waiting.advancing = false;
-        let done = self.settle(&mut waiting, result, from..u64::MAX);
-        drop(waiting);
-        done.into_iter().for_each(Served::reply);
+        loop {
+            let from = self.reader.frontier();
+            let result = self.span_at(from);
+            let mut waiting = self.waiting();
+            let done = settle(&mut waiting, result, from..u64::MAX);
+            let frontier = self.reader.frontier();
+            // Each turn moves the frontier or fails, which leaves nobody ahead of it.
+            let goes_on = waiting.list.iter().any(|waiter| waiter.missing.start >= frontier);
+            waiting.advancing = goes_on && !self.shared.decode.has_work();
+            let here = waiting.advancing;
+            self.start_all(&mut waiting);
+            drop(waiting);
+            if !here {
+                return done.into_iter().for_each(Served::reply);
+            }
+            if !done.is_empty() {
+                self.shared.reply.spawn(move || done.into_iter().for_each(Served::reply));
+            }
+        }
     }
 
     fn decode(self: Arc<Self>, offset: u64) {
@@ -120,7 +136,8 @@ impl Deflated {
         let mut waiting = self.waiting();
         waiting.decoding.remove(&(offset / self.spacing));
         // Others that wait near may wait for another span: they find out for themselves.
-        let done = self.settle(&mut waiting, result, offset..offset + 1);
+        let done = settle(&mut waiting, result, offset..offset + 1);
+        self.start_all(&mut waiting);
         drop(waiting);
         done.into_iter().for_each(Served::reply);
     }
@@ -136,22 +153,20 @@ impl Deflated {
         }
     }
 
-    /// Hands out a result, and starts what the waiters that are left need. Each call ends or
-    /// feeds the waiters it was started for, so this comes to an end.
-    fn settle(
-        self: &Arc<Self>,
-        waiting: &mut Waiting,
-        result: Result<Span, Error>,
-        failing: Range<u64>,
-    ) -> Vec<Served> {
-        let done = match result {
-            Ok(span) => waiting.deliver(&span),
-            Err(error) => waiting.fail(&failing, &error),
-        };
+    /// Starts what the waiters that are left need. Each task ends or feeds the waiters it was
+    /// started for, so this comes to an end.
+    fn start_all(self: &Arc<Self>, waiting: &mut Waiting) {
         let offsets: Vec<u64> = waiting.list.iter().map(|waiter| waiter.missing.start).collect();
         for offset in offsets {
             self.start(waiting, offset);
         }
-        done
+    }
+}
+
+/// Hands out a result; returns the waiters that have all they waited for.
+fn settle(waiting: &mut Waiting, result: Result<Span, Error>, failing: Range<u64>) -> Vec<Served> {
+    match result {
+        Ok(span) => waiting.deliver(&span),
+        Err(error) => waiting.fail(&failing, &error),
     }
 }

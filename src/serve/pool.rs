@@ -71,6 +71,11 @@ impl Drop for Pool {
 }
 
 impl Spawner {
+    /// Whether a task waits for a thread.
+    pub fn has_work(&self) -> bool {
+        !self.0.queue().tasks.is_empty()
+    }
+
     /// Queues `task`. After the pool is gone it is dropped unrun.
     pub fn spawn(&self, task: impl FnOnce() + Send + 'static) {
         let mut queue = self.0.queue();
