@@ -139,14 +139,20 @@ impl Content {
         }
     }
 
-    /// Follows the pattern of a handle's reads, and decodes ahead of a sequential one.
+    /// Follows the pattern of a handle's reads. Decodes ahead of a sequential one, and gives up
+    /// what the kernel has got: the buffers are used again for what comes, and what the kernel
+    /// keeps is not kept twice. Fresh pages for 64 MiB took a tenth of a pass over 256 MiB (cat of
+    /// labels 1488 MB/s, now 1656).
     pub fn follow(&self, pattern: &Mutex<Pattern>, offset: u64, size: u32) {
         let Encoding::Deflated(deflated) = &self.bytes else { return };
-        let ahead = {
+        let around = {
             let mut pattern = pattern.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             pattern.follow(offset, size.into(), self.read_ahead)
         };
-        if let Some(range) = ahead {
+        if let Some(range) = around.behind {
+            deflated.reader().give_up(range);
+        }
+        if let Some(range) = around.ahead {
             let range = range.start..range.end.min(self.size);
             if !range.is_empty() {
                 deflated.read_ahead(range);

@@ -126,6 +126,14 @@ impl Core {
         self.memory.span(self.id, number)
     }
 
+    /// See `DeflateReader::give_up`.
+    pub(crate) fn give_up(&self, range: Range<u64>) {
+        let state = self.lock();
+        let numbers = state.index.within(&range);
+        drop(state);
+        self.memory.give_up(self.id, numbers);
+    }
+
     /// Gives up what can be had again for more time: windows first, then the paused decoder.
     /// Returns the bytes that are still held.
     pub(crate) fn thin(&self) -> u64 {

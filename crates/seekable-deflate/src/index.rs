@@ -99,6 +99,17 @@ impl Index {
         (offset < self.frontier).then(|| after - 1)
     }
 
+    /// The spans that lie wholly within `range`.
+    pub(crate) fn within(&self, range: &Range<u64>) -> Range<usize> {
+        let first = |at| self.checkpoints.partition_point(|checkpoint| checkpoint.decoded < at);
+        let end = match range.end >= self.frontier {
+            true => self.len(),
+            // The span that holds byte `end`, or begins there, is not whole.
+            false => self.find(range.end).unwrap_or(0),
+        };
+        first(range.start)..end
+    }
+
     /// Span `number`, which must exist.
     pub(crate) fn span(&self, number: usize) -> Known {
         let next = self.checkpoints.get(number + 1);
@@ -318,6 +329,16 @@ mod tests {
         }
         assert_eq!(index.span(1).end, 20);
         assert_eq!(index.span(1).encoded_end, Some(BitOffset(20)));
+    }
+
+    #[test]
+    fn only_whole_spans_lie_within_a_range() {
+        let index = index(3);
+        for (range, numbers) in [(0..9, 0..0), (0..10, 0..1), (1..25, 1..2), (5..u64::MAX, 1..3)] {
+            assert_eq!(index.within(&range), numbers, "bytes {range:?}");
+        }
+        assert!(index.within(&(11..19)).is_empty());
+        assert!(index.within(&(40..50)).is_empty());
     }
 
     #[test]

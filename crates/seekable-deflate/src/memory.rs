@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     fmt,
+    ops::Range,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
@@ -30,6 +31,8 @@ struct State {
     next_reader: u64,
     spans: LruCache<(ReaderId, usize), Span>,
     span_bytes: u64,
+    /// Buffers of spans that were given up, to be used again.
+    spares: Vec<Vec<u8>>,
     indexes: HashMap<ReaderId, IndexUse>,
     index_bytes: u64,
     /// Set aside for decoding ahead.
@@ -48,6 +51,9 @@ impl Drop for Reserved {
     }
 }
 
+/// Spare buffers that are kept: as many spans as are on their way from the frontier to a reader.
+const SPARES: usize = 4;
+
 struct IndexUse {
     bytes: u64,
     /// Asked to take less, and could not.
@@ -65,6 +71,7 @@ impl Memory {
                 next_reader: 0,
                 spans: LruCache::unbounded(),
                 span_bytes: 0,
+                spares: Vec::new(),
                 indexes: HashMap::new(),
                 index_bytes: 0,
                 reserved_bytes: 0,
@@ -77,7 +84,7 @@ impl Memory {
     #[must_use]
     pub fn used(&self) -> u64 {
         let state = self.lock();
-        state.span_bytes + state.index_bytes + state.reserved_bytes
+        state.taken()
     }
 
     /// Drops all cached spans.
@@ -85,8 +92,9 @@ impl Memory {
         let mut state = self.lock();
         state.span_bytes = 0;
         let spans = std::mem::replace(&mut state.spans, LruCache::unbounded());
+        let spares = std::mem::take(&mut state.spares);
         drop(state);
-        drop(spans);
+        drop((spans, spares));
     }
 
     /// The budget in bytes.
@@ -124,6 +132,22 @@ impl Memory {
         drop(dropped);
     }
 
+    /// Drops a reader's spans with these numbers; a few of their buffers wait for the next span.
+    pub(crate) fn give_up(&self, reader: ReaderId, numbers: Range<usize>) {
+        let mut state = self.lock();
+        let mut dropped = Vec::new();
+        for number in numbers {
+            let Some(span) = state.spans.pop(&(reader, number)) else { continue };
+            state.span_bytes -= span.memory();
+            match span.into_buffer() {
+                Some(buffer) if state.spares.len() < SPARES => state.spares.push(buffer),
+                buffer => dropped.push(buffer),
+            }
+        }
+        drop(state);
+        drop(dropped);
+    }
+
     /// A cached span, which becomes the most recently used.
     pub(crate) fn span(&self, reader: ReaderId, number: usize) -> Option<Span> {
         self.lock().spans.get(&(reader, number)).cloned()
@@ -153,11 +177,13 @@ impl Memory {
     /// go anyway: fresh pages cost a tenth of the fastest decode.
     pub(crate) fn buffer(&self, len: usize) -> Vec<u8> {
         let mut state = self.lock();
+        let fits = |buffer: &Vec<u8>| (len..=2 * len).contains(&buffer.len());
+        if let Some(at) = state.spares.iter().position(fits) {
+            return state.spares.swap_remove(at);
+        }
         while state.taken() + len as u64 > self.limit {
             let Some(span) = state.pop_lru() else { break };
-            let buffer =
-                span.into_buffer().filter(|buffer| (len..=2 * len).contains(&buffer.len()));
-            if let Some(buffer) = buffer {
+            if let Some(buffer) = span.into_buffer().filter(fits) {
                 return buffer;
             }
         }
@@ -221,7 +247,8 @@ impl Memory {
 
 impl State {
     fn taken(&self) -> u64 {
-        self.span_bytes + self.index_bytes + self.reserved_bytes
+        let spares: u64 = self.spares.iter().map(|buffer| buffer.capacity() as u64).sum();
+        self.span_bytes + self.index_bytes + self.reserved_bytes + spares
     }
 
     fn pop_lru(&mut self) -> Option<Span> {
@@ -233,6 +260,9 @@ impl State {
     /// Takes out spans until all fits into `limit`; they are freed when the lock is gone.
     fn fit(&mut self, limit: u64) -> Vec<Span> {
         let mut dropped = Vec::new();
+        if self.taken() > limit {
+            self.spares = Vec::new();
+        }
         while self.taken() > limit {
             let Some(span) = self.pop_lru() else { break };
             dropped.push(span);
@@ -293,6 +323,25 @@ mod tests {
         assert_ne!(buffer.as_ptr(), held.bytes().as_ptr());
         assert_eq!(memory.used(), 0);
         assert!(held.bytes().iter().all(|byte| *byte == 1));
+    }
+
+    #[test]
+    fn what_is_given_up_is_used_again_and_counted_until_then() {
+        let memory = Memory::new(1 << 20);
+        let reader = memory.add_reader();
+        let first = vec![1; 100_000];
+        let place = first.as_ptr();
+        memory.insert(reader, 0, &span(first));
+        memory.insert(reader, 1, &span(vec![2; 100_000]));
+        memory.give_up(reader, 0..1);
+        assert!(memory.peek(reader, 0).is_none() && memory.peek(reader, 1).is_some());
+        assert!(memory.used() >= 200_000);
+        let buffer = memory.buffer(90_000);
+        assert_eq!(buffer.as_ptr(), place);
+        assert!(memory.used() < 200_000);
+        memory.give_up(reader, 0..2);
+        memory.clear();
+        assert_eq!(memory.used(), 0);
     }
 
     #[test]

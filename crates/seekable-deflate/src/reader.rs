@@ -142,6 +142,12 @@ impl<R: ReadAt> DeflateReader<R> {
         self.core.cached_span_at(offset)
     }
 
+    /// Drops the decoded spans that lie wholly within `range`, before others that are cached: for
+    /// bytes that nobody is likely to ask for soon. A read of them decodes them again.
+    pub fn give_up(&self, range: Range<u64>) {
+        self.core.give_up(range);
+    }
+
     /// Works for a first pass that others make: decodes ahead of the frontier from places where a
     /// block may begin, and makes ready what the frontier comes to. `false` if there is nothing
     /// to do now.

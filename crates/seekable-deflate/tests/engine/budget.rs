@@ -106,6 +106,23 @@ fn checkpoints_of_many_small_spans_stay_few() {
 }
 
 #[test]
+fn what_is_given_up_behind_a_pass_reads_the_same_again() {
+    let plain = data(Data::Text, 1 << 20, 1);
+    let encoded = deflate(&plain, Encoder::Flate2(6));
+    let memory = Memory::new(PLENTY);
+    let reader = reader_within(&encoded[..], known(&plain, 65536), &memory);
+    for at in (0..plain.len()).step_by(50_000) {
+        assert!(read(&reader, at as u64, 50_000).unwrap() == slice(&plain, at as u64, 50_000));
+        reader.give_up(0..at as u64);
+        let earlier = at as u64 / 2;
+        assert!(read(&reader, earlier, 100).unwrap() == slice(&plain, earlier, 100));
+    }
+    reader.give_up(0..u64::MAX);
+    assert!((0..16).all(|number| reader.cached_span_at(number * 65536).is_none()));
+    assert!(read(&reader, 0, plain.len()).unwrap() == plain);
+}
+
+#[test]
 fn a_span_outlives_its_place_in_the_cache() {
     let plain = data(Data::Text, 500_000, 1);
     let encoded = deflate(&plain, Encoder::Flate2(6));
