@@ -115,8 +115,10 @@ impl Filesystem for Npzfs {
         Ok(())
     }
 
+    /// The kernel has let go: nobody reads any more.
     fn destroy(&mut self) {
         self.cache.end();
+        contain(|| self.tree.save_indexes());
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {

@@ -17,6 +17,9 @@ const SERVER: &str = "--server-in-background";
 /// The longest time that names and attributes may be kept: a year.
 const LONGEST_TTL: Duration = Duration::from_secs(365 * 24 * 3600);
 
+/// An index takes half a percent of what it is of: enough for 2 TB.
+const DEFAULT_INDEX_DIR_SIZE: u64 = 10 << 30;
+
 #[derive(Debug, Args)]
 pub struct Arguments {
     /// Directory to show, or a single .npz
@@ -40,6 +43,12 @@ pub struct Arguments {
     /// Memory for decoded data [default: 64M]
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     cache_size: Option<u64>,
+    /// Where indexes are kept for the next mount [default: ~/.cache/npzfs]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    index_dir: Option<PathBuf>,
+    /// What they may take there; 0 keeps none [default: 10G]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    index_dir_size: Option<u64>,
     /// Log to this file; else to the system log, or standard error with -f
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     log_file: Option<PathBuf>,
@@ -112,12 +121,30 @@ fn options(arguments: Arguments) -> Result<(Options, Option<PathBuf>), String> {
         source: arguments.source.unwrap_or_default(),
         mountpoint: arguments.mountpoint.unwrap_or_default(),
         settings,
+        index_dir: arguments.index_dir.or(given.index_dir).or_else(default_index_dir),
+        index_dir_size: arguments
+            .index_dir_size
+            .or(given.index_dir_size)
+            .unwrap_or(DEFAULT_INDEX_DIR_SIZE),
         access: given.access,
         default_permissions: given.default_permissions,
         noexec: given.noexec,
         fs_name: given.fs_name,
     };
     Ok((options, arguments.log_file.or(given.log_file)))
+}
+
+/// Where a service manager gives us a cache, else where caches of the user are.
+fn default_index_dir() -> Option<PathBuf> {
+    // systemd.exec(5): with several directories they are separated by colons.
+    if let Some(directories) = std::env::var_os("CACHE_DIRECTORY") {
+        return std::env::split_paths(&directories).next();
+    }
+    // As the XDG base directory specification has it, a path that is not absolute is ignored.
+    let caches = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let caches = caches.filter(|path| path.is_absolute());
+    let caches = caches.or_else(|| Some(std::env::home_dir()?.join(".cache")))?;
+    Some(caches.join("npzfs"))
 }
 
 pub fn parse_layout(text: &str) -> Result<Layout, String> {

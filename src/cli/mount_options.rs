@@ -17,6 +17,8 @@ pub struct MountOptions {
     pub ttl: Option<Duration>,
     pub cache_size: Option<u64>,
     pub log_file: Option<PathBuf>,
+    pub index_dir: Option<PathBuf>,
+    pub index_dir_size: Option<u64>,
     pub fs_name: Option<OsString>,
     pub access: Access,
     pub default_permissions: bool,
@@ -96,6 +98,10 @@ impl MountOptions {
             "ttl" => self.ttl = Some(mount::parse_ttl(&text()?).map_err(wrong)?),
             "cache_size" => self.cache_size = Some(size::parse(&text()?).map_err(wrong)?),
             "log_file" => self.log_file = Some(given()?.into()),
+            "index_dir" => self.index_dir = Some(given()?.into()),
+            "index_dir_size" => {
+                self.index_dir_size = Some(size::parse(&text()?).map_err(wrong)?);
+            }
             "fsname" => self.fs_name = Some(given()?.into()),
             "subtype" if given()? == "npzfs" => {}
             "subtype" => {
@@ -166,7 +172,7 @@ mod tests {
 
     #[test]
     fn our_own_options_are_read() {
-        let text = "layout=beside,ttl=2.5,cache_size=1G,log_file=/a\\,b\\\\c\\d,fsname=x=y,\
+        let text = "layout=beside,ttl=2.5,cache_size=1G,index_dir=/i,index_dir_size=2G,log_file=/a\\,b\\\\c\\d,fsname=x=y,\
                     noexec,allow_root,default_permissions";
         assert_eq!(
             parse(text),
@@ -175,6 +181,8 @@ mod tests {
                 ttl: Some(Duration::from_millis(2500)),
                 cache_size: Some(1 << 30),
                 log_file: Some(r"/a,b\c\d".into()),
+                index_dir: Some("/i".into()),
+                index_dir_size: Some(2 << 30),
                 fs_name: Some("x=y".into()),
                 access: Access::OwnerAndRoot,
                 default_permissions: true,

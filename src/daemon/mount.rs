@@ -24,13 +24,21 @@ use super::{
     processes,
     source::Source,
 };
-use crate::{fuse::Npzfs, tree::Tree};
+use crate::{
+    fuse::Npzfs,
+    saved::Indexes,
+    tree::{Settings, Tree},
+};
 
 /// How long a new mount may take to answer. A source on a slow network is worth waiting for.
 const FIRST_ANSWER: Duration = Duration::from_secs(30);
 
 /// How long the server goes on for those who still use a mount that is out of sight.
 const GRACE: Duration = Duration::from_secs(5);
+
+/// How long a server may take to save its indexes once nobody uses the mount any more. Most take
+/// a fraction of a second.
+const SAVING: Duration = Duration::from_secs(60);
 
 /// Between two looks at something that tells no news by itself.
 const POLL: Duration = Duration::from_millis(5);
@@ -42,6 +50,8 @@ pub struct Mount {
     source: PathBuf,
     /// Set while it is in the file tree.
     device: Option<Device>,
+    /// Set while it is served.
+    tree: Option<Arc<Tree>>,
     /// Set when the session has ended, to whether it was the kernel that let go of the filesystem.
     /// If so, its device number is free, and the next mount may get it.
     ended: Arc<OnceLock<bool>>,
@@ -58,6 +68,11 @@ impl Mount {
         raise_file_limit();
         // First the mountpoint: a dead mount on it may cover the source.
         let mountpoint = Mountpoint::find(&options.mountpoint)?;
+        // Before mounting, too: it may lie where the mount will be.
+        let (indexes, complaint) = match open_indexes(options) {
+            Ok(indexes) => (indexes, None),
+            Err(complaint) => (None, Some(complaint)),
+        };
         let source = Source::open(&options.source)?;
         mountpoint.check(&source)?;
         let device = kernel::open_device()?;
@@ -66,13 +81,17 @@ impl Mount {
             path: mountpoint.path().into(),
             source: source.path.clone(),
             device: None,
+            tree: None,
             ended: Arc::new(OnceLock::new()),
         };
+        let settings = Settings { indexes, ..options.settings.clone() };
         let tree = source
             .into_tree()
-            .and_then(|source| Tree::new(source, options.settings.clone()))
+            .and_then(|source| Tree::new(source, settings))
+            .map(Arc::new)
             .map_err(|cause| Error::Tree(options.source.clone(), cause))?;
-        let filesystem = Npzfs::new(Arc::new(tree));
+        mount.tree = Some(tree.clone());
+        let filesystem = Npzfs::new(tree);
         let path = mount.source.clone();
         let name = options.fs_name.as_deref().unwrap_or(path.as_os_str());
         match Detached::new(&device, &mount.path, name, options)? {
@@ -86,6 +105,11 @@ impl Mount {
                 drop(mountpoint);
                 mount.with_fusermount(filesystem, name, options, events)?;
             }
+        }
+        // Without it everything works, only slower after the next mount. What keeps a mount from
+        // being made is to be the one line that is said.
+        if let Some(complaint) = complaint {
+            log::warn!("{complaint}");
         }
         Ok(mount)
     }
@@ -108,15 +132,24 @@ impl Mount {
     /// # Errors
     /// When unmounting is refused.
     pub fn unmount(mut self) -> Result<(), Error> {
-        let result = self.take_away();
-        if result.is_ok() && !self.ends_within(GRACE) {
-            log::warn!(
-                "{} is still used after {} s; those who use it will get errors",
-                self.path.display(),
-                GRACE.as_secs()
-            );
+        let end = self.take_away()?;
+        let limit = match end {
+            Mode::Ordinary => SAVING,
+            Mode::Lazy => GRACE,
+        };
+        if !self.ends_within(limit) {
+            let (path, seconds) = (self.path.display(), limit.as_secs());
+            match end {
+                Mode::Ordinary => log::warn!("{path}: saving its indexes takes over {seconds} s"),
+                Mode::Lazy => log::warn!(
+                    "{path} is still used after {seconds} s; those who use it will get errors"
+                ),
+            }
+            if let (Mode::Lazy, Some(tree)) = (end, &self.tree) {
+                tree.save_indexes();
+            }
         }
-        result
+        Ok(())
     }
 
     /// Starts the threads that answer the kernel.
@@ -211,10 +244,12 @@ impl Mount {
     }
 
     /// Unmounts wherever this filesystem is mounted: it may have been moved, or bound elsewhere.
-    fn take_away(&mut self) -> Result<(), Error> {
-        let Some(device) = self.device.take() else { return Ok(()) };
+    /// Lazily, it says, if somebody uses it.
+    fn take_away(&mut self) -> Result<Mode, Error> {
+        let mut end = Mode::Ordinary;
+        let Some(device) = self.device.take() else { return Ok(end) };
         if self.ended.get() == Some(&true) {
-            return Ok(());
+            return Ok(end);
         }
         let mounts = mountinfo::read()
             .map_err(|cause| Error::UnmountRefused {
@@ -224,9 +259,11 @@ impl Mount {
             .into_iter()
             .filter(|mount| mount.device == device && mount.is_npzfs());
         for mount in mounts.collect::<Vec<_>>().into_iter().rev() {
-            take_away(&mount)?;
+            if let Mode::Lazy = take_away(&mount)? {
+                end = Mode::Lazy;
+            }
         }
-        Ok(())
+        Ok(end)
     }
 
     fn ends_within(&self, limit: Duration) -> bool {
@@ -250,7 +287,7 @@ impl Drop for Mount {
 }
 
 /// Unmounts one mount of ours, lazily if it is in use.
-fn take_away(mount: &mountinfo::Entry) -> Result<(), Error> {
+fn take_away(mount: &mountinfo::Entry) -> Result<Mode, Error> {
     let path = &mount.mount_point;
     // A path leads to the mount on top: that may be another one by now.
     match Place::open(path) {
@@ -264,17 +301,27 @@ fn take_away(mount: &mountinfo::Entry) -> Result<(), Error> {
     }
     match detach::unmount(path, Mode::Ordinary) {
         // Somebody else was faster.
-        Ok(()) | Err(Error::NotMounted(_)) => Ok(()),
+        Ok(()) | Err(Error::NotMounted(_)) => Ok(Mode::Ordinary),
         Err(Error::InUse { .. }) => {
             let mut users = processes::users(mount).join(", ");
             if !users.is_empty() {
                 users = format!(" by {users}");
             }
             log::warn!("{} is in use{users}: detaching it", path.display());
-            detach::unmount(path, Mode::Lazy)
+            detach::unmount(path, Mode::Lazy).map(|()| Mode::Lazy)
         }
         Err(error) => Err(error),
     }
+}
+
+/// Opens the directory of saved indexes, if there is to be one; else says what is wrong with it.
+fn open_indexes(options: &Options) -> Result<Option<Arc<Indexes>>, String> {
+    let Some(directory) = options.index_dir.as_ref().filter(|_| options.index_dir_size > 0) else {
+        return Ok(None);
+    };
+    Indexes::open(directory, options.index_dir_size)
+        .map(|indexes| Some(Arc::new(indexes)))
+        .map_err(|error| format!("no indexes are saved in {}: {error}", directory.display()))
 }
 
 /// Every archive in use is an open file, and 1024, the usual limit, is for programs that call

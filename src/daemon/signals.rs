@@ -3,7 +3,7 @@
 use std::{process, sync::mpsc::Sender, thread};
 
 use signal_hook::{
-    consts::signal::{SIGHUP, SIGINT, SIGTERM},
+    consts::signal::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ},
     iterator::Signals,
 };
 
@@ -25,10 +25,15 @@ pub enum Hangup {
 /// When the handlers cannot be set up.
 pub fn forward(events: Sender<Event>, hangup: Hangup) -> Result<(), Error> {
     let setup = |cause| Error::Setup("the signal handlers", cause);
-    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).map_err(setup)?;
+    // With a handler for SIGXFSZ, a write beyond the size that files may have (ulimit -f) fails
+    // like one on a full disk, and does not end the server.
+    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM, SIGXFSZ]).map_err(setup)?;
     let forward = move || {
         let mut ending = false;
         for signal in signals.forever() {
+            if signal == SIGXFSZ {
+                continue;
+            }
             if signal == SIGHUP && hangup == Hangup::Ignored {
                 log::info!("SIGHUP: there is no terminal to hang up");
                 continue;

@@ -2,10 +2,16 @@
 
 use std::{fmt, io};
 
+use seekable_deflate::IndexError;
+
 /// Why a saved file cannot be used or written.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
+    /// It is none of ours, or of a version that we do not know, or damaged: what is wrong.
+    Unfit(&'static str),
+    /// The index of a stream in it cannot be used.
+    Index(IndexError),
     /// Others may write it: whose it is, and its mode.
     Untrusted {
         /// User who owns it.
@@ -13,6 +19,8 @@ pub enum Error {
         /// Permission bits.
         mode: u32,
     },
+    /// The stream that is being saved could not be read.
+    Stream(seekable_deflate::Error),
     /// What the filesystem said.
     Io(io::Error),
 }
@@ -20,9 +28,12 @@ pub enum Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Unfit(what) => f.write_str(what),
+            Self::Index(error) => write!(f, "{error}"),
             Self::Untrusted { owner, mode } => {
                 write!(f, "it belongs to user {owner} with mode {mode:03o}: others may write it")
             }
+            Self::Stream(error) => write!(f, "{error}"),
             Self::Io(error) => write!(f, "{error}"),
         }
     }
@@ -31,8 +42,10 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
+            Self::Index(error) => Some(error),
+            Self::Stream(error) => Some(error),
             Self::Io(error) => Some(error),
-            Self::Untrusted { .. } => None,
+            Self::Unfit(_) | Self::Untrusted { .. } => None,
         }
     }
 }
@@ -40,5 +53,17 @@ impl std::error::Error for Error {
 impl From<io::Error> for Error {
     fn from(error: io::Error) -> Self {
         Self::Io(error)
+    }
+}
+
+impl From<seekable_deflate::Error> for Error {
+    fn from(error: seekable_deflate::Error) -> Self {
+        Self::Stream(error)
+    }
+}
+
+impl From<IndexError> for Error {
+    fn from(error: IndexError) -> Self {
+        Self::Index(error)
     }
 }

@@ -1,4 +1,4 @@
-//! Files that only we write, kept from one mount to the next.
+//! Files that only we write, kept from one mount to the next: saved indexes.
 //!
 //! They may vanish, be cut short or be written by somebody else at any time; then they are made
 //! again. Whatever is wrong with them costs time, never a byte. Knows nothing of reads, handles or
@@ -6,8 +6,12 @@
 
 mod directory;
 mod error;
+mod index_file;
+mod indexes;
 mod map;
 
 pub use directory::{Directory, Draft};
 pub use error::Error;
+pub use index_file::{IndexFile, StreamKey, WriteIndex};
+pub use indexes::Indexes;
 pub use map::Map;

@@ -1,26 +1,44 @@
 //! Open archives, with the contents of their members as they are asked for.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, hash_map::Entry},
     sync::{Arc, Mutex, PoisonError},
 };
 
 use seekable_deflate::{DeflateReader, Format, Options, spacing_for};
 
 use super::{
-    Content, Error, Server, Shared, content::Encoding, deflated::Deflated, stored::Stored,
+    Content, Error, Server, Shared,
+    content::Encoding,
+    deflated::Deflated,
+    index::{self, ArchiveIndex},
+    stored::Stored,
     whole::Whole,
 };
-use crate::archive::{Archive, MemberId, Method, NpyGz, SourceFile};
+use crate::{
+    archive::{Archive, MemberId, Method, NpyGz, SourceFile},
+    saved::StreamKey,
+};
 
 /// An open archive. Contents, and the indexes in them, live as long as it does.
 #[derive(Debug)]
 pub struct OpenArchive {
     archive: Arc<Archive>,
     shared: Shared,
+    /// `None` if nothing is saved.
+    index: Option<Arc<ArchiveIndex>>,
     contents: Mutex<HashMap<MemberId, Arc<Content>>>,
     /// Members whose refusal is in the log.
     refused: Mutex<HashSet<MemberId>>,
+}
+
+/// Somebody may come back to it.
+impl Drop for OpenArchive {
+    fn drop(&mut self) {
+        if let Some(index) = self.index.take() {
+            index.save_later();
+        }
+    }
 }
 
 impl OpenArchive {
@@ -28,8 +46,11 @@ impl OpenArchive {
     #[must_use]
     pub fn new(archive: Archive, server: &Server) -> Self {
         let shared = server.shared.clone();
+        let archive = Arc::new(archive);
+        let identified = archive.clone();
         Self {
-            archive: Arc::new(archive),
+            index: shared.index(move || identified.identity()),
+            archive,
             shared,
             contents: Mutex::default(),
             refused: Mutex::default(),
@@ -53,7 +74,19 @@ impl OpenArchive {
         // Not under the lock: this reads the local file header. Should two threads come here at
         // once, the first to insert wins.
         let content = Arc::new(self.new_content(id)?);
-        Ok(self.contents().entry(id).or_insert(content).clone())
+        match self.contents().entry(id) {
+            Entry::Occupied(first) => return Ok(first.get().clone()),
+            Entry::Vacant(place) => place.insert(content.clone()),
+        };
+        content.save_index();
+        Ok(content)
+    }
+
+    /// Saves what has been learnt of members that are not decoded to their ends.
+    pub fn save_indexes(&self) {
+        if let Some(index) = &self.index {
+            index.save();
+        }
     }
 
     /// Whether this is the first time that somebody wants to log the refusal of a member.
@@ -82,7 +115,12 @@ impl OpenArchive {
                     decoded_len: Some(member.size),
                     crc32: Some(member.crc32),
                 };
-                deflated(source, start..start + member.encoded_size, options, &self.shared)
+                let key = StreamKey {
+                    header_offset: member.header_offset,
+                    encoded_size: member.encoded_size,
+                };
+                let encoded = start..start + member.encoded_size;
+                deflated(source, encoded, options, &self.shared, key, self.index.as_ref())
             }
             Method::Deflate64 => whole("deflate64"),
             Method::Bzip2 => whole("bzip2"),
@@ -99,8 +137,17 @@ impl OpenArchive {
 /// An open `.npy.gz`.
 #[derive(Debug)]
 pub struct OpenNpyGz {
-    npy: NpyGz,
+    npy: Arc<NpyGz>,
     content: Arc<Content>,
+    index: Option<Arc<ArchiveIndex>>,
+}
+
+impl Drop for OpenNpyGz {
+    fn drop(&mut self) {
+        if let Some(index) = self.index.take() {
+            index.save_later();
+        }
+    }
 }
 
 impl OpenNpyGz {
@@ -114,11 +161,23 @@ impl OpenNpyGz {
             decoded_len: Some(npy.size()),
             crc32: None,
         };
+        let npy = Arc::new(npy);
+        let identified = npy.clone();
+        let index = server.shared.index(move || identified.identity());
         let source = npy.source().clone();
-        let bytes = deflated(source.clone(), encoded, options, &server.shared);
+        let key = StreamKey { header_offset: 0, encoded_size: encoded.end };
+        let bytes = deflated(source.clone(), encoded, options, &server.shared, key, index.as_ref());
         let content = Content::new(source, npy.size(), bytes, server.shared.read_ahead);
+        content.save_index();
         let content = Arc::new(content);
-        Self { npy, content }
+        Self { npy, content, index }
+    }
+
+    /// Saves what has been learnt of it.
+    pub fn save_indexes(&self) {
+        if let Some(index) = &self.index {
+            index.save();
+        }
     }
 
     /// What its header says.
@@ -139,8 +198,12 @@ fn deflated(
     encoded: std::ops::Range<u64>,
     options: Options,
     shared: &Shared,
+    key: StreamKey,
+    index: Option<&Arc<ArchiveIndex>>,
 ) -> Encoding {
-    let spacing = options.spacing;
+    let (spacing, size) = (options.spacing, options.decoded_len.unwrap_or(u64::MAX));
+    let index = index.filter(|_| key.encoded_size >= index::LEAST_ENCODED);
+    let index = index.map(|index| (key, index.clone()));
     let reader = DeflateReader::new(source, encoded, options, shared.memory.clone());
-    Encoding::Deflated(Deflated::new(reader, spacing, shared.clone()))
+    Encoding::Deflated(Deflated::new(reader, size, spacing, shared.clone(), index))
 }

@@ -97,6 +97,13 @@ impl Content {
         matches!(self.bytes, Encoding::Stored(_))
     }
 
+    /// Saves its index from now on, if that is worth it.
+    pub(super) fn save_index(&self) {
+        if let Encoding::Deflated(deflated) = &self.bytes {
+            deflated.save_index();
+        }
+    }
+
     /// Gives the bytes from `offset`, at most `size` and fewer only at the end, to `reply`: before
     /// this returns if they are at hand, else from another thread.
     pub fn read(

@@ -13,23 +13,36 @@ use std::{
     fmt, io,
     ops::Range,
     panic::{self, AssertUnwindSafe},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
-use seekable_deflate::{DeflateReader, Span};
+use seekable_deflate::{DeflateReader, IndexError, SavedIndex, Span};
 
 use super::{
     Error, Reply, Shared,
+    index::ArchiveIndex,
     waiting::{Served, Waiter, Waiting},
 };
-use crate::archive::SourceFile;
+use crate::{
+    archive::SourceFile,
+    saved::{self, StreamKey},
+};
 
 /// A deflated member.
 pub struct Deflated {
     reader: DeflateReader<Arc<SourceFile>>,
+    /// Decoded, in bytes.
+    size: u64,
     spacing: u64,
     shared: Shared,
     waiting: Mutex<Waiting>,
+    /// What saves its index, if that is worth it, and under which name.
+    index: Option<(StreamKey, Arc<ArchiveIndex>)>,
+    /// How far its saved index reaches, in decoded bytes.
+    saved: AtomicU64,
 }
 
 impl fmt::Debug for Deflated {
@@ -39,12 +52,55 @@ impl fmt::Debug for Deflated {
 }
 
 impl Deflated {
-    pub fn new(reader: DeflateReader<Arc<SourceFile>>, spacing: u64, shared: Shared) -> Arc<Self> {
-        Arc::new(Self { reader, spacing, shared, waiting: Mutex::default() })
+    pub fn new(
+        reader: DeflateReader<Arc<SourceFile>>,
+        size: u64,
+        spacing: u64,
+        shared: Shared,
+        index: Option<(StreamKey, Arc<ArchiveIndex>)>,
+    ) -> Arc<Self> {
+        let (waiting, saved) = (Mutex::default(), AtomicU64::new(0));
+        let this = Self { reader, size, spacing, shared, waiting, index, saved };
+        if let Some((key, index)) = &this.index {
+            index.adopt(*key, &this);
+        }
+        Arc::new(this)
     }
 
     pub fn reader(&self) -> &DeflateReader<Arc<SourceFile>> {
         &self.reader
+    }
+
+    /// Saves its index from now on.
+    pub fn save_index(self: &Arc<Self>) {
+        if let Some((key, index)) = &self.index {
+            index.register(*key, self);
+        }
+    }
+
+    /// Goes on from a saved index.
+    ///
+    /// # Errors
+    /// When it is of another stream.
+    pub fn adopt_index(&self, index: SavedIndex) -> Result<(), IndexError> {
+        let frontier = index.frontier();
+        self.reader.adopt_index(index)?;
+        self.saved.fetch_max(frontier, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether it has been decoded farther than its saved index says, and is good so far.
+    pub fn has_unsaved(&self) -> bool {
+        self.reader.frontier() > self.saved.load(Ordering::Relaxed)
+            && self.reader.damage().is_none()
+    }
+
+    /// Writes its index; `false` if there is nothing to write.
+    ///
+    /// # Errors
+    /// When the source cannot be read, or `out` does not take it.
+    pub fn write_index(&self, out: &mut dyn io::Write) -> Result<bool, saved::Error> {
+        self.reader.write_index(out).map_err(saved::Error::from)
     }
 
     /// Copies the bytes of `range` into `scratch` or finds them in one span, if that needs no
@@ -116,6 +172,9 @@ impl Deflated {
             let mut waiting = self.waiting();
             let done = settle(&mut waiting, result, from..u64::MAX);
             let frontier = self.reader.frontier();
+            if let Some((_, index)) = &self.index {
+                index.progress(frontier - from, frontier == self.size);
+            }
             // Each turn moves the frontier or fails, which leaves nobody ahead of it.
             let goes_on = waiting.list.iter().any(|waiter| waiter.missing.start >= frontier);
             waiting.advancing = goes_on && !self.shared.decode.has_work();

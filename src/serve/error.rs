@@ -20,6 +20,14 @@ pub enum Error {
     Io(Arc<io::Error>),
 }
 
+impl Error {
+    /// Whether the bytes of this generation are gone.
+    #[must_use]
+    pub fn is_overwritten(&self) -> bool {
+        matches!(self, Self::Overwritten)
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -10,6 +10,7 @@ mod container;
 mod content;
 mod deflated;
 mod error;
+mod index;
 mod pattern;
 mod pool;
 mod stored;
@@ -17,6 +18,7 @@ mod waiting;
 mod whole;
 
 use std::{
+    io,
     path::PathBuf,
     sync::{Arc, atomic::AtomicBool},
 };
@@ -27,8 +29,11 @@ pub use content::{Content, State};
 pub use error::Error;
 pub use pattern::Pattern;
 
+use index::ArchiveIndex;
 use pool::{Pool, Spawner};
 use seekable_deflate::Memory;
+
+use crate::{archive::Identity, saved::Indexes};
 
 /// Answers one read, now or later, on whatever thread has the bytes.
 pub type Reply = Box<dyn FnOnce(Result<&[u8], Error>) + Send>;
@@ -42,6 +47,8 @@ pub struct Limits {
     pub threads: usize,
     /// Where members that cannot be read in part are decoded to, as unlinked files.
     pub temporary: PathBuf,
+    /// Where indexes are saved, if anywhere.
+    pub indexes: Option<Arc<Indexes>>,
 }
 
 /// The pools and the memory that all contents share.
@@ -52,6 +59,7 @@ pub struct Server {
     _decode: Pool,
     _whole: Pool,
     _reply: Pool,
+    _saver: Pool,
 }
 
 /// What a content needs of the server.
@@ -66,6 +74,20 @@ struct Shared {
     whole: Spawner,
     temporary: Arc<PathBuf>,
     read_ahead: u64,
+    indexes: Option<Arc<Indexes>>,
+    /// Saves indexes.
+    saver: Spawner,
+}
+
+impl Shared {
+    /// The saved indexes of an archive, if any are saved.
+    fn index(
+        &self,
+        identify: impl Fn() -> io::Result<Identity> + Send + Sync + 'static,
+    ) -> Option<Arc<ArchiveIndex>> {
+        let store = self.indexes.clone()?;
+        Some(ArchiveIndex::new(store, self.saver.clone(), Box::new(identify)))
+    }
 }
 
 /// Threads that decode members whole. Two, so that one slow member does not hold up the next.
@@ -85,6 +107,7 @@ impl Server {
         // One moves 1.6 GB/s, more than a frontier yields; what is decoded already, the threads
         // that read the requests answer.
         let reply = Pool::new("reply", 1)?;
+        let saver = Pool::new("save", 1)?;
         let shared = Shared {
             memory: Memory::new(limits.memory),
             decode: decode.spawner(),
@@ -93,8 +116,10 @@ impl Server {
             temporary: Arc::new(limits.temporary),
             // An eighth, so that several readers fit beside what is being read.
             read_ahead: READ_AHEAD.min(limits.memory / 8),
+            indexes: limits.indexes,
+            saver: saver.spawner(),
         };
-        Ok(Self { shared, _decode: decode, _whole: whole, _reply: reply })
+        Ok(Self { shared, _decode: decode, _whole: whole, _reply: reply, _saver: saver })
     }
 
     /// Runs `task` where short decoding happens: for questions that may need the start of a

@@ -20,7 +20,9 @@ mod xattr;
 #[cfg(test)]
 mod tests;
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use crate::saved::Indexes;
 
 pub use attr::{Attr, Kind, Timestamp};
 pub use error::FsError;
@@ -57,6 +59,8 @@ pub struct Settings {
     pub threads: usize,
     /// Where members that can only be decoded whole are decoded to.
     pub temporary: PathBuf,
+    /// Where indexes are saved, if anywhere.
+    pub indexes: Option<Arc<Indexes>>,
 }
 
 impl Default for Settings {
@@ -70,6 +74,7 @@ impl Default for Settings {
             // Two at least: one may be at a long first pass while the other serves rows.
             threads: std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 16)),
             temporary: std::env::var_os("TMPDIR").map_or_else(|| "/var/tmp".into(), PathBuf::from),
+            indexes: None,
         }
     }
 }

@@ -175,6 +175,12 @@ impl<C: Container> Containers<C> {
         }
     }
 
+    /// Calls `work` with each that is open.
+    pub fn for_each(&self, work: impl Fn(&C)) {
+        let open: Vec<_> = lock(&self.open).iter().map(|(_, known)| known.what.clone()).collect();
+        open.iter().for_each(|container| work(container));
+    }
+
     /// Closes the least recently used until the memory is kept to.
     fn shrink(&self) {
         let mut closed = Vec::new();

@@ -65,6 +65,7 @@ impl Tree {
             memory: settings.cache_size,
             threads: settings.threads,
             temporary: settings.temporary.clone(),
+            indexes: settings.indexes.clone(),
         })?;
         let root = match source.archive() {
             Some(_) => Node::ArchiveRoot,
@@ -104,6 +105,12 @@ impl Tree {
     /// Runs `task` on a thread that may wait for decoding.
     pub fn spawn(&self, task: impl FnOnce() + Send + 'static) {
         self.server.spawn(task);
+    }
+
+    /// Saves the indexes of what has not been decoded to its end.
+    pub fn save_indexes(&self) {
+        self.archives.for_each(OpenArchive::save_indexes);
+        self.npy_gzs.for_each(OpenNpyGz::save_indexes);
     }
 
     // -- names and attributes

@@ -86,6 +86,9 @@ class Mount:
         assert lacking is None, f"cannot mount here: {lacking}"
         command = [*under, binary(), "-f", *map(str, options), str(source), str(mountpoint)]
         environment = {k: v for k, v in os.environ.items() if k != "RUST_LOG"}
+        # Indexes of one test are for no other.
+        environment["XDG_CACHE_HOME"] = str(self.log_path.parent.absolute() / "cache")
+        environment.pop("CACHE_DIRECTORY", None)
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(
                 command,
@@ -163,6 +166,10 @@ class Mount:
         assert "panicked" not in log, f"the server panicked:\n{log}"
         assert code == 0, f"the server ended with {code}:\n{log}"
         assert not left, f"still mounted after SIGTERM:\n{log}"
+
+    def kill(self):
+        """Ends the server with SIGKILL, and clears the dead mount."""
+        self._abandon()
 
     def _abandon(self):
         """Leaves nothing behind, whatever state it is in."""

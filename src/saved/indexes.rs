@@ -1,0 +1,139 @@
+//! The saved indexes of all archives: a directory with one file for each.
+
+use std::{io, path::Path, sync::Arc};
+
+use super::{
+    Directory, Error, IndexFile, StreamKey,
+    index_file::{self, WriteIndex},
+};
+use crate::archive::Identity;
+
+/// Where indexes are saved, and found again by the mounts that follow.
+#[derive(Debug)]
+pub struct Indexes {
+    directory: Directory,
+}
+
+impl Indexes {
+    /// Those in the directory `path`, which may take `limit` bytes: the least recently used go
+    /// first.
+    ///
+    /// # Errors
+    /// When the directory cannot be made or opened.
+    pub fn open(path: &Path, limit: u64) -> io::Result<Self> {
+        Ok(Self { directory: Directory::open(path, ".index", limit)? })
+    }
+
+    /// Where they are.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// The file of an archive, if there is one.
+    ///
+    /// # Errors
+    /// When there is one that cannot be used.
+    pub fn load(&self, identity: &Identity) -> Result<Option<IndexFile>, Error> {
+        let map = self.directory.map(&name(identity))?;
+        map.map(|map| IndexFile::parse(Arc::new(map), identity)).transpose()
+    }
+
+    /// Writes the file of an archive anew, with these streams in order, and returns it as it can
+    /// be used from now on. `None` if there is nothing to be saved; a file that is there stays.
+    ///
+    /// # Errors
+    /// When it cannot be written; a file that is there stays.
+    pub fn save(
+        &self,
+        identity: &Identity,
+        streams: Vec<(StreamKey, WriteIndex)>,
+    ) -> Result<Option<IndexFile>, Error> {
+        let draft = self.directory.draft()?;
+        if index_file::write(draft.file(), identity, streams)? == 0 {
+            return Ok(None);
+        }
+        draft.finish(&name(identity))?;
+        self.directory.shrink()?;
+        self.load(identity)
+    }
+}
+
+fn name(identity: &Identity) -> String {
+    format!("{identity}.index")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    const ARCHIVE: Identity = Identity([7; 32]);
+
+    fn key(header_offset: u64) -> StreamKey {
+        StreamKey { header_offset, encoded_size: 1 << 20 }
+    }
+
+    fn bytes(bytes: &'static [u8]) -> WriteIndex<'static> {
+        Box::new(move |out| Ok(out.write_all(bytes).map(|()| !bytes.is_empty())?))
+    }
+
+    #[test]
+    fn what_was_saved_is_found_by_the_identity_of_the_archive() {
+        let place = tempfile::tempdir().unwrap();
+        let indexes = Indexes::open(place.path(), u64::MAX).unwrap();
+        assert!(indexes.load(&ARCHIVE).unwrap().is_none());
+        let streams = vec![(key(0), bytes(b"one")), (key(5), bytes(b"")), (key(9), bytes(b"nine"))];
+        let saved = indexes.save(&ARCHIVE, streams).unwrap().unwrap();
+        let loaded = indexes.load(&ARCHIVE).unwrap().unwrap();
+        for file in [saved, loaded] {
+            assert_eq!(file.streams().collect::<Vec<_>>(), [key(0), key(9)]);
+            assert_eq!(file.bytes(key(0)), Some(&b"one"[..]));
+            assert_eq!(file.bytes(key(5)), None, "it had nothing to save");
+            assert_eq!(file.bytes(key(9)), Some(&b"nine"[..]));
+            assert!(file.index(key(9)).is_err(), "these bytes are no index");
+        }
+        assert!(indexes.load(&Identity([8; 32])).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_cannot_be_written_leaves_the_file_that_is_there() {
+        let place = tempfile::tempdir().unwrap();
+        let indexes = Indexes::open(place.path(), u64::MAX).unwrap();
+        indexes.save(&ARCHIVE, vec![(key(0), bytes(b"one"))]).unwrap();
+        let fails: WriteIndex = Box::new(|_| Err(Error::Unfit("of the test")));
+        assert!(indexes.save(&ARCHIVE, vec![(key(0), bytes(b"two")), (key(1), fails)]).is_err());
+        assert!(indexes.save(&ARCHIVE, vec![(key(0), bytes(b""))]).unwrap().is_none());
+        let loaded = indexes.load(&ARCHIVE).unwrap().unwrap();
+        assert_eq!(loaded.bytes(key(0)), Some(&b"one"[..]));
+        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1);
+    }
+
+    /// Every damage is either seen at once or lies in the bytes of an index, which looks after
+    /// itself.
+    #[test]
+    fn a_file_that_is_cut_short_or_damaged_is_not_used() {
+        let place = tempfile::tempdir().unwrap();
+        let indexes = Indexes::open(place.path(), u64::MAX).unwrap();
+        let streams = vec![(key(0), bytes(b"one")), (key(9), bytes(b"nine"))];
+        indexes.save(&ARCHIVE, streams).unwrap();
+        let path = place.path().join(name(&ARCHIVE));
+        let whole = fs::read(&path).unwrap();
+        let data = whole.len() - b"onenine".len();
+        for len in 0..whole.len() {
+            fs::write(&path, &whole[..len]).unwrap();
+            assert!(indexes.load(&ARCHIVE).is_err(), "{len} bytes");
+        }
+        for bit in 0..data * 8 {
+            let mut damaged = whole.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            fs::write(&path, &damaged).unwrap();
+            assert!(indexes.load(&ARCHIVE).is_err(), "bit {bit}");
+        }
+        // A file of another archive under this name.
+        indexes.save(&Identity([8; 32]), vec![(key(0), bytes(b"one"))]).unwrap();
+        fs::rename(place.path().join(name(&Identity([8; 32]))), &path).unwrap();
+        assert!(matches!(indexes.load(&ARCHIVE), Err(Error::Unfit("it is of another archive"))));
+    }
+}

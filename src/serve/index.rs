@@ -1,0 +1,227 @@
+//! The saved indexes of one open archive: used when a member is opened, saved as passes go on.
+//!
+//! All members of an archive share a file, which is written anew whenever enough has come to it.
+//! What cannot be saved or used costs a line in the log and nothing else.
+
+use std::{
+    collections::BTreeMap,
+    fmt, io,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use super::{Error, deflated::Deflated, pool::Spawner};
+use crate::{
+    archive::Identity,
+    saved::{self, IndexFile, Indexes, StreamKey, WriteIndex},
+};
+
+/// Streams of fewer encoded bytes are decoded again in 2 or 3 milliseconds, which is less than
+/// what their index is worth.
+pub const LEAST_ENCODED: u64 = 1 << 20;
+
+/// Decoded bytes after which an index is saved though its pass goes on: a second or so of
+/// decoding, which is what a server that is killed loses.
+const STEP: u64 = 1 << 30;
+
+type Identify = Box<dyn Fn() -> io::Result<Identity> + Send + Sync>;
+
+/// The saved indexes of one open archive.
+pub struct ArchiveIndex {
+    store: Arc<Indexes>,
+    saver: Spawner,
+    identify: Identify,
+    /// `None` if the archive could not be read.
+    identity: OnceLock<Option<Identity>>,
+    file: Mutex<Option<Arc<IndexFile>>>,
+    streams: Mutex<BTreeMap<StreamKey, Weak<Deflated>>>,
+    /// One at a time saves.
+    saving: Mutex<()>,
+    queued: AtomicBool,
+    /// Decoded bytes whose checkpoints are in the file, and those that are not, about.
+    saved: AtomicU64,
+    unsaved: AtomicU64,
+}
+
+impl fmt::Debug for ArchiveIndex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ArchiveIndex").field("saved", &self.saved).finish_non_exhaustive()
+    }
+}
+
+impl ArchiveIndex {
+    /// Those of the archive that `identify` tells, in `store`. `saver` runs what takes time.
+    pub fn new(store: Arc<Indexes>, saver: Spawner, identify: Identify) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            saver,
+            identify,
+            identity: OnceLock::new(),
+            file: Mutex::default(),
+            streams: Mutex::default(),
+            saving: Mutex::default(),
+            queued: AtomicBool::new(false),
+            saved: AtomicU64::new(0),
+            unsaved: AtomicU64::new(0),
+        })
+    }
+
+    /// Lets a stream that has just been opened go on from its saved index, if it has one.
+    pub fn adopt(&self, key: StreamKey, stream: &Deflated) {
+        if self.identity().is_none() {
+            return;
+        }
+        let file = lock(&self.file).clone();
+        if let Some(file) = file {
+            self.adopt_from(&file, key, stream);
+        }
+    }
+
+    /// Saves the index of a stream from now on.
+    pub fn register(&self, key: StreamKey, stream: &Arc<Deflated>) {
+        lock(&self.streams).insert(key, Arc::downgrade(stream));
+    }
+
+    /// Takes note that a stream has been decoded `bytes` farther, perhaps to its end.
+    pub fn progress(self: &Arc<Self>, bytes: u64, ended: bool) {
+        let unsaved = self.unsaved.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let saved = self.saved.load(Ordering::Relaxed);
+        // Each time at least a quarter of what is there, so that all the writing together is a
+        // few times the last file.
+        let enough = if saved < STEP { 0 } else { saved / 4 };
+        let due = unsaved >= enough && (ended || unsaved >= STEP);
+        if due && !self.queued.swap(true, Ordering::AcqRel) {
+            let this = self.clone();
+            self.saver.spawn(move || this.save());
+        }
+    }
+
+    /// Saves what there is to save, on another thread.
+    pub fn save_later(self: Arc<Self>) {
+        let streams = self.unsaved();
+        if !streams.is_empty() {
+            self.saver.clone().spawn(move || {
+                self.save();
+                drop(streams);
+            });
+        }
+    }
+
+    /// Saves what there is to save.
+    pub fn save(&self) {
+        self.queued.store(false, Ordering::Release);
+        let Some(identity) = self.identity() else { return };
+        let _one_at_a_time = lock(&self.saving);
+        let unsaved = self.unsaved();
+        if unsaved.is_empty() {
+            return;
+        }
+        self.unsaved.store(0, Ordering::Relaxed);
+        match self.write(&identity, &unsaved) {
+            Ok(None) => {}
+            Ok(Some(file)) => {
+                self.use_file(Arc::new(file));
+                // Windows that are in the file need not be in memory, and no file that is
+                // replaced stays mapped.
+                for (key, stream) in self.live() {
+                    self.adopt(key, &stream);
+                }
+            }
+            // There is nothing to save of an archive that is gone.
+            Err(saved::Error::Stream(error)) if Error::from(error.clone()).is_overwritten() => {}
+            Err(error) => log::warn!("{}: no index saved: {error}", self.store.path().display()),
+        }
+    }
+
+    /// The streams that are open.
+    fn live(&self) -> BTreeMap<StreamKey, Arc<Deflated>> {
+        let mut streams = lock(&self.streams);
+        streams.retain(|_, stream| stream.strong_count() > 0);
+        streams.iter().filter_map(|(key, stream)| Some((*key, stream.upgrade()?))).collect()
+    }
+
+    /// Those that have been decoded farther than the file says.
+    fn unsaved(&self) -> BTreeMap<StreamKey, Arc<Deflated>> {
+        let mut streams = self.live();
+        streams.retain(|_, stream| stream.has_unsaved());
+        streams
+    }
+
+    fn write(
+        &self,
+        identity: &Identity,
+        unsaved: &BTreeMap<StreamKey, Arc<Deflated>>,
+    ) -> Result<Option<IndexFile>, saved::Error> {
+        // Another server may have saved other streams, or more of these. Should it do so while
+        // this goes on, the file that comes last stays.
+        let there = self.store.load(identity).ok().flatten();
+        let mut sources: BTreeMap<StreamKey, Option<&Arc<Deflated>>> =
+            there.iter().flat_map(|file| file.streams()).map(|key| (key, None)).collect();
+        for (key, stream) in unsaved {
+            let there = there.as_ref().and_then(|file| file.index(*key).ok().flatten());
+            if there.is_none_or(|index| index.frontier() < stream.reader().frontier()) {
+                sources.insert(*key, Some(stream));
+            }
+        }
+        let there = there.as_ref();
+        let streams = sources.into_iter().map(|(key, source)| {
+            let write: WriteIndex = match source {
+                Some(stream) => Box::new(move |out| stream.write_index(out)),
+                None => Box::new(move |out| {
+                    let bytes = there.and_then(|file| file.bytes(key));
+                    out.write_all(bytes.unwrap_or_default())?;
+                    Ok(bytes.is_some())
+                }),
+            };
+            (key, write)
+        });
+        self.store.save(identity, streams.collect())
+    }
+
+    /// What the archive is; the first time, its file is loaded as well.
+    fn identity(&self) -> Option<Identity> {
+        *self.identity.get_or_init(|| match (self.identify)() {
+            Ok(identity) => {
+                match self.store.load(&identity) {
+                    Ok(None) => {}
+                    Ok(Some(file)) => self.use_file(Arc::new(file)),
+                    Err(error) => self.warn(&identity, &error),
+                }
+                Some(identity)
+            }
+            Err(error) => {
+                log::debug!("no index: {error}");
+                None
+            }
+        })
+    }
+
+    fn use_file(&self, file: Arc<IndexFile>) {
+        let indexes = file.streams().filter_map(|key| file.index(key).ok().flatten());
+        self.saved.store(indexes.map(|index| index.frontier()).sum(), Ordering::Relaxed);
+        *lock(&self.file) = Some(file);
+    }
+
+    fn adopt_from(&self, file: &IndexFile, key: StreamKey, stream: &Deflated) {
+        let adopted = match file.index(key) {
+            Ok(None) => return,
+            Ok(Some(index)) => stream.adopt_index(index).map_err(saved::Error::from),
+            Err(error) => Err(error),
+        };
+        if let (Err(error), Some(identity)) = (adopted, self.identity()) {
+            self.warn(&identity, &error);
+        }
+    }
+
+    fn warn(&self, identity: &Identity, error: &saved::Error) {
+        let path = self.store.path().display();
+        log::warn!("{path}/{identity}.index is made anew: {error}");
+    }
+}
+
+// Nothing that can panic runs under these locks; a poisoned one is still whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,214 @@
+"""Rules 9: what one mount leaves for the next."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mounting import poll
+
+# float32 noise: 1.08:1, so that a member of 8 MB has 7 MB encoded and dozens of checkpoints.
+ROWS, COLUMNS = 2000, 1000
+
+
+def noise(seed=1):
+    return np.random.default_rng(seed).normal(size=(ROWS, COLUMNS)).astype("<f4")
+
+
+def state(path):
+    return os.getxattr(path, "user.npzfs.state").decode()
+
+
+def saved(directory):
+    return sorted(Path(directory).glob("*.index"))
+
+
+@pytest.fixture
+def archive(source):
+    np.savez_compressed(source / "a.npz", x=noise())
+    return source / "a.npz"
+
+
+@pytest.fixture
+def indexes(tmp_path):
+    return tmp_path / "indexes"
+
+
+def read_all(path):
+    assert (np.load(path) == noise()).all()
+
+
+def first_mount(mount, source, indexes, *options):
+    """Reads all of a member through a mount of its own."""
+    one = mount(source, "--index-dir", indexes, *options)
+    read_all(one / "a.npz/x.npy")
+    one.stop()
+
+
+def test_9_1_a_member_that_was_read_is_ready_in_the_next_mount(mount, source, archive, indexes):
+    first_mount(mount, source, indexes)
+    assert len(saved(indexes)) == 1
+    assert indexes.stat().st_mode & 0o777 == 0o700
+    one = mount(source, "--index-dir", indexes)
+    x = np.load(one / "a.npz/x.npy", mmap_mode="r")
+    assert state(one / "a.npz/x.npy") == "ready"
+    for row in (ROWS - 1, 0, ROWS // 2, *np.random.default_rng(5).integers(0, ROWS, 50)):
+        assert (x[row] == noise()[row]).all()
+    read_all(one / "a.npz/x.npy")
+    assert not one.log()
+
+
+def test_9_1_it_is_saved_when_the_pass_ends_and_not_only_at_the_end(mount, archive, indexes):
+    one = mount(archive.parent, "--index-dir", indexes)
+    read_all(one / "a.npz/x.npy")
+    poll(lambda: saved(indexes), 20, "the index is saved")
+    one.kill()
+    another = mount(archive.parent, "--index-dir", indexes)
+    assert state(another / "a.npz/x.npy") == "ready"
+    read_all(another / "a.npz/x.npy")
+
+
+def test_9_1_a_member_that_was_half_read_goes_on_from_there(mount, source, archive, indexes):
+    one = mount(source, "--index-dir", indexes)
+    with open(one / "a.npz/x.npy", "rb") as file:
+        file.seek(500_000)
+        half = file.read(4000)
+    one.stop()
+    one = mount(source, "--index-dir", indexes)
+    done, size = [int(word) for word in state(one / "a.npz/x.npy").split() if word.isdigit()]
+    assert 504_000 <= done < size
+    with open(one / "a.npz/x.npy", "rb") as file:
+        file.seek(500_000)
+        assert file.read(4000) == half
+    # The CRC-32 of the whole is still checked: it is ready only if that was right.
+    read_all(one / "a.npz/x.npy")
+    assert state(one / "a.npz/x.npy") == "ready"
+
+
+def test_9_1_a_gzipped_npy_is_saved_too(mount, source, indexes):
+    import gzip
+    import io
+
+    plain = io.BytesIO()
+    np.save(plain, noise())
+    (source / "b.npy.gz").write_bytes(gzip.compress(plain.getvalue()))
+    one = mount(source, "--index-dir", indexes)
+    read_all(one / "b.npy")
+    one.stop()
+    one = mount(source, "--index-dir", indexes)
+    assert state(one / "b.npy") == "ready"
+    read_all(one / "b.npy")
+
+
+def test_9_1_members_are_added_to_the_file_of_their_archive(mount, source, indexes):
+    arrays = {name: noise(seed) for seed, name in enumerate("abc")}
+    np.savez_compressed(source / "a.npz", **arrays)
+    for names in ("b", "ca"):
+        one = mount(source, "--index-dir", indexes)
+        for name in names:
+            assert (np.load(one / f"a.npz/{name}.npy") == arrays[name]).all()
+        one.stop()
+        assert len(saved(indexes)) == 1
+    one = mount(source, "--index-dir", indexes)
+    assert [state(one / f"a.npz/{name}.npy") for name in "abc"] == ["ready"] * 3
+
+
+def test_9_2_an_archive_is_known_again_under_another_name(mount, source, archive, indexes):
+    first_mount(mount, source, indexes)
+    (source / "below").mkdir()
+    shutil.copy2(archive, source / "below/copy.npz")
+    archive.rename(source / "moved.npz")
+    one = mount(source, "--index-dir", indexes)
+    for name in ("below/copy.npz", "moved.npz"):
+        assert state(one / name / "x.npy") == "ready"
+        read_all(one / name / "x.npy")
+
+
+def test_9_2_an_archive_with_another_content_is_not(mount, source, archive, indexes):
+    first_mount(mount, source, indexes)
+    times = archive.stat()
+    np.savez_compressed(archive, x=noise(2))
+    os.utime(archive, ns=(times.st_atime_ns, times.st_mtime_ns))
+    one = mount(source, "--index-dir", indexes)
+    assert state(one / "a.npz/x.npy").startswith("indexing: 0 of ")
+    assert (np.load(one / "a.npz/x.npy") == noise(2)).all()
+
+
+@pytest.mark.parametrize("where", [3, 9, 20, 57, 70, 90, 150, -3000, -1, "cut", "empty", "mode"])
+def test_9_3_a_damaged_index_is_made_anew(mount, source, archive, indexes, where):
+    first_mount(mount, source, indexes)
+    [path] = saved(indexes)
+    content = bytearray(path.read_bytes())
+    if where == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    elif where == "empty":
+        path.write_bytes(b"")
+    elif where == "mode":
+        path.chmod(0o666)
+    else:
+        content[where] ^= 0x10
+        path.write_bytes(content)
+    one = mount(source, "--index-dir", indexes)
+    x = np.load(one / "a.npz/x.npy", mmap_mode="r")
+    for row in (ROWS - 1, *np.random.default_rng(5).integers(0, ROWS, 50)):
+        assert (x[row] == noise()[row]).all()
+    read_all(one / "a.npz/x.npy")
+    assert len(one.log_lines("made anew")) <= 1, one.log()
+    del x
+    one.stop()
+    one = mount(source, "--index-dir", indexes)
+    assert state(one / "a.npz/x.npy") == "ready"
+    read_all(one / "a.npz/x.npy")
+
+
+def test_9_4_the_least_recently_used_go_when_there_are_too_many(mount, source, indexes):
+    options = ("--index-dir", indexes, "--index-dir-size", "20K")
+    np.savez_compressed(source / "a.npz", x=noise())
+    first_mount(mount, source, *options[1:2], *options[2:])
+    [first] = saved(indexes)
+    taken = first.stat().st_size
+    assert taken < 20 << 10
+    os.utime(first, (1, 1))
+    for seed in range(2, 12):
+        (source / "a.npz").unlink()
+        np.savez_compressed(source / "a.npz", x=noise(seed))
+        one = mount(source, *options)
+        assert (np.load(one / "a.npz/x.npy") == noise(seed)).all()
+        one.stop()
+        left = saved(indexes)
+        assert sum(path.stat().st_blocks * 512 for path in left) <= 20 << 10
+        if first not in left:
+            break
+    assert first not in left and left
+
+
+def test_9_5_nothing_is_saved_when_nothing_may_be(mount, source, archive, indexes):
+    first_mount(mount, source, indexes, "--index-dir-size", "0")
+    assert not indexes.exists()
+
+
+def test_9_5_a_directory_that_cannot_be_used_costs_a_line(mount, source, archive, tmp_path):
+    (tmp_path / "file").write_text("no directory")
+    one = mount(source, "--index-dir", tmp_path / "file/indexes")
+    read_all(one / "a.npz/x.npy")
+    assert len(one.log_lines("no indexes are saved")) == 1
+
+
+def test_9_5_a_full_disk_costs_a_line(mount, source, archive, indexes):
+    # No file may grow beyond a few blocks, as on a disk that is full.
+    one = mount(source, "--index-dir", indexes, under=("prlimit", "--fsize=4096"))
+    read_all(one / "a.npz/x.npy")
+    poll(lambda: one.log_lines("no index saved"), 20, "it says so")
+    assert (np.load(one / "a.npz/x.npy", mmap_mode="r")[7] == noise()[7]).all()
+    assert not list(indexes.iterdir())
+
+
+def test_9_5_the_directory_may_lie_below_the_mount(mount, source, archive):
+    """As ~/.cache does when ~ is mounted over itself."""
+    for _ in range(2):
+        one = mount(source, "--index-dir", source / ".cache/npzfs", at=source)
+        read_all(one / "a.npz/x.npy")
+        one.stop()
+    assert len(saved(source / ".cache/npzfs")) == 1
