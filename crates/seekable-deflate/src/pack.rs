@@ -11,8 +11,8 @@ use crate::{
     frontier::error_at,
     index::Checkpoint,
     inflate::HISTORY,
-    sparse::{self, Start},
-    window::{Packed, Window},
+    sparse::Start,
+    window::{Packed, Packer, Window},
 };
 
 /// Windows that a pass packs at the end of each span when memory is scarce. As it leaves one
@@ -29,7 +29,9 @@ impl Core {
         let frontier = state.index.frontier();
         drop(state);
         if let Some(Window::Raw(raw)) = &checkpoint.window {
-            let packed = Arc::new(self.packed(source, &checkpoint, raw, frontier, is_over)?);
+            let mut packer = self.packer();
+            let packed = self.packed(&mut packer, source, &checkpoint, raw, frontier, is_over)?;
+            let packed = Arc::new(packed);
             self.put_packed(number, raw, &packed);
         }
         Ok(true)
@@ -61,10 +63,16 @@ impl Core {
         self.memory.set_index(self.id, self, bytes);
     }
 
+    /// What packs the windows of this stream.
+    pub(crate) fn packer(&self) -> Packer {
+        Packer::new(self.options.format, self.encoded.clone())
+    }
+
     /// The window `raw` of a checkpoint packed: without what nothing up to `frontier` refers to, if
     /// it can be told, which is if 32 KiB follow or it `is_over` at the frontier.
     pub(crate) fn packed(
         &self,
+        packer: &mut Packer,
         source: &dyn ReadAt,
         checkpoint: &Checkpoint,
         raw: &[u8],
@@ -73,13 +81,12 @@ impl Core {
     ) -> Result<Packed, Error> {
         let behind = (frontier - checkpoint.decoded).min(HISTORY as u64) as usize;
         let Some(place) = checkpoint.place.filter(|_| is_over || behind == HISTORY) else {
-            return Ok(Packed::new(raw, None));
+            return Ok(packer.pack(raw));
         };
         let start = Start { at: checkpoint.encoded, place, window: raw.len() };
-        let stream = (self.options.format, &self.encoded);
-        let needed = sparse::needed(source, stream, start, behind)
-            .map_err(|fault| error_at(fault, checkpoint.decoded))?;
-        Ok(Packed::new(raw, Some(&needed)))
+        packer
+            .pack_needed(raw, source, start, behind)
+            .map_err(|fault| error_at(fault, checkpoint.decoded))
     }
 }
 

@@ -24,31 +24,53 @@ pub(crate) struct Start {
 /// Where the marks begin; bytes are below.
 const FIRST_MARK: usize = 1 << 8;
 
-/// For each byte of the window at `start`, whether the `len` bytes behind it refer to it, of which
-/// 32 KiB are enough. All do if the stream is not what it was.
-///
-/// # Errors
-/// [`Fault::Source`] alone.
-pub(crate) fn needed(
-    source: &dyn ReadAt,
-    (format, encoded): (Format, &Range<u64>),
-    start: Start,
-    len: usize,
-) -> Result<Vec<bool>, Fault> {
-    let marks: Vec<u16> = (FIRST_MARK..FIRST_MARK + start.window).map(|mark| mark as u16).collect();
-    let mut out = Output::new(vec![0; Output::room(marks.len(), len)], &marks);
-    let mut stream = Stream::new(format, encoded.clone());
-    match decode(&mut stream, source, start, &mut out, len) {
-        Err(Fault::Source(error)) => return Err(Fault::Source(error)),
-        Ok(()) if out.len() >= len => {}
-        Ok(()) | Err(_) => return Ok(vec![true; start.window]),
+/// Looks at one window after the other, with the same memory.
+pub(crate) struct Tracer {
+    stream: Stream,
+    units: Vec<u16>,
+    needed: Vec<bool>,
+}
+
+impl Tracer {
+    /// For the windows of a stream.
+    pub(crate) fn new(format: Format, encoded: Range<u64>) -> Self {
+        let stream = Stream::new(format, encoded);
+        Self { stream, units: Vec::new(), needed: Vec::new() }
     }
-    let mut needed = vec![false; FIRST_MARK + start.window];
-    let (units, decoded) = out.into_parts();
-    for unit in &units[decoded] {
-        needed[usize::from(*unit)] = true;
+
+    /// For each byte of the window at `start`, whether the `len` bytes behind it refer to it, of
+    /// which 32 KiB are enough. All do if the stream is not what it was.
+    ///
+    /// # Errors
+    /// [`Fault::Source`] alone.
+    pub(crate) fn needed(
+        &mut self,
+        source: &dyn ReadAt,
+        start: Start,
+        len: usize,
+    ) -> Result<&[bool], Fault> {
+        let marks: [u16; HISTORY] = std::array::from_fn(|at| (FIRST_MARK + at) as u16);
+        let marks = &marks[..start.window];
+        self.units.resize(Output::room(marks.len(), len), 0);
+        let mut out = Output::new(std::mem::take(&mut self.units), marks);
+        let decoded = decode(&mut self.stream, source, start, &mut out, len);
+        let is_whole = out.len() >= len;
+        let (units, range) = out.into_parts();
+        self.units = units;
+        self.needed.clear();
+        match decoded {
+            Err(Fault::Source(error)) => return Err(Fault::Source(error)),
+            Ok(()) if is_whole => self.needed.resize(FIRST_MARK + start.window, false),
+            Ok(()) | Err(_) => {
+                self.needed.resize(start.window, true);
+                return Ok(&self.needed);
+            }
+        }
+        for unit in &self.units[range] {
+            self.needed[usize::from(*unit)] = true;
+        }
+        Ok(&self.needed[FIRST_MARK..])
     }
-    Ok(needed.split_off(FIRST_MARK))
 }
 
 fn decode(
@@ -113,6 +135,7 @@ mod tests {
             let origins = slow::origins(&encoded);
 
             let range = 0..encoded.len() as u64;
+            let mut tracer = Tracer::new(Format::Deflate, range.clone());
             let mut stream = Stream::new(Format::Deflate, range.clone());
             let mut out = Output::<u8>::new(vec![0; Output::room(0, plain.len())], &[]);
             while out.len() < plain.len() - 10_000 {
@@ -123,7 +146,7 @@ mod tests {
                 let start = Start { at: stream.position(), place, window };
                 for len in [0, 1000, HISTORY] {
                     let len = len.min(plain.len() - at);
-                    let found = needed(&encoded, (Format::Deflate, &range), start, len).unwrap();
+                    let found = tracer.needed(&encoded, start, len).unwrap();
                     // A match that begins before the end is looked at as a whole.
                     let followed_to = followed(&origins, at, window, len);
                     let longer = (len + 258).min(plain.len() - at);
@@ -150,7 +173,10 @@ mod tests {
         };
         let needed = |len| {
             let range = 0..encoded.len() as u64;
-            super::needed(&encoded, (Format::Deflate, &range), start, len).unwrap()
+            Tracer::new(Format::Deflate, range.clone())
+                .needed(&encoded, start, len)
+                .unwrap()
+                .to_vec()
         };
         assert_eq!(needed(20), [false; 3]);
         assert_eq!(needed(21), [true; 3]);

@@ -4,12 +4,15 @@
 //! it takes a tenth or less of the 32 KiB. Whether it is right is for the checksum of the span
 //! behind it to say.
 
-use std::{io::Write, sync::Arc};
+use std::{ops::Range, sync::Arc};
+
+use flate2::{Compress, Compression, FlushCompress, Status};
 
 use crate::{
-    Format,
-    inflate::Output,
+    Format, ReadAt,
+    inflate::{Fault, Output},
     saved::SavedWindow,
+    sparse::{Start, Tracer},
     stream::{Pause, Stream},
 };
 
@@ -70,22 +73,60 @@ impl Window {
     }
 }
 
-impl Packed {
+/// Packs one window after the other, with the same memory: half a MiB that is allocated anew for
+/// each leaves holes between the packed ones, 100 MiB of them after 2,000 windows.
+pub(crate) struct Packer {
+    pub(crate) tracer: Tracer,
+    encoder: Compress,
+    bytes: Vec<u8>,
+    deflated: Vec<u8>,
+}
+
+impl Packer {
     /// zlib's level that windows are deflated with.
     const LEVEL: u32 = 6;
 
-    /// Packs `window`, of which only the bytes are wanted where `needed` says so; all without it.
-    pub(crate) fn new(window: &[u8], needed: Option<&[bool]>) -> Self {
-        let mut bytes = window.to_vec();
-        for (byte, _) in bytes.iter_mut().zip(needed.unwrap_or(&[])).filter(|(_, needed)| !**needed)
-        {
-            *byte = 0;
-        }
-        let level = flate2::Compression::new(Self::LEVEL);
-        let mut encoder = flate2::write::DeflateEncoder::new(Vec::new(), level);
-        encoder.write_all(&bytes).expect("a vector takes all");
-        let deflated = encoder.finish().expect("a vector takes all").into_boxed_slice();
-        Self { deflated, len: window.len() }
+    /// For the windows of a stream.
+    pub(crate) fn new(format: Format, encoded: Range<u64>) -> Self {
+        let tracer = Tracer::new(format, encoded);
+        let encoder = Compress::new(Compression::new(Self::LEVEL), false);
+        Self { tracer, encoder, bytes: Vec::new(), deflated: Vec::new() }
+    }
+
+    /// Packs a window with all of its bytes.
+    pub(crate) fn pack(&mut self, window: &[u8]) -> Packed {
+        self.bytes.clear();
+        self.bytes.extend_from_slice(window);
+        self.deflate()
+    }
+
+    /// Packs a window with those of its bytes that the `len` bytes behind it need.
+    ///
+    /// # Errors
+    /// [`Fault::Source`] alone.
+    pub(crate) fn pack_needed(
+        &mut self,
+        window: &[u8],
+        source: &dyn ReadAt,
+        start: Start,
+        len: usize,
+    ) -> Result<Packed, Fault> {
+        let needed = self.tracer.needed(source, start, len)?;
+        self.bytes.clear();
+        let kept = window.iter().zip(needed).map(|(byte, needed)| if *needed { *byte } else { 0 });
+        self.bytes.extend(kept);
+        Ok(self.deflate())
+    }
+
+    fn deflate(&mut self) -> Packed {
+        self.encoder.reset();
+        self.deflated.clear();
+        // What deflating adds at most.
+        self.deflated.reserve(self.bytes.len() + self.bytes.len() / 8 + 64);
+        let finish = FlushCompress::Finish;
+        let status = self.encoder.compress_vec(&self.bytes, &mut self.deflated, finish);
+        assert!(matches!(status, Ok(Status::StreamEnd)), "there is room for all");
+        Packed { deflated: self.deflated.as_slice().into(), len: self.bytes.len() }
     }
 }
 

@@ -33,10 +33,12 @@ impl Core {
         let Some(mut snapshot) = self.snapshot() else { return Ok(false) };
         let frontier = snapshot.sums.whole.len();
         let ended = snapshot.ended;
+        let mut packer = self.packer();
         for (number, checkpoint) in snapshot.checkpoints.iter_mut().enumerate().skip(1) {
             let Some(Window::Raw(raw)) = &checkpoint.window else { continue };
             let raw = Arc::clone(raw);
-            let packed = Arc::new(self.packed(source, checkpoint, &raw, frontier, ended)?);
+            let packed = self.packed(&mut packer, source, checkpoint, &raw, frontier, ended)?;
+            let packed = Arc::new(packed);
             // What follows the others may need less of them, and goes on from the last.
             if ended || frontier - checkpoint.decoded >= HISTORY as u64 {
                 self.put_packed(number, &raw, &packed);
