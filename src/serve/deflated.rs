@@ -31,6 +31,9 @@ use crate::{
     saved::{self, StreamKey},
 };
 
+/// Bytes of the longest match (RFC 1951).
+const LONGEST_MATCH: u64 = 258;
+
 /// A deflated member.
 pub struct Deflated {
     reader: DeflateReader<Arc<SourceFile>>,
@@ -149,6 +152,14 @@ impl Deflated {
     fn park(self: &Arc<Self>, waiter: Waiter) {
         let mut waiting = self.waiting();
         self.start(&mut waiting, waiter.missing.start);
+        // What the kernel reads around a row seldom lies in one span. A span begins less than a
+        // match behind a multiple of the spacing.
+        let next = (waiter.missing.start / self.spacing + 1)
+            .saturating_mul(self.spacing)
+            .saturating_add(LONGEST_MATCH);
+        if next < waiter.missing.end && waiter.missing.end <= self.reader.frontier() {
+            self.start(&mut waiting, next);
+        }
         waiting.list.push(waiter);
     }
 
