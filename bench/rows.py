@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -38,13 +39,13 @@ class Case:
     extra: dict = field(default_factory=dict)
 
     @contextlib.contextmanager
-    def show(self, name, cold_source=False):
+    def show(self, name, cold_source=False, **options):
         """A fresh mount of a view, its source read from the host's cache or from the disk."""
         shown_view = view(self.data, name)
         if shown_view.array:
             source = self.system.source(shown_view)
             measure.drop_pages(source) if cold_source else measure.warm(source)
-        with self.system.show(shown_view) as shown:
+        with self.system.show(shown_view, **options) as shown:
             yield shown
             if shown.server and shown.server.poll() is None:
                 self.peaks.append(shown.memory("VmHWM"))
@@ -151,6 +152,25 @@ def indexed(kind, work):
             measure.drop_pages(path)
             return work(case, path, crc)
     return run
+
+
+def saved(kind, work):
+    """A fresh mount that finds what an earlier one has saved."""
+    def run(case):
+        if case.system.name != "npzfs":
+            raise Unavailable("saves no index")
+        crc = case.data.rows_crc(kind)
+        with tempfile.TemporaryDirectory(prefix="npzfs-bench-cache-") as cache:
+            with case.show(f"deflated/{kind}", cache=cache) as shown:
+                path = member(shown, kind)
+                case.child(measure.cat, path, case.data.file_size(kind), case.data.file_crc(kind))
+            with case.show(f"deflated/{kind}", cache=cache) as shown:
+                return work(case, member(shown, kind), crc)
+    return run
+
+
+def first_after(case, path, crc):
+    return [case.child(measure.one_row, path, 0, crc) * 1e3]
 
 
 def rows_after(case, path, crc):
@@ -283,6 +303,14 @@ def all_rows():
         Row("rows.sensor.cold", later, "random row, no pass before", "us",
             first_rows("deflated", "sensor"), NO_INDEX),
     ]
+    out += [
+        Row("row.first.saved", later, "first row, saved index", "ms",
+            saved("sensor", first_after), NO_INDEX),
+        Row("row.last.saved", later, "last row, saved index", "ms", saved("sensor", last_after),
+            NO_INDEX),
+    ]
+    out += [Row(f"rows.{kind}.saved", later, f"{kind}: random row, saved index", "us",
+                saved(kind, rows_after), NO_INDEX) for kind in KINDS]
     out += [Row(f"rows.{kind}.indexed", later, f"{kind}: random row, after a pass", "us",
                 indexed(kind, rows_after), NO_INDEX) for kind in KINDS]
     out += [

@@ -114,7 +114,8 @@ class Mounted:
         return [part.format(source=source, mnt=mnt) for part in self.command]
 
     @contextlib.contextmanager
-    def show(self, view):
+    def show(self, view, cache=None):
+        """A mount that finds nothing of earlier ones, except in the directory `cache`."""
         if not (view.is_archive or self.shows_trees):
             raise Unavailable("one archive a mount")
         with tempfile.TemporaryDirectory(prefix="npzfs-bench-") as work:
@@ -123,7 +124,7 @@ class Mounted:
             with open(os.path.join(work, "log"), "w+") as log:
                 server = subprocess.Popen(
                     self.arguments(view, mnt), stdin=subprocess.DEVNULL, stdout=log,
-                    stderr=log)
+                    stderr=log, env=os.environ | {"XDG_CACHE_HOME": cache or work})
                 try:
                     self._await(server, mnt, log)
                     yield Shown(os.path.join(mnt, view.below) if self.below else mnt, server)
