@@ -130,7 +130,12 @@ impl Decoder {
                 }
             }
         };
-        bits.seek(at, wanted)
+        bits.seek(at, wanted)?;
+        if let State::Stored { .. } = self.state {
+            // In a source that has changed since, `at` may lie within a byte.
+            bits.align();
+        }
+        Ok(())
     }
 
     /// Where it stands; `None` at the end of the stream.

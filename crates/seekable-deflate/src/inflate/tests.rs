@@ -3,10 +3,10 @@
 use proptest::prelude::*;
 
 use super::{
-    Bits, Decoder, Fault, Input, Loops, Output, Stop, slow,
+    Bits, Decoder, Fault, Input, Loops, Output, Place, Stop, slow,
     synthetic::{self, Random},
 };
-use crate::ReadAt;
+use crate::{BitOffset, ReadAt};
 
 /// Decodes `encoded` in steps of `step` bytes, each from a checkpoint with nothing kept but the
 /// window if `resume`. What it yields, and how it ends in the words of `slow`.
@@ -47,6 +47,23 @@ struct Unlent<'a>(&'a [u8]);
 impl ReadAt for Unlent<'_> {
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> std::io::Result<()> {
         self.0.read_exact_at(buf, offset)
+    }
+}
+
+#[test]
+fn a_checkpoint_within_a_byte_of_what_is_now_a_stored_block_goes_on_at_the_next_byte() {
+    // A final stored block of 4 bytes, and one more.
+    let encoded: &[u8] = &[1, 4, 0, !4, !0, b'a', b'b', b'c', b'd', b'e'];
+    let sources: [&dyn ReadAt; 2] = [&encoded, &Unlent(encoded)];
+    let places = [Place::Coded { header: BitOffset(0) }, Place::Stored { left: 4, last: true }];
+    for (source, place) in sources.into_iter().flat_map(|source| places.map(|at| (source, at))) {
+        let mut input = Input::new(0..encoded.len() as u64);
+        let mut bits = Bits::new(&mut input, source);
+        let mut decoder = Decoder::new();
+        decoder.resume(&mut bits, BitOffset(5 * 8 + 3), place, u64::MAX).unwrap();
+        let mut out = Output::new(vec![0; Output::room(0, 100)], &[]);
+        assert_eq!(decoder.decode(&mut bits, &mut out, 100).unwrap(), Stop::End);
+        assert_eq!(out.decoded_from(0), b"bcde");
     }
 }
 
