@@ -17,7 +17,7 @@ const SERVER: &str = "--server-in-background";
 /// The longest time that names and attributes may be kept: a year.
 const LONGEST_TTL: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// An index takes half a percent of what it is of: enough for 2 TB.
+/// An index takes a percent of what it is of at most, as a rule: enough for a terabyte.
 const DEFAULT_INDEX_DIR_SIZE: u64 = 10 << 30;
 
 #[derive(Debug, Args)]
