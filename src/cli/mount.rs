@@ -137,7 +137,8 @@ fn options(arguments: Arguments) -> Result<(Options, Option<PathBuf>), String> {
 /// Where a service manager gives us a cache, else where caches of the user are.
 fn default_index_dir() -> Option<PathBuf> {
     // systemd.exec(5): with several directories they are separated by colons.
-    if let Some(directories) = std::env::var_os("CACHE_DIRECTORY") {
+    let directories = std::env::var_os("CACHE_DIRECTORY").filter(|text| !text.is_empty());
+    if let Some(directories) = directories {
         return std::env::split_paths(&directories).next();
     }
     // As the XDG base directory specification has it, a path that is not absolute is ignored.

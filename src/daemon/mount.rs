@@ -140,7 +140,9 @@ impl Mount {
         if !self.ends_within(limit) {
             let (path, seconds) = (self.path.display(), limit.as_secs());
             match end {
-                Mode::Ordinary => log::warn!("{path}: saving its indexes takes over {seconds} s"),
+                Mode::Ordinary => {
+                    log::warn!("{path}: saving its indexes takes over {seconds} s: given up")
+                }
                 Mode::Lazy => log::warn!(
                     "{path} is still used after {seconds} s; those who use it will get errors"
                 ),

@@ -62,6 +62,12 @@ impl Directory {
         &self.path
     }
 
+    /// Bytes that its files may take together.
+    #[must_use]
+    pub fn limit(&self) -> u64 {
+        self.limit
+    }
+
     /// The file `name`, if there is one; it then counts as used just now.
     ///
     /// # Errors
@@ -137,7 +143,9 @@ impl Directory {
             if total <= self.limit {
                 break;
             }
-            if rustix::fs::unlinkat(&self.fd, &name, AtFlags::empty()).is_ok() {
+            // Another server may have removed it.
+            let removed = rustix::fs::unlinkat(&self.fd, &name, AtFlags::empty());
+            if matches!(removed, Ok(()) | Err(Errno::NOENT)) {
                 total -= bytes;
             }
         }

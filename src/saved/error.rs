@@ -19,6 +19,13 @@ pub enum Error {
         /// Permission bits.
         mode: u32,
     },
+    /// It would take more than all files may.
+    TooLarge {
+        /// Its length in bytes.
+        len: u64,
+        /// What all files may take, in bytes.
+        limit: u64,
+    },
     /// The stream that is being saved could not be read.
     Stream(seekable_deflate::Error),
     /// What the filesystem said.
@@ -33,6 +40,9 @@ impl fmt::Display for Error {
             Self::Untrusted { owner, mode } => {
                 write!(f, "it belongs to user {owner} with mode {mode:03o}: others may write it")
             }
+            Self::TooLarge { len, limit } => {
+                write!(f, "it takes {len} bytes, and the directory may have {limit}")
+            }
             Self::Stream(error) => write!(f, "{error}"),
             Self::Io(error) => write!(f, "{error}"),
         }
@@ -45,7 +55,7 @@ impl std::error::Error for Error {
             Self::Index(error) => Some(error),
             Self::Stream(error) => Some(error),
             Self::Io(error) => Some(error),
-            Self::Unfit(_) | Self::Untrusted { .. } => None,
+            Self::Unfit(_) | Self::Untrusted { .. } | Self::TooLarge { .. } => None,
         }
     }
 }

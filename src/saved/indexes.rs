@@ -21,7 +21,10 @@ impl Indexes {
     /// # Errors
     /// When the directory cannot be made or opened.
     pub fn open(path: &Path, limit: u64) -> io::Result<Self> {
-        Ok(Self { directory: Directory::open(path, ".index", limit)? })
+        let directory = Directory::open(path, ".index", limit)?;
+        // The limit may be another than before, and a server may have died here.
+        directory.shrink()?;
+        Ok(Self { directory })
     }
 
     /// Where they are.
@@ -53,9 +56,14 @@ impl Indexes {
         if index_file::write(draft.file(), identity, streams)? == 0 {
             return Ok(None);
         }
+        let (len, limit) = (draft.file().metadata()?.len(), self.directory.limit());
+        if len > limit {
+            return Err(Error::TooLarge { len, limit });
+        }
         draft.finish(&name(identity))?;
-        self.directory.shrink()?;
-        self.load(identity)
+        // It is saved, whatever becomes of others, and of it.
+        let _ = self.directory.shrink();
+        Ok(self.load(identity).unwrap_or(None))
     }
 }
 

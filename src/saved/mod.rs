@@ -1,8 +1,8 @@
 //! Files that only we write, kept from one mount to the next: saved indexes.
 //!
-//! They may vanish, be cut short or be written by somebody else at any time; then they are made
-//! again. Whatever is wrong with them costs time, never a byte. Knows nothing of reads, handles or
-//! FUSE.
+//! They may vanish or be damaged at any time; then they are made again. Whatever is wrong with them
+//! costs time, never a byte. Only one thing must not be done to them: to cut one short in place
+//! while it is mapped, which no program of ours does. Knows nothing of reads, handles or FUSE.
 
 mod directory;
 mod error;

@@ -15,7 +15,7 @@ use std::{
     panic::{self, AssertUnwindSafe},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -46,6 +46,8 @@ pub struct Deflated {
     index: Option<(StreamKey, Arc<ArchiveIndex>)>,
     /// How far its saved index reaches, in decoded bytes.
     saved: AtomicU64,
+    /// What was saved cannot be used.
+    refused: AtomicBool,
 }
 
 impl fmt::Debug for Deflated {
@@ -63,7 +65,8 @@ impl Deflated {
         index: Option<(StreamKey, Arc<ArchiveIndex>)>,
     ) -> Arc<Self> {
         let (waiting, saved) = (Mutex::default(), AtomicU64::new(0));
-        let this = Self { reader, size, spacing, shared, waiting, index, saved };
+        let refused = AtomicBool::new(false);
+        let this = Self { reader, size, spacing, shared, waiting, index, saved, refused };
         if let Some((key, index)) = &this.index {
             index.adopt(*key, &this);
         }
@@ -88,14 +91,31 @@ impl Deflated {
     pub fn adopt_index(&self, index: SavedIndex) -> Result<(), IndexError> {
         let frontier = index.frontier();
         self.reader.adopt_index(index)?;
-        self.saved.fetch_max(frontier, Ordering::Relaxed);
+        self.set_saved(frontier);
         Ok(())
+    }
+
+    /// Notes that its saved index reaches so far.
+    pub fn set_saved(&self, frontier: u64) {
+        self.saved.fetch_max(frontier, Ordering::Relaxed);
+        self.refused.store(false, Ordering::Relaxed);
+    }
+
+    /// Notes that what is saved cannot be used.
+    pub fn refuse_saved(&self) {
+        self.refused.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether what is saved cannot be used.
+    pub fn has_refused(&self) -> bool {
+        self.refused.load(Ordering::Relaxed)
     }
 
     /// Whether it has been decoded farther than its saved index says, and is good so far.
     pub fn has_unsaved(&self) -> bool {
         self.reader.frontier() > self.saved.load(Ordering::Relaxed)
             && self.reader.damage().is_none()
+            && self.reader.stopped().is_none()
     }
 
     /// Writes its index; `false` if there is nothing to write.
@@ -184,7 +204,7 @@ impl Deflated {
             let done = settle(&mut waiting, result, from..u64::MAX);
             let frontier = self.reader.frontier();
             if let Some((_, index)) = &self.index {
-                index.progress(frontier - from, frontier == self.size);
+                index.progress(frontier - from, frontier >= self.size);
             }
             // Each turn moves the frontier or fails, which leaves nobody ahead of it.
             let goes_on = waiting.list.iter().any(|waiter| waiter.missing.start >= frontier);

@@ -26,6 +26,13 @@ pub const LEAST_ENCODED: u64 = 1 << 20;
 /// decoding, which is what a server that is killed loses.
 const STEP: u64 = 1 << 30;
 
+/// Where the index of a stream comes from when a file is written.
+#[derive(Clone, Copy)]
+enum From<'a> {
+    File(&'a Arc<IndexFile>),
+    Stream(&'a Arc<Deflated>),
+}
+
 type Identify = Box<dyn Fn() -> io::Result<Identity> + Send + Sync>;
 
 /// The saved indexes of one open archive.
@@ -70,7 +77,7 @@ impl ArchiveIndex {
 
     /// Lets a stream that has just been opened go on from its saved index, if it has one.
     pub fn adopt(&self, key: StreamKey, stream: &Deflated) {
-        if self.identity().is_none() {
+        if self.identity().is_none() || stream.has_refused() {
             return;
         }
         let file = lock(&self.file).clone();
@@ -129,6 +136,11 @@ impl ArchiveIndex {
                     self.adopt(key, &stream);
                 }
             }
+            Err(error @ saved::Error::TooLarge { .. }) => {
+                // It would be so again each time.
+                unsaved.values().for_each(|stream| stream.set_saved(stream.reader().frontier()));
+                log::warn!("{}: no index saved: {error}", self.store.path().display());
+            }
             // There is nothing to save of an archive that is gone.
             Err(saved::Error::Stream(error)) if Error::from(error.clone()).is_overwritten() => {}
             Err(error) => log::warn!("{}: no index saved: {error}", self.store.path().display()),
@@ -154,30 +166,46 @@ impl ArchiveIndex {
         identity: &Identity,
         unsaved: &BTreeMap<StreamKey, Arc<Deflated>>,
     ) -> Result<Option<IndexFile>, saved::Error> {
-        // Another server may have saved other streams, or more of these. Should it do so while
-        // this goes on, the file that comes last stays.
-        let there = self.store.load(identity).ok().flatten();
-        let mut sources: BTreeMap<StreamKey, Option<&Arc<Deflated>>> =
-            there.iter().flat_map(|file| file.streams()).map(|key| (key, None)).collect();
-        for (key, stream) in unsaved {
-            let there = there.as_ref().and_then(|file| file.index(*key).ok().flatten());
-            if there.is_none_or(|index| index.frontier() < stream.reader().frontier()) {
-                sources.insert(*key, Some(stream));
+        // Another server may have saved other streams, or more of these, or removed the file that
+        // this one still has. Should it do so while this goes on, the file that comes last stays.
+        let there = self.store.load(identity).ok().flatten().map(Arc::new);
+        let files = [lock(&self.file).clone(), there];
+        let mut sources: BTreeMap<StreamKey, (u64, From)> = BTreeMap::new();
+        for file in files.iter().flatten() {
+            for key in file.streams() {
+                let Ok(Some(index)) = file.index(key) else { continue };
+                let frontier = index.frontier();
+                if sources.get(&key).is_none_or(|(other, _)| *other < frontier) {
+                    sources.insert(key, (frontier, From::File(file)));
+                }
             }
         }
-        let there = there.as_ref();
-        let streams = sources.into_iter().map(|(key, source)| {
-            let write: WriteIndex = match source {
-                Some(stream) => Box::new(move |out| stream.write_index(out)),
-                None => Box::new(move |out| {
-                    let bytes = there.and_then(|file| file.bytes(key));
+        for (key, stream) in unsaved {
+            let frontier = stream.reader().frontier();
+            let is_farther = sources.get(key).is_none_or(|(other, _)| *other < frontier);
+            if is_farther || stream.has_refused() {
+                sources.insert(*key, (frontier, From::Stream(stream)));
+            }
+        }
+        let streams = sources.iter().map(|(key, (_, from))| {
+            let (key, from) = (*key, *from);
+            let write: WriteIndex = match from {
+                From::Stream(stream) => Box::new(move |out| stream.write_index(out)),
+                From::File(file) => Box::new(move |out| {
+                    let bytes = file.bytes(key);
                     out.write_all(bytes.unwrap_or_default())?;
                     Ok(bytes.is_some())
                 }),
             };
             (key, write)
         });
-        self.store.save(identity, streams.collect())
+        let saved = self.store.save(identity, streams.collect())?;
+        for (frontier, from) in sources.values() {
+            if let From::Stream(stream) = from {
+                stream.set_saved(*frontier);
+            }
+        }
+        Ok(saved)
     }
 
     /// What the archive is; the first time, its file is loaded as well.
@@ -207,10 +235,11 @@ impl ArchiveIndex {
     fn adopt_from(&self, file: &IndexFile, key: StreamKey, stream: &Deflated) {
         let adopted = match file.index(key) {
             Ok(None) => return,
-            Ok(Some(index)) => stream.adopt_index(index).map_err(saved::Error::from),
+            Ok(Some(index)) => stream.adopt_index(index).map_err(Into::into),
             Err(error) => Err(error),
         };
         if let (Err(error), Some(identity)) = (adopted, self.identity()) {
+            stream.refuse_saved();
             self.warn(&identity, &error);
         }
     }

@@ -212,3 +212,39 @@ def test_9_5_the_directory_may_lie_below_the_mount(mount, source, archive):
         read_all(one / "a.npz/x.npy")
         one.stop()
     assert len(saved(source / ".cache/npzfs")) == 1
+
+
+def test_9_4_what_is_removed_while_it_is_in_use_is_saved_again(mount, source, indexes):
+    arrays = {name: noise(seed) for seed, name in enumerate("ab")}
+    np.savez_compressed(source / "a.npz", **arrays)
+    one = mount(source, "--index-dir", indexes)
+    assert (np.load(one / "a.npz/a.npy") == arrays["a"]).all()
+    poll(lambda: saved(indexes), 20, "the index is saved")
+    saved(indexes)[0].unlink()
+    assert (np.load(one / "a.npz/b.npy") == arrays["b"]).all()
+    one.stop()
+    one = mount(source, "--index-dir", indexes)
+    assert [state(one / f"a.npz/{name}.npy") for name in "ab"] == ["ready"] * 2
+
+
+def test_9_3_an_index_that_this_mount_cannot_use_is_replaced(mount, source, archive, indexes):
+    """Its spans are longer than a quarter of so little memory."""
+    first_mount(mount, source, indexes)
+    small = ("--index-dir", indexes, "--cache-size", "256K")
+    one = mount(source, *small)
+    read_all(one / "a.npz/x.npy")
+    one.stop()
+    assert len(one.log_lines("made anew")) == 1, one.log()
+    one = mount(source, *small)
+    assert state(one / "a.npz/x.npy") == "ready"
+    read_all(one / "a.npz/x.npy")
+    assert not one.log()
+
+
+def test_9_4_an_index_that_is_too_large_is_no_reason_to_remove_others(mount, source, indexes):
+    np.savez_compressed(source / "a.npz", x=noise())
+    indexes.mkdir()
+    other = indexes / "other.index"
+    other.write_bytes(b"of another archive")
+    first_mount(mount, source, indexes, "--index-dir-size", "4K")
+    assert saved(indexes) == [other]
