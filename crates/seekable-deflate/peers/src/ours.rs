@@ -74,7 +74,12 @@ fn first_pass<'a>(stream: &Stream<'a>, threads: usize) -> Case<'a> {
             let mut at = 0;
             while let Some(span) = reader.span_at(at).expect("the stream is good") {
                 take(at, span.bytes());
+                let start = at;
                 at += span.bytes().len() as u64;
+                // As npzfs does with what a sequential reader has got: so the next spans are
+                // decoded into buffers that are still in the caches.
+                drop(span);
+                reader.give_up(start..at);
             }
             over.store(true, Ordering::Relaxed);
         });
