@@ -8,7 +8,7 @@ use std::{
     io::{self, Write},
     ops::Range,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -46,6 +46,7 @@ pub struct Archive {
     data_offsets: Box<[AtomicU64]>,
     dirs: Box<[Dir]>,
     warning: Option<Box<str>>,
+    identity: OnceLock<Identity>,
 }
 
 impl Archive {
@@ -64,6 +65,7 @@ impl Archive {
             positions: central.positions.into(),
             dirs: tree.dirs.into(),
             warning: tree.warning.map(String::into_boxed_str),
+            identity: OnceLock::new(),
         })
     }
 
@@ -77,10 +79,12 @@ impl Archive {
     /// # Errors
     /// When the central directory cannot be read again.
     pub fn identity(&self) -> io::Result<Identity> {
-        Identity::of(
-            &self.source,
-            std::iter::once(self.central.start..self.source.generation().size),
-        )
+        if let Some(identity) = self.identity.get() {
+            return Ok(*identity);
+        }
+        let directory = self.central.start..self.source.generation().size;
+        let identity = Identity::of(&self.source, std::iter::once(directory))?;
+        Ok(*self.identity.get_or_init(|| identity))
     }
 
     /// A member; panics if `id` is of another archive.

@@ -19,7 +19,10 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, Dir, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT},
+    fs::{
+        AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, Timespec, Timestamps, UTIME_NOW,
+        UTIME_OMIT,
+    },
     io::Errno,
 };
 
@@ -28,7 +31,8 @@ use super::{Error, Map};
 /// What the names of unfinished files begin with.
 const DRAFT: &str = ".draft-";
 
-/// The age at which an unfinished file counts as left behind by a server that died.
+/// The age at which an unfinished file counts as left behind by a server that died, where files
+/// cannot be locked.
 const ABANDONED: Duration = Duration::from_secs(24 * 3600);
 
 /// A directory of files of ours.
@@ -73,6 +77,15 @@ impl Directory {
     /// # Errors
     /// When it cannot be read, or others may write it.
     pub fn map(&self, name: &str) -> Result<Option<Map>, Error> {
+        let Some(file) = self.file(name)? else { return Ok(None) };
+        Ok(Some(Map::of(&file)?))
+    }
+
+    /// The file `name`, if there is one, to be read; it then counts as used just now.
+    ///
+    /// # Errors
+    /// When it cannot be opened, or others may write it.
+    pub fn file(&self, name: &str) -> Result<Option<File>, Error> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = match rustix::fs::openat(&self.fd, name, flags, Mode::empty()) {
             Ok(fd) => File::from(fd),
@@ -87,7 +100,7 @@ impl Directory {
         }
         // Only what is evicted first depends on it.
         let _ = rustix::fs::futimens(&file, &NOW_USED);
-        Ok(Some(Map::of(&file)?))
+        Ok(Some(file))
     }
 
     /// Begins a file.
@@ -95,6 +108,19 @@ impl Directory {
     /// # Errors
     /// When none can be created.
     pub fn draft(&self) -> io::Result<Draft<'_>> {
+        loop {
+            let (name, file) = self.create_draft()?;
+            // The lock says that its writer lives; where files cannot be locked, their age does.
+            let _ = rustix::fs::flock(&file, FlockOperation::LockExclusive);
+            let draft = Draft { directory: self, name: Some(name), file };
+            // Somebody else may have found it before it was locked, and taken it for abandoned.
+            if draft.file.metadata()?.nlink() > 0 {
+                return Ok(draft);
+            }
+        }
+    }
+
+    fn create_draft(&self) -> io::Result<(String, File)> {
         // Hosts that share the directory may have the same process numbers; the time tells them
         // apart, and `EXCL` what is left.
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -103,7 +129,7 @@ impl Directory {
         let flags =
             OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&self.fd, &name, flags, Mode::RUSR | Mode::WUSR)?;
-        Ok(Draft { directory: self, name: Some(name), file: fd.into() })
+        Ok((name, fd.into()))
     }
 
     /// Removes `name`.
@@ -123,33 +149,74 @@ impl Directory {
     /// # Errors
     /// When the directory cannot be read. A file that cannot be removed is passed over.
     pub fn shrink(&self) -> io::Result<u64> {
+        self.evict(self.limit)
+    }
+
+    /// As `shrink`, so that a file of `bytes` fits in as well; `false` if it cannot.
+    ///
+    /// Servers that do so at the same moment may go beyond the limit together, until the next
+    /// file.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn make_room(&self, bytes: u64) -> io::Result<bool> {
+        let Some(limit) = self.limit.checked_sub(bytes) else { return Ok(false) };
+        Ok(self.evict(limit)? <= limit)
+    }
+
+    /// Bytes that the filesystem has left for us.
+    ///
+    /// # Errors
+    /// What fstatvfs(2) says.
+    pub fn free(&self) -> io::Result<u64> {
+        let room = rustix::fs::fstatvfs(&self.fd)?;
+        Ok(room.f_bavail.saturating_mul(room.f_frsize))
+    }
+
+    fn evict(&self, limit: u64) -> io::Result<u64> {
         let mut files = Vec::new();
-        let mut total = 0;
-        let now = SystemTime::now();
+        let (mut total, mut drafts) = (0, 0);
         for (name, stat) in self.files()? {
+            if stat.is_draft && self.is_abandoned(&name, &stat) {
+                // Somebody else may have been faster.
+                let _ = rustix::fs::unlinkat(&self.fd, &name, AtFlags::empty());
+                continue;
+            }
+            total += stat.bytes;
             if stat.is_draft {
-                let age = now.duration_since(stat.used).unwrap_or_default();
-                if age > ABANDONED {
-                    // Somebody else may have been faster.
-                    let _ = rustix::fs::unlinkat(&self.fd, &name, AtFlags::empty());
-                }
+                drafts += stat.bytes;
             } else {
-                total += stat.bytes;
                 files.push((stat.used, stat.bytes, name));
             }
         }
+        // Then nothing would be gained.
+        if drafts > limit {
+            return Ok(total);
+        }
         files.sort();
         for (_, bytes, name) in files {
-            if total <= self.limit {
+            if total <= limit {
                 break;
             }
-            // Another server may have removed it.
-            let removed = rustix::fs::unlinkat(&self.fd, &name, AtFlags::empty());
-            if matches!(removed, Ok(()) | Err(Errno::NOENT)) {
+            if rustix::fs::unlinkat(&self.fd, &name, AtFlags::empty()).is_ok() {
                 total -= bytes;
             }
         }
         Ok(total)
+    }
+
+    /// Whether nobody writes a draft any more: its writer holds a lock, which ends with it.
+    fn is_abandoned(&self, name: &CStr, stat: &Stat) -> bool {
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let locked = rustix::fs::openat(&self.fd, name, flags, Mode::empty())
+            .and_then(|fd| rustix::fs::flock(fd, FlockOperation::NonBlockingLockExclusive));
+        match locked {
+            Ok(()) => true,
+            Err(Errno::WOULDBLOCK) => false,
+            Err(_) => {
+                SystemTime::now().duration_since(stat.written).unwrap_or_default() > ABANDONED
+            }
+        }
     }
 
     /// Our files, finished and not.
@@ -180,23 +247,32 @@ impl Directory {
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Ok(None);
         }
-        let since = Duration::new((stat.st_mtime as i64).max(0) as u64, stat.st_mtime_nsec as u32);
-        let used = SystemTime::UNIX_EPOCH + since;
-        Ok(Some(Stat { is_draft, bytes: stat.st_blocks as u64 * 512, used }))
+        let time = |seconds: i64, nanoseconds: u32| {
+            SystemTime::UNIX_EPOCH + Duration::new(seconds.max(0) as u64, nanoseconds)
+        };
+        let on_disk = stat.st_blocks as u64 * 512;
+        Ok(Some(Stat {
+            is_draft,
+            bytes: if is_draft { on_disk.max(stat.st_size as u64) } else { on_disk },
+            used: time(stat.st_atime as i64, stat.st_atime_nsec as u32),
+            written: time(stat.st_mtime as i64, stat.st_mtime_nsec as u32),
+        }))
     }
 }
 
 struct Stat {
     is_draft: bool,
-    /// On the disk.
+    /// On the disk; of a draft as many as it will be, if its writer has said so by its length.
     bytes: u64,
     used: SystemTime,
+    written: SystemTime,
 }
 
-/// The mtime of a file is when it was last used: atime is not kept on most mounts.
+/// The atime of a file is when it was last used. We set it: most mounts do not keep it, but all
+/// take it.
 const NOW_USED: Timestamps = Timestamps {
-    last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
-    last_modification: Timespec { tv_sec: 0, tv_nsec: UTIME_NOW },
+    last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_NOW },
+    last_modification: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
 };
 
 /// A file that is being written. Dropping it removes it.
@@ -260,7 +336,8 @@ mod tests {
 
     fn set_used(directory: &Directory, name: &str, seconds: u64) {
         let file = File::options().write(true).open(directory.path().join(name)).unwrap();
-        file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)).unwrap();
+        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        file.set_times(fs::FileTimes::new().set_accessed(time)).unwrap();
     }
 
     fn names(directory: &Directory) -> Vec<String> {
@@ -307,16 +384,34 @@ mod tests {
     }
 
     #[test]
-    fn only_what_a_dead_server_left_long_ago_is_cleared_away() {
+    fn what_a_dead_server_left_is_cleared_away_and_what_is_being_written_stays() {
         let (_place, directory) = directory(u64::MAX);
         let draft = directory.draft().unwrap();
-        let old = format!("{DRAFT}7-7-7");
-        fs::write(directory.path().join(&old), "left").unwrap();
-        set_used(&directory, &old, 1_000_000);
+        fs::write(directory.path().join(format!("{DRAFT}7-7-7")), "left").unwrap();
         directory.shrink().unwrap();
         assert_eq!(names(&directory).len(), 1);
         draft.finish("a.idx").unwrap();
         assert_eq!(names(&directory), ["a.idx"]);
+    }
+
+    #[test]
+    fn room_is_made_for_what_fits_and_drafts_count_by_their_length() {
+        let (_place, directory) = directory(4 * 4096);
+        for (number, name) in ["a.idx", "b.idx"].iter().enumerate() {
+            save(&directory, name, &[1; 4096]);
+            set_used(&directory, name, 1_000_000 + number as u64);
+        }
+        assert!(!directory.make_room(5 * 4096).unwrap(), "it is larger than the limit");
+        assert_eq!(names(&directory).len(), 2, "so nothing was removed for it");
+        assert!(directory.make_room(2 * 4096).unwrap());
+        assert_eq!(names(&directory).len(), 2);
+        let draft = directory.draft().unwrap();
+        draft.file().set_len(2 * 4096).unwrap();
+        assert!(!directory.make_room(3 * 4096).unwrap(), "the draft is in the way");
+        assert_eq!(names(&directory).len(), 3, "so nothing was removed for it");
+        assert!(directory.make_room(4096).unwrap());
+        drop(draft);
+        assert_eq!(names(&directory), ["b.idx"]);
     }
 
     #[test]
