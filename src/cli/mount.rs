@@ -20,6 +20,9 @@ const LONGEST_TTL: Duration = Duration::from_secs(365 * 24 * 3600);
 /// An index takes a percent of what it is of at most, as a rule: enough for a terabyte.
 const DEFAULT_INDEX_DIR_SIZE: u64 = 10 << 30;
 
+/// Decoded copies that `--disk-cache` may keep, if that is not said.
+const DEFAULT_DISK_CACHE_SIZE: u64 = 10 << 30;
+
 #[derive(Debug, Args)]
 pub struct Arguments {
     /// Directory to show, or a single .npz
@@ -49,6 +52,12 @@ pub struct Arguments {
     /// What they may take there; 0 keeps none [default: 10G]
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     index_dir_size: Option<u64>,
+    /// Keep members that are read a lot decoded in this directory, to be read as plain files are
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    disk_cache: Option<PathBuf>,
+    /// What they may take there [default: 10G]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    disk_cache_size: Option<u64>,
     /// Log to this file; else to the system log, or standard error with -f
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     log_file: Option<PathBuf>,
@@ -126,6 +135,11 @@ fn options(arguments: Arguments) -> Result<(Options, Option<PathBuf>), String> {
             .index_dir_size
             .or(given.index_dir_size)
             .unwrap_or(DEFAULT_INDEX_DIR_SIZE),
+        disk_cache: arguments.disk_cache.or(given.disk_cache),
+        disk_cache_size: arguments
+            .disk_cache_size
+            .or(given.disk_cache_size)
+            .unwrap_or(DEFAULT_DISK_CACHE_SIZE),
         access: given.access,
         default_permissions: given.default_permissions,
         noexec: given.noexec,

@@ -19,6 +19,8 @@ pub struct MountOptions {
     pub log_file: Option<PathBuf>,
     pub index_dir: Option<PathBuf>,
     pub index_dir_size: Option<u64>,
+    pub disk_cache: Option<PathBuf>,
+    pub disk_cache_size: Option<u64>,
     pub fs_name: Option<OsString>,
     pub access: Access,
     pub default_permissions: bool,
@@ -102,6 +104,10 @@ impl MountOptions {
             "index_dir_size" => {
                 self.index_dir_size = Some(size::parse(&text()?).map_err(wrong)?);
             }
+            "disk_cache" => self.disk_cache = Some(given()?.into()),
+            "disk_cache_size" => {
+                self.disk_cache_size = Some(size::parse(&text()?).map_err(wrong)?);
+            }
             "fsname" => self.fs_name = Some(given()?.into()),
             "subtype" if given()? == "npzfs" => {}
             "subtype" => {
@@ -172,7 +178,8 @@ mod tests {
 
     #[test]
     fn our_own_options_are_read() {
-        let text = "layout=beside,ttl=2.5,cache_size=1G,index_dir=/i,index_dir_size=2G,log_file=/a\\,b\\\\c\\d,fsname=x=y,\
+        let text = "layout=beside,ttl=2.5,cache_size=1G,index_dir=/i,index_dir_size=2G,\
+                    disk_cache=/d,disk_cache_size=3G,log_file=/a\\,b\\\\c\\d,fsname=x=y,\
                     noexec,allow_root,default_permissions";
         assert_eq!(
             parse(text),
@@ -183,6 +190,8 @@ mod tests {
                 log_file: Some(r"/a,b\c\d".into()),
                 index_dir: Some("/i".into()),
                 index_dir_size: Some(2 << 30),
+                disk_cache: Some("/d".into()),
+                disk_cache_size: Some(3 << 30),
                 fs_name: Some("x=y".into()),
                 access: Access::OwnerAndRoot,
                 default_permissions: true,

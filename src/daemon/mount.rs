@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     fuse::Npzfs,
-    saved::Indexes,
+    saved::{Copies, Indexes},
     tree::{Settings, Tree},
 };
 
@@ -69,10 +69,10 @@ impl Mount {
         // First the mountpoint: a dead mount on it may cover the source.
         let mountpoint = Mountpoint::find(&options.mountpoint)?;
         // Before mounting, too: it may lie where the mount will be.
-        let (indexes, complaint) = match open_indexes(options) {
-            Ok(indexes) => (indexes, None),
-            Err(complaint) => (None, Some(complaint)),
-        };
+        let mut complaints = Vec::new();
+        let mut take = |complaint| complaints.push(complaint);
+        let indexes = open_indexes(options).map_err(&mut take).ok().flatten();
+        let copies = open_copies(options).map_err(&mut take).ok().flatten();
         let source = Source::open(&options.source)?;
         mountpoint.check(&source)?;
         let device = kernel::open_device()?;
@@ -84,7 +84,7 @@ impl Mount {
             tree: None,
             ended: Arc::new(OnceLock::new()),
         };
-        let settings = Settings { indexes, ..options.settings.clone() };
+        let settings = Settings { indexes, copies, ..options.settings.clone() };
         let tree = source
             .into_tree()
             .and_then(|source| Tree::new(source, settings))
@@ -108,7 +108,7 @@ impl Mount {
         }
         // Without it everything works, only slower after the next mount. What keeps a mount from
         // being made is to be the one line that is said.
-        if let Some(complaint) = complaint {
+        for complaint in complaints {
             log::warn!("{complaint}");
         }
         Ok(mount)
@@ -324,6 +324,17 @@ fn open_indexes(options: &Options) -> Result<Option<Arc<Indexes>>, String> {
     Indexes::open(directory, options.index_dir_size)
         .map(|indexes| Some(Arc::new(indexes)))
         .map_err(|error| format!("no indexes are saved in {}: {error}", directory.display()))
+}
+
+/// Opens the directory of decoded copies, if there is to be one; else says what is wrong with it.
+fn open_copies(options: &Options) -> Result<Option<Arc<Copies>>, String> {
+    let Some(directory) = options.disk_cache.as_ref().filter(|_| options.disk_cache_size > 0)
+    else {
+        return Ok(None);
+    };
+    Copies::open(directory, options.disk_cache_size)
+        .map(|copies| Some(Arc::new(copies)))
+        .map_err(|error| format!("no decoded copies are kept in {}: {error}", directory.display()))
 }
 
 /// Every archive in use is an open file, and 1024, the usual limit, is for programs that call

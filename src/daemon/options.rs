@@ -29,6 +29,10 @@ pub struct Options {
     pub index_dir: Option<PathBuf>,
     /// Bytes that they may take; with 0 none are saved.
     pub index_dir_size: u64,
+    /// Where decoded copies of members are kept, if anywhere.
+    pub disk_cache: Option<PathBuf>,
+    /// Bytes that they may take.
+    pub disk_cache_size: u64,
     /// Who may use it.
     pub access: Access,
     /// Whether the kernel checks modes. It does in any case when others than the owner have access:

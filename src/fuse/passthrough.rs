@@ -1,4 +1,5 @@
-//! Kernel passthrough of whole files (FUSE_PASSTHROUGH, Linux 6.9), where we may.
+//! Kernel passthrough of whole files (FUSE_PASSTHROUGH, Linux 6.9), where we may: files of the source,
+//! and decoded copies of members.
 
 use std::{
     collections::HashMap,
@@ -10,6 +11,9 @@ use fuser::{BackingId, FileHandle, FopenFlags, INodeNo, ReplyOpen};
 
 /// Decides on passthrough for an inode and not for an open: the kernel refuses
 /// to mix cached and passthrough opens of one inode (EIO), and wants one backing file for all.
+/// Both only as long as one of them is open, or mapped, and that ends before it sends the RELEASE
+/// (fuse_file_put, fs/fuse/file.c): the first open after the last was released decides anew. So a
+/// member whose copy is finished while it is open is passed through once all have closed it.
 #[derive(Debug, Default)]
 pub(super) struct Passthrough {
     offered: bool,
@@ -30,12 +34,12 @@ impl Passthrough {
         self.offered = true;
     }
 
-    /// Answers the open of `file` as `fh` of `ino`.
+    /// Answers the open of `ino` as `fh`, for which `file` may be read if it is there.
     pub fn open(
         &self,
         ino: INodeNo,
         fh: FileHandle,
-        file: &File,
+        file: Option<&File>,
         flags: FopenFlags,
         reply: ReplyOpen,
     ) {
@@ -45,10 +49,12 @@ impl Passthrough {
         let mut inodes = self.inodes.lock().unwrap_or_else(PoisonError::into_inner);
         let decision = inodes.entry(ino).or_insert_with(|| Decision {
             handles: Vec::new(),
-            backing: reply
-                .open_backing(file)
-                .inspect_err(|error| log::debug!("no passthrough of inode {ino}: {error}"))
-                .ok(),
+            backing: file.and_then(|file| {
+                let backing = reply.open_backing(file);
+                backing
+                    .inspect_err(|error| log::debug!("no passthrough of inode {ino}: {error}"))
+                    .ok()
+            }),
         });
         decision.handles.push(fh);
         match &decision.backing {

@@ -10,14 +10,15 @@ use seekable_deflate::{DeflateReader, Format, Options, spacing_for};
 use super::{
     Content, Error, Server, Shared,
     content::Encoding,
+    copy::MemberCopy,
     deflated::Deflated,
     index::{self, ArchiveIndex},
     stored::Stored,
     whole::Whole,
 };
 use crate::{
-    archive::{Archive, MemberId, Method, NpyGz, SourceFile},
-    saved::StreamKey,
+    archive::{Archive, Member, MemberId, Method, NpyGz, SourceFile},
+    saved::{CopyKey, StreamKey},
 };
 
 /// An open archive. Contents, and the indexes in them, live as long as it does.
@@ -104,8 +105,16 @@ impl OpenArchive {
         let start = self.archive.data_offset(id)?;
         let member = self.archive.member(id);
         let source = self.archive.source().clone();
-        let whole =
-            |name| Encoding::Whole(Whole::new(self.archive.clone(), id, self.shared.clone()), name);
+        let key =
+            StreamKey { header_offset: member.header_offset, encoded_size: member.encoded_size };
+        let copy = match member.method {
+            Method::Stored => None,
+            _ => self.copy(id, key),
+        };
+        let whole = |name| {
+            let (archive, shared) = (self.archive.clone(), self.shared.clone());
+            Encoding::Whole(Whole::new(archive, id, shared, copy.clone()), name)
+        };
         let bytes = match member.method {
             Method::Stored => Encoding::Stored(Stored { source, start }),
             Method::Deflated => {
@@ -114,10 +123,6 @@ impl OpenArchive {
                     spacing: spacing_for(member.encoded_size, member.size),
                     decoded_len: Some(member.size),
                     crc32: Some(member.crc32),
-                };
-                let key = StreamKey {
-                    header_offset: member.header_offset,
-                    encoded_size: member.encoded_size,
                 };
                 let encoded = start..start + member.encoded_size;
                 deflated(source, encoded, options, &self.shared, key, self.index.as_ref())
@@ -130,7 +135,16 @@ impl OpenArchive {
             Method::Other(number) => return Err(Error::UnsupportedMethod(number)),
         };
         let source = self.archive.source().clone();
-        Ok(Content::new(source, member.size, bytes, self.shared.read_ahead))
+        Ok(Content::new(source, member.size, bytes, self.shared.read_ahead, copy))
+    }
+
+    fn copy(&self, id: MemberId, stream: StreamKey) -> Option<Arc<MemberCopy>> {
+        let archive = self.archive.clone();
+        let &Member { size, crc32, .. } = archive.member(id);
+        let mtime = archive.source().generation().mtime.0;
+        self.shared.copy(size, Some(crc32), move || {
+            Ok(CopyKey { identity: archive.identity()?, stream, size, mtime })
+        })
     }
 }
 
@@ -167,7 +181,12 @@ impl OpenNpyGz {
         let source = npy.source().clone();
         let key = StreamKey { header_offset: 0, encoded_size: encoded.end };
         let bytes = deflated(source.clone(), encoded, options, &server.shared, key, index.as_ref());
-        let content = Content::new(source, npy.size(), bytes, server.shared.read_ahead);
+        let (size, mtime) = (npy.size(), source.generation().mtime.0);
+        let identified = npy.clone();
+        let copy = server.shared.copy(size, None, move || {
+            Ok(CopyKey { identity: identified.identity()?, stream: key, size, mtime })
+        });
+        let content = Content::new(source, size, bytes, server.shared.read_ahead, copy);
         content.save_index();
         let content = Arc::new(content);
         Self { npy, content, index }

@@ -3,12 +3,19 @@
 use std::{
     cell::RefCell,
     fmt,
+    fs::File,
     ops::Range,
     os::unix::fs::FileExt,
     sync::{Arc, Mutex},
 };
 
-use super::{Error, Once, Pattern, Reply, deflated::Deflated, stored::Stored, whole::Whole};
+use super::{
+    Error, Once, Pattern, Reply,
+    copy::{CopyHandle, MemberCopy},
+    deflated::Deflated,
+    stored::Stored,
+    whole::Whole,
+};
 use crate::archive::SourceFile;
 
 /// The decoded bytes of one member, for all its handles.
@@ -19,6 +26,8 @@ pub struct Content {
     size: u64,
     bytes: Encoding,
     read_ahead: u64,
+    /// Its decoded copy, if it may have one.
+    copy: Option<Arc<MemberCopy>>,
     /// Whether the member's damage has been put into the log.
     pub damage_logged: Once,
 }
@@ -81,8 +90,9 @@ impl Content {
         size: u64,
         bytes: Encoding,
         read_ahead: u64,
+        copy: Option<Arc<MemberCopy>>,
     ) -> Self {
-        Self { source, size, bytes, read_ahead, damage_logged: Once::default() }
+        Self { source, size, bytes, read_ahead, copy, damage_logged: Once::default() }
     }
 
     /// Decoded size in bytes.
@@ -104,10 +114,29 @@ impl Content {
         }
     }
 
+    /// Whether it may have a decoded copy, now or later.
+    #[must_use]
+    pub fn may_be_copied(&self) -> bool {
+        self.copy.is_some()
+    }
+
+    /// Its decoded copy, if there is one, for a handle that is being opened.
+    #[must_use]
+    pub fn open_copy(&self, handle: &CopyHandle) -> Option<Arc<File>> {
+        self.copy.as_ref()?.open(handle)
+    }
+
+    /// Its decoded copy, if there is one by now, for a read of an open handle.
+    #[must_use]
+    pub fn copy<'a>(&self, handle: &'a CopyHandle) -> Option<&'a File> {
+        self.copy.as_ref()?.of(handle)
+    }
+
     /// Gives the bytes from `offset`, at most `size` and fewer only at the end, to `reply`: before
-    /// this returns if they are at hand, else from another thread.
+    /// this returns if they are at hand, as they are if it has a `copy`, else from another thread.
     pub fn read(
         &self,
+        copy: Option<&File>,
         offset: u64,
         size: u32,
         reply: impl FnOnce(Result<&[u8], Error>) + Send + 'static,
@@ -123,12 +152,25 @@ impl Content {
         {
             return reply(Err(error.into()));
         }
+        let reply = match copy {
+            None => reply,
+            Some(file) => match read_copy(file, &range, reply) {
+                None => return,
+                // Whatever its disk said, the archive has the bytes as well.
+                Some(reply) => reply,
+            },
+        };
         match &self.bytes {
             Encoding::Stored(stored) => with_scratch(|scratch| {
                 let buf = slice_of(scratch, &range);
                 reply(stored.read(buf, range.start).map(|()| &*buf));
             }),
             Encoding::Deflated(deflated) => {
+                if let Some(copy) = &self.copy
+                    && copy.asked(range.end - range.start)
+                {
+                    copy.make(deflated);
+                }
                 let later =
                     with_scratch(|scratch| deflated.read_ready(range.clone(), scratch, reply));
                 if let Err(reply) = later {
@@ -216,6 +258,27 @@ impl Content {
             },
         }
     }
+}
+
+/// Answers from a copy; gives `reply` back if that fails.
+fn read_copy<F: FnOnce(Result<&[u8], Error>)>(
+    file: &File,
+    range: &Range<u64>,
+    reply: F,
+) -> Option<F> {
+    with_scratch(|scratch| {
+        let buf = slice_of(scratch, range);
+        match file.read_exact_at(buf, range.start) {
+            Ok(()) => {
+                reply(Ok(buf));
+                None
+            }
+            Err(error) => {
+                log::debug!("a decoded copy cannot be read at {}: {error}", range.start);
+                Some(reply)
+            }
+        }
+    })
 }
 
 fn slice_of<'a>(scratch: &'a mut Vec<u8>, range: &Range<u64>) -> &'a mut [u8] {

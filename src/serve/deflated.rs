@@ -232,7 +232,8 @@ impl Deflated {
         done.into_iter().for_each(Served::reply);
     }
 
-    fn span_at(&self, offset: u64) -> Result<Span, Error> {
+    /// The span of `offset`, decoded by the calling thread.
+    pub fn span_at(&self, offset: u64) -> Result<Span, Error> {
         // A panic that went on would leave the waiters waiting for ever.
         let span = panic::catch_unwind(AssertUnwindSafe(|| self.reader.span_at(offset)));
         let Ok(span) = span else { return Err(io::Error::other("its decoder failed").into()) };

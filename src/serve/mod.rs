@@ -8,6 +8,7 @@
 
 mod container;
 mod content;
+mod copy;
 mod deflated;
 mod error;
 mod index;
@@ -20,20 +21,28 @@ mod whole;
 use std::{
     io,
     path::PathBuf,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 pub use container::{OpenArchive, OpenNpyGz};
 pub(crate) use content::with_scratch;
 pub use content::{Content, State};
+pub use copy::CopyHandle;
 pub use error::Error;
 pub use pattern::Pattern;
 
+use copy::{Copier, MemberCopy};
 use index::ArchiveIndex;
 use pool::{Pool, Spawner};
 use seekable_deflate::Memory;
 
-use crate::{archive::Identity, saved::Indexes};
+use crate::{
+    archive::Identity,
+    saved::{Copies, CopyKey, Indexes},
+};
 
 /// Answers one read, now or later, on whatever thread has the bytes.
 pub type Reply = Box<dyn FnOnce(Result<&[u8], Error>) + Send>;
@@ -49,6 +58,8 @@ pub struct Limits {
     pub temporary: PathBuf,
     /// Where indexes are saved, if anywhere.
     pub indexes: Option<Arc<Indexes>>,
+    /// Where decoded copies of members are kept, if anywhere.
+    pub copies: Option<Arc<Copies>>,
 }
 
 /// The pools and the memory that all contents share.
@@ -60,6 +71,16 @@ pub struct Server {
     _whole: Pool,
     _reply: Pool,
     _saver: Pool,
+    _copier: Option<Pool>,
+}
+
+/// What is being copied is given up: nobody is to wait for it.
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(copier) = &self.shared.copier {
+            copier.ending.store(true, Ordering::Relaxed);
+        }
+    }
 }
 
 /// What a content needs of the server.
@@ -77,6 +98,7 @@ struct Shared {
     indexes: Option<Arc<Indexes>>,
     /// Saves indexes.
     saver: Spawner,
+    copier: Option<Copier>,
 }
 
 impl Shared {
@@ -87,6 +109,17 @@ impl Shared {
     ) -> Option<Arc<ArchiveIndex>> {
         let store = self.indexes.clone()?;
         Some(ArchiveIndex::new(store, self.saver.clone(), Box::new(identify)))
+    }
+
+    /// The decoded copy of a member of `size` bytes, if it may have one.
+    fn copy(
+        &self,
+        size: u64,
+        crc32: Option<u32>,
+        identify: impl Fn() -> io::Result<CopyKey> + Send + Sync + 'static,
+    ) -> Option<Arc<MemberCopy>> {
+        let copier = self.copier.clone().filter(|_| size >= copy::LEAST_SIZE)?;
+        Some(MemberCopy::new(copier, size, crc32, Box::new(identify)))
     }
 }
 
@@ -108,6 +141,12 @@ impl Server {
         // that read the requests answer.
         let reply = Pool::new("reply", 1)?;
         let saver = Pool::new("save", 1)?;
+        let copying = limits.copies.as_ref().map(|_| Pool::new("copy", 1)).transpose()?;
+        let copier = limits.copies.zip(copying.as_ref()).map(|(store, pool)| Copier {
+            store,
+            thread: pool.spawner(),
+            ending: Arc::default(),
+        });
         let shared = Shared {
             memory: Memory::new(limits.memory),
             decode: decode.spawner(),
@@ -118,8 +157,16 @@ impl Server {
             read_ahead: READ_AHEAD.min(limits.memory / 8),
             indexes: limits.indexes,
             saver: saver.spawner(),
+            copier,
         };
-        Ok(Self { shared, _decode: decode, _whole: whole, _reply: reply, _saver: saver })
+        Ok(Self {
+            shared,
+            _decode: decode,
+            _whole: whole,
+            _reply: reply,
+            _saver: saver,
+            _copier: copying,
+        })
     }
 
     /// Runs `task` where short decoding happens: for questions that may need the start of a
@@ -136,6 +183,6 @@ pub struct Once(AtomicBool);
 impl Once {
     /// True the first time.
     pub fn first(&self) -> bool {
-        !self.0.swap(true, std::sync::atomic::Ordering::Relaxed)
+        !self.0.swap(true, Ordering::Relaxed)
     }
 }

@@ -1,4 +1,5 @@
-//! A member that can only be decoded from its start, and is: once, into an unlinked file.
+//! A member that can only be decoded from its start, and is: once, into its decoded copy where there
+//! is to be one, else into an unlinked file.
 
 use std::{
     fmt,
@@ -10,7 +11,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::{Error, Reply, Shared};
+use super::{Error, Reply, Shared, copy::MemberCopy};
 use crate::archive::{Archive, MemberId};
 
 /// A member of a method without seek points (bzip2, xz, zstd ...).
@@ -18,6 +19,7 @@ pub struct Whole {
     archive: Arc<Archive>,
     member: MemberId,
     shared: Shared,
+    copy: Option<Arc<MemberCopy>>,
     state: Mutex<Progress>,
 }
 
@@ -36,8 +38,13 @@ impl fmt::Debug for Whole {
 }
 
 impl Whole {
-    pub fn new(archive: Arc<Archive>, member: MemberId, shared: Shared) -> Arc<Self> {
-        Arc::new(Self { archive, member, shared, state: Mutex::new(Progress::Untouched) })
+    pub fn new(
+        archive: Arc<Archive>,
+        member: MemberId,
+        shared: Shared,
+        copy: Option<Arc<MemberCopy>>,
+    ) -> Arc<Self> {
+        Arc::new(Self { archive, member, shared, copy, state: Mutex::new(Progress::Untouched) })
     }
 
     // Nothing that can panic runs under this lock; a poisoned one is still whole.
@@ -86,6 +93,18 @@ impl Whole {
     }
 
     fn decode_to_file(&self) -> Result<Arc<File>, Error> {
+        let copy = self.copy.as_ref();
+        copy.and_then(|copy| copy.make_whole(|file| self.decode_into(file)))
+            .unwrap_or_else(|| self.decode_to_temporary())
+    }
+
+    fn decode_into(&self, file: &File) -> Result<(), Error> {
+        let mut out = io::BufWriter::with_capacity(1 << 18, file);
+        self.archive.decode(self.member, &mut out)?;
+        Ok(out.flush()?)
+    }
+
+    fn decode_to_temporary(&self) -> Result<Arc<File>, Error> {
         let room = rustix::fs::statvfs(&*self.shared.temporary).map_err(io::Error::from)?;
         if self.archive.member(self.member).size > room.f_bavail.saturating_mul(room.f_frsize) {
             let place = self.shared.temporary.display();
@@ -96,10 +115,7 @@ impl Whole {
             let place = self.shared.temporary.display();
             io::Error::new(error.kind(), format!("no temporary file in {place}: {error}"))
         })?;
-        let mut out = io::BufWriter::with_capacity(1 << 18, &file);
-        self.archive.decode(self.member, &mut out)?;
-        out.flush()?;
-        drop(out);
+        self.decode_into(&file)?;
         Ok(Arc::new(file))
     }
 

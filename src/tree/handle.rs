@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::source::PlainFile;
-use crate::serve::{Content, OpenArchive, OpenNpyGz, Pattern};
+use crate::serve::{Content, CopyHandle, OpenArchive, OpenNpyGz, Pattern};
 
 /// The number of a handle, as the kernel carries it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -21,6 +21,8 @@ pub enum Handle {
         content: Arc<Content>,
         /// What it lies in: kept open, and so its generation, as long as the handle.
         container: Held,
+        /// Its decoded copy, if it is read from that.
+        copy: CopyHandle,
         /// How it has been read so far.
         pattern: Mutex<Pattern>,
     },

@@ -22,7 +22,7 @@ mod tests;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use crate::saved::Indexes;
+use crate::saved::{Copies, Indexes};
 
 pub use attr::{Attr, Kind, Timestamp};
 pub use error::FsError;
@@ -30,7 +30,7 @@ pub use handle::{Handle, HandleId, Held};
 pub use inode::Ino;
 pub use listing::Listed;
 pub use source::{PlainFile, Source};
-pub use tree::{Opened, Tree};
+pub use tree::{Backing, Opened, Tree};
 pub use xattr::Xattr;
 
 /// Where archives are shown.
@@ -61,6 +61,8 @@ pub struct Settings {
     pub temporary: PathBuf,
     /// Where indexes are saved, if anywhere.
     pub indexes: Option<Arc<Indexes>>,
+    /// Where decoded copies of members are kept, if anywhere.
+    pub copies: Option<Arc<Copies>>,
 }
 
 impl Default for Settings {
@@ -75,6 +77,7 @@ impl Default for Settings {
             threads: std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 16)),
             temporary: std::env::var_os("TMPDIR").map_or_else(|| "/var/tmp".into(), PathBuf::from),
             indexes: None,
+            copies: None,
         }
     }
 }

@@ -254,12 +254,6 @@ pub(super) fn stat_of(file: impl std::os::fd::AsFd) -> io::Result<Stat> {
 pub struct PlainFile(pub(super) Arc<File>);
 
 impl PlainFile {
-    /// The file, for kernel passthrough.
-    #[must_use]
-    pub fn file(&self) -> &File {
-        &self.0
-    }
-
     /// Fills `buf` from `offset`, less only at the end of the file, and says how much.
     ///
     /// # Errors

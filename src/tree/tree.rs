@@ -3,6 +3,7 @@
 
 use std::{
     ffi::OsString,
+    fs::File,
     io,
     num::NonZeroUsize,
     path::Path,
@@ -23,7 +24,7 @@ use super::{
 };
 use crate::{
     archive::DirId,
-    serve::{self, Content, Limits, OpenArchive, OpenNpyGz, Pattern, Server},
+    serve::{self, Content, CopyHandle, Limits, OpenArchive, OpenNpyGz, Pattern, Server},
 };
 
 /// Bytes that parsed archives may take, unless a single one needs more.
@@ -51,8 +52,19 @@ pub struct Tree {
 pub struct Opened {
     /// Its handle.
     pub id: HandleId,
-    /// The file, if it is one of the source that kernel passthrough may serve.
-    pub plain: Option<PlainFile>,
+    /// What kernel passthrough may read in its place.
+    pub backing: Backing,
+}
+
+/// What kernel passthrough may read in the place of a file.
+#[derive(Debug)]
+pub enum Backing {
+    /// Nothing, ever.
+    Never,
+    /// Nothing, but a later open of the same inode may find something.
+    NotYet,
+    /// A file with the same bytes.
+    File(Arc<File>),
 }
 
 impl Tree {
@@ -66,6 +78,7 @@ impl Tree {
             threads: settings.threads,
             temporary: settings.temporary.clone(),
             indexes: settings.indexes.clone(),
+            copies: settings.copies.clone(),
         })?;
         let root = match source.archive() {
             Some(_) => Node::ArchiveRoot,
@@ -211,9 +224,8 @@ impl Tree {
                         node.share(file)
                     }
                 };
-                let plain = PlainFile(file);
-                let id = self.handles.insert(Handle::Plain(plain.clone()));
-                Ok(Opened { id, plain: Some(plain) })
+                let id = self.handles.insert(Handle::Plain(PlainFile(file.clone())));
+                Ok(Opened { id, backing: Backing::File(file) })
             }
             Node::Member(version, id, _) => {
                 let archive = self.open_archive(version)?;
@@ -240,8 +252,14 @@ impl Tree {
             return Err(if news { FsError::Content } else { FsError::Known }(damage));
         }
         let pattern = Mutex::new(Pattern::default());
-        let id = self.handles.insert(Handle::Member { content, container, pattern });
-        Ok(Opened { id, plain: None })
+        let copy = CopyHandle::default();
+        let backing = match content.open_copy(&copy) {
+            Some(file) => Backing::File(file),
+            None if content.may_be_copied() => Backing::NotYet,
+            None => Backing::Never,
+        };
+        let id = self.handles.insert(Handle::Member { content, container, copy, pattern });
+        Ok(Opened { id, backing })
     }
 
     /// Gives `take` the whole content of the member that was just opened as `id`, if it is small,

@@ -1,0 +1,174 @@
+//! Decoded copies of members, each a file of its own that has its bytes and nothing else: so the
+//! kernel can read it in the place of the member.
+//!
+//! There is no room in it for a checksum. What tells that a copy is whole is that it has a name,
+//! its size, and its mtime, which is made that of the archive (whole seconds) before it gets the
+//! name: whoever writes to it moves it. What the disk does to it unasked is not found out, as with
+//! any other file. A CRC-32 over all of it before it is used would cost as much as reading it.
+
+use std::{fs::File, io, os::unix::fs::MetadataExt, path::Path};
+
+use rustix::fs::{Timespec, Timestamps, UTIME_NOW};
+
+use super::{Directory, Draft, Error, StreamKey};
+use crate::archive::Identity;
+
+/// Names a member, and says how its copy looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CopyKey {
+    /// The archive.
+    pub identity: Identity,
+    /// The member in it.
+    pub stream: StreamKey,
+    /// Decoded size in bytes.
+    pub size: u64,
+    /// The mtime of the archive, in seconds.
+    pub mtime: i64,
+}
+
+/// Where decoded copies are kept.
+#[derive(Debug)]
+pub struct Copies {
+    directory: Directory,
+}
+
+impl Copies {
+    /// Those in the directory `path`, which may take `limit` bytes: the least recently used go
+    /// first. What servers that died have left there goes now.
+    ///
+    /// # Errors
+    /// When the directory cannot be made, opened or read.
+    pub fn open(path: &Path, limit: u64) -> io::Result<Self> {
+        let directory = Directory::open(path, ".decoded", limit)?;
+        directory.shrink()?;
+        Ok(Self { directory })
+    }
+
+    /// Where they are.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// The copy of a member, if there is one; it then counts as used just now.
+    ///
+    /// # Errors
+    /// When there is one that cannot be used.
+    pub fn find(&self, key: &CopyKey) -> Result<Option<File>, Error> {
+        let Some(file) = self.directory.file(&name(key))? else { return Ok(None) };
+        let metadata = file.metadata()?;
+        if metadata.len() != key.size {
+            return Err(Error::Unfit("it has not the size of the member"));
+        }
+        if metadata.mtime() != key.mtime {
+            return Err(Error::Unfit("it was written since it was made"));
+        }
+        Ok(Some(file))
+    }
+
+    /// Begins a copy of `size` bytes, for which others make room. `None` if it cannot fit in.
+    ///
+    /// # Errors
+    /// When the disk has no room, or no file can be made.
+    pub fn begin(&self, size: u64) -> io::Result<Option<Draft<'_>>> {
+        if !self.directory.make_room(size)? {
+            return Ok(None);
+        }
+        if self.directory.free()? < size {
+            let why = format!("the disk has no room for {size} bytes");
+            return Err(io::Error::new(io::ErrorKind::StorageFull, why));
+        }
+        let draft = self.directory.draft()?;
+        // Others see by it how much will be written.
+        draft.file().set_len(size)?;
+        Ok(Some(draft))
+    }
+
+    /// Gives a copy its name, once it is on the disk.
+    ///
+    /// # Errors
+    /// When it does not get there.
+    pub fn finish(&self, draft: Draft, key: &CopyKey) -> Result<(), Error> {
+        let times = Timestamps {
+            last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_NOW },
+            last_modification: Timespec { tv_sec: key.mtime, tv_nsec: 0 },
+        };
+        rustix::fs::futimens(draft.file(), &times).map_err(io::Error::from)?;
+        Ok(draft.finish(&name(key))?)
+    }
+}
+
+fn name(key: &CopyKey) -> String {
+    let StreamKey { header_offset, encoded_size } = key.stream;
+    format!("{}-{header_offset:x}-{encoded_size:x}.decoded", key.identity)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs,
+        io::{Read, Write},
+        time::{Duration, SystemTime},
+    };
+
+    use super::*;
+
+    fn key(number: u8) -> CopyKey {
+        CopyKey {
+            identity: Identity([number; 32]),
+            stream: StreamKey { header_offset: 7, encoded_size: 9 },
+            size: 4096,
+            mtime: 1_700_000_000,
+        }
+    }
+
+    fn make(copies: &Copies, key: &CopyKey, byte: u8) {
+        let draft = copies.begin(key.size).unwrap().unwrap();
+        draft.file().write_all(&vec![byte; key.size as usize]).unwrap();
+        copies.finish(draft, key).unwrap();
+    }
+
+    #[test]
+    fn a_copy_is_found_by_archive_and_member_once_it_is_finished() {
+        let place = tempfile::tempdir().unwrap();
+        let copies = Copies::open(place.path(), u64::MAX).unwrap();
+        let draft = copies.begin(4096).unwrap().unwrap();
+        assert!(copies.find(&key(1)).unwrap().is_none());
+        drop(draft);
+        make(&copies, &key(1), 5);
+        let mut bytes = Vec::new();
+        copies.find(&key(1)).unwrap().unwrap().read_to_end(&mut bytes).unwrap();
+        assert_eq!(bytes, [5; 4096]);
+        assert!(copies.find(&key(2)).unwrap().is_none());
+        let stream = StreamKey { header_offset: 8, encoded_size: 9 };
+        assert!(copies.find(&CopyKey { stream, ..key(1) }).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_copy_that_was_written_or_cut_short_is_not_used_and_can_be_made_anew() {
+        let place = tempfile::tempdir().unwrap();
+        let copies = Copies::open(place.path(), u64::MAX).unwrap();
+        make(&copies, &key(1), 5);
+        let path = place.path().join(name(&key(1)));
+        let open = || File::options().write(true).open(&path).unwrap();
+        open().write_all(b"one").unwrap();
+        assert!(matches!(copies.find(&key(1)), Err(Error::Unfit(_))));
+        open().set_len(4095).unwrap();
+        open().set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000)).unwrap();
+        assert!(matches!(copies.find(&key(1)), Err(Error::Unfit(_))));
+        make(&copies, &key(1), 5);
+        assert!(copies.find(&key(1)).unwrap().is_some());
+    }
+
+    #[test]
+    fn what_does_not_fit_removes_nothing() {
+        let place = tempfile::tempdir().unwrap();
+        let copies = Copies::open(place.path(), 3 * 4096).unwrap();
+        make(&copies, &key(1), 1);
+        assert!(copies.begin(4 * 4096).unwrap().is_none());
+        assert!(copies.find(&key(1)).unwrap().is_some());
+        let error = Copies::open(place.path(), u64::MAX).unwrap().begin(1 << 60).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1);
+    }
+}

@@ -1,0 +1,231 @@
+//! The decoded copy of a member on disk (`--disk-cache`): made once the member is read a lot, and
+//! read in its place from then on.
+//!
+//! A member is read a lot when more bytes have been asked of us than it has: a second pass, or rows
+//! worth as much. What the kernel has in its cache it does not ask for, so a member that memory
+//! holds anyway is not copied. Its first pass is not either: to write along with it would put on
+//! the disk whatever is looked at once. A copy is made by a thread of its own, in order and checked
+//! against the member's CRC-32; what a reader has just had decoded it takes from the cache.
+//! Copying that fails costs a line in the log and no read.
+
+use std::{
+    fmt,
+    fs::File,
+    io,
+    os::unix::fs::FileExt,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
+    },
+};
+
+use super::{Error, Once, deflated::Deflated, pool::Spawner};
+use crate::saved::{self, Copies, CopyKey};
+
+/// Members of fewer decoded bytes are decoded in a few milliseconds, which is less than a file is
+/// worth.
+pub const LEAST_SIZE: u64 = 1 << 20;
+
+/// What makes copies.
+#[derive(Debug, Clone)]
+pub struct Copier {
+    pub store: Arc<Copies>,
+    pub thread: Spawner,
+    /// Set when the server ends: what is not finished by then is given up.
+    pub ending: Arc<AtomicBool>,
+}
+
+/// There is none, and nobody makes one.
+const NONE: u8 = 0;
+/// It is being made.
+const BEGUN: u8 = 1;
+/// There was one when we looked last.
+const THERE: u8 = 2;
+/// None can be had as long as the archive stays open.
+const GIVEN_UP: u8 = 3;
+
+type Identify = Box<dyn Fn() -> io::Result<CopyKey> + Send + Sync>;
+
+/// The copy of one member.
+pub struct MemberCopy {
+    copier: Copier,
+    identify: Identify,
+    /// `None` if the archive could not be read.
+    key: OnceLock<Option<CopyKey>>,
+    size: u64,
+    /// Of the whole member, where the archive's directory has it.
+    crc32: Option<u32>,
+    /// Bytes that have been asked of us.
+    asked: AtomicU64,
+    state: AtomicU8,
+    complained: Once,
+}
+
+impl fmt::Debug for MemberCopy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemberCopy").field("state", &self.state).finish_non_exhaustive()
+    }
+}
+
+/// The copy that a handle reads, once there is one. It holds the file, and its space on the disk,
+/// as long as the handle is open.
+#[derive(Debug, Default)]
+pub struct CopyHandle(OnceLock<Arc<File>>);
+
+impl MemberCopy {
+    pub fn new(copier: Copier, size: u64, crc32: Option<u32>, identify: Identify) -> Arc<Self> {
+        Arc::new(Self {
+            copier,
+            identify,
+            key: OnceLock::new(),
+            size,
+            crc32,
+            asked: AtomicU64::new(0),
+            state: AtomicU8::new(NONE),
+            complained: Once::default(),
+        })
+    }
+
+    /// The copy, for a handle that is being opened.
+    pub fn open(&self, handle: &CopyHandle) -> Option<Arc<File>> {
+        let file = Arc::new(self.find()?);
+        Some(handle.0.get_or_init(|| file).clone())
+    }
+
+    /// The copy, for a read of an open handle.
+    pub fn of<'a>(&self, handle: &'a CopyHandle) -> Option<&'a File> {
+        if handle.0.get().is_none() && self.state.load(Ordering::Acquire) == THERE {
+            self.open(handle)?;
+        }
+        handle.0.get().map(|file| &**file)
+    }
+
+    /// Takes note of a read of `bytes`; whether a copy is to be made now.
+    pub fn asked(&self, bytes: u64) -> bool {
+        self.asked.fetch_add(bytes, Ordering::Relaxed) >= self.size
+            && self.state.load(Ordering::Relaxed) == NONE
+            && self.moved(NONE, BEGUN)
+    }
+
+    /// Makes a copy, on another thread.
+    pub fn make(self: &Arc<Self>, member: &Arc<Deflated>) {
+        let (this, member) = (self.clone(), member.clone());
+        self.copier.thread.spawn(move || {
+            let there = this.copy_spans(&member).unwrap_or_else(|error| {
+                this.complain(&error);
+                false
+            });
+            this.state.store(if there { THERE } else { GIVEN_UP }, Ordering::Release);
+        });
+    }
+
+    /// Lets `decode` write the whole member, which it checks itself, into a copy. `None` if there
+    /// can be no copy; that the member cannot be decoded comes as `decode` says it.
+    pub fn make_whole(
+        &self,
+        decode: impl FnOnce(&File) -> Result<(), Error>,
+    ) -> Option<Result<Arc<File>, Error>> {
+        if let Some(file) = self.find() {
+            return Some(Ok(Arc::new(file)));
+        }
+        let made = self.write_whole(decode).unwrap_or_else(|error| {
+            self.complain(&error);
+            None
+        });
+        match made? {
+            Ok(()) => Some(Ok(Arc::new(self.find()?))),
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    fn write_whole(
+        &self,
+        decode: impl FnOnce(&File) -> Result<(), Error>,
+    ) -> Result<Option<Result<(), Error>>, saved::Error> {
+        let store = &self.copier.store;
+        let Some(key) = self.key() else { return Ok(None) };
+        let Some(draft) = store.begin(self.size)? else { return Ok(None) };
+        match decode(draft.file()) {
+            Ok(()) => Ok(Some(Ok(store.finish(draft, key)?))),
+            // It may be the disk of the copies that is full, or the archive that cannot be read.
+            Err(Error::Io(error)) => Err(io::Error::other(error).into()),
+            Err(error) => Ok(Some(Err(error))),
+        }
+    }
+
+    /// Whether there is a copy in the end.
+    fn copy_spans(&self, member: &Deflated) -> Result<bool, saved::Error> {
+        // Another server may have made it.
+        if self.find().is_some() {
+            return Ok(true);
+        }
+        let store = &self.copier.store;
+        let Some(key) = self.key() else { return Ok(false) };
+        let Some(draft) = store.begin(self.size)? else {
+            log::debug!("{}: no room for {} bytes", store.path().display(), self.size);
+            return Ok(false);
+        };
+        if !self.write_spans(member, draft.file())? {
+            return Ok(false);
+        }
+        store.finish(draft, key)?;
+        Ok(self.find().is_some())
+    }
+
+    /// Whether all of it was written, and was right. Those who read the member log what is wrong
+    /// with it.
+    fn write_spans(&self, member: &Deflated, file: &File) -> io::Result<bool> {
+        let reader = member.reader();
+        let mut crc32 = crc32fast::Hasher::new();
+        let mut at = 0;
+        while at < self.size {
+            if self.copier.ending.load(Ordering::Relaxed) {
+                return Ok(false);
+            }
+            let cached = reader.cached_span_at(at);
+            let is_ours = cached.is_none();
+            let Ok(span) = cached.map_or_else(|| member.span_at(at), Ok) else { return Ok(false) };
+            let bytes = &span.bytes()[(at - span.start()) as usize..];
+            file.write_all_at(bytes, at)?;
+            crc32.update(bytes);
+            at += bytes.len() as u64;
+            if is_ours {
+                reader.give_up(span.start()..at);
+            }
+        }
+        // The verdict on the whole comes with the end of the stream.
+        let ends = matches!(reader.span_at(at), Ok(None)) && at == self.size;
+        Ok(ends && self.crc32.is_none_or(|wanted| wanted == crc32.finalize()))
+    }
+
+    fn find(&self) -> Option<File> {
+        let found = self.copier.store.find(self.key()?).unwrap_or_else(|error| {
+            self.complain(&error);
+            None
+        });
+        if found.is_some() {
+            self.state.store(THERE, Ordering::Release);
+        } else if self.moved(THERE, NONE) {
+            // It was evicted: it has to be read a lot again.
+            self.asked.store(0, Ordering::Relaxed);
+        }
+        found
+    }
+
+    fn moved(&self, from: u8, to: u8) -> bool {
+        self.state.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    fn key(&self) -> Option<&CopyKey> {
+        let key = self.key.get_or_init(|| {
+            (self.identify)().inspect_err(|error| log::debug!("no decoded copy: {error}")).ok()
+        });
+        key.as_ref()
+    }
+
+    fn complain(&self, error: &saved::Error) {
+        if self.complained.first() {
+            log::warn!("{}: no decoded copy: {error}", self.copier.store.path().display());
+        }
+    }
+}
