@@ -24,6 +24,9 @@ pub struct CopyKey {
     pub size: u64,
     /// The mtime of the archive, in seconds.
     pub mtime: i64,
+    /// The ctime of the archive where its identity does not tell all of its content: whoever
+    /// writes to it moves it.
+    pub ctime: Option<(i64, u32)>,
 }
 
 /// Where decoded copies are kept.
@@ -37,9 +40,11 @@ impl Copies {
     /// first. What servers that died have left there goes now.
     ///
     /// # Errors
-    /// When the directory cannot be made, opened or read.
-    pub fn open(path: &Path, limit: u64) -> io::Result<Self> {
+    /// When the directory cannot be made, opened or read, or others can write it.
+    pub fn open(path: &Path, limit: u64) -> Result<Self, Error> {
         let directory = Directory::open(path, ".decoded", limit)?;
+        // A copy does not say whose it is: only its name does.
+        directory.check_private()?;
         directory.shrink()?;
         Ok(Self { directory })
     }
@@ -74,14 +79,11 @@ impl Copies {
         if !self.directory.make_room(size)? {
             return Ok(None);
         }
-        if self.directory.free()? < size {
-            let why = format!("the disk has no room for {size} bytes");
-            return Err(io::Error::new(io::ErrorKind::StorageFull, why));
-        }
         let draft = self.directory.draft()?;
         // Others see by it how much will be written.
         draft.file().set_len(size)?;
-        Ok(Some(draft))
+        // Another server may have done the same at this moment. One of the two sees both.
+        Ok(self.directory.make_room(0)?.then_some(draft))
     }
 
     /// Gives a copy its name, once it is on the disk.
@@ -100,7 +102,10 @@ impl Copies {
 
 fn name(key: &CopyKey) -> String {
     let StreamKey { header_offset, encoded_size } = key.stream;
-    format!("{}-{header_offset:x}-{encoded_size:x}.decoded", key.identity)
+    let ctime = key
+        .ctime
+        .map_or(String::new(), |(seconds, nanoseconds)| format!("-{seconds}.{nanoseconds:09}"));
+    format!("{}-{header_offset:x}-{encoded_size:x}{ctime}.decoded", key.identity)
 }
 
 #[cfg(test)]
@@ -108,6 +113,9 @@ mod tests {
     use std::{
         fs,
         io::{Read, Write},
+        os::unix::fs::{PermissionsExt, symlink},
+        sync::Barrier,
+        thread,
         time::{Duration, SystemTime},
     };
 
@@ -119,6 +127,7 @@ mod tests {
             stream: StreamKey { header_offset: 7, encoded_size: 9 },
             size: 4096,
             mtime: 1_700_000_000,
+            ctime: None,
         }
     }
 
@@ -142,6 +151,8 @@ mod tests {
         assert!(copies.find(&key(2)).unwrap().is_none());
         let stream = StreamKey { header_offset: 8, encoded_size: 9 };
         assert!(copies.find(&CopyKey { stream, ..key(1) }).unwrap().is_none());
+        let ctime = Some((1_700_000_001, 2));
+        assert!(copies.find(&CopyKey { ctime, ..key(1) }).unwrap().is_none());
     }
 
     #[test]
@@ -158,6 +169,54 @@ mod tests {
         assert!(matches!(copies.find(&key(1)), Err(Error::Unfit(_))));
         make(&copies, &key(1), 5);
         assert!(copies.find(&key(1)).unwrap().is_some());
+    }
+
+    #[test]
+    fn servers_that_begin_at_the_same_moment_stay_within_the_limit_together() {
+        let place = tempfile::tempdir().unwrap();
+        for _ in 0..50 {
+            let start = Barrier::new(4);
+            let servers: [_; 4] =
+                std::array::from_fn(|_| Copies::open(place.path(), 3 * 4096).unwrap());
+            let drafts: Vec<_> = thread::scope(|scope| {
+                let begin = |copies| {
+                    start.wait();
+                    Copies::begin(copies, 2 * 4096).unwrap()
+                };
+                let begun = servers.each_ref().map(|copies| scope.spawn(move || begin(copies)));
+                begun.into_iter().map(|thread| thread.join().unwrap()).collect()
+            });
+            assert!(drafts.iter().flatten().count() <= 1);
+        }
+        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_directory_that_others_can_write_is_not_used() {
+        let place = tempfile::tempdir().unwrap();
+        for (mode, trusted) in [(0o777, false), (0o770, false), (0o1777, false), (0o755, true)] {
+            fs::set_permissions(place.path(), fs::Permissions::from_mode(mode)).unwrap();
+            let opened = Copies::open(place.path(), u64::MAX);
+            assert_eq!(opened.is_ok(), trusted, "{mode:o}");
+            assert!(trusted || matches!(opened, Err(Error::Untrusted { .. })));
+        }
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_not_used_and_can_be_made_anew() {
+        let place = tempfile::tempdir().unwrap();
+        let copies = Copies::open(place.path(), u64::MAX).unwrap();
+        let (path, aside) = (place.path().join(name(&key(1))), place.path().join("aside"));
+        make(&copies, &key(1), 5);
+        fs::rename(&path, &aside).unwrap();
+        symlink(&aside, &path).unwrap();
+        assert!(copies.find(&key(1)).is_err(), "it would be right, but who knows for how long");
+        make(&copies, &key(1), 6);
+        assert!(copies.find(&key(1)).unwrap().is_some());
+        assert_eq!(fs::read(&aside).unwrap(), [5; 4096], "nothing was written through the link");
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        assert!(matches!(copies.find(&key(1)), Err(Error::Unfit(_))));
     }
 
     #[test]

@@ -60,6 +60,14 @@ impl Directory {
         Ok(Self { fd, path: path.into(), suffix, limit, next_draft: AtomicU64::new(0) })
     }
 
+    /// Fails if others can write the directory itself: they could give one file the name of another.
+    ///
+    /// # Errors
+    /// `Untrusted`, and when it cannot be looked at.
+    pub fn check_private(&self) -> Result<(), Error> {
+        check_owner_and_mode(&rustix::fs::fstat(&self.fd).map_err(io::Error::from)?)
+    }
+
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -92,12 +100,11 @@ impl Directory {
             Err(Errno::NOENT) => return Ok(None),
             Err(errno) => return Err(Error::Io(errno.into())),
         };
-        let metadata = file.metadata()?;
-        let (owner, mode) = (metadata.uid(), metadata.mode() & 0o777);
-        let ours = owner == 0 || owner == rustix::process::geteuid().as_raw();
-        if !metadata.is_file() || !ours || mode & 0o022 != 0 {
-            return Err(Error::Untrusted { owner, mode });
+        let stat = rustix::fs::fstat(&file).map_err(io::Error::from)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(Error::Unfit("it is no regular file"));
         }
+        check_owner_and_mode(&stat)?;
         // Only what is evicted first depends on it.
         let _ = rustix::fs::futimens(&file, &NOW_USED);
         Ok(Some(file))
@@ -149,74 +156,85 @@ impl Directory {
     /// # Errors
     /// When the directory cannot be read. A file that cannot be removed is passed over.
     pub fn shrink(&self) -> io::Result<u64> {
-        self.evict(self.limit)
+        let mut stock = self.take_stock()?;
+        // With drafts that take more nothing would be gained.
+        if let Some(limit) = self.limit.checked_sub(stock.drafts) {
+            self.evict(&mut stock, limit);
+        }
+        Ok(stock.finished + stock.drafts)
     }
 
-    /// As `shrink`, so that a file of `bytes` fits in as well; `false` if it cannot.
+    /// Makes room for a file of `bytes`, within the limit and on the disk, as `shrink` does; `false`
+    /// if the limit is too small for it.
     ///
-    /// Servers that do so at the same moment may go beyond the limit together, until the next
-    /// file.
+    /// Servers that do so at the same moment may go beyond the limit together: look again, with
+    /// `make_room(0)`, once a draft of that length is there.
     ///
     /// # Errors
-    /// When the directory cannot be read.
+    /// `StorageFull` if the disk is too small for it, with all that is ours there; and when the
+    /// directory cannot be read.
     pub fn make_room(&self, bytes: u64) -> io::Result<bool> {
-        let Some(limit) = self.limit.checked_sub(bytes) else { return Ok(false) };
-        Ok(self.evict(limit)? <= limit)
+        let mut stock = self.take_stock()?;
+        let wanted = stock.drafts.saturating_add(bytes);
+        let Some(limit) = self.limit.checked_sub(wanted) else { return Ok(false) };
+        let disk = rustix::fs::fstatvfs(&self.fd)?;
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        let ours = stock.finished + stock.drafts_written;
+        let Some(room) = ours.saturating_add(free).checked_sub(wanted) else {
+            let why = format!("the disk has no room for {wanted} bytes");
+            return Err(io::Error::new(io::ErrorKind::StorageFull, why));
+        };
+        let limit = limit.min(room);
+        self.evict(&mut stock, limit);
+        Ok(stock.finished <= limit)
     }
 
-    /// Bytes that the filesystem has left for us.
-    ///
-    /// # Errors
-    /// What fstatvfs(2) says.
-    pub fn free(&self) -> io::Result<u64> {
-        let room = rustix::fs::fstatvfs(&self.fd)?;
-        Ok(room.f_bavail.saturating_mul(room.f_frsize))
-    }
-
-    fn evict(&self, limit: u64) -> io::Result<u64> {
-        let mut files = Vec::new();
-        let (mut total, mut drafts) = (0, 0);
+    /// What is there, without what servers that died have left: that is removed.
+    fn take_stock(&self) -> io::Result<Stock> {
+        let mut stock = Stock::default();
         for (name, stat) in self.files()? {
-            if stat.is_draft && self.is_abandoned(&name, &stat) {
-                // Somebody else may have been faster.
-                let _ = rustix::fs::unlinkat(&self.fd, &name, AtFlags::empty());
-                continue;
-            }
-            total += stat.bytes;
-            if stat.is_draft {
-                drafts += stat.bytes;
-            } else {
-                files.push((stat.used, stat.bytes, name));
+            if !stat.is_draft {
+                stock.finished += stat.on_disk;
+                stock.files.push((stat.used, stat.on_disk, name));
+            } else if !self.remove_abandoned(&name, &stat) {
+                stock.drafts += stat.on_disk.max(stat.len);
+                stock.drafts_written += stat.on_disk;
             }
         }
-        // Then nothing would be gained.
-        if drafts > limit {
-            return Ok(total);
-        }
-        files.sort();
-        for (_, bytes, name) in files {
-            if total <= limit {
+        Ok(stock)
+    }
+
+    fn evict(&self, stock: &mut Stock, limit: u64) {
+        stock.files.sort();
+        for (_, bytes, name) in &stock.files {
+            if stock.finished <= limit {
                 break;
             }
-            if rustix::fs::unlinkat(&self.fd, &name, AtFlags::empty()).is_ok() {
-                total -= bytes;
+            if rustix::fs::unlinkat(&self.fd, name, AtFlags::empty()).is_ok() {
+                stock.finished -= bytes;
             }
         }
-        Ok(total)
     }
 
-    /// Whether nobody writes a draft any more: its writer holds a lock, which ends with it.
-    fn is_abandoned(&self, name: &CStr, stat: &Stat) -> bool {
+    /// Removes a draft if nobody writes it any more: its writer holds a lock, which ends with it.
+    fn remove_abandoned(&self, name: &CStr, stat: &Stat) -> bool {
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let locked = rustix::fs::openat(&self.fd, name, flags, Mode::empty())
-            .and_then(|fd| rustix::fs::flock(fd, FlockOperation::NonBlockingLockExclusive));
-        match locked {
-            Ok(()) => true,
+        let locked = rustix::fs::openat(&self.fd, name, flags, Mode::empty()).and_then(|fd| {
+            rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive).map(|()| fd)
+        });
+        let abandoned = match &locked {
+            Ok(_) => true,
             Err(Errno::WOULDBLOCK) => false,
             Err(_) => {
-                SystemTime::now().duration_since(stat.written).unwrap_or_default() > ABANDONED
+                SystemTime::now().duration_since(stat.changed).unwrap_or_default() > ABANDONED
             }
+        };
+        // While it is locked, so that a writer who has just created it sees it gone once the lock
+        // is his. Somebody else may have been faster.
+        if abandoned {
+            let _ = rustix::fs::unlinkat(&self.fd, name, AtFlags::empty());
         }
+        abandoned
     }
 
     /// Our files, finished and not.
@@ -250,22 +268,45 @@ impl Directory {
         let time = |seconds: i64, nanoseconds: u32| {
             SystemTime::UNIX_EPOCH + Duration::new(seconds.max(0) as u64, nanoseconds)
         };
-        let on_disk = stat.st_blocks as u64 * 512;
         Ok(Some(Stat {
             is_draft,
-            bytes: if is_draft { on_disk.max(stat.st_size as u64) } else { on_disk },
+            on_disk: stat.st_blocks as u64 * 512,
+            len: stat.st_size as u64,
             used: time(stat.st_atime as i64, stat.st_atime_nsec as u32),
-            written: time(stat.st_mtime as i64, stat.st_mtime_nsec as u32),
+            changed: time(stat.st_ctime as i64, stat.st_ctime_nsec as u32),
         }))
     }
 }
 
+/// Fails if others than we and root could have written a file.
+fn check_owner_and_mode(stat: &rustix::fs::Stat) -> Result<(), Error> {
+    let (owner, mode) = (stat.st_uid, stat.st_mode & 0o777);
+    let ours = owner == 0 || owner == rustix::process::geteuid().as_raw();
+    if ours && mode & 0o022 == 0 { Ok(()) } else { Err(Error::Untrusted { owner, mode }) }
+}
+
+/// What a directory holds, in bytes.
+#[derive(Default)]
+struct Stock {
+    /// Finished files: when they were last used, what they take, and their names.
+    files: Vec<(SystemTime, u64, CString)>,
+    /// What those take.
+    finished: u64,
+    /// What drafts will take.
+    drafts: u64,
+    /// What they take now.
+    drafts_written: u64,
+}
+
 struct Stat {
     is_draft: bool,
-    /// On the disk; of a draft as many as it will be, if its writer has said so by its length.
-    bytes: u64,
+    /// Bytes that it takes.
+    on_disk: u64,
+    /// Its length; the writer of a draft may say by it how much it will be.
+    len: u64,
     used: SystemTime,
-    written: SystemTime,
+    /// The ctime: the mtime may be set to another before it is finished.
+    changed: SystemTime,
 }
 
 /// The atime of a file is when it was last used. We set it: most mounts do not keep it, but all

@@ -17,7 +17,7 @@ use super::{
     whole::Whole,
 };
 use crate::{
-    archive::{Archive, Member, MemberId, Method, NpyGz, SourceFile},
+    archive::{Archive, Generation, Member, MemberId, Method, NpyGz, SourceFile},
     saved::{CopyKey, StreamKey},
 };
 
@@ -143,7 +143,8 @@ impl OpenArchive {
         let &Member { size, crc32, .. } = archive.member(id);
         let mtime = archive.source().generation().mtime.0;
         self.shared.copy(size, Some(crc32), move || {
-            Ok(CopyKey { identity: archive.identity()?, stream, size, mtime })
+            // The central directory has the CRC-32 of every member.
+            Ok(CopyKey { identity: archive.identity()?, stream, size, mtime, ctime: None })
         })
     }
 }
@@ -181,10 +182,13 @@ impl OpenNpyGz {
         let source = npy.source().clone();
         let key = StreamKey { header_offset: 0, encoded_size: encoded.end };
         let bytes = deflated(source.clone(), encoded, options, &server.shared, key, index.as_ref());
-        let (size, mtime) = (npy.size(), source.generation().mtime.0);
+        let size = npy.size();
+        let Generation { mtime, ctime, .. } = source.generation();
         let identified = npy.clone();
         let copy = server.shared.copy(size, None, move || {
-            Ok(CopyKey { identity: identified.identity()?, stream: key, size, mtime })
+            // Of several gzip members, or of bytes that no CRC-32 covers, the identity tells little.
+            let identity = identified.identity()?;
+            Ok(CopyKey { identity, stream: key, size, mtime: mtime.0, ctime: Some(ctime) })
         });
         let content = Content::new(source, size, bytes, server.shared.read_ahead, copy);
         content.save_index();

@@ -1,11 +1,13 @@
 """Rules 10: members that are read a lot, decoded on disk."""
 
+import contextlib
 import gzip
 import io
 import mmap
 import os
 import platform
 import re
+import subprocess
 import time
 import zipfile
 
@@ -172,6 +174,59 @@ def test_10_4_another_generation_has_none_of_the_old_bytes(mount, source, archiv
     assert_read_as_may_be(mnt, path, npy(noise(2)))
 
 
+def test_10_4_a_gzipped_npy_of_the_same_second_has_its_own(mount, source, cache):
+    """Start, end, size and mtime in seconds are the same: only a gzip member in the middle is not."""
+    content = npy(noise())
+    other = bytearray(content)
+    other[3 << 20] ^= 1
+    whole = 1_700_000_000 * 10**9
+
+    def write(content, nanoseconds):
+        places = [0, 2 << 20, 4 << 20, len(content)]
+        parts = [gzip.compress(content[a:b], 0, mtime=0) for a, b in zip(places, places[1:])]
+        (source / "b.npy.gz").write_bytes(b"".join(parts))
+        os.utime(source / "b.npy.gz", ns=(whole, whole + nanoseconds))
+
+    write(content, 1)
+    # An index is found by that much, and gives EIO (rule 9.2).
+    mnt = mount(source, "--disk-cache", cache, "--ttl", "0", "--index-dir-size", "0")
+    assert read_a_lot(mnt / "b.npy", cache) == content
+    write(bytes(other), 2)
+    assert read_past_the_kernels_cache(mnt / "b.npy") == other
+    assert read_a_lot(mnt / "b.npy", cache, 2) == other
+
+
+def test_10_5_a_member_with_a_wrong_crc_has_none(mount, source, archive, cache):
+    content = npy(noise())
+    raw = bytearray(archive.read_bytes())
+    central = raw.rindex(b"PK\1\2")
+    raw[central + 16] ^= 1
+    archive.write_bytes(raw)
+    mnt = mount(source, "--disk-cache", cache)
+    with open(mnt / "a.npz/x.npy", "rb", buffering=0) as file:
+        # The end, which tells that it is wrong, is left to the copy, and to the kernel's read-ahead.
+        for _ in range(3):
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            for offset in range(0, len(content) - (1 << 20), 1 << 20):
+                with contextlib.suppress(OSError):
+                    got = os.pread(file.fileno(), 1 << 20, offset)
+                    assert content[offset:].startswith(got)
+    poll(lambda: "corrupt" in os.getxattr(mnt / "a.npz/x.npy", "user.npzfs.state").decode(), 20,
+         "the copy comes to the end")
+    with pytest.raises(OSError):
+        open(mnt / "a.npz/x.npy", "rb")
+    poll(lambda: not list(cache.iterdir()), 20, "what was written is removed")
+
+
+def test_10_5_a_directory_that_others_can_write_is_not_used(mount, archive, cache):
+    cache.mkdir()
+    cache.chmod(0o1777)
+    mnt = mount(archive.parent, "--disk-cache", cache)
+    assert read_past_the_kernels_cache(mnt / "a.npz/x.npy", 3) == npy(noise())
+    assert len(mnt.log_lines("no decoded copies are kept", "others may write it")) == 1
+    assert not list(cache.iterdir())
+
+
 @pytest.mark.parametrize("damage", ["cut", "grown", "written", "mode", "empty"])
 def test_10_5_a_copy_that_was_tampered_with_is_made_anew(mount, source, archive, cache, damage):
     content = npy(noise())
@@ -216,6 +271,24 @@ def test_10_6_they_stay_within_the_size_and_the_oldest_go(mount, source, cache):
     assert not mnt.log()
 
 
+def test_10_6_what_goes_while_it_is_read_is_read_on(mount, archive, cache):
+    content = npy(noise())
+    mnt = mount(archive.parent, "--disk-cache", cache)
+    path = mnt / "a.npz/x.npy"
+    read_a_lot(path, cache)
+    with open(path, "rb", buffering=0) as held:
+        x = np.load(path, mmap_mode="r")
+        copies(cache)[0].unlink()
+        os.posix_fadvise(held.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        assert os.pread(held.fileno(), len(content), 0) == content
+        assert (x == noise()).all()
+        assert read_past_the_kernels_cache(path) == content
+    del x
+    assert read_a_lot(path, cache) == content, "another copy is made"
+    assert_read_as_may_be(mnt, path, content)
+    assert not mnt.log()
+
+
 def test_10_6_what_is_larger_than_the_size_is_not_copied(mount, archive, cache):
     mnt = mount(archive.parent, "--disk-cache", cache, "--disk-cache-size", "4M")
     assert read_past_the_kernels_cache(mnt / "a.npz/x.npy", 5) == npy(noise())
@@ -245,6 +318,27 @@ def test_10_8_a_full_disk_costs_a_line(mount, archive, cache):
     assert read_past_the_kernels_cache(path, 3) == npy(noise())
     assert len(mnt.log_lines("no decoded copy")) == 1
     assert not list(cache.iterdir())
+
+
+@pytest.fixture
+def disk(cache):
+    """A disk of 12 MiB for the copies."""
+    assert os.geteuid() == 0, "only root can mount a disk to be filled: run this test as root"
+    cache.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12M,mode=700", "none", cache], check=True)
+    yield cache
+    subprocess.run(["umount", "-l", cache], check=True)
+
+
+def test_10_6_on_a_disk_that_is_smaller_the_oldest_go_too(mount, source, disk):
+    arrays = {name: noise(ord(name)) for name in "ab"}
+    np.savez_compressed(source / "a.npz", **arrays)
+    mnt = mount(source, "--disk-cache", disk)
+    for name, array in arrays.items():
+        path = mnt / f"a.npz/{name}.npy"
+        assert read_past_the_kernels_cache(path, 3) == npy(array)
+        poll(lambda: [x.read_bytes() for x in copies(disk)] == [npy(array)], 20, "a copy is made")
+    assert not mnt.log()
 
 
 def test_10_8_a_directory_that_cannot_be_made_costs_a_line(mount, source, cache):
