@@ -20,7 +20,11 @@ use std::{
 };
 
 use super::{Error, Once, deflated::Deflated, pool::Spawner};
-use crate::saved::{self, Copies, CopyKey};
+use crate::saved::{self, Copies, CopyKey, Draft};
+
+/// Bytes that are written before the disk is waited for: so they do not pile up in memory, and the
+/// end of the server waits for no more than these.
+const SYNC_EVERY: u64 = 64 << 20;
 
 /// Members of fewer decoded bytes are decoded in a few milliseconds, which is less than a file is
 /// worth.
@@ -33,6 +37,8 @@ pub struct Copier {
     pub thread: Spawner,
     /// Set when the server ends: what is not finished by then is given up.
     pub ending: Arc<AtomicBool>,
+    /// Set while the log says that the directory cannot be used: it is not said for each member.
+    pub out_of_order: Arc<AtomicBool>,
 }
 
 /// There is none, and nobody makes one.
@@ -41,7 +47,7 @@ const NONE: u8 = 0;
 const BEGUN: u8 = 1;
 /// There was one when we looked last.
 const THERE: u8 = 2;
-/// None can be had as long as the archive stays open.
+/// None can be had as long as the archive stays open: it is damaged, or could not be written.
 const GIVEN_UP: u8 = 3;
 
 type Identify = Box<dyn Fn() -> io::Result<CopyKey> + Send + Sync>;
@@ -58,6 +64,7 @@ pub struct MemberCopy {
     /// Bytes that have been asked of us.
     asked: AtomicU64,
     state: AtomicU8,
+    /// Whether the log says what is wrong with a copy that was there.
     complained: Once,
 }
 
@@ -111,11 +118,14 @@ impl MemberCopy {
     pub fn make(self: &Arc<Self>, member: &Arc<Deflated>) {
         let (this, member) = (self.clone(), member.clone());
         self.copier.thread.spawn(move || {
-            let there = this.copy_spans(&member).unwrap_or_else(|error| {
+            let state = this.copy_spans(&member).unwrap_or_else(|error| {
                 this.complain(&error);
-                false
+                GIVEN_UP
             });
-            this.state.store(if there { THERE } else { GIVEN_UP }, Ordering::Release);
+            if state == NONE {
+                this.asked.store(0, Ordering::Relaxed);
+            }
+            this.state.store(state, Ordering::Release);
         });
     }
 
@@ -146,30 +156,45 @@ impl MemberCopy {
         let Some(key) = self.key() else { return Ok(None) };
         let Some(draft) = store.begin(self.size)? else { return Ok(None) };
         match decode(draft.file()) {
-            Ok(()) => Ok(Some(Ok(store.finish(draft, key)?))),
+            Ok(()) => Ok(Some(Ok(self.finish(draft, key)?))),
             // It may be the disk of the copies that is full, or the archive that cannot be read.
             Err(Error::Io(error)) => Err(io::Error::other(error).into()),
             Err(error) => Ok(Some(Err(error))),
         }
     }
 
-    /// Whether there is a copy in the end.
-    fn copy_spans(&self, member: &Deflated) -> Result<bool, saved::Error> {
+    /// Makes a copy; the state that this comes to.
+    fn copy_spans(&self, member: &Deflated) -> Result<u8, saved::Error> {
+        // It may have waited for the copies of others.
+        if self.copier.ending.load(Ordering::Relaxed) {
+            return Ok(NONE);
+        }
         // Another server may have made it.
         if self.find().is_some() {
-            return Ok(true);
+            return Ok(THERE);
         }
         let store = &self.copier.store;
-        let Some(key) = self.key() else { return Ok(false) };
-        let Some(draft) = store.begin(self.size)? else {
+        let Some(key) = self.key() else { return Ok(GIVEN_UP) };
+        // There may be room when as much has been read again; to ask for it writes nothing.
+        let draft = store.begin(self.size).unwrap_or_else(|error| {
+            self.complain(&error.into());
+            None
+        });
+        let Some(draft) = draft else {
             log::debug!("{}: no room for {} bytes", store.path().display(), self.size);
-            return Ok(false);
+            return Ok(NONE);
         };
         if !self.write_spans(member, draft.file())? {
-            return Ok(false);
+            return Ok(GIVEN_UP);
         }
-        store.finish(draft, key)?;
-        Ok(self.find().is_some())
+        self.finish(draft, key)?;
+        Ok(if self.find().is_some() { THERE } else { GIVEN_UP })
+    }
+
+    fn finish(&self, draft: Draft, key: &CopyKey) -> Result<(), saved::Error> {
+        self.copier.store.finish(draft, key)?;
+        self.copier.out_of_order.store(false, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Whether all of it was written, and was right. Those who read the member log what is wrong
@@ -177,7 +202,7 @@ impl MemberCopy {
     fn write_spans(&self, member: &Deflated, file: &File) -> io::Result<bool> {
         let reader = member.reader();
         let mut crc32 = crc32fast::Hasher::new();
-        let mut at = 0;
+        let (mut at, mut synced) = (0, 0);
         while at < self.size {
             if self.copier.ending.load(Ordering::Relaxed) {
                 return Ok(false);
@@ -191,6 +216,10 @@ impl MemberCopy {
             at += bytes.len() as u64;
             if is_ours {
                 reader.give_up(span.start()..at);
+            }
+            if at - synced >= SYNC_EVERY {
+                file.sync_data()?;
+                synced = at;
             }
         }
         // The verdict on the whole comes with the end of the stream.
@@ -224,7 +253,11 @@ impl MemberCopy {
     }
 
     fn complain(&self, error: &saved::Error) {
-        if self.complained.first() {
+        let first = match error {
+            saved::Error::Io(_) => !self.copier.out_of_order.swap(true, Ordering::Relaxed),
+            _ => self.complained.first(),
+        };
+        if first {
             log::warn!("{}: no decoded copy: {error}", self.copier.store.path().display());
         }
     }

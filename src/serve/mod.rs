@@ -146,6 +146,7 @@ impl Server {
             store,
             thread: pool.spawner(),
             ending: Arc::default(),
+            out_of_order: Arc::default(),
         });
         let shared = Shared {
             memory: Memory::new(limits.memory),

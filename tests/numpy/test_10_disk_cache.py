@@ -341,6 +341,33 @@ def test_10_6_on_a_disk_that_is_smaller_the_oldest_go_too(mount, source, disk):
     assert not mnt.log()
 
 
+def test_10_8_a_disk_that_is_full_for_many_members_is_tried_again(mount, source, disk):
+    """One line for all, and copies once there is room."""
+    arrays = {name: noise(ord(name)) for name in "abc"}
+    np.savez_compressed(source / "a.npz", **arrays)
+    (disk / "other").write_bytes(bytes(8 << 20))
+    mnt = mount(source, "--disk-cache", disk)
+    for name, array in arrays.items():
+        assert read_past_the_kernels_cache(mnt / f"a.npz/{name}.npy", 4) == npy(array)
+    poll(lambda: mnt.log_lines("the disk has no room"), 20, "it says so")
+    assert len(mnt.log().splitlines()) == 1
+    (disk / "other").unlink()
+    path = mnt / "a.npz/b.npy"
+    assert read_a_lot(path, disk) == npy(arrays["b"])
+    assert_read_as_may_be(mnt, path, npy(arrays["b"]))
+
+
+def test_10_8_a_directory_that_cannot_be_written_costs_a_line(mount, source, disk):
+    arrays = {name: noise(ord(name)) for name in "ab"}
+    np.savez_compressed(source / "a.npz", **arrays)
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    mnt = mount(source, "--disk-cache", disk)
+    for name, array in arrays.items():
+        assert read_past_the_kernels_cache(mnt / f"a.npz/{name}.npy", 4) == npy(array)
+    poll(lambda: mnt.log_lines("no decoded copy", "read-only"), 20, "it says so")
+    assert len(mnt.log().splitlines()) == 1
+
+
 def test_10_8_a_directory_that_cannot_be_made_costs_a_line(mount, source, cache):
     content = npy(noise())
     with zipfile.ZipFile(source / "a.npz", "w", zipfile.ZIP_BZIP2) as archive:
