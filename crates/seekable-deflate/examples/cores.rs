@@ -61,7 +61,13 @@ fn first_pass(
         let mut at = 0;
         let result = loop {
             match reader.span_at(at) {
-                Ok(Some(span)) => at += span.bytes().len() as u64,
+                Ok(Some(span)) => {
+                    let start = at;
+                    at += span.bytes().len() as u64;
+                    // As for a sequential reader: the next is decoded into a buffer that is cached.
+                    drop(span);
+                    reader.give_up(start..at);
+                }
                 Ok(None) => break Ok(at),
                 Err(error) => break Err(error),
             }

@@ -23,7 +23,7 @@ impl Options {
         // As many as this process may run at once, not as the machine has.
         let all = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = [1, 2, all].into_iter().filter(|threads| *threads <= all).collect();
-        let mut options = Self { size: 64 << 20, runs: 5, threads, kinds: Vec::new() };
+        let mut options = Self { size: 128 << 20, runs: 5, threads, kinds: Vec::new() };
         while let Some(argument) = arguments.next() {
             let mut value = || arguments.next().ok_or(format!("{argument} takes a value"));
             match argument.as_str() {

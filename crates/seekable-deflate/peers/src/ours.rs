@@ -20,7 +20,7 @@ use crate::{
     data,
 };
 
-/// Memory of a first pass for each of its threads, in bytes: what npzfs has by default.
+/// Memory of a first pass, in bytes, on however many threads: what npzfs has by default.
 const MEMORY: u64 = 64 << 20;
 
 /// The decoder alone, and both, with each number of threads.
@@ -49,13 +49,12 @@ fn plain<'a>(stream: &Stream<'a>) -> Case<'a> {
 
 /// Reads in sequence by one thread, while the others help.
 fn first_pass<'a>(stream: &Stream<'a>, threads: usize) -> Case<'a> {
-    let len = MEMORY * threads as u64;
-    let memory = Memory::new(len);
+    let memory = Memory::new(MEMORY);
     // Readers of before, whose spans fill the memory and give up their buffers to the next: in a
     // server that has run for a while they are always somebody's. Fresh ones cost page faults,
     // which on zeros take longer than the decoding.
-    let kept = 2 + len as usize / stream.plain.len();
-    let before = Rc::new(RefCell::new(VecDeque::from([filler(len, &memory)])));
+    let kept = 2 + MEMORY as usize / stream.plain.len();
+    let before = Rc::new(RefCell::new(VecDeque::from([filler(MEMORY, &memory)])));
     let stream = *stream;
     let readers = Rc::clone(&before);
     let decode = move |take: Take| {

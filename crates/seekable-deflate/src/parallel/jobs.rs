@@ -1,67 +1,53 @@
 //! Spans of settled chunks, done by whoever comes first.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::settled::{Boundary, Settled};
 use crate::{
-    Memory, ReadAt, Span,
-    core::Core,
-    crc::Crc,
-    index::{Checkpoint, Spacing},
-    inflate::{Fault, MAX_MATCH},
+    Memory, ReadAt, Span, core::Core, crc::Crc, index::Checkpoint, inflate::HISTORY,
     memory::Reserved,
 };
 
-/// Which spans follow the one that the frontier is in.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Plan {
-    /// The number of that one.
-    pub(crate) number: usize,
-    /// Where it ends: at the first boundary of symbols from here on.
-    pub(crate) end: u64,
-    pub(crate) spacing: Spacing,
-    /// Spans that can reach so far are the frontier's.
-    pub(crate) promised: Option<u64>,
+/// Where a span ends and the next begins: at the first boundary of symbols from an offset on.
+/// Finding it costs a tenth of decoding a short span, so the two share it.
+pub(super) struct Edge {
+    /// In decoded bytes.
+    at: u64,
+    boundary: OnceLock<Option<Boundary>>,
 }
 
-impl Plan {
-    /// The spans that lie in `settled` as a whole.
-    pub(super) fn jobs(self, settled: &Arc<Settled>) -> Vec<Arc<Job>> {
-        let range = settled.range();
-        let (mut number, mut from) = (self.number + 1, self.end);
-        let mut jobs = Vec::new();
-        while from > range.start {
-            // A span ends less than a match behind the offset asked for. Where that may be
-            // behind the next such offset, only the frontier knows which comes next.
-            let Some(to) = self.spacing.end_after(number, from, MAX_MATCH as u64) else { break };
-            let reach = to.saturating_add(MAX_MATCH as u64);
-            if to > range.end || self.promised.is_some_and(|len| reach >= len) {
-                break;
-            }
-            let settled = Arc::clone(settled);
-            let state = Mutex::new(State::Waiting);
-            jobs.push(Arc::new(Job { number, from, to, settled, state, done: Condvar::new() }));
-            (number, from) = (number + 1, to);
-        }
-        jobs
+impl Edge {
+    pub(super) fn new(at: u64) -> Arc<Self> {
+        Arc::new(Self { at, boundary: OnceLock::new() })
+    }
+
+    pub(super) fn at(&self) -> u64 {
+        self.at
+    }
+
+    /// `None` if the source is no longer what it was: the frontier will see for itself.
+    fn find(&self, chunks: &[Arc<Settled>], source: &dyn ReadAt) -> Option<Boundary> {
+        *self.boundary.get_or_init(|| {
+            let chunk = chunks.iter().find(|chunk| self.at <= chunk.range().end)?;
+            chunk.boundary(source, self.at).ok()
+        })
     }
 }
 
-/// A span to be made from a settled chunk.
+/// A span to be made from settled chunks.
 pub(super) struct Job {
     number: usize,
-    /// It reaches from the first boundary of symbols at or behind `from` to that of `to`.
-    from: u64,
-    to: u64,
-    settled: Arc<Settled>,
+    from: Arc<Edge>,
+    to: Arc<Edge>,
     state: Mutex<State>,
     done: Condvar,
 }
 
 enum State {
-    Waiting,
-    /// Somebody is at it, with memory set aside or none.
-    Running(Option<Reserved>),
+    /// Here is what it is made from: chunks that follow each other, the edges in the first and
+    /// the last.
+    Waiting(Vec<Arc<Settled>>),
+    Running,
     Done(Box<Made>),
     /// Done and taken, or it could not be done.
     Gone,
@@ -77,102 +63,80 @@ pub(crate) struct Made {
 }
 
 impl Job {
+    pub(super) fn new(
+        number: usize,
+        from: Arc<Edge>,
+        to: Arc<Edge>,
+        chunks: Vec<Arc<Settled>>,
+    ) -> Arc<Self> {
+        let state = Mutex::new(State::Waiting(chunks));
+        Arc::new(Self { number, from, to, state, done: Condvar::new() })
+    }
+
     pub(super) fn number(&self) -> usize {
         self.number
     }
 
     pub(super) fn is_for(&self, number: usize, end: u64) -> bool {
-        (self.number, self.to) == (number, end)
+        (self.number, self.to.at) == (number, end)
     }
 
     pub(super) fn is_before(&self, decoded: u64) -> bool {
-        self.to <= decoded
+        self.to.at <= decoded
     }
 
     pub(super) fn is_waiting(&self) -> bool {
-        matches!(*self.lock(), State::Waiting)
+        matches!(*self.lock(), State::Waiting(_))
     }
 
-    /// Claims it, with memory for its span set aside.
-    pub(super) fn claim(&self, memory: &Arc<Memory>) -> bool {
+    /// Claims it, if nobody does it yet and there is memory for its span.
+    pub(super) fn claim(self: &Arc<Self>, memory: &Arc<Memory>) -> Option<Claimed> {
         let mut state = self.lock();
-        if !matches!(*state, State::Waiting) {
-            return false;
-        }
+        let State::Waiting(chunks) = &mut *state else { return None };
         // What it is made from goes when it is there: so these may take more than chunks may.
         let most = memory.limit() / 8 * 3;
-        let Some(reserved) = memory.reserve(self.to - self.from, most) else { return false };
-        *state = State::Running(Some(reserved));
-        true
+        let reserved = memory.reserve(self.to.at - self.from.at, most)?;
+        let chunks = std::mem::take(chunks);
+        *state = State::Running;
+        Some(Claimed { job: Arc::clone(self), chunks, reserved: Some(reserved) })
     }
 
-    /// Does what was claimed.
-    pub(super) fn run(&self, core: &Core, source: &dyn ReadAt) {
-        let _guard = Unfinished { job: self };
-        let made = self.make(core, source);
+    /// Claims it for the frontier, which needs no memory of its own for it.
+    fn claim_at_frontier(self: &Arc<Self>) -> Option<Claimed> {
         let mut state = self.lock();
-        let State::Running(reserved) = &mut *state else { return };
-        let reserved = reserved.take();
-        *state = match made {
-            Ok(made) => State::Done(Box::new(Made { _reserved: reserved, ..made })),
-            // The frontier will see for itself.
-            Err(_) => State::Gone,
-        };
+        let State::Waiting(chunks) = &mut *state else { return None };
+        let chunks = std::mem::take(chunks);
+        *state = State::Running;
+        Some(Claimed { job: Arc::clone(self), chunks, reserved: None })
     }
 
-    /// The span: made here, or by who is at it; meanwhile `other` may do something else, and says
-    /// whether it did. `None` if the span could not be made.
+    /// The span: made by `run`, or by who is at it; meanwhile `other` may do something else, and
+    /// says whether it did. `None` if the span could not be made.
     pub(super) fn take(
-        &self,
-        core: &Core,
-        source: &dyn ReadAt,
+        self: &Arc<Self>,
+        run: impl FnOnce(Claimed),
         mut other: impl FnMut() -> bool,
     ) -> Option<Made> {
-        let mut state = self.lock();
-        if matches!(*state, State::Waiting) {
-            *state = State::Running(None);
-            drop(state);
-            self.run(core, source);
-            state = self.lock();
+        if let Some(claimed) = self.claim_at_frontier() {
+            run(claimed);
         }
+        let mut state = self.lock();
         loop {
             match std::mem::replace(&mut *state, State::Gone) {
                 State::Done(made) => return Some(*made),
-                running @ State::Running(_) => {
-                    *state = running;
+                State::Running => {
+                    *state = State::Running;
                     drop(state);
                     let did = other();
                     state = self.lock();
-                    if did || !matches!(*state, State::Running(_)) {
+                    if did || !matches!(*state, State::Running) {
                         continue;
                     }
                     state = self.done.wait(state).unwrap_or_else(PoisonError::into_inner);
                 }
-                State::Waiting | State::Gone => return None,
+                State::Waiting(_) | State::Gone => return None,
             }
         }
-    }
-
-    fn make(&self, core: &Core, source: &dyn ReadAt) -> Result<Made, Fault> {
-        let start = self.settled.boundary(source, self.from)?.decoded;
-        let Boundary { decoded, encoded, place } = self.settled.boundary(source, self.to)?;
-        let len = (decoded - start) as usize;
-        let mut buffer = core.memory.buffer(len);
-        let mut crc = crc32fast::Hasher::new();
-        let mut at = start;
-        // In pieces that stay in a near cache between one and the other.
-        for piece in buffer[..len].chunks_mut(64 << 10) {
-            self.settled.resolve(at, piece);
-            crc.update(piece);
-            at += piece.len() as u64;
-        }
-        let window = self.settled.window_at(decoded);
-        Ok(Made {
-            span: Span::new(start, buffer, 0..len),
-            crc: Crc::new(crc.finalize(), len as u64),
-            next: Checkpoint { encoded, decoded, place: Some(place), window: Some(window.into()) },
-            _reserved: None,
-        })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -180,15 +144,70 @@ impl Job {
     }
 }
 
-/// However work on a job ends, nobody is left waiting.
-struct Unfinished<'a> {
-    job: &'a Job,
+/// A job that somebody does. However that ends, nobody is left waiting.
+pub(super) struct Claimed {
+    job: Arc<Job>,
+    chunks: Vec<Arc<Settled>>,
+    reserved: Option<Reserved>,
 }
 
-impl Drop for Unfinished<'_> {
+impl Claimed {
+    /// Does it, and gives back what it was made from.
+    pub(super) fn run(mut self, core: &Core, source: &dyn ReadAt) -> Vec<Arc<Settled>> {
+        if let Some(made) = self.make(core, source) {
+            *self.job.lock() = State::Done(Box::new(made));
+        }
+        std::mem::take(&mut self.chunks)
+    }
+
+    fn make(&mut self, core: &Core, source: &dyn ReadAt) -> Option<Made> {
+        let start = self.job.from.find(&self.chunks, source)?.decoded;
+        let Boundary { decoded, encoded, place } = self.job.to.find(&self.chunks, source)?;
+        let len = (decoded - start) as usize;
+        let mut buffer = core.memory.buffer(len);
+        let mut crc = crc32fast::Hasher::new();
+        let mut at = start;
+        // In pieces that stay in a near cache between one and the other.
+        for piece in buffer[..len].chunks_mut(64 << 10) {
+            self.resolve(at, piece);
+            crc.update(piece);
+            at += piece.len() as u64;
+        }
+        let window = match len.checked_sub(HISTORY) {
+            Some(from) => buffer[from..len].into(),
+            None => self.chunk_of(decoded).window_at(decoded).into(),
+        };
+        Some(Made {
+            span: Span::new(start, buffer, 0..len),
+            crc: Crc::new(crc.finalize(), len as u64),
+            next: Checkpoint { encoded, decoded, place: Some(place), window: Some(window) },
+            _reserved: self.reserved.take(),
+        })
+    }
+
+    /// The chunk that has the byte before decoded offset `at`.
+    fn chunk_of(&self, at: u64) -> &Settled {
+        let number = self.chunks.partition_point(|chunk| chunk.range().end < at);
+        &self.chunks[number]
+    }
+
+    /// Writes the bytes from decoded offset `at` on, which must be there.
+    fn resolve(&self, mut at: u64, mut out: &mut [u8]) {
+        while !out.is_empty() {
+            let chunk = self.chunk_of(at + 1);
+            let len = out.len().min((chunk.range().end - at) as usize);
+            let (now, rest) = out.split_at_mut(len);
+            chunk.resolve(at, now);
+            out = rest;
+            at += len as u64;
+        }
+    }
+}
+
+impl Drop for Claimed {
     fn drop(&mut self) {
         let mut state = self.job.lock();
-        if matches!(*state, State::Running(_)) {
+        if matches!(*state, State::Running) {
             *state = State::Gone;
         }
         drop(state);

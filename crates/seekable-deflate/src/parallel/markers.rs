@@ -62,14 +62,16 @@ impl Key {
         }
     }
 
-    /// Four at a time, so that they are loaded together: a quarter faster than one by one.
+    /// Eight at a time, put together in a register and stored at once: a quarter faster than one
+    /// by one or four at a time (3.9 GB/s where two in five are markers). To narrow all of them and
+    /// look up markers alone is twice as fast at one in six, and slower at two in five.
     fn look_up(&self, units: &[u16], out: &mut [u8]) {
-        let (fours, rest) = units.as_chunks::<4>();
-        let (out_fours, out_rest) = out.as_chunks_mut::<4>();
-        for (&[a, b, c, d], out) in fours.iter().zip(out_fours) {
-            let four = u64::from(a) | u64::from(b) << 16 | u64::from(c) << 32 | u64::from(d) << 48;
-            let byte = |shift: u32| self.bytes[usize::from((four >> shift) as u16)];
-            *out = [byte(0), byte(16), byte(32), byte(48)];
+        let (eights, rest) = units.as_chunks::<8>();
+        let (out_eights, out_rest) = out.as_chunks_mut::<8>();
+        for (eight, out) in eights.iter().zip(out_eights) {
+            let byte = |at: usize| u64::from(self.bytes[usize::from(eight[at])]) << (8 * at);
+            let low = byte(0) | byte(1) | byte(2) | byte(3);
+            *out = (low | byte(4) | byte(5) | byte(6) | byte(7)).to_le_bytes();
         }
         for (unit, out) in rest.iter().zip(out_rest) {
             *out = self.bytes[usize::from(*unit)];

@@ -240,6 +240,25 @@ fn a_pass_with_help_leaves_what_one_without_leaves() {
 }
 
 #[test]
+fn complete_chunks_are_settled_before_the_frontier_gets_there() {
+    let encoded = deflate(&floats(LEN), 6);
+    let source = &encoded[..];
+    let core = core(&encoded, &bare(100_000), EAGER, PLENTY);
+    let mut at = 0;
+    let chain_end = loop {
+        (0..1000).for_each(|_| _ = core.ahead.help(&core, &source));
+        at += core.span_at(&source, at).unwrap().unwrap().bytes().len() as u64;
+        if let Some(end) = core.ahead.lock().chain.end() {
+            break end.decoded;
+        }
+    };
+    assert!(chain_end > at + 3 * EAGER.chunk, "the frontier at {at}, the chain up to {chain_end}");
+    // And made ready: what the frontier does then is to take it.
+    while core.ahead.help(&core, &source) {}
+    assert!(core.ahead.lock().chain.claim(&core.memory).is_none());
+}
+
+#[test]
 fn where_no_block_can_be_found_nothing_is_taken_over() {
     // One block with the fixed code.
     assert_eq!(check("fixed", &deflate(&floats(LEN), 1), &bare(100_000)), 0);

@@ -1,0 +1,142 @@
+//! What was decoded ahead and is known to be right: chunks that follow each other from the
+//! frontier on, and the spans that can be made from them.
+//!
+//! A chunk joins the chain when the frontier gets to where it begins, or when it is complete and
+//! begins where the chain ends: so the chain grows as fast as chunks are decoded, whatever the
+//! frontier does, and many threads find spans to make. What that takes one after the other is the
+//! last window of each chunk.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use super::{
+    jobs::{Claimed, Edge, Job},
+    settled::{Boundary, Settled},
+};
+use crate::{Memory, index::Spacing, inflate::MAX_MATCH};
+
+/// Which spans follow the one that the frontier is in.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Plan {
+    /// The number of that one.
+    pub(crate) number: usize,
+    /// Where it ends: at the first boundary of symbols from here on.
+    pub(crate) end: u64,
+    pub(crate) spacing: Spacing,
+    /// Spans that can reach so far are the frontier's.
+    pub(crate) promised: Option<u64>,
+}
+
+impl Plan {
+    /// Where the span after the one that ends at `from` ends, as far as that can be told.
+    fn end_after(&self, number: usize, from: u64) -> Option<u64> {
+        // A span ends less than a match behind the offset asked for. Where that may be behind the
+        // next such offset, only the frontier knows which comes next.
+        let to = self.spacing.end_after(number, from, MAX_MATCH as u64)?;
+        let reach = to.saturating_add(MAX_MATCH as u64);
+        self.promised.is_none_or(|len| reach < len).then_some(to)
+    }
+}
+
+/// The chain.
+#[derive(Default)]
+pub(super) struct Chain {
+    /// What jobs that are not planned yet may need, what lies in the frontier's span, and the last.
+    chunks: VecDeque<Arc<Settled>>,
+    jobs: VecDeque<Arc<Job>>,
+    planned: Option<Planned>,
+}
+
+struct Planned {
+    plan: Plan,
+    /// The number of the last span there is a job for, or of the frontier's.
+    number: usize,
+    /// Where that ends.
+    edge: Arc<Edge>,
+}
+
+impl Chain {
+    /// Where it ends.
+    pub(super) fn end(&self) -> Option<Boundary> {
+        self.chunks.back().map(|last| last.end())
+    }
+
+    /// The window at its end.
+    pub(super) fn window(&self) -> Option<Vec<u8>> {
+        self.chunks.back().map(|last| last.window_at(last.range().end))
+    }
+
+    /// Begins anew with a chunk that the frontier has met. Gives back what it was before.
+    pub(super) fn begin(&mut self, chunk: Arc<Settled>, plan: Plan) -> Vec<Arc<Settled>> {
+        self.jobs.clear();
+        let before = std::mem::take(&mut self.chunks).into();
+        let edge = Edge::new(plan.end);
+        self.planned = Some(Planned { plan, number: plan.number, edge });
+        self.push(chunk);
+        before
+    }
+
+    /// Adds a chunk that begins where the chain ends.
+    pub(super) fn push(&mut self, chunk: Arc<Settled>) {
+        self.chunks.push_back(chunk);
+        self.plan();
+    }
+
+    /// Makes jobs of the spans that are there as a whole.
+    fn plan(&mut self) {
+        let (Some(end), Some(planned)) = (self.end(), &mut self.planned) else { return };
+        loop {
+            let from = planned.edge.at();
+            let Some(to) = planned.plan.end_after(planned.number + 1, from) else { break };
+            if to > end.decoded {
+                break;
+            }
+            planned.number += 1;
+            let edge = Edge::new(to);
+            let from = std::mem::replace(&mut planned.edge, Arc::clone(&edge));
+            let chunks = self.chunks.iter();
+            let needed = chunks.filter(|chunk| {
+                let range = chunk.range();
+                range.end >= from.at() && range.start < to
+            });
+            let chunks = needed.cloned().collect();
+            self.jobs.push_back(Job::new(planned.number, from, edge, chunks));
+        }
+        // The jobs have the others.
+        let (first, next) = (planned.plan.end, planned.edge.at());
+        let last = self.chunks.len() - 1;
+        let mut number = 0;
+        self.chunks.retain(|chunk| {
+            let range = chunk.range();
+            let is_last = number == last;
+            number += 1;
+            is_last || range.end >= next || range.start < first
+        });
+    }
+
+    /// The chunk that has decoded byte `at`, if it is still held.
+    pub(super) fn at(&self, at: u64) -> Option<Arc<Settled>> {
+        self.chunks.iter().find(|chunk| chunk.range().contains(&at)).cloned()
+    }
+
+    /// A job that nobody does yet, claimed.
+    pub(super) fn claim(&self, memory: &Arc<Memory>) -> Option<Claimed> {
+        self.jobs.iter().find(|job| job.is_waiting())?.claim(memory)
+    }
+
+    /// The job for span `number`, which ends at the first boundary from `end` on.
+    pub(super) fn job(&mut self, number: usize, end: u64) -> Option<Arc<Job>> {
+        while self.jobs.front().is_some_and(|job| job.number() < number) {
+            self.jobs.pop_front();
+        }
+        self.jobs.front().filter(|job| job.is_for(number, end)).cloned()
+    }
+
+    /// The frontier is at decoded byte `decoded`. Gives back what is behind it.
+    pub(super) fn pass(&mut self, decoded: u64) -> Vec<Arc<Settled>> {
+        while self.jobs.front().is_some_and(|job| job.is_before(decoded)) {
+            self.jobs.pop_front();
+        }
+        let passed = self.chunks.iter().take_while(|chunk| chunk.range().end <= decoded).count();
+        self.chunks.drain(..passed).collect()
+    }
+}
