@@ -69,12 +69,18 @@ def read_a_lot(path, cache, count=1):
 
 
 def is_read_past_the_server(mnt, path, content):
-    """Whether a file that is opened now can be read while the server does nothing."""
+    """Whether a file that is opened now can be read and closed while the server does nothing."""
     read_past_the_kernels_cache(path)
     with open(path, "rb", buffering=0) as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         mnt.pause()
-        reader = Child(lambda: os.pread(file.fileno(), len(content), 0) == content)
+
+        def read_and_close():
+            got = os.pread(file.fileno(), len(content), 0)
+            os.close(file.fileno())
+            return got == content
+
+        reader = Child(read_and_close)
         try:
             deadline = time.monotonic() + 2
             while reader.running() and time.monotonic() < deadline:
