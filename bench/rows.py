@@ -169,6 +169,63 @@ def saved(kind, work):
     return run
 
 
+def copied(kind, work, cold=False):
+    """A fresh mount that finds the decoded copy of an earlier one, beside the native file."""
+    def run(case):
+        crc = case.data.rows_crc(kind)
+        if case.system.name == "native":
+            with case.show(f"stored/{kind}") as shown:
+                read_in(member(shown, kind), cold)
+                return work(case, member(shown, kind), crc)
+        if case.system.name != "npzfs":
+            raise Unavailable("keeps no decoded copy")
+        # On the disk of the native file.
+        with tempfile.TemporaryDirectory(prefix="copies-", dir=case.data.root) as copies:
+            options = ("--disk-cache", copies, "--disk-cache-size", "1T")
+            with case.show(f"deflated/{kind}", options=options) as shown:
+                copy = await_copy(case, member(shown, kind), kind, copies)
+            read_in(copy, cold)
+            with case.show(f"deflated/{kind}", options=options) as shown:
+                return work(case, member(shown, kind), crc)
+    return run
+
+
+def read_in(path, cold):
+    """Leaves a file in the caches as one that was read in sequence; on the disk if it is to be `cold`.
+
+    Its pages are in the same folios then, whoever wrote or read it before; and what lies below the
+    disk has read it once.
+    """
+    measure.drop_pages(path)
+    measure.warm(path)
+    if cold:
+        measure.drop_pages(path)
+
+
+def await_copy(case, path, kind, copies):
+    """Reads a member past the kernel's cache until it has a copy, and tells where."""
+    end = time.monotonic() + case.limit
+    while time.monotonic() < end:
+        case.child(measure.cat, path, case.data.file_size(kind), case.data.file_crc(kind))
+        measure.drop_pages(path)
+        for name in os.listdir(copies):
+            if name.endswith(".decoded"):
+                return os.path.join(copies, name)
+    raise measure.Failed(f"no decoded copy after {case.limit:.0f} s")
+
+
+def scan_each(case, path, crc):
+    return speed(case, "sensor", case.child(measure.scan, path, crc, 5))
+
+
+def scan_once(case, path, crc):
+    return speed(case, "sensor", case.child(measure.scan, path, crc))
+
+
+def random_after(case, path, crc):
+    return micro(case.child(measure.random_rows, path, case.picks(), crc, BUDGET))
+
+
 def first_after(case, path, crc):
     return [case.child(measure.one_row, path, 0, crc) * 1e3]
 
@@ -267,10 +324,10 @@ NO_INDEX = ("np.load(npz)", "bare fuser")
 
 
 def all_rows():
-    cached, stored, first, later, many, server = (
+    cached, stored, first, later, copy, many, server = (
         "Pages in the kernel's cache", "Stored member, source in the host's cache",
-        "Deflated member, first pass", "Deflated member, rows", "Many members, many archives",
-        "The server")
+        "Deflated member, first pass", "Deflated member, rows", "Deflated member, decoded copy",
+        "Many members, many archives", "The server")
     out = [
         Row("cached.scan", cached, "sum of a memory map, second process", "MB/s", cached_scan,
             NO_FILES),
@@ -313,6 +370,15 @@ def all_rows():
                 saved(kind, rows_after), NO_INDEX) for kind in KINDS]
     out += [Row(f"rows.{kind}.indexed", later, f"{kind}: random row, after a pass", "us",
                 indexed(kind, rows_after), NO_INDEX) for kind in KINDS]
+    out += [
+        Row("copy.scan", copy, "sum of a memory map", "MB/s", copied("sensor", scan_each),
+            NO_INDEX),
+        Row("copy.rows", copy, "random row", "us", copied("sensor", rows_after), NO_INDEX),
+        Row("copy.disk.scan", copy, "sum of a memory map, copy on the disk", "MB/s",
+            copied("sensor", scan_once, cold=True), NO_INDEX),
+        Row("copy.disk.rows.advised", copy, "random row, copy on the disk, MADV_RANDOM", "us",
+            copied("sensor", random_after, cold=True), NO_INDEX),
+    ]
     out += [
         Row("many.list", many, "list and stat the members of one archive", "ms", list_members,
             NO_INDEX),

@@ -114,7 +114,7 @@ class Mounted:
         return [part.format(source=source, mnt=mnt) for part in self.command]
 
     @contextlib.contextmanager
-    def show(self, view, cache=None):
+    def show(self, view, cache=None, options=()):
         """A mount that finds nothing of earlier ones, except in the directory `cache`."""
         if not (view.is_archive or self.shows_trees):
             raise Unavailable("one archive a mount")
@@ -123,7 +123,7 @@ class Mounted:
             os.mkdir(mnt)
             with open(os.path.join(work, "log"), "w+") as log:
                 server = subprocess.Popen(
-                    self.arguments(view, mnt), stdin=subprocess.DEVNULL, stdout=log,
+                    [*self.arguments(view, mnt), *options], stdin=subprocess.DEVNULL, stdout=log,
                     stderr=log, env=os.environ | {"XDG_CACHE_HOME": cache or work})
                 try:
                     self._await(server, mnt, log)
