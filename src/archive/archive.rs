@@ -19,6 +19,7 @@ use super::{
     Dir, DirId, Entry, Error, Identity, Member, MemberId, Method, SourceFile,
     central::{self, Central, le16, le32},
     decode, dir,
+    source::TAIL_READ,
 };
 
 const LOCAL_HEADER: [u8; 4] = *b"PK\x03\x04";
@@ -55,7 +56,19 @@ impl Archive {
     /// # Errors
     /// `Pending` without an end record, `Corrupt`, or `Io`.
     pub fn open(source: Arc<SourceFile>) -> Result<Self, Error> {
-        let central = Central::read(&source)?;
+        let size = source.generation().size;
+        let mut tail = vec![0; size.min(TAIL_READ) as usize];
+        let start = size - tail.len() as u64;
+        source.read_exact_at(&mut tail, start)?;
+        Self::parse(source, tail)
+    }
+
+    /// As `open`, where `tail` has been read with the source ([`SourceFile::with_tail`]).
+    ///
+    /// # Errors
+    /// As `open`.
+    pub fn parse(source: Arc<SourceFile>, tail: Vec<u8>) -> Result<Self, Error> {
+        let central = Central::read(&source, tail)?;
         let tree = dir::build(central.members.len(), |index| central.name(index));
         Ok(Self {
             source,

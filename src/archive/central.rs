@@ -56,15 +56,14 @@ pub(super) struct Central {
 }
 
 impl Central {
-    /// Finds the end record and reads the directory before it.
+    /// Finds the end record in the `tail` of the file and reads the directory before it.
     ///
     /// # Errors
     /// `Pending` without an end record, `Corrupt` if none leads to a directory, `Io`.
-    pub fn read(source: &SourceFile) -> Result<Self, Error> {
+    pub fn read(source: &SourceFile, tail: Vec<u8>) -> Result<Self, Error> {
         let size = source.generation().size;
-        let mut bytes = Bytes::new(source, size);
-        let tail_start = size.saturating_sub((END_LEN + (1 << 16)) as u64);
-        let tail = bytes.get(tail_start, size - tail_start)?.to_vec();
+        let tail_start = size - tail.len() as u64;
+        let mut bytes = Bytes { source, size, piece: tail.clone(), piece_start: tail_start };
 
         let mut first_error = None;
         let mut empty = None;
@@ -319,11 +318,7 @@ struct Bytes<'a> {
     piece_start: u64,
 }
 
-impl<'a> Bytes<'a> {
-    fn new(source: &'a SourceFile, size: u64) -> Self {
-        Self { source, size, piece: Vec::new(), piece_start: 0 }
-    }
-
+impl Bytes<'_> {
     /// `len` bytes at `offset`; the caller knows that the file has them.
     fn get(&mut self, offset: u64, len: u64) -> Result<&[u8], Error> {
         let is_in_piece = offset >= self.piece_start

@@ -21,6 +21,11 @@ use super::Generation;
 const HEAD: u64 = 4 << 10;
 /// Bytes at the end of a file that its fingerprint covers.
 const TAIL: u64 = 64 << 10;
+/// Bytes at the end of a file that are read when it is opened: the fingerprint's, and so many more
+/// that the end record of a zip is among them, however long its comment.
+pub(super) const TAIL_READ: u64 = TAIL + END_RECORD;
+/// Bytes of the end record of a zip without its comment (APPNOTE 4.3.16).
+const END_RECORD: u64 = 22;
 
 /// Before Linux 6.13 the clock that files are stamped by moves once a timer tick, 1 to 10 ms, so
 /// two writes within one leave the same times.
@@ -60,24 +65,37 @@ pub struct SourceFile {
 impl SourceFile {
     /// Takes over an open file; its generation is the one it has now.
     ///
-    /// A file that is being written at this moment is stale from the start.
-    ///
     /// # Errors
-    /// When fstat(2) or reading the start and the end fails.
+    /// When fstat(2) or reading the start and the end fails, or the file is being written at this
+    /// moment.
     pub fn new(file: File) -> io::Result<Self> {
         let generation = Generation::of(&file)?;
-        let fingerprint = Fingerprint::of(&file, generation.size)?;
+        Ok(Self::with_tail(file, generation)?.0)
+    }
+
+    /// Takes over an open file whose generation stat(2) has just told, and returns its last
+    /// [`TAIL_READ`] bytes as well: they have been read for the fingerprint, and a small archive
+    /// needs no others to be parsed.
+    ///
+    /// # Errors
+    /// As `new`.
+    pub fn with_tail(file: File, generation: Generation) -> io::Result<(Self, Vec<u8>)> {
+        let (fingerprint, tail) = Fingerprint::of(&file, generation.size)?;
         let after = Generation::of(&file)?;
-        let overwritten = (after.size, after.mtime) != (generation.size, generation.mtime);
-        Ok(Self {
+        let whole = tail.len() as u64 == generation.size.min(TAIL_READ);
+        if !whole || (after.size, after.mtime) != (generation.size, generation.mtime) {
+            return Err(stale_error());
+        }
+        let source = Self {
             file,
             generation,
             fingerprint,
             accepted_ctime: AtomicU64::new(packed(generation.ctime)),
-            stale: AtomicBool::new(overwritten),
+            stale: AtomicBool::new(false),
             racy: AtomicBool::new(is_recent(generation.mtime)),
             comparing: Mutex::new(()),
-        })
+        };
+        Ok((source, tail))
     }
 
     /// The generation that was opened.
@@ -129,7 +147,7 @@ impl SourceFile {
         if !always && packed(now.ctime) == self.accepted_ctime.load(Ordering::Acquire) {
             return Ok(());
         }
-        if Fingerprint::of(&self.file, self.generation.size)? != self.fingerprint {
+        if Fingerprint::of(&self.file, self.generation.size)?.0 != self.fingerprint {
             self.stale.store(true, Ordering::Release);
             return Err(stale_error());
         }
@@ -194,27 +212,35 @@ struct Fingerprint {
 }
 
 impl Fingerprint {
-    fn of(file: &File, size: u64) -> io::Result<Self> {
-        let mut buf = vec![0; size.min(TAIL) as usize];
+    /// With the last `TAIL_READ` bytes of the file.
+    fn of(file: &File, size: u64) -> io::Result<(Self, Vec<u8>)> {
+        let last =
+            read_at_most(file, size.min(TAIL_READ) as usize, size.saturating_sub(TAIL_READ))?;
+        let tail = crc32fast::hash(&last[last.len().saturating_sub(TAIL as usize)..]);
         let head_len = size.min(HEAD) as usize;
-        let head = crc_at(file, &mut buf[..head_len], 0)?;
-        let tail = crc_at(file, &mut buf, size.saturating_sub(TAIL))?;
-        Ok(Self { head, tail })
+        let head = if size <= TAIL_READ {
+            crc32fast::hash(&last[..head_len.min(last.len())])
+        } else {
+            crc32fast::hash(&read_at_most(file, head_len, 0)?)
+        };
+        Ok((Self { head, tail }, last))
     }
 }
 
-/// CRC-32 of the bytes at `offset`, as many as `buf` holds or the file has.
-fn crc_at(file: &File, buf: &mut [u8], offset: u64) -> io::Result<u32> {
+/// `len` bytes at `offset`, or as many as the file has.
+fn read_at_most(file: &File, len: usize, offset: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; len];
     let mut filled = 0;
-    while filled < buf.len() {
-        match file.read_at(&mut buf[filled..], offset + filled as u64) {
+    while filled < len {
+        match file.read_at(&mut bytes[filled..], offset + filled as u64) {
             Ok(0) => break,
             Ok(read) => filled += read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }
-    Ok(crc32fast::hash(&buf[..filled]))
+    bytes.truncate(filled);
+    Ok(bytes)
 }
 
 /// A time as one number; two times are given the same one only if 584 years lie between them.

@@ -24,8 +24,12 @@ use crate::{
 
 /// What a file can turn out to be.
 pub(super) trait Container: Sized {
-    /// Opens one.
-    fn open(source: Arc<SourceFile>, server: &Server) -> Result<Self, archive::Error>;
+    /// Opens one; `tail` has been read with the source.
+    fn open(
+        source: Arc<SourceFile>,
+        tail: Vec<u8>,
+        server: &Server,
+    ) -> Result<Self, archive::Error>;
     /// The file.
     fn source(&self) -> &SourceFile;
     /// About how many bytes of memory it takes, always the same; indexes are counted elsewhere.
@@ -35,8 +39,12 @@ pub(super) trait Container: Sized {
 }
 
 impl Container for OpenArchive {
-    fn open(source: Arc<SourceFile>, server: &Server) -> Result<Self, archive::Error> {
-        Ok(Self::new(Archive::open(source)?, server))
+    fn open(
+        source: Arc<SourceFile>,
+        tail: Vec<u8>,
+        server: &Server,
+    ) -> Result<Self, archive::Error> {
+        Ok(Self::new(Archive::parse(source, tail)?, server))
     }
 
     fn source(&self) -> &SourceFile {
@@ -53,7 +61,11 @@ impl Container for OpenArchive {
 }
 
 impl Container for OpenNpyGz {
-    fn open(source: Arc<SourceFile>, server: &Server) -> Result<Self, archive::Error> {
+    fn open(
+        source: Arc<SourceFile>,
+        _tail: Vec<u8>,
+        server: &Server,
+    ) -> Result<Self, archive::Error> {
         Ok(Self::new(NpyGz::open(source)?, server))
     }
 
@@ -132,6 +144,11 @@ impl<C: Container> Containers<C> {
         None
     }
 
+    /// Whether anything is known of the file with these numbers, in whatever generation.
+    pub fn remembers(&self, dev: u64, ino: u64) -> bool {
+        lock(&self.open).contains(&(dev, ino)) || lock(&self.plain).contains(&(dev, ino))
+    }
+
     /// What the file turned out to be, opening it with `open` if that is not known, and stat of
     /// the file it is true of. `warn` gets what is worth a line in the log, once.
     pub fn find(
@@ -146,15 +163,29 @@ impl<C: Container> Containers<C> {
         }
         // `stat` was taken a moment ago; what counts is the file that is opened.
         let (file, stat) = open()?;
+        Ok((self.examine(file, &stat, server, warn)?, stat))
+    }
+
+    /// What an open file turns out to be; `stat` has just been taken of it.
+    pub fn examine(
+        &self,
+        file: File,
+        stat: &Stat,
+        server: &Server,
+        warn: impl FnOnce(&str),
+    ) -> io::Result<Found<C>> {
+        if let Some(found) = self.known(stat) {
+            return Ok(found);
+        }
         let generation = stat.generation();
         let key = (generation.dev, generation.ino);
-        let source = Arc::new(SourceFile::new(file)?);
-        match C::open(source, server) {
+        let (source, tail) = SourceFile::with_tail(file, generation)?;
+        match C::open(Arc::new(source), tail, server) {
             Ok(container) => {
                 let container = Arc::new(container);
                 // Another thread may have opened it meanwhile: then its indexes are the ones.
-                if let Some(Ok(first)) = self.known(&stat) {
-                    return Ok((Ok(first), stat));
+                if let Some(Ok(first)) = self.known(stat) {
+                    return Ok(Ok(first));
                 }
                 container.warning().map(warn);
                 let known = Known { generation, what: container.clone() };
@@ -164,13 +195,13 @@ impl<C: Container> Containers<C> {
                     self.used.fetch_sub(known.what.memory(), Ordering::Relaxed);
                 }
                 self.shrink();
-                Ok((Ok(container), stat))
+                Ok(Ok(container))
             }
             Err(archive::Error::Io(error)) => Err(error),
             Err(error) => {
                 let why: Arc<str> = error.to_string().into();
                 lock(&self.plain).put(key, Known { generation, what: why.clone() });
-                Ok((Err(why), stat))
+                Ok(Err(why))
             }
         }
     }

@@ -82,6 +82,37 @@ fn a_read_gives_the_bytes_at_its_offset() {
 }
 
 #[test]
+fn opening_a_file_gives_its_end_and_the_fingerprint_of_both_ends() {
+    let (head, tail, read) = (HEAD as usize, TAIL as usize, TAIL_READ as usize);
+    let bytes: Vec<u8> = (0..LEN).map(|place| (place / 7) as u8).collect();
+    for len in [0, 1, head, head + 1, tail - 1, tail, tail + 1, read - 1, read, read + 1, LEN] {
+        let bytes = &bytes[..len];
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        let generation = Generation::of(&file).unwrap();
+        let (source, end) = SourceFile::with_tail(file, generation).unwrap();
+        assert!(end == bytes[len.saturating_sub(read)..], "{len} bytes");
+        let crc = |bytes| u64::from(crc32fast::hash(bytes));
+        let (first, last) = (&bytes[..head.min(len)], &bytes[len.saturating_sub(tail)..]);
+        assert_eq!(source.fingerprint(), crc(first) << 32 | crc(last), "{len} bytes");
+    }
+}
+
+#[test]
+fn a_file_that_changed_since_it_was_looked_at_is_not_opened() {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(b"old").unwrap();
+    let before = Generation::of(&file).unwrap();
+    for change in [&|file: &File| file.set_len(2), &|file: &File| file.set_len(5)]
+        as [&dyn Fn(&File) -> io::Result<()>; 2]
+    {
+        change(&file).unwrap();
+        let error = SourceFile::with_tail(file.try_clone().unwrap(), before).unwrap_err();
+        assert!(SourceFile::is_stale(&error));
+    }
+}
+
+#[test]
 fn a_read_past_the_end_says_so_and_is_not_stale() {
     let source = SourceFile::new(crate::archive::testing::file_of(b"0123456789")).unwrap();
     for offset in [7, 10, 1 << 40, i64::MAX as u64, u64::MAX - 4, u64::MAX] {
