@@ -87,6 +87,14 @@ const NOT_WRITABLE: u16 = 0o7555;
 /// `cat` ask for what one span answers.
 const BLOCK_SIZE: u32 = 128 << 10;
 
+/// Of directories with few entries. opendir(3) lists with a buffer of this size, 32 KiB at least,
+/// and for each message the kernel allocates one as large: a first walk over 2,000 archives took
+/// 232 ms with 128 KiB, and 217.
+const SMALL_BLOCK_SIZE: u32 = 4 << 10;
+
+/// Entries that fit into 32 KiB with their attributes, if their names have up to 100 bytes.
+const FEW: usize = 128;
+
 /// What tells a file of the source from any other, also from one that gets its inode number later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct FileId {
@@ -142,8 +150,9 @@ impl Stat {
         }
     }
 
-    /// The attributes of a directory that stands for this archive file or a part of it.
-    pub fn archive_dir(&self) -> Attr {
+    /// The attributes of a directory of so many entries that stands for this archive file or a part
+    /// of it.
+    pub fn archive_dir(&self, entries: usize) -> Attr {
         let read = self.0.stx_mode & 0o444;
         Attr {
             kind: Kind::Directory,
@@ -151,7 +160,7 @@ impl Stat {
             blocks: 0,
             mode: read | read >> 2,
             rdev: (0, 0),
-            block_size: BLOCK_SIZE,
+            block_size: if entries <= FEW { SMALL_BLOCK_SIZE } else { BLOCK_SIZE },
             ..self.attr()
         }
     }

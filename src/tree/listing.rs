@@ -48,6 +48,9 @@ const DOTS: [(&str, u64); 2] = [(".", 1), ("..", 2)];
 /// The cookie behind the dots.
 const FIRST: u64 = 2;
 
+/// Entries whose archives are opened together: so many at most are opened and then find no room.
+const AHEAD: usize = 64;
+
 impl Tree {
     /// Shows the entries of a directory behind `cookie` to `show`, until it has no more room:
     /// `.` and `..` first, and each with its inode if `look_up`.
@@ -68,7 +71,9 @@ impl Tree {
                 let at = self.source.open_directory(&node.path)?;
                 let listing = self.listing(ino, &at, cookie)?;
                 if show_dots(cookie, show) {
-                    self.show_source(&at, &listing, cookie, look_up, show);
+                    let (major, minor) = node.id.dev;
+                    let device = rustix::fs::makedev(major, minor);
+                    self.show_source(&at, device, &listing, cookie, look_up, show);
                 }
             }
             Node::ArchiveRoot => {
@@ -124,16 +129,27 @@ impl Tree {
     fn show_source(
         &self,
         at: &At<'_>,
-        listing: &Listing,
+        device: u64,
+        listing: &Arc<Listing>,
         cookie: u64,
         look_up: bool,
         show: &mut Show<'_>,
     ) {
-        for row in listing.behind(cookie) {
+        let mut found = Vec::new().into_iter().peekable();
+        let first = listing.names.len() - listing.behind(cookie).len();
+        for (row, name) in listing.names.iter().enumerate().skip(first) {
             let mut listed =
-                Listed { name: &row.name, kind: row.kind, cookie: row.cookie, looked_up: None };
+                Listed { name: &name.name, kind: name.kind, cookie: name.cookie, looked_up: None };
             if look_up {
-                match self.lookup_at(at, &row.name) {
+                if (row - first).is_multiple_of(AHEAD) {
+                    let rows = row..listing.names.len().min(row + AHEAD);
+                    found = self.open_ahead(at, device, listing, rows);
+                }
+                let looked_up = match found.next_if(|(of, ..)| *of == row) {
+                    Some((_, found, stat)) => Ok(self.enter_found(at, &name.name, found, stat)),
+                    None => self.lookup_at(at, &name.name),
+                };
+                match looked_up {
                     Ok((ino, attr)) => {
                         listed.kind = attr.kind;
                         listed.looked_up = Some((ino, attr));
@@ -142,7 +158,7 @@ impl Tree {
                     // not searched: an entry without an inode is not one for readdir(3) either.
                     Err(_) => continue,
                 }
-            } else if row.perhaps_archive && self.is_archive(at, &row.name) {
+            } else if name.perhaps_archive && self.is_archive(at, &name.name) {
                 listed.kind = Kind::Directory;
             }
             if !self.offer(listed, show) {
@@ -190,7 +206,7 @@ impl Tree {
         let has = |name: &OsStr| names.binary_search_by(|entry| (*entry.0).cmp(name)).is_ok();
         let beside = self.settings.layout == Layout::Beside;
         let mut shown = Vec::with_capacity(names.len());
-        for (name, kind) in &names {
+        for (name, ino, kind) in &names {
             let kind = match kind {
                 Some(kind) => *kind,
                 None => match at.stat(name) {
@@ -219,7 +235,7 @@ impl Tree {
                     continue;
                 }
             }
-            shown.push(Name { perhaps_archive, ..Name::new(name.clone(), kind) });
+            shown.push(Name { perhaps_archive, ino: *ino, ..Name::new(name.clone(), kind) });
         }
         Ok(shown)
     }
@@ -235,24 +251,26 @@ fn show_dots(cookie: u64, show: &mut Show<'_>) -> bool {
 
 /// A name in a source directory as the mount shows it.
 #[derive(Debug)]
-struct Name {
-    name: OsString,
+pub(super) struct Name {
+    pub name: OsString,
     kind: Kind,
     /// A file that may turn out to be an archive, and so a directory, when somebody asks.
-    perhaps_archive: bool,
+    pub perhaps_archive: bool,
+    /// The inode number of such a file.
+    pub ino: u64,
     cookie: u64,
 }
 
 impl Name {
     fn new(name: OsString, kind: Kind) -> Self {
-        Self { name, kind, perhaps_archive: false, cookie: 0 }
+        Self { name, kind, perhaps_archive: false, ino: 0, cookie: 0 }
     }
 }
 
 /// The names of a source directory in the order of their cookies.
 #[derive(Debug)]
-struct Listing {
-    names: Vec<Name>,
+pub(super) struct Listing {
+    pub names: Vec<Name>,
     /// Greater than all cookies that were ever given.
     next: u64,
 }

@@ -3,6 +3,7 @@
 //! The promises are in docs/semantics.md. Needs no /dev/fuse: all of it can be called from a test.
 #![forbid(unsafe_code)]
 
+mod ahead;
 mod attr;
 mod error;
 mod handle;

@@ -49,6 +49,21 @@ impl Tree {
         Ok(self.enter(self.resolve(at, name)?))
     }
 
+    /// The inode of a file called `name` that turned out to be an archive, or none.
+    pub(super) fn enter_found(
+        &self,
+        at: &At<'_>,
+        name: &OsStr,
+        found: Found<OpenArchive>,
+        stat: Stat,
+    ) -> (Ino, Attr) {
+        let path = at.path.join(name).into();
+        self.enter(match found {
+            Ok(archive) => Resolved::Archive(path, stat, archive),
+            Err(_) => Resolved::Source(path, stat),
+        })
+    }
+
     fn lookup_in_archive(
         &self,
         version: &Arc<Version<OpenArchive>>,
@@ -74,7 +89,8 @@ impl Tree {
         let (key, attr, node) = match entry {
             Entry::Dir(id) => {
                 let node = Node::ArchiveDir(version.clone(), id);
-                (Key::ArchiveDir(key, id), stat.archive_dir(), node)
+                let attr = stat.archive_dir(archive.dir(id).entries().len());
+                (Key::ArchiveDir(key, id), attr, node)
             }
             Entry::Member(id) => {
                 let member = archive.member(id);
@@ -199,7 +215,8 @@ impl Tree {
                 let key = version_key(path, &stat, archive.archive().source());
                 let node = Version::new(key.clone(), &archive);
                 let key = Key::ArchiveDir(key, DirId(0));
-                (key, stat.archive_dir(), Node::ArchiveDir(Arc::new(node), DirId(0)))
+                let entries = archive.archive().dir(DirId::ROOT).entries().len();
+                (key, stat.archive_dir(entries), Node::ArchiveDir(Arc::new(node), DirId::ROOT))
             }
             Resolved::NpyGz(path, stat, npy) => {
                 let key = version_key(path, &stat, npy.npy().source());

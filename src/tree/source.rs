@@ -172,8 +172,14 @@ impl At<'_> {
         regular(self.open_at(name, FOR_READING)?)
     }
 
-    /// The names in it but `.` and `..`, and their kinds where they are known.
-    pub fn list(&self) -> io::Result<Vec<(OsString, Option<Kind>)>> {
+    /// Another descriptor of it, if it is open.
+    pub fn try_clone(&self) -> Option<OwnedFd> {
+        self.open.as_ref()?.try_clone().ok()
+    }
+
+    /// The names in it but `.` and `..`, with their inode numbers, and their kinds where they are
+    /// known.
+    pub fn list(&self) -> io::Result<Vec<(OsString, u64, Option<Kind>)>> {
         let mut names = Vec::new();
         // Not by its descriptor: what may be listed and not searched has no `.` either.
         let open = self.source.open_at(self.path, OFlags::RDONLY | OFlags::DIRECTORY)?;
@@ -181,7 +187,8 @@ impl At<'_> {
             let entry = entry?;
             let name = entry.file_name().to_bytes();
             if name != b"." && name != b".." {
-                names.push((OsStr::from_bytes(name).to_owned(), Kind::of(entry.file_type())));
+                let kind = Kind::of(entry.file_type());
+                names.push((OsStr::from_bytes(name).to_owned(), entry.ino(), kind));
             }
         }
         Ok(names)
@@ -201,6 +208,12 @@ impl At<'_> {
 /// NONBLOCK: should a fifo have taken a file's place, opening it must not wait.
 const FOR_READING: OFlags =
     OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
+
+/// Opens the regular file `name` in `directory` for reading, and says what stat(2) says of it; not
+/// if something is mounted there.
+pub(super) fn open_regular(directory: &OwnedFd, name: &OsStr) -> io::Result<(File, Stat)> {
+    regular(open_beneath(directory, Path::new(name), FOR_READING, ResolveFlags::NO_XDEV)?)
+}
 
 /// An opened file and what stat(2) says of it, if it is a regular one.
 fn regular(file: OwnedFd) -> io::Result<(File, Stat)> {

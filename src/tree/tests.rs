@@ -245,6 +245,45 @@ fn an_archive_that_was_closed_is_opened_again_with_the_same_inodes() {
 }
 
 #[test]
+fn a_listing_with_inodes_says_what_lookups_say() {
+    let dir = Dir::new();
+    // More than are opened together, and more than are kept open.
+    for number in 0..300 {
+        let bytes = match number % 4 {
+            0 => b"no zip".to_vec(),
+            1 => testing::zip(&[]),
+            _ => testing::zip(&[("x", &stamped(number, 10), false)]),
+        };
+        dir.write(&format!("{number}.npz"), &bytes);
+    }
+    fs::create_dir(dir.path("d.npz")).unwrap();
+    std::os::unix::fs::symlink("7.npz", dir.path("l.npz")).unwrap();
+    let tree = dir.tree(Settings { open_archives: 100, ..Settings::default() });
+    for _ in 0..2 {
+        let mut entries = Vec::new();
+        let mut show = |entry: Listed<'_>| {
+            entries.extend(entry.looked_up.map(|found| (entry.name.to_owned(), found)));
+            true
+        };
+        tree.read_directory(Ino::ROOT, 0, true, &mut show).unwrap();
+        assert_eq!(entries.len(), 302);
+        for (name, (ino, attr)) in entries {
+            let expected = match name.to_str().unwrap().split('.').next().unwrap().parse::<u64>() {
+                Ok(number) if number % 4 == 0 => Kind::File,
+                Err(_) if name == "l.npz" => Kind::Symlink,
+                _ => Kind::Directory,
+            };
+            assert_eq!(attr.kind, expected, "{name:?}");
+            let (same, again) = tree.lookup(Ino::ROOT, &name).unwrap();
+            // Opening a file reads it.
+            assert_eq!((same, Attr { atime: attr.atime, ..again }), (ino, attr), "{name:?}");
+            tree.forget(ino, 2);
+        }
+        assert_eq!(tree.references(), (1, 0, 0));
+    }
+}
+
+#[test]
 fn a_handle_keeps_its_archive_though_others_are_opened() {
     let dir = Dir::new();
     let old = stamped(1, 300_000);

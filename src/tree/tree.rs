@@ -39,8 +39,8 @@ const GIVEN_AT_OPEN: u64 = 32 << 10;
 pub struct Tree {
     pub(super) source: Source,
     pub(super) settings: Settings,
-    pub(super) server: Server,
-    pub(super) archives: Containers<OpenArchive>,
+    pub(super) server: Arc<Server>,
+    pub(super) archives: Arc<Containers<OpenArchive>>,
     pub(super) npy_gzs: Containers<OpenNpyGz>,
     pub(super) inodes: Inodes<Key, Node>,
     handles: Handles,
@@ -95,8 +95,8 @@ impl Tree {
         let tree = Self {
             source,
             settings,
-            server,
-            archives: Containers::new(open, OPEN_MEMORY),
+            server: Arc::new(server),
+            archives: Arc::new(Containers::new(open, OPEN_MEMORY)),
             npy_gzs: Containers::new(open, OPEN_MEMORY),
             inodes: Inodes::new(root),
             handles: Handles::default(),
@@ -144,11 +144,16 @@ impl Tree {
                 let path = Path::new(self.source.archive().unwrap_or_default());
                 // Where the archive is gone, its directory speaks for it: the mount stays.
                 let stat = self.source.stat(path).or_else(|_| self.source.stat(Path::new("")))?;
-                Ok(stat.archive_dir())
+                let archive = self.root_archive().ok();
+                let entries = archive
+                    .map_or(0, |(_, archive)| archive.archive().dir(DirId::ROOT).entries().len());
+                Ok(stat.archive_dir(entries))
             }
-            Node::ArchiveDir(version, _) => {
+            Node::ArchiveDir(version, id) => {
                 let archive = self.open_archive(version)?;
-                Ok(of_version(&version.key, stat_of(archive.archive().source())?.archive_dir()))
+                let archive = archive.archive();
+                let entries = archive.dir(*id).entries().len();
+                Ok(of_version(&version.key, stat_of(archive.source())?.archive_dir(entries)))
             }
             Node::Member(version, id, _) => {
                 let archive = self.open_archive(version)?;
