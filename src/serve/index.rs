@@ -119,12 +119,13 @@ impl ArchiveIndex {
     /// Saves what there is to save.
     pub fn save(&self) {
         self.queued.store(false, Ordering::Release);
-        let Some(identity) = self.identity() else { return };
         let _one_at_a_time = lock(&self.saving);
         let unsaved = self.unsaved();
         if unsaved.is_empty() {
             return;
         }
+        // Not before: of most archives that were looked at, nothing was read.
+        let Some(identity) = self.identity() else { return };
         self.unsaved.store(0, Ordering::Relaxed);
         match self.write(&identity, &unsaved) {
             Ok(None) => {}
