@@ -172,6 +172,21 @@ def test_more_archives_than_file_descriptors(source, mount):
     assert all(member[1] == 1 for member in kept)
 
 
+def test_the_table_of_descriptors_does_not_grow_while_archives_are_opened(source, mount):
+    for number in range(300):
+        np.savez(source / f"{number}.npz", x=np.arange(3))
+    mnt = mount(source)
+
+    def slots():
+        status = Path(f"/proc/{mnt.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in status if line.startswith("FDSize"))
+
+    before = slots()
+    assert sum(entry.is_dir() for entry in os.scandir(mnt.path)) == 300
+    # Each time it grows the kernel waits, 10 ms and more, for all threads to take notice.
+    assert slots() == before
+
+
 def test_sigterm_in_the_middle_of_a_first_pass(source, mount):
     entry, _ = large_member(b"x", GIB, b"a row of text. \n" * ((ROWS - 1) * ROW // 16))
     zipmaker.write(source / "a.npz", [entry])
