@@ -30,6 +30,8 @@ pub(crate) struct Core {
     pub(crate) id: ReaderId,
     /// What helpers do for the frontier.
     pub(crate) ahead: Ahead,
+    /// Whether a saved index may say what has not been decoded here: not after one was wrong.
+    pub(crate) may_rely_on_saved: bool,
     state: Mutex<State>,
 }
 
@@ -47,6 +49,8 @@ pub(crate) struct State {
     pub(crate) behind: HashMap<usize, Arc<Flight>>,
     /// The frontier is the end of the stream.
     pub(crate) ended: bool,
+    /// A saved index said how far the frontier is: only decoding tells whether it was right.
+    pub(crate) relies_on_saved: bool,
     /// A saved index that waits for its turn at the frontier.
     pub(crate) adopting: Option<Adopted>,
     /// Why it cannot advance.
@@ -57,10 +61,26 @@ pub(crate) struct State {
 
 impl Core {
     pub(crate) fn new(encoded: Range<u64>, options: Options, memory: Arc<Memory>) -> Arc<Self> {
+        Arc::new(Self::nothing_known(encoded, options, memory, true))
+    }
+
+    /// The same stream from its start, without what a saved index said.
+    pub(crate) fn anew(&self) -> Arc<Self> {
+        let (encoded, options) = (self.encoded.clone(), self.options.clone());
+        Arc::new(Self::nothing_known(encoded, options, Arc::clone(&self.memory), false))
+    }
+
+    fn nothing_known(
+        encoded: Range<u64>,
+        options: Options,
+        memory: Arc<Memory>,
+        may_rely_on_saved: bool,
+    ) -> Self {
         // Places are counted in bits, so a range of 2^61 bytes and more has to be cut short.
         let len = encoded.end.saturating_sub(encoded.start).min(1 << 60);
         let encoded = encoded.start..encoded.start + len;
-        Arc::new(Self {
+        Self {
+            may_rely_on_saved,
             ahead: Ahead::new(Tuning::DEFAULT, encoded.clone(), Arc::clone(&memory)),
             encoded,
             spacing: Spacing::new(options.spacing, memory.limit()),
@@ -75,11 +95,12 @@ impl Core {
                 ahead: Vec::new(),
                 behind: HashMap::new(),
                 ended: false,
+                relies_on_saved: false,
                 adopting: None,
                 stopped: None,
                 damage: None,
             }),
-        })
+        }
     }
 
     /// Nothing panics between two changes of the state that belong together.
@@ -100,7 +121,8 @@ impl Core {
             }
             if let Some(number) = state.index.find(offset) {
                 drop(state);
-                return self.span(source, number).map(Some);
+                let span = self.span(source, number).map_err(|error| self.or_stale(error));
+                return span.map(Some);
             }
             if state.ended || self.options.decoded_len.is_some_and(|len| offset >= len) {
                 return Ok(None);
@@ -146,10 +168,25 @@ impl Core {
         state.bytes()
     }
 
-    /// Gives up all memory; the reader is gone.
+    /// What `error` means: where a saved index said what there is, perhaps that it is wrong.
+    pub(crate) fn or_stale(&self, error: Error) -> Error {
+        match error {
+            Error::Source(_) | Error::Sink(_) => error,
+            _ if self.lock().relies_on_saved => Error::StaleIndex,
+            _ => error,
+        }
+    }
+
+    /// Gives up all memory.
     pub(crate) fn forget(&self) {
         self.ahead.clear();
         self.memory.remove_reader(self.id);
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        self.forget();
     }
 }
 

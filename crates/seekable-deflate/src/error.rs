@@ -41,6 +41,10 @@ pub enum Error {
         /// What was found; for a stream that is too long, where decoding stopped.
         found: u64,
     },
+    /// The saved index that was adopted does not fit the stream: it is of another content, or the
+    /// stream is damaged. It is dropped. Not remembered: the next read decodes from the start, and
+    /// finds out.
+    StaleIndex,
     /// Reading the encoded bytes failed. Not remembered: the next read tries again.
     Source(Arc<io::Error>),
     /// Writing an index failed.
@@ -63,6 +67,7 @@ impl fmt::Display for Error {
             Self::Length { expected, found } => {
                 write!(f, "the stream decodes to {found} bytes, not {expected}")
             }
+            Self::StaleIndex => f.write_str("the stream does not decode as its saved index says"),
             Self::Source(error) => write!(f, "cannot read the encoded bytes: {error}"),
             Self::Sink(error) => write!(f, "cannot write the index: {error}"),
         }

@@ -94,7 +94,7 @@ impl Core {
                 Some(pass) => Ok(pass),
                 None => self.pass(source, live, &start, number, end, sums),
             };
-            let pass = match pass {
+            let pass = match self.unless_stale(pass) {
                 Ok(pass) => pass,
                 Err(error) => {
                     self.fail_waiting(&error);
@@ -108,6 +108,19 @@ impl Core {
             {
                 return Ok(Some(span));
             }
+        }
+    }
+
+    /// A pass whose verdict may be due to what a saved index said is not one on the stream: not even
+    /// the bytes before a fault are known to be right.
+    fn unless_stale(&self, pass: Result<Pass, Error>) -> Result<Pass, Error> {
+        match pass {
+            Ok(Pass { then: Then::Stopped(error) | Then::Damaged(error), .. })
+                if self.lock().relies_on_saved =>
+            {
+                Err(self.or_stale(error))
+            }
+            pass => pass.map_err(|error| self.or_stale(error)),
         }
     }
 

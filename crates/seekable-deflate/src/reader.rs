@@ -1,6 +1,10 @@
 //! Reads of decoded bytes at any offset.
 
-use std::{fmt, io, ops::Range, sync::Arc};
+use std::{
+    fmt, io,
+    ops::Range,
+    sync::{Arc, PoisonError, RwLock},
+};
 
 use crate::{Error, IndexError, Memory, ReadAt, SavedIndex, core::Core};
 
@@ -37,7 +41,8 @@ pub struct Options {
 /// ahead of it.
 pub struct DeflateReader<R> {
     source: R,
-    core: Arc<Core>,
+    /// Another, once, when a saved index that was adopted turns out to be wrong.
+    core: RwLock<Arc<Core>>,
 }
 
 /// Decoded bytes from one checkpoint to the next; shared, never changed.
@@ -100,7 +105,22 @@ impl fmt::Debug for Span {
 impl<R: ReadAt> DeflateReader<R> {
     /// A reader of the encoded bytes `encoded` of `source`. Nothing is read yet.
     pub fn new(source: R, encoded: Range<u64>, options: Options, memory: Arc<Memory>) -> Self {
-        Self { source, core: Core::new(encoded, options, memory) }
+        Self { source, core: RwLock::new(Core::new(encoded, options, memory)) }
+    }
+
+    // Nothing panics under this lock.
+    fn core(&self) -> Arc<Core> {
+        Arc::clone(&self.core.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Goes on without what the saved index of `stale` said, as the first who comes here does.
+    fn drop_index(&self, stale: &Arc<Core>) {
+        let mut core = self.core.write().unwrap_or_else(PoisonError::into_inner);
+        if Arc::ptr_eq(&core, stale) {
+            *core = stale.anew();
+            drop(core);
+            stale.forget();
+        }
     }
 
     /// Fills `buf` with decoded bytes from `offset`; fewer only at the end of the stream, or
@@ -115,6 +135,11 @@ impl<R: ReadAt> DeflateReader<R> {
             let span = match self.span_at(at) {
                 Ok(Some(span)) => span,
                 Ok(None) => break,
+                // Once: then there is none.
+                Err(Error::StaleIndex) => {
+                    filled = 0;
+                    continue;
+                }
                 // Any other error is not of the stream's end: a short read would hide it.
                 Err(_) if filled > 0 && self.is_stopped_at(at) => break,
                 Err(error) => return Err(error),
@@ -131,21 +156,27 @@ impl<R: ReadAt> DeflateReader<R> {
     /// ahead of the frontier; `None` at and after the end of the stream.
     ///
     /// # Errors
-    /// See [`Error`].
+    /// See [`Error`]. `StaleIndex` comes only to calls that were under way when an adopted index
+    /// turned out to be wrong: ask again then, which decodes from the start.
     pub fn span_at(&self, offset: u64) -> Result<Option<Span>, Error> {
-        self.core.span_at(&self.source, offset)
+        let core = self.core();
+        let span = core.span_at(&self.source, offset);
+        if let Err(Error::StaleIndex) = span {
+            self.drop_index(&core);
+        }
+        span
     }
 
     /// The span that holds decoded byte `offset`, if it is decoded already. Never blocks on
     /// decoding.
     pub fn cached_span_at(&self, offset: u64) -> Option<Span> {
-        self.core.cached_span_at(offset)
+        self.core().cached_span_at(offset)
     }
 
     /// Drops the decoded spans that lie wholly within `range`, before others that are cached: for
     /// bytes that nobody is likely to ask for soon. A read of them decodes them again.
     pub fn give_up(&self, range: Range<u64>) {
-        self.core.give_up(range);
+        self.core().give_up(range);
     }
 
     /// Works for a first pass that others make: decodes ahead of the frontier from places where a
@@ -159,7 +190,8 @@ impl<R: ReadAt> DeflateReader<R> {
     /// six times its size and more, nor once help turned out not to pay. After `false`, look again
     /// when another span has been read, or after a tenth of a millisecond or more.
     pub fn help(&self) -> bool {
-        self.core.ahead.help(&self.core, &self.source)
+        let core = self.core();
+        core.ahead.help(&core, &self.source)
     }
 
     /// Goes on from a saved index: one that reaches farther than this reader takes the place of its
@@ -168,10 +200,20 @@ impl<R: ReadAt> DeflateReader<R> {
     /// While somebody decodes at the frontier, one that reaches farther is taken over at the end
     /// of a span.
     ///
+    /// What an index says is checked against the stream as reads come to it. One that turns out to be
+    /// wrong is dropped, and the stream is decoded from its start: see
+    /// [`has_dropped_index`](Self::has_dropped_index).
+    ///
     /// # Errors
     /// See [`IndexError`]; then nothing has changed.
     pub fn adopt_index(&self, saved: SavedIndex) -> Result<(), IndexError> {
-        self.core.adopt(&saved)
+        self.core().adopt(&saved)
+    }
+
+    /// Whether a saved index that was adopted turned out to be wrong. Another that reaches farther
+    /// than this reader is not adopted any more.
+    pub fn has_dropped_index(&self) -> bool {
+        !self.core().may_rely_on_saved
     }
 
     /// Writes the index of what is decoded so far, for [`SavedIndex::new`]; windows that are not
@@ -181,59 +223,54 @@ impl<R: ReadAt> DeflateReader<R> {
     /// # Errors
     /// [`Error::Source`] and [`Error::Sink`].
     pub fn write_index(&self, out: &mut dyn io::Write) -> Result<bool, Error> {
-        self.core.write_index(&self.source, out)
+        self.core().write_index(&self.source, out)
     }
 
     /// Packs one window that is not packed yet, which takes a fraction of a millisecond; `false`
     /// if there is none, or the source fails. For threads that have nothing better to do.
     pub fn pack(&self) -> bool {
-        self.core.pack(&self.source).unwrap_or(false)
+        self.core().pack(&self.source).unwrap_or(false)
     }
 
     /// Whether the frontier is the end of the stream, and all of it was right.
     pub fn is_complete(&self) -> bool {
-        self.core.lock().ended
+        self.core().lock().ended
     }
 
     /// How far the stream has been decoded once, in decoded bytes.
     pub fn frontier(&self) -> u64 {
-        self.core.lock().index.frontier()
+        self.core().lock().index.frontier()
     }
 
     /// The damage that makes the stream as a whole unfit, once it is known: every read fails
     /// with it.
     pub fn damage(&self) -> Option<Error> {
-        self.core.lock().damage.clone()
+        self.core().lock().damage.clone()
     }
 
     /// The damage that ends the stream at [`frontier`](Self::frontier), once it is known: reads
     /// from there on fail with it, reads before it succeed.
     pub fn stopped(&self) -> Option<Error> {
-        self.core.lock().stopped.clone()
+        self.core().lock().stopped.clone()
     }
 
     /// Whether decoded byte `offset` lies behind the damage that ends the stream.
     fn is_stopped_at(&self, offset: u64) -> bool {
-        let state = self.core.lock();
+        let core = self.core();
+        let state = core.lock();
         state.stopped.is_some() && offset >= state.index.frontier()
     }
 
     /// Bytes that the checkpoints and their windows take.
     pub fn index_bytes(&self) -> u64 {
-        self.core.lock().index.bytes()
+        self.core().lock().index.bytes()
     }
 }
 
-impl<R> Drop for DeflateReader<R> {
-    fn drop(&mut self) {
-        self.core.forget();
-    }
-}
-
-impl<R> fmt::Debug for DeflateReader<R> {
+impl<R: ReadAt> fmt::Debug for DeflateReader<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DeflateReader")
-            .field("frontier", &self.core.lock().index.frontier())
+            .field("frontier", &self.core().lock().index.frontier())
             .finish_non_exhaustive()
     }
 }

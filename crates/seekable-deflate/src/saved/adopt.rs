@@ -26,6 +26,9 @@ impl Core {
         if !state.agrees_with(&adopted) {
             return Err(IndexError::OtherSpans);
         }
+        if state.is_behind(&adopted) && !self.may_rely_on_saved {
+            return Err(IndexError::Distrusted);
+        }
         state.adopting = Some(adopted);
         drop(state);
         self.take_over_adopted(false);
@@ -112,6 +115,7 @@ impl State {
             self.index.extend(&adopted.index);
             self.sums = adopted.sums;
             self.ended = adopted.ended;
+            self.relies_on_saved = true;
             self.live = None;
         }
         self.index.take_windows(&adopted.index);

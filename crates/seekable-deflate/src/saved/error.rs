@@ -14,6 +14,8 @@ pub enum IndexError {
     Corrupt(&'static str),
     /// Of another stream, or one that was promised other decoded bytes: this differs.
     OtherStream(&'static str),
+    /// It says more than the reader has found out, and one that did so before was wrong.
+    Distrusted,
     /// It divides the stream into other spans than the reader already has.
     OtherSpans,
     /// A span is longer than a reader with so little memory may decode at once.
@@ -32,6 +34,7 @@ impl fmt::Display for IndexError {
             Self::Version(version) => write!(f, "index of unknown version {version}"),
             Self::Corrupt(what) => write!(f, "corrupt index: {what}"),
             Self::OtherStream(what) => write!(f, "index of another stream: {what} differs"),
+            Self::Distrusted => f.write_str("an index of this stream was wrong before"),
             Self::OtherSpans => f.write_str("the index divides the stream into other spans"),
             Self::SpanTooLong { len, most } => {
                 write!(f, "the index has a span of {len} bytes, more than {most} at once")
