@@ -74,6 +74,15 @@ impl IndexFile {
         self.range(key).map(|range| &(*self.map).as_ref()[range])
     }
 
+    /// Writes the bytes of a stream's index, as they are, into another file.
+    pub fn copy(&self, key: StreamKey) -> WriteIndex<'_> {
+        Box::new(move |out| {
+            let bytes = self.bytes(key);
+            out.write_all(bytes.unwrap_or_default())?;
+            Ok(bytes.is_some())
+        })
+    }
+
     fn range(&self, key: StreamKey) -> Option<Range<usize>> {
         let at = self.streams.binary_search_by_key(&key, |(key, _)| *key).ok()?;
         Some(self.streams[at].1.clone())

@@ -65,6 +65,21 @@ impl Indexes {
         let _ = self.directory.shrink();
         Ok(self.load(identity).unwrap_or(None))
     }
+
+    /// Takes the index of a stream out of the file of its archive. Returns what is left, if there
+    /// is anything.
+    ///
+    /// # Errors
+    /// When the file cannot be used, or written without it.
+    pub fn forget(&self, identity: &Identity, key: StreamKey) -> Result<Option<IndexFile>, Error> {
+        let Some(file) = self.load(identity)? else { return Ok(None) };
+        if file.streams().all(|other| other == key) {
+            self.directory.remove(&name(identity))?;
+            return Ok(None);
+        }
+        let others = file.streams().filter(|other| *other != key);
+        self.save(identity, others.map(|key| (key, file.copy(key))).collect())
+    }
 }
 
 fn name(identity: &Identity) -> String {
@@ -103,6 +118,22 @@ mod tests {
             assert!(file.index(key(9)).is_err(), "these bytes are no index");
         }
         assert!(indexes.load(&Identity([8; 32])).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_stream_is_taken_out_and_the_file_goes_with_the_last() {
+        let place = tempfile::tempdir().unwrap();
+        let indexes = Indexes::open(place.path(), u64::MAX).unwrap();
+        assert!(indexes.forget(&ARCHIVE, key(0)).unwrap().is_none());
+        indexes.save(&ARCHIVE, vec![(key(0), bytes(b"one")), (key(9), bytes(b"nine"))]).unwrap();
+        let left = indexes.forget(&ARCHIVE, key(0)).unwrap().unwrap();
+        let loaded = indexes.load(&ARCHIVE).unwrap().unwrap();
+        for file in [left, loaded] {
+            assert_eq!(file.streams().collect::<Vec<_>>(), [key(9)]);
+            assert_eq!(file.bytes(key(9)), Some(&b"nine"[..]));
+        }
+        assert!(indexes.forget(&ARCHIVE, key(9)).unwrap().is_none());
+        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0);
     }
 
     #[test]

@@ -22,7 +22,7 @@ use std::{
 use seekable_deflate::{DeflateReader, IndexError, SavedIndex, Span};
 
 use super::{
-    Error, Reply, Shared,
+    Error, Once, Reply, Shared,
     index::ArchiveIndex,
     waiting::{Served, Waiter, Waiting},
 };
@@ -48,6 +48,8 @@ pub struct Deflated {
     saved: AtomicU64,
     /// What was saved cannot be used.
     refused: AtomicBool,
+    /// Whether it is known that the reader dropped its saved index.
+    dropped: Once,
 }
 
 impl fmt::Debug for Deflated {
@@ -65,8 +67,8 @@ impl Deflated {
         index: Option<(StreamKey, Arc<ArchiveIndex>)>,
     ) -> Arc<Self> {
         let (waiting, saved) = (Mutex::default(), AtomicU64::new(0));
-        let refused = AtomicBool::new(false);
-        let this = Self { reader, size, spacing, shared, waiting, index, saved, refused };
+        let (refused, dropped) = (AtomicBool::new(false), Once::default());
+        let this = Self { reader, size, spacing, shared, waiting, index, saved, refused, dropped };
         if let Some((key, index)) = &this.index {
             index.adopt(*key, &this);
         }
@@ -199,12 +201,13 @@ impl Deflated {
     fn advance(self: Arc<Self>) {
         loop {
             let from = self.reader.frontier();
-            let result = self.span_at(from);
+            // From the start, if what was saved turned out to be wrong.
+            let Some(result) = self.try_span_at(from) else { continue };
             let mut waiting = self.waiting();
             let done = settle(&mut waiting, result, from..u64::MAX);
             let frontier = self.reader.frontier();
             if let Some((_, index)) = &self.index {
-                index.progress(frontier - from, frontier >= self.size);
+                index.progress(frontier.saturating_sub(from), frontier >= self.size);
             }
             // Each turn moves the frontier or fails, which leaves nobody ahead of it.
             let goes_on = waiting.list.iter().any(|waiter| waiter.missing.start >= frontier);
@@ -222,26 +225,58 @@ impl Deflated {
     }
 
     fn decode(self: Arc<Self>, offset: u64) {
-        let result = self.span_at(offset);
+        // The frontier is behind `offset` if what was saved turned out to be wrong: then it is for
+        // the task there to go on.
+        let is_behind = offset < self.reader.frontier();
+        let result = if is_behind { self.try_span_at(offset) } else { None };
         let mut waiting = self.waiting();
         waiting.decoding.remove(&(offset / self.spacing));
         // Others that wait near may wait for another span: they find out for themselves.
-        let done = settle(&mut waiting, result, offset..offset + 1);
+        let done = result.map(|result| settle(&mut waiting, result, offset..offset + 1));
         self.start_all(&mut waiting);
         drop(waiting);
-        done.into_iter().for_each(Served::reply);
+        done.into_iter().flatten().for_each(Served::reply);
     }
 
     /// The span of `offset`, decoded by the calling thread.
     pub fn span_at(&self, offset: u64) -> Result<Span, Error> {
+        loop {
+            if let Some(result) = self.try_span_at(offset) {
+                return result;
+            }
+        }
+    }
+
+    /// The span of `offset`, decoded by the calling thread. `None`, once, says that the saved index
+    /// was wrong, and that the frontier is at the start again.
+    fn try_span_at(&self, offset: u64) -> Option<Result<Span, Error>> {
+        let result = self.decoded_span_at(offset);
+        if let Some((key, index)) = &self.index
+            && self.reader.has_dropped_index()
+            && self.dropped.first()
+        {
+            self.saved.store(0, Ordering::Relaxed);
+            self.refuse_saved();
+            index.refute(*key);
+        }
+        match result {
+            Err(seekable_deflate::Error::StaleIndex) => None,
+            result => Some(result.map_err(Error::from).and_then(|span| {
+                // Reads are clamped to the size, and the reader checks the length it was told.
+                span.ok_or_else(|| {
+                    Error::Damaged(format!("the member ends at byte {offset}").into())
+                })
+            })),
+        }
+    }
+
+    fn decoded_span_at(&self, offset: u64) -> Result<Option<Span>, seekable_deflate::Error> {
         // A panic that went on would leave the waiters waiting for ever.
         let span = panic::catch_unwind(AssertUnwindSafe(|| self.reader.span_at(offset)));
-        let Ok(span) = span else { return Err(io::Error::other("its decoder failed").into()) };
-        match span? {
-            Some(span) => Ok(span),
-            // Reads are clamped to the size, and the reader checks the length it was told.
-            None => Err(Error::Damaged(format!("the member ends at byte {offset}").into())),
-        }
+        span.unwrap_or_else(|_| {
+            let error = io::Error::other("its decoder failed");
+            Err(seekable_deflate::Error::Source(Arc::new(error)))
+        })
     }
 
     /// Starts what the waiters that are left need. Each task ends or feeds the waiters it was

@@ -12,6 +12,8 @@ use std::{
     },
 };
 
+use seekable_deflate::Error::StaleIndex;
+
 use super::{Error, deflated::Deflated, pool::Spawner};
 use crate::{
     archive::Identity,
@@ -91,6 +93,21 @@ impl ArchiveIndex {
         lock(&self.streams).insert(key, Arc::downgrade(stream));
     }
 
+    /// Drops what is saved of a stream, which does not decode as it says.
+    pub fn refute(self: &Arc<Self>, key: StreamKey) {
+        let Some(identity) = self.identity() else { return };
+        self.warn(&identity, &saved::Error::Stream(StaleIndex));
+        let this = self.clone();
+        self.saver.spawn(move || {
+            let _one_at_a_time = lock(&this.saving);
+            let left = this.store.forget(&identity, key).unwrap_or_else(|error| {
+                log::debug!("{}: {error}", this.store.path().display());
+                None
+            });
+            this.use_file(left.map(Arc::new));
+        });
+    }
+
     /// Takes note that a stream has been decoded `bytes` farther, perhaps to its end.
     pub fn progress(self: &Arc<Self>, bytes: u64, ended: bool) {
         let unsaved = self.unsaved.fetch_add(bytes, Ordering::Relaxed) + bytes;
@@ -130,7 +147,7 @@ impl ArchiveIndex {
         match self.write(&identity, &unsaved) {
             Ok(None) => {}
             Ok(Some(file)) => {
-                self.use_file(Arc::new(file));
+                self.use_file(Some(Arc::new(file)));
                 // Windows that are in the file need not be in memory, and no file that is
                 // replaced stays mapped.
                 for (key, stream) in self.live() {
@@ -192,11 +209,7 @@ impl ArchiveIndex {
             let (key, from) = (*key, *from);
             let write: WriteIndex = match from {
                 From::Stream(stream) => Box::new(move |out| stream.write_index(out)),
-                From::File(file) => Box::new(move |out| {
-                    let bytes = file.bytes(key);
-                    out.write_all(bytes.unwrap_or_default())?;
-                    Ok(bytes.is_some())
-                }),
+                From::File(file) => file.copy(key),
             };
             (key, write)
         });
@@ -215,7 +228,7 @@ impl ArchiveIndex {
             Ok(identity) => {
                 match self.store.load(&identity) {
                     Ok(None) => {}
-                    Ok(Some(file)) => self.use_file(Arc::new(file)),
+                    Ok(Some(file)) => self.use_file(Some(Arc::new(file))),
                     Err(error) => self.warn(&identity, &error),
                 }
                 Some(identity)
@@ -227,10 +240,11 @@ impl ArchiveIndex {
         })
     }
 
-    fn use_file(&self, file: Arc<IndexFile>) {
-        let indexes = file.streams().filter_map(|key| file.index(key).ok().flatten());
-        self.saved.store(indexes.map(|index| index.frontier()).sum(), Ordering::Relaxed);
-        *lock(&self.file) = Some(file);
+    fn use_file(&self, file: Option<Arc<IndexFile>>) {
+        let streams = file.iter().flat_map(|file| file.streams().map(move |key| file.index(key)));
+        let frontiers = streams.filter_map(|index| Some(index.ok()??.frontier()));
+        self.saved.store(frontiers.sum(), Ordering::Relaxed);
+        *lock(&self.file) = file;
     }
 
     fn adopt_from(&self, file: &IndexFile, key: StreamKey, stream: &Deflated) {

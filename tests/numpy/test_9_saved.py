@@ -1,5 +1,7 @@
 """Rules 9: what one mount leaves for the next."""
 
+import gzip
+import io
 import os
 import shutil
 from pathlib import Path
@@ -88,9 +90,6 @@ def test_9_1_a_member_that_was_half_read_goes_on_from_there(mount, source, archi
 
 
 def test_9_1_a_gzipped_npy_is_saved_too(mount, source, indexes):
-    import gzip
-    import io
-
     plain = io.BytesIO()
     np.save(plain, noise())
     (source / "b.npy.gz").write_bytes(gzip.compress(plain.getvalue()))
@@ -134,6 +133,93 @@ def test_9_2_an_archive_with_another_content_is_not(mount, source, archive, inde
     one = mount(source, "--index-dir", indexes)
     assert state(one / "a.npz/x.npy").startswith("indexing: 0 of ")
     assert (np.load(one / "a.npz/x.npy") == noise(2)).all()
+
+
+def gzipped(array, middle_level):
+    """A .npy.gz in three gzip members, whose size and end do not tell what the middle is."""
+    plain = io.BytesIO()
+    np.save(plain, array)
+    plain = plain.getvalue()
+    third = len(plain) // 3
+    start = gzip.compress(plain[:third], 6, mtime=0)
+    # Zeros may follow a gzip member.
+    middle = gzip.compress(plain[third : 2 * third], middle_level, mtime=0).ljust(3_000_000, b"\0")
+    return start + middle + gzip.compress(plain[2 * third :], 6, mtime=0)
+
+
+def rewrite_middle(path, array):
+    """In place, with the size, the times, the start and the end that it had."""
+    times, size = path.stat(), path.stat().st_size
+    path.write_bytes(gzipped(array, 1))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert path.stat().st_size == size
+
+
+def changed_in_the_middle():
+    changed = noise()
+    changed[ROWS // 2 - 100 : ROWS // 2 + 100] = noise(2)[:200]
+    return changed
+
+
+@pytest.mark.parametrize("read_before", [ROWS, ROWS // 2])
+@pytest.mark.parametrize("read_first", [0, ROWS // 2, ROWS - 1])
+def test_9_2_a_gzipped_npy_that_was_changed_in_the_middle_is_read_right(
+    mount, source, indexes, read_before, read_first
+):
+    path = source / "b.npy.gz"
+    path.write_bytes(gzipped(noise(), 6))
+    one = mount(source, "--index-dir", indexes)
+    assert (np.load(one / "b.npy", mmap_mode="r")[:read_before] == noise()[:read_before]).all()
+    one.stop()
+    assert len(saved(indexes)) == 1
+    rewrite_middle(path, changed_in_the_middle())
+
+    one = mount(source, "--index-dir", indexes)
+    # Not mapped: an error there would be SIGBUS.
+    with open(one / "b.npy", "rb") as file:
+        file.seek(128 + read_first * 4 * COLUMNS)
+        assert file.read(4 * COLUMNS) == changed_in_the_middle()[read_first].tobytes()
+    assert (np.load(one / "b.npy") == changed_in_the_middle()).all()
+    assert state(one / "b.npy") == "ready"
+    assert len(one.log_lines("made anew")) == 1, one.log()
+    assert len(one.log().splitlines()) == 1, one.log()
+    one.stop()
+    one = mount(source, "--index-dir", indexes)
+    assert state(one / "b.npy") == "ready"
+    assert (np.load(one / "b.npy") == changed_in_the_middle()).all()
+    assert not one.log()
+
+
+def test_9_2_a_member_that_was_damaged_since_costs_its_own_index_alone(mount, source, indexes):
+    arrays = {name: noise(seed) for seed, name in enumerate("ab")}
+    np.savez_compressed(source / "a.npz", **arrays)
+    one = mount(source, "--index-dir", indexes)
+    for name in "ab":
+        assert (np.load(one / f"a.npz/{name}.npy") == arrays[name]).all()
+    one.stop()
+    path = source / "a.npz"
+    times = path.stat()
+    with open(path, "r+b") as file:
+        file.seek(path.stat().st_size // 4)
+        file.write(b"\xff" * 100)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+    one = mount(source, "--index-dir", indexes)
+    with open(one / "a.npz/a.npy", "rb") as file:
+        for _ in range(3):
+            with pytest.raises(OSError, match="Input/output error"):
+                file.seek(128)
+                file.read()
+        # What is before the damage is there.
+        file.seek(128)
+        assert file.read(4000) == arrays["a"].tobytes()[:4000]
+    assert state(one / "a.npz/a.npy").startswith("corrupt")
+    assert (np.load(one / "a.npz/b.npy") == arrays["b"]).all()
+    assert len(one.log_lines("made anew")) == 1, one.log()
+    one.stop()
+    one = mount(source, "--index-dir", indexes)
+    assert state(one / "a.npz/b.npy") == "ready"
+    assert state(one / "a.npz/a.npy").startswith("indexing: 0 of ")
 
 
 @pytest.mark.parametrize("where", [3, 9, 20, 57, 70, 90, 150, -3000, -1, "cut", "empty", "mode"])
