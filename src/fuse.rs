@@ -6,11 +6,12 @@
 
 mod cache;
 mod passthrough;
+mod unknown;
 
 use std::{
     ffi::OsStr,
     io,
-    os::unix::ffi::OsStrExt,
+    os::{fd::OwnedFd, unix::ffi::OsStrExt},
     panic::{self, AssertUnwindSafe},
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -25,7 +26,7 @@ use fuser::{
 use log::Level;
 
 pub use self::cache::KernelCache;
-use self::passthrough::Passthrough;
+use self::{passthrough::Passthrough, unknown::Listing};
 use crate::{
     serve,
     tree::{Attr, Backing, FsError, Handle, HandleId, Ino, Kind, Timestamp, Tree, Xattr},
@@ -51,6 +52,8 @@ pub struct Npzfs {
     /// Whether the kernel keeps what directories list. Not if nothing may be kept (`--ttl 0`).
     cache_directories: bool,
     cache: KernelCache,
+    /// The device that the requests come from.
+    device: Option<OwnedFd>,
 }
 
 impl Npzfs {
@@ -58,7 +61,13 @@ impl Npzfs {
     #[must_use]
     pub fn new(tree: Arc<Tree>) -> Self {
         let cache = KernelCache::new(tree.settings().ttl);
-        Self { tree, passthrough: Passthrough::default(), cache_directories: false, cache }
+        let passthrough = Passthrough::default();
+        Self { tree, passthrough, cache_directories: false, cache, device: None }
+    }
+
+    /// Serves through `device`, which the session has another descriptor of.
+    pub fn through(&mut self, device: OwnedFd) {
+        self.device = Some(device);
     }
 
     /// The kernel's cache, to be started when there is a session.
@@ -322,26 +331,25 @@ impl Filesystem for Npzfs {
 
     fn readdir(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectory,
+        reply: ReplyDirectory,
     ) {
         contain(|| {
-            let mut count = 0;
+            let mut listing = Listing::new(reply);
             let listed = self.tree.read_directory(Ino(ino.0), offset, false, &mut |entry| {
                 let number = if entry.name == "." { ino } else { UNKNOWN_INO };
-                let full = reply.add(number, entry.cookie, file_type(entry.kind), entry.name);
-                count += usize::from(!full);
-                !full
+                listing.add(number, entry.cookie, entry.kind, entry.name)
             });
             match listed {
                 Ok(()) => {
-                    reply.ok();
+                    let count = listing.count;
+                    listing.send(self.device.as_ref(), req.unique().0);
                     self.listed(ino, offset, count);
                 }
-                Err(error) => reply.error(self.errno("readdir", ino, &error)),
+                Err(error) => listing.fail(self.errno("readdir", ino, &error)),
             }
         });
     }

@@ -160,11 +160,15 @@ impl Mount {
     /// Starts the threads that answer the kernel.
     fn serve(
         &self,
-        filesystem: Npzfs,
+        mut filesystem: Npzfs,
         device: OwnedFd,
         options: &Options,
         events: Sender<Event>,
     ) -> Result<(), Error> {
+        match device.try_clone() {
+            Ok(device) => filesystem.through(device),
+            Err(cause) => return Err(Error::Setup("another descriptor of the device", cause)),
+        }
         let mut config = Config::default();
         config.n_threads = Some(threads());
         // Requests read through a cloned descriptor are aborted when it is closed, so that a

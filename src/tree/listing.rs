@@ -9,7 +9,10 @@ use std::{
     collections::HashMap,
     ffi::{OsStr, OsString},
     os::unix::ffi::OsStrExt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use lru::LruCache;
@@ -31,8 +34,9 @@ use crate::{
 pub struct Listed<'a> {
     /// Its name.
     pub name: &'a OsStr,
-    /// What it stands for.
-    pub kind: Kind,
+    /// What it stands for; `None` for a file called `.npz` that nobody has opened yet, and that was
+    /// not looked up now.
+    pub kind: Option<Kind>,
     /// Where to go on behind it.
     pub cookie: u64,
     /// Its inode and attributes, if they were asked for. The kernel then owes one `forget`.
@@ -115,10 +119,10 @@ impl Tree {
             let name = OsStr::from_bytes(name);
             let looked_up =
                 stat.as_ref().map(|stat| self.enter_entry(version, archive, stat, name, entry));
-            let kind = match entry {
+            let kind = Some(match entry {
                 Entry::Dir(_) => Kind::Directory,
                 Entry::Member(_) => Kind::File,
-            };
+            });
             if !self.offer(Listed { name, kind, cookie, looked_up }, show) {
                 break;
             }
@@ -136,34 +140,56 @@ impl Tree {
         show: &mut Show<'_>,
     ) {
         let mut found = Vec::new().into_iter().peekable();
+        let open = look_up || listing.kinds_wanted.load(Ordering::Relaxed);
         let first = listing.names.len() - listing.behind(cookie).len();
         for (row, name) in listing.names.iter().enumerate().skip(first) {
-            let mut listed =
-                Listed { name: &name.name, kind: name.kind, cookie: name.cookie, looked_up: None };
+            if open && (row - first).is_multiple_of(AHEAD) {
+                let rows = row..listing.names.len().min(row + AHEAD);
+                found = self.open_ahead(at, device, listing, rows);
+            }
+            let ahead = found.next_if(|(of, ..)| *of == row).map(|(_, found, stat)| (found, stat));
+            let mut listed = Listed {
+                name: &name.name,
+                kind: Some(name.kind),
+                cookie: name.cookie,
+                looked_up: None,
+            };
             if look_up {
-                if (row - first).is_multiple_of(AHEAD) {
-                    let rows = row..listing.names.len().min(row + AHEAD);
-                    found = self.open_ahead(at, device, listing, rows);
-                }
-                let looked_up = match found.next_if(|(of, ..)| *of == row) {
-                    Some((_, found, stat)) => Ok(self.enter_found(at, &name.name, found, stat)),
+                let looked_up = match ahead {
+                    Some((found, stat)) => Ok(self.enter_found(at, &name.name, found, stat)),
                     None => self.lookup_at(at, &name.name),
                 };
                 match looked_up {
                     Ok((ino, attr)) => {
-                        listed.kind = attr.kind;
+                        listed.kind = Some(attr.kind);
                         listed.looked_up = Some((ino, attr));
                     }
                     // Gone since the names were taken, or in a directory that can be listed but
                     // not searched: an entry without an inode is not one for readdir(3) either.
                     Err(_) => continue,
                 }
-            } else if name.perhaps_archive && self.is_archive(at, &name.name) {
-                listed.kind = Kind::Directory;
+            } else if name.perhaps_archive {
+                let is_archive = match ahead {
+                    Some((found, _)) => Some(found.is_ok()),
+                    None if open || self.archives.remembers(device, name.ino) => {
+                        Some(self.is_archive(at, &name.name))
+                    }
+                    None => None,
+                };
+                listed.kind = is_archive.map(|is| if is { Kind::Directory } else { name.kind });
             }
             if !self.offer(listed, show) {
                 return;
             }
+        }
+    }
+
+    /// A name in a directory of the source was looked up.
+    pub(super) fn note_lookup(&self, parent: Ino, name: &OsStr) {
+        if present::is_npz(name)
+            && let Some(listing) = self.listings.get(parent)
+        {
+            listing.kinds_wanted.store(true, Ordering::Relaxed);
         }
     }
 
@@ -245,7 +271,7 @@ impl Tree {
 fn show_dots(cookie: u64, show: &mut Show<'_>) -> bool {
     DOTS.iter().filter(|dot| dot.1 > cookie).all(|&(name, cookie)| {
         let name = OsStr::new(name);
-        show(Listed { name, kind: Kind::Directory, cookie, looked_up: None })
+        show(Listed { name, kind: Some(Kind::Directory), cookie, looked_up: None })
     })
 }
 
@@ -271,6 +297,9 @@ impl Name {
 #[derive(Debug)]
 pub(super) struct Listing {
     pub names: Vec<Name>,
+    /// Whether somebody has looked one of its archives up: whoever lists it wants to know what the
+    /// others are, and asking for each alone is dear.
+    kinds_wanted: AtomicBool,
     /// Greater than all cookies that were ever given.
     next: u64,
 }
@@ -291,7 +320,7 @@ impl Listing {
             });
         }
         names.sort_by_key(|name| name.cookie);
-        Self { names, next }
+        Self { names, kinds_wanted: AtomicBool::new(false), next }
     }
 
     fn behind(&self, cookie: u64) -> &[Name] {

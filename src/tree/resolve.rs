@@ -30,6 +30,7 @@ impl Tree {
     pub fn lookup(&self, parent: Ino, name: &OsStr) -> Result<(Ino, Attr), FsError> {
         match &*self.node(parent)? {
             Node::Source(directory) if directory.kind == Kind::Directory => {
+                self.note_lookup(parent, name);
                 self.lookup_at(&self.source.at(&directory.path), name)
             }
             Node::ArchiveRoot => {

@@ -69,7 +69,7 @@ fn read(tree: &Tree, id: HandleId, offset: u64, size: u32) -> Result<Vec<u8>, Fs
 }
 
 /// What a directory lists behind `cookie`: names, cookies, kinds.
-fn listed(tree: &Tree, ino: Ino, cookie: u64) -> Vec<(OsString, u64, Kind)> {
+fn listed(tree: &Tree, ino: Ino, cookie: u64) -> Vec<(OsString, u64, Option<Kind>)> {
     let mut entries = Vec::new();
     let mut show = |entry: Listed<'_>| {
         entries.push((entry.name.to_owned(), entry.cookie, entry.kind));
@@ -80,7 +80,13 @@ fn listed(tree: &Tree, ino: Ino, cookie: u64) -> Vec<(OsString, u64, Kind)> {
 }
 
 fn names(tree: &Tree, ino: Ino) -> BTreeMap<OsString, Kind> {
-    listed(tree, ino, 0).into_iter().skip(2).map(|(name, _, kind)| (name, kind)).collect()
+    let kind = |name: &OsStr| {
+        let (found, attr) = tree.lookup(ino, name).unwrap();
+        tree.forget(found, 1);
+        attr.kind
+    };
+    let entries = listed(tree, ino, 0).into_iter().skip(2);
+    entries.map(|(name, _, known)| (name.clone(), known.unwrap_or_else(|| kind(&name)))).collect()
 }
 
 /// Bytes that tell their place and their file.
@@ -284,6 +290,36 @@ fn a_listing_with_inodes_says_what_lookups_say() {
 }
 
 #[test]
+fn a_listing_of_names_opens_no_archive_until_one_is_looked_up() {
+    let dir = Dir::new();
+    for number in 0..100 {
+        dir.write(&format!("{number}.npz"), &testing::zip(&[("x", b"abc", false)]));
+    }
+    dir.write("none.npz", b"no zip");
+    dir.write("notes.txt", b"hello");
+    let tree = dir.tree(Settings::default());
+    let count = || {
+        let open = std::cell::Cell::new(0);
+        tree.archives.for_each(|_| open.set(open.get() + 1));
+        open.get()
+    };
+    let entries = listed(&tree, Ino::ROOT, 0);
+    for (name, _, kind) in &entries[2..] {
+        assert_eq!(*kind, (name == "notes.txt").then_some(Kind::File), "{name:?}");
+    }
+    assert_eq!(count(), 0);
+    let (_, half, _) = entries[50];
+    tree.lookup(Ino::ROOT, name("7.npz")).unwrap();
+    assert_eq!(count(), 1);
+    let rest = listed(&tree, Ino::ROOT, half);
+    assert_eq!(rest.len(), entries.len() - 51);
+    for (name, _, kind) in rest {
+        let is_file = name == "notes.txt" || name == "none.npz";
+        assert_eq!(kind, Some(if is_file { Kind::File } else { Kind::Directory }), "{name:?}");
+    }
+}
+
+#[test]
 fn a_handle_keeps_its_archive_though_others_are_opened() {
     let dir = Dir::new();
     let old = stamped(1, 300_000);
@@ -472,7 +508,15 @@ fn forget_one(random: &mut Random, kernel: &mut Kernel) {
 fn readdir_from_any_cookie(random: &mut Random, kernel: &Kernel) {
     let all = listed(&kernel.tree, Ino::ROOT, 0);
     let seen = random.below(all.len());
-    assert_eq!(listed(&kernel.tree, Ino::ROOT, all[seen].1), all[seen + 1..]);
+    let rest = listed(&kernel.tree, Ino::ROOT, all[seen].1);
+    assert_eq!(rest.len(), all.len() - seen - 1);
+    for (one, other) in rest.iter().zip(&all[seen + 1..]) {
+        assert_eq!((&one.0, one.1), (&other.0, other.1));
+        // What is known depends on which archives are open.
+        if let (Some(kind), Some(before)) = (one.2, other.2) {
+            assert_eq!(kind, before);
+        }
+    }
 }
 
 #[test]

@@ -360,6 +360,27 @@ def test_1_9_a_large_directory_is_listed_once_and_whole(source, mount, count):
         assert set(listed) == wanted
 
 
+def test_1_9_many_archives_are_listed_without_opening_them(source, mount):
+    archive = zipmaker.write(source / "0.npz", ONE).read_bytes()
+    wanted = {}
+    for number in range(3_000):
+        good = number % 10 != 9
+        (source / f"{number}.npz").write_bytes(archive if good else b"not a zip")
+        wanted[f"{number}.npz"] = (good, False)
+    # In byte order these are the last, far behind those that the kernel asks more about.
+    (source / "link").symlink_to("0.npz")
+    (source / "sub").mkdir()
+    os.mkfifo(source / "pipe")
+    wanted |= {"link": (False, True), "sub": (True, False), "pipe": (False, False)}
+    mnt = mount(source)
+    assert sorted(os.listdir(mnt.path)) == sorted(wanted)
+    assert len(os.listdir(f"/proc/{mnt.pid}/fd")) < 1_000
+    for _ in range(2):
+        with os.scandir(mnt.path) as entries:
+            kinds = {e.name: (e.is_dir(follow_symlinks=False), e.is_symlink()) for e in entries}
+        assert kinds == wanted
+
+
 def test_1_9_a_listing_goes_on_where_it_was_left(source, mount):
     for number in range(2_000):
         (source / f"{number:04}").touch()
