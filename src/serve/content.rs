@@ -209,6 +209,13 @@ impl Content {
         }
     }
 
+    /// A handle of it was closed: what nobody may want any more is given up.
+    pub fn closed(&self) {
+        if let Encoding::Deflated(deflated) = &self.bytes {
+            deflated.rest();
+        }
+    }
+
     /// The first `len` bytes, or all if there are fewer. Waits for decoding.
     ///
     /// # Errors

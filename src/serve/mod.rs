@@ -11,6 +11,7 @@ mod content;
 mod copy;
 mod deflated;
 mod error;
+mod idle;
 mod index;
 mod pattern;
 mod pool;
@@ -35,6 +36,7 @@ pub use error::Error;
 pub use pattern::Pattern;
 
 use copy::{Copier, MemberCopy};
+use idle::IdleCores;
 use index::ArchiveIndex;
 use pool::{Pool, Spawner};
 use seekable_deflate::Memory;
@@ -89,6 +91,7 @@ struct Shared {
     memory: Arc<Memory>,
     /// Decodes spans: short tasks.
     decode: Spawner,
+    idle: Arc<IdleCores>,
     /// Answers reads while `decode` goes on.
     reply: Spawner,
     /// Decodes whole members: long tasks, kept from the short ones.
@@ -151,6 +154,7 @@ impl Server {
         let shared = Shared {
             memory: Memory::new(limits.memory),
             decode: decode.spawner(),
+            idle: Arc::default(),
             whole: whole.spawner(),
             reply: reply.spawner(),
             temporary: Arc::new(limits.temporary),

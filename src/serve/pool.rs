@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     fmt, io,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Condvar, Mutex, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
 };
 
@@ -29,6 +29,8 @@ struct Shared {
 #[derive(Default)]
 struct Queue {
     tasks: VecDeque<Task>,
+    /// Threads that wait for a task, or have been woken for one of `tasks`.
+    idle: usize,
     closed: bool,
 }
 
@@ -78,9 +80,21 @@ impl Spawner {
 
     /// Queues `task`. After the pool is gone it is dropped unrun.
     pub fn spawn(&self, task: impl FnOnce() + Send + 'static) {
-        let mut queue = self.0.queue();
+        let queue = self.0.queue();
+        self.push(queue, Box::new(task));
+    }
+
+    /// Queues `task` if a thread is there for it that has nothing to do.
+    pub fn spawn_if_idle(&self, task: impl FnOnce() + Send + 'static) {
+        let queue = self.0.queue();
+        if queue.idle > queue.tasks.len() {
+            self.push(queue, Box::new(task));
+        }
+    }
+
+    fn push(&self, mut queue: MutexGuard<'_, Queue>, task: Task) {
         if !queue.closed {
-            queue.tasks.push_back(Box::new(task));
+            queue.tasks.push_back(task);
             drop(queue);
             self.0.more.notify_one();
         }
@@ -89,7 +103,7 @@ impl Spawner {
 
 impl Shared {
     // A task never runs under this lock, so a poisoned one is still whole.
-    fn queue(&self) -> std::sync::MutexGuard<'_, Queue> {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -103,7 +117,9 @@ impl Shared {
                 if queue.closed {
                     return;
                 }
+                queue.idle += 1;
                 queue = self.more.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                queue.idle -= 1;
             };
             drop(queue);
             // What a panicking task held is dropped: its replies then answer EIO. The panic itself
@@ -129,6 +145,28 @@ mod tests {
         }
         drop((pool, sender));
         assert_eq!(receiver.iter().collect::<std::collections::BTreeSet<_>>().len(), 100);
+    }
+
+    #[test]
+    fn only_a_thread_with_nothing_to_do_takes_what_is_for_an_idle_one() {
+        let pool = Pool::new("test", 1).unwrap();
+        let (sender, receiver) = mpsc::channel();
+        let (started, has_started) = mpsc::channel();
+        let (end, ended) = mpsc::channel::<()>();
+        pool.spawner().spawn(move || {
+            started.send(()).unwrap();
+            ended.recv().unwrap();
+        });
+        has_started.recv().unwrap();
+        let refused = sender.clone();
+        pool.spawner().spawn_if_idle(move || refused.send("while it is busy").unwrap());
+        end.send(()).unwrap();
+        while pool.shared.queue().idle == 0 {
+            thread::yield_now();
+        }
+        pool.spawner().spawn_if_idle(move || sender.send("when it is idle").unwrap());
+        drop(pool);
+        assert_eq!(receiver.iter().collect::<Vec<_>>(), ["when it is idle"]);
     }
 
     #[test]

@@ -59,7 +59,9 @@ impl Handles {
     pub fn remove(&self, id: HandleId) {
         // Dropped outside the lock: it may close files.
         let handle = self.open.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
-        drop(handle);
+        if let Some(Handle::Member { content, .. }) = handle.as_deref() {
+            content.closed();
+        }
     }
 
     pub fn count(&self) -> usize {

@@ -191,6 +191,11 @@ impl Memory {
         vec![0; len]
     }
 
+    /// Bytes that are set aside.
+    pub(crate) fn reserved(&self) -> u64 {
+        self.lock().reserved_bytes
+    }
+
     /// Sets bytes aside, unless more than `most` would be.
     pub(crate) fn reserve(self: &Arc<Self>, bytes: u64, most: u64) -> Option<Reserved> {
         let mut state = self.lock();

@@ -194,6 +194,17 @@ impl<R: ReadAt> DeflateReader<R> {
         core.ahead.help(&core, &self.source)
     }
 
+    /// Whether a call of `help` would find something to do now: cheap, for who would have to wake a
+    /// thread for it.
+    pub fn wants_help(&self) -> bool {
+        self.core.ahead.wants_help()
+    }
+
+    /// Drops what was decoded ahead of the frontier: for streams that nobody reads any more.
+    pub fn drop_ahead(&self) {
+        self.core.ahead.clear();
+    }
+
     /// Goes on from a saved index: one that reaches farther than this reader takes the place of its
     /// own; windows of the others are no longer held in memory but read where they are saved.
     ///

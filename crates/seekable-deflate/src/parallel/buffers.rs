@@ -83,6 +83,14 @@ impl Buffers {
         })
     }
 
+    /// Whether there is one of either kind, as far as can be told.
+    pub(super) fn have_room(&self) -> bool {
+        let free = self.lock();
+        !free.bytes.is_empty()
+            || !free.marked.is_empty()
+            || self.memory.reserved() + (BUFFER * size_of::<u16>()) as u64 <= self.most()
+    }
+
     fn fresh<T: Clone>(&self, zero: T) -> Option<Buffer<T>> {
         let reserved = self.memory.reserve((BUFFER * size_of::<T>()) as u64, self.most())?;
         Some(Buffer { units: vec![zero; BUFFER], reserved })

@@ -118,6 +118,10 @@ impl Chain {
         self.chunks.iter().find(|chunk| chunk.range().contains(&at)).cloned()
     }
 
+    pub(super) fn has_waiting(&self) -> bool {
+        self.jobs.iter().any(|job| job.is_waiting())
+    }
+
     /// A job that nobody does yet, claimed.
     pub(super) fn claim(&self, memory: &Arc<Memory>) -> Option<Claimed> {
         self.jobs.iter().find(|job| job.is_waiting())?.claim(memory)

@@ -180,6 +180,16 @@ impl Ahead {
         }
     }
 
+    /// See `DeflateReader::wants_help`.
+    pub(crate) fn wants_help(&self) -> bool {
+        let state = self.lock();
+        state.chain.has_waiting()
+            || self.is_worth_it(&state)
+                && self.buffers.have_room()
+                && (state.slots.iter().any(|slot| slot.speculator.is_some())
+                    || self.next_from(&state).is_some())
+    }
+
     fn task(&self) -> Option<Task> {
         let mut state = self.lock();
         if let Some(job) = state.chain.claim(&self.buffers.memory) {
@@ -208,15 +218,17 @@ impl Ahead {
             && (!self.tuning.watched || state.watch.is_on())
     }
 
-    /// Adds a chunk behind the others, if there is a place for it.
-    fn add_slot(&self, state: &mut State) -> Option<usize> {
+    /// Where a chunk behind the others would be looked for, in encoded bytes, if there is a place
+    /// for it.
+    fn next_from(&self, state: &State) -> Option<u64> {
         let (encoded, decoded) = state.frontier;
         // One that is being decoded for each helper, and one that waits to be settled or for what
         // is made from it.
         let helpers = self.helpers.load(Ordering::Relaxed) as u64;
         let capacity = self.buffers.capacity();
         let chunk = (capacity / (2 * helpers.max(1))).max(LEAST_CHUNK).min(self.tuning.chunk);
-        if chunk > capacity {
+        // Those whose bytes are known take half as much.
+        if chunk > capacity || state.slots.len() as u64 * chunk >= 2 * capacity {
             return None;
         }
         let distance = (chunk as u128 * encoded as u128 / decoded.max(1) as u128) as u64 + 1;
@@ -227,9 +239,12 @@ impl Ahead {
             .last()
             .map_or(0, |last| (last.from + distance).max(last.position + distance / 2));
         let from = (encoded.max(settled) + distance).max(behind_last);
-        if from + distance / 2 > self.encoded.end - self.encoded.start {
-            return None;
-        }
+        (from + distance / 2 <= self.encoded.end - self.encoded.start).then_some(from)
+    }
+
+    /// Adds a chunk behind the others, if there is a place for it.
+    fn add_slot(&self, state: &mut State) -> Option<usize> {
+        let from = self.next_from(state)?;
         state.next_id += 1;
         state.slots.push(Slot {
             id: state.next_id,

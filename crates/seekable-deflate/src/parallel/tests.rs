@@ -259,6 +259,28 @@ fn complete_chunks_are_settled_before_the_frontier_gets_there() {
 }
 
 #[test]
+fn what_was_decoded_ahead_can_be_given_up_at_any_time() {
+    let plain = floats(LEN);
+    let encoded = deflate(&plain, 6);
+    let source = &encoded[..];
+    let core = core(&encoded, &bare(100_000), EAGER, PLENTY);
+    let mut at = 0;
+    let mut dropped = 0;
+    for turns in (1..).map(|number| number % 40) {
+        for _ in 0..turns {
+            assert_eq!(core.ahead.wants_help(), core.ahead.help(&core, &source));
+        }
+        let Some(span) = core.span_at(&source, at as u64).unwrap() else { break };
+        assert!(span.bytes() == &plain[at..at + span.bytes().len()]);
+        at += span.bytes().len();
+        dropped += u64::from(core.memory.reserved() > 0);
+        core.ahead.clear();
+        assert_eq!(core.memory.reserved(), 0);
+    }
+    assert!(at == plain.len() && dropped > 10, "{dropped} times");
+}
+
+#[test]
 fn where_no_block_can_be_found_nothing_is_taken_over() {
     // One block with the fixed code.
     assert_eq!(check("fixed", &deflate(&floats(LEN), 1), &bare(100_000)), 0);

@@ -1,0 +1,167 @@
+//! Which cores have nothing to do, so that decoding ahead takes nothing from anybody.
+//!
+//! A thread of the pool that idles says little: the core it would run on may be moving the decoded
+//! bytes to their reader. (Two cores: help cost a pass over sensor data a tenth, np.load a fifth.)
+//! So the kernel is asked how long cores have been idle, /proc/stat, ten times a second at most
+//! and only while somebody decodes.
+
+use std::{
+    fs,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// Over what time idle cores are counted: ten ticks of that clock.
+const WINDOW: Duration = Duration::from_millis(100);
+/// After so long nothing is known.
+const STALE: Duration = Duration::from_secs(1);
+
+/// Counts idle cores and those who make use of them.
+#[derive(Debug, Default)]
+pub struct IdleCores {
+    helpers: AtomicUsize,
+    /// Processor time of helpers so far, in nanoseconds.
+    helped: AtomicU64,
+    sample: Mutex<Option<Sample>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Sample {
+    at: Instant,
+    /// Of all cores since the system started.
+    idle: Duration,
+    helped: u64,
+    /// Cores that were idle, or would have been without helpers, in the window before.
+    spare: usize,
+}
+
+impl IdleCores {
+    /// Whether there is an idle core for one more helper.
+    pub fn have_one(&self) -> bool {
+        self.helpers.load(Ordering::Relaxed) < self.spare()
+    }
+
+    /// Lets `step` work, again and again until it returns `false`, as long as cores are idle and
+    /// `go_on` says so.
+    pub fn use_one(&self, go_on: impl Fn() -> bool, step: impl Fn() -> bool) {
+        let _helper = Helper::new(&self.helpers);
+        let mut before = thread_time();
+        while go_on() && self.helpers.load(Ordering::Relaxed) <= self.spare() && step() {
+            let now = thread_time();
+            self.helped.fetch_add((now - before).as_nanos() as u64, Ordering::Relaxed);
+            before = now;
+        }
+    }
+
+    fn spare(&self) -> usize {
+        let mut sample = self.sample.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let before = sample.filter(|sample| now - sample.at < STALE);
+        if let Some(known) = before.filter(|sample| now - sample.at < WINDOW) {
+            return known.spare;
+        }
+        let Some(idle) = idle_time() else { return 0 };
+        let helped = self.helped.load(Ordering::Relaxed);
+        let spare = before.map_or(0, |before| {
+            let helped = Duration::from_nanos(helped - before.helped);
+            spare(idle.saturating_sub(before.idle), helped, now - before.at)
+        });
+        *sample = Some(Sample { at: now, idle, helped, spare });
+        spare
+    }
+}
+
+/// How many cores were idle, or would have been without helpers, in `time`, to the nearest.
+fn spare(idle: Duration, helped: Duration, time: Duration) -> usize {
+    (idle + helped).div_duration_f64(time).round() as usize
+}
+
+/// How long all cores together have been idle.
+fn idle_time() -> Option<Duration> {
+    let stat = fs::read("/proc/stat").ok()?;
+    let ticks = idle_ticks(str::from_utf8(&stat).ok()?)?;
+    let a_second = rustix::param::clock_ticks_per_second();
+    Some(Duration::from_millis(ticks * 1000 / a_second))
+}
+
+/// proc_stat(5): "cpu", then user, nice, system, idle, iowait.
+fn idle_ticks(stat: &str) -> Option<u64> {
+    let mut fields = stat.lines().next()?.strip_prefix("cpu ")?.split_ascii_whitespace().skip(3);
+    let mut field = || fields.next()?.parse::<u64>().ok();
+    Some(field()? + field()?)
+}
+
+/// Processor time of the calling thread.
+fn thread_time() -> Duration {
+    clock_gettime(ClockId::ThreadCPUTime).try_into().unwrap_or_default()
+}
+
+/// One more, as long as it is there.
+struct Helper<'a>(&'a AtomicUsize);
+
+impl<'a> Helper<'a> {
+    fn new(helpers: &'a AtomicUsize) -> Self {
+        helpers.fetch_add(1, Ordering::Relaxed);
+        Self(helpers)
+    }
+}
+
+impl Drop for Helper<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn what_is_idle_stands_in_the_first_line() {
+        let stat = "cpu  10132153 290696 3084719 46828483 16683 0 25195 0 0 0\n\
+                    cpu0 1393280 32966 572056 13343292 6130 0 17875 0 0 0\n";
+        assert_eq!(idle_ticks(stat), Some(46_828_483 + 16_683));
+        assert_eq!(idle_ticks("intr 1"), None);
+        assert!(idle_time().is_some_and(|time| time > Duration::ZERO));
+    }
+
+    #[test]
+    fn nobody_helps_before_anything_is_known_or_beyond_what_is_idle() {
+        let cores = IdleCores::default();
+        assert!(!cores.have_one(), "nothing is known");
+        let sample = cores.sample.lock().unwrap().unwrap();
+        let set = |spare| {
+            *cores.sample.lock().unwrap() = Some(Sample { at: Instant::now(), spare, ..sample });
+        };
+        set(1);
+        assert!(cores.have_one());
+        let steps = Cell::new(0);
+        cores.use_one(
+            || !cores.have_one(),
+            || {
+                steps.set(steps.get() + 1);
+                steps.get() < 3
+            },
+        );
+        assert_eq!(steps.get(), 3);
+        set(0);
+        cores.use_one(|| true, || unreachable!("there is none"));
+    }
+
+    #[test]
+    fn what_helpers_use_counts_as_idle() {
+        let millis = Duration::from_millis;
+        assert_eq!(spare(millis(0), millis(0), WINDOW), 0);
+        assert_eq!(spare(millis(40), millis(0), WINDOW), 0);
+        assert_eq!(spare(millis(70), millis(0), WINDOW), 1);
+        assert_eq!(spare(millis(10), millis(60), WINDOW), 1);
+        assert_eq!(spare(millis(900), millis(480), WINDOW), 14);
+    }
+}
