@@ -203,6 +203,7 @@ impl<'p> Builder<'p> {
     /// that lost, and by which.
     fn add_files(&mut self, files: &[File<'p>], mut covered: impl FnMut(usize, usize)) {
         let mut clashes = HashMap::new();
+        self.files.reserve(files.len());
         for &File { dir, name, member } in files {
             let clash = self.dirs.contains_key(&(dir, name));
             let same_name = if clash { &mut clashes } else { &mut self.files };

@@ -26,19 +26,19 @@ pub(super) struct Inodes<K, N>(Mutex<Table<K, N>>);
 #[derive(Debug)]
 struct Table<K, N> {
     by_number: HashMap<Ino, Entry<K, N>>,
-    by_key: HashMap<K, Ino>,
+    by_key: HashMap<Arc<K>, Ino>,
     next: u64,
 }
 
 #[derive(Debug)]
 struct Entry<K, N> {
     /// `None` for the root, which is never looked up.
-    key: Option<K>,
+    key: Option<Arc<K>>,
     node: Arc<N>,
     lookups: u64,
 }
 
-impl<K: Clone + Eq + Hash, N> Inodes<K, N> {
+impl<K: Eq + Hash, N> Inodes<K, N> {
     pub fn new(root: N) -> Self {
         let entry = Entry { key: None, node: Arc::new(root), lookups: 0 };
         let by_number = HashMap::from([(Ino::ROOT, entry)]);
@@ -63,6 +63,7 @@ impl<K: Clone + Eq + Hash, N> Inodes<K, N> {
             None => {
                 let ino = Ino(table.next);
                 table.next += 1;
+                let key = Arc::new(key);
                 let entry = Entry { key: Some(key.clone()), node: Arc::new(node()), lookups: 0 };
                 table.by_key.insert(key, ino);
                 table.by_number.insert(ino, entry);
