@@ -197,12 +197,12 @@ impl<R: ReadAt> DeflateReader<R> {
     /// Whether a call of `help` would find something to do now: cheap, for who would have to wake a
     /// thread for it.
     pub fn wants_help(&self) -> bool {
-        self.core.ahead.wants_help()
+        self.core().ahead.wants_help()
     }
 
     /// Drops what was decoded ahead of the frontier: for streams that nobody reads any more.
     pub fn drop_ahead(&self) {
-        self.core.ahead.clear();
+        self.core().ahead.clear();
     }
 
     /// Goes on from a saved index: one that reaches farther than this reader takes the place of its
