@@ -211,8 +211,9 @@ impl Deflated {
             // From the start, if what was saved turned out to be wrong.
             let Some(result) = self.try_span_at(from) else { continue };
             let mut waiting = self.waiting();
-            let done = settle(&mut waiting, result, from..u64::MAX);
             let frontier = self.reader.frontier();
+            let passed_over = !waiting.want(&(from..frontier));
+            let done = settle(&mut waiting, result, from..u64::MAX);
             if let Some((_, index)) = &self.index {
                 index.progress(frontier.saturating_sub(from), frontier >= self.size);
             }
@@ -222,6 +223,11 @@ impl Deflated {
             let here = waiting.advancing;
             self.start_all(&mut waiting);
             drop(waiting);
+            if passed_over {
+                // On the way to what is asked for. The next span is decoded into the same buffer,
+                // which is still in the caches.
+                self.reader.give_up(from..frontier);
+            }
             if !here {
                 return done.into_iter().for_each(Served::reply);
             }

@@ -107,6 +107,12 @@ pub struct Waiting {
 }
 
 impl Waiting {
+    /// Whether a byte of `range` is waited for.
+    pub fn want(&self, range: &Range<u64>) -> bool {
+        let mut missing = self.list.iter().map(|waiter| &waiter.missing);
+        missing.any(|missing| missing.start < range.end && range.start < missing.end)
+    }
+
     /// Gives every waiter what `span` has for it; returns those that are done.
     pub fn deliver(&mut self, span: &Span) -> Vec<Served> {
         let mut done = Vec::new();
@@ -130,5 +136,27 @@ impl Waiting {
             }
         }
         done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_span_on_the_way_to_what_is_asked_for_is_wanted_by_nobody() {
+        let reply = || -> Reply { Box::new(|_| ()) };
+        let list = vec![Waiter::read(1000..1100, reply()), Waiter::ahead(1500..1600)];
+        let waiting = Waiting { list, ..Waiting::default() };
+        for (range, wanted) in [
+            (0..1000, false),
+            (0..1001, true),
+            (1099..1300, true),
+            (1100..1500, false),
+            (1500..1501, true),
+            (1600..9000, false),
+        ] {
+            assert_eq!(waiting.want(&range), wanted, "{range:?}");
+        }
     }
 }
