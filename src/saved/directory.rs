@@ -26,7 +26,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Error, Map};
+use super::Error;
 
 /// What the names of unfinished files begin with.
 const DRAFT: &str = ".draft-";
@@ -78,15 +78,6 @@ impl Directory {
     #[must_use]
     pub fn limit(&self) -> u64 {
         self.limit
-    }
-
-    /// The file `name`, if there is one; it then counts as used just now.
-    ///
-    /// # Errors
-    /// When it cannot be read, or others may write it.
-    pub fn map(&self, name: &str) -> Result<Option<Map>, Error> {
-        let Some(file) = self.file(name)? else { return Ok(None) };
-        Ok(Some(Map::of(&file)?))
     }
 
     /// The file `name`, if there is one, to be read; it then counts as used just now.
@@ -394,13 +385,13 @@ mod tests {
         let (_place, directory) = directory(u64::MAX);
         let draft = directory.draft().unwrap();
         draft.file().write_all(b"one").unwrap();
-        assert!(directory.map("a.idx").unwrap().is_none());
+        assert!(directory.file("a.idx").unwrap().is_none());
         draft.finish("a.idx").unwrap();
-        let map = directory.map("a.idx").unwrap().unwrap();
-        assert_eq!(map.as_ref(), b"one");
+        let file = directory.file("a.idx").unwrap().unwrap();
         save(&directory, "a.idx", b"two");
-        assert_eq!(map.as_ref(), b"one", "a map keeps what it had");
-        assert_eq!(directory.map("a.idx").unwrap().unwrap().as_ref(), b"two");
+        let bytes = |file: File| io::read_to_string(file).unwrap();
+        assert_eq!(bytes(file), "one", "who has it open keeps what it had");
+        assert_eq!(bytes(directory.file("a.idx").unwrap().unwrap()), "two");
         assert_eq!(names(&directory), ["a.idx"]);
     }
 
@@ -418,7 +409,7 @@ mod tests {
             save(&directory, name, &[1; 4096]);
             set_used(&directory, name, 1_000_000 + number as u64);
         }
-        assert!(directory.map("a.idx").unwrap().is_some(), "used again");
+        assert!(directory.file("a.idx").unwrap().is_some(), "used again");
         fs::write(directory.path().join("notes.txt"), "not ours").unwrap();
         assert_eq!(directory.shrink().unwrap(), 3 * 4096);
         assert_eq!(names(&directory), ["a.idx", "c.idx", "d.idx", "notes.txt"]);
@@ -462,10 +453,10 @@ mod tests {
         save(&directory, "a.idx", b"bytes");
         let path = directory.path().join("a.idx");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o620)).unwrap();
-        assert!(matches!(directory.map("a.idx"), Err(Error::Untrusted { mode: 0o620, .. })));
+        assert!(matches!(directory.file("a.idx"), Err(Error::Untrusted { mode: 0o620, .. })));
         fs::remove_file(&path).unwrap();
         std::os::unix::fs::symlink("b.idx", &path).unwrap();
         save(&directory, "b.idx", b"bytes");
-        assert!(matches!(directory.map("a.idx"), Err(Error::Io(_))));
+        assert!(matches!(directory.file("a.idx"), Err(Error::Io(_))));
     }
 }

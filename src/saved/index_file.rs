@@ -8,18 +8,22 @@ use std::{
     fs::File,
     io::{self, BufWriter, Seek, SeekFrom, Write},
     ops::Range,
+    os::unix::fs::FileExt,
     sync::Arc,
 };
 
 use seekable_deflate::SavedIndex;
 
-use super::{Error, Map};
+use super::Error;
 use crate::archive::Identity;
 
 const MAGIC: [u8; 8] = *b"NPZFSIDX";
 const VERSION: u32 = 1;
 const HEADER_LEN: usize = 64;
 const ENTRY_LEN: usize = 32;
+
+/// Bytes that are copied at a time.
+const PIECE: u64 = 256 << 10;
 
 /// Names a stream of an archive: where its local file header is, and how many encoded bytes it
 /// has. A `.npy.gz` is one stream, at 0.
@@ -33,9 +37,9 @@ pub struct StreamKey {
 
 /// An index file, open.
 pub struct IndexFile {
-    map: Arc<Map>,
+    file: Arc<File>,
     /// Sorted.
-    streams: Vec<(StreamKey, Range<usize>)>,
+    streams: Vec<(StreamKey, Range<u64>)>,
 }
 
 impl fmt::Debug for IndexFile {
@@ -48,10 +52,10 @@ impl IndexFile {
     /// Looks at a file that should be of the archive `identity`.
     ///
     /// # Errors
-    /// `Unfit`, and in which way.
-    pub fn parse(map: Arc<Map>, identity: &Identity) -> Result<Self, Error> {
-        let streams = parse((*map).as_ref(), identity).map_err(Error::Unfit)?;
-        Ok(Self { map, streams })
+    /// `Unfit`, and in which way; `Io`.
+    pub fn parse(file: File, identity: &Identity) -> Result<Self, Error> {
+        let streams = parse(&file, identity)?;
+        Ok(Self { file: Arc::new(file), streams })
     }
 
     /// Which streams have an index, in order.
@@ -65,70 +69,82 @@ impl IndexFile {
     /// When it is damaged.
     pub fn index(&self, key: StreamKey) -> Result<Option<SavedIndex>, Error> {
         let Some(range) = self.range(key) else { return Ok(None) };
-        let map: Arc<dyn AsRef<[u8]> + Send + Sync> = self.map.clone();
-        Ok(Some(SavedIndex::new(map, range)?))
-    }
-
-    /// The bytes of a stream's index, as they are.
-    pub fn bytes(&self, key: StreamKey) -> Option<&[u8]> {
-        self.range(key).map(|range| &(*self.map).as_ref()[range])
+        Ok(Some(SavedIndex::new(self.file.clone(), range)?))
     }
 
     /// Writes the bytes of a stream's index, as they are, into another file.
     pub fn copy(&self, key: StreamKey) -> WriteIndex<'_> {
         Box::new(move |out| {
-            let bytes = self.bytes(key);
-            out.write_all(bytes.unwrap_or_default())?;
-            Ok(bytes.is_some())
+            let Some(range) = self.range(key) else { return Ok(false) };
+            let mut piece = vec![0; PIECE.min(range.end - range.start) as usize];
+            for at in range.clone().step_by(PIECE as usize) {
+                let piece = &mut piece[..PIECE.min(range.end - at) as usize];
+                // What cannot be read any more is lost, but not what others have to write.
+                if self.file.read_exact_at(piece, at).is_err() {
+                    return Ok(false);
+                }
+                out.write_all(piece)?;
+            }
+            Ok(true)
         })
     }
 
-    fn range(&self, key: StreamKey) -> Option<Range<usize>> {
+    fn range(&self, key: StreamKey) -> Option<Range<u64>> {
         let at = self.streams.binary_search_by_key(&key, |(key, _)| *key).ok()?;
         Some(self.streams[at].1.clone())
     }
 }
 
-fn parse(
-    bytes: &[u8],
-    identity: &Identity,
-) -> Result<Vec<(StreamKey, Range<usize>)>, &'static str> {
-    let header = bytes.get(..HEADER_LEN).ok_or("it is shorter than a header")?;
+fn parse(file: &File, identity: &Identity) -> Result<Vec<(StreamKey, Range<u64>)>, Error> {
+    let file_len = file.metadata()?.len();
+    let mut header = [0; HEADER_LEN];
+    read(file, &mut header, 0, "it is shorter than a header")?;
+    let header = &header[..];
     if !header.starts_with(&MAGIC) {
-        return Err("it is no index file");
+        return Err(Error::Unfit("it is no index file"));
     }
     if u32_at(header, 60) != crc32fast::hash(&header[..60]) {
-        return Err("its header is damaged");
+        return Err(Error::Unfit("its header is damaged"));
     }
     if u32_at(header, 8) != VERSION {
-        return Err("it is of another version");
+        return Err(Error::Unfit("it is of another version"));
     }
     if header[16..48] != identity.0 {
-        return Err("it is of another archive");
+        return Err(Error::Unfit("it is of another archive"));
     }
-    if u64_at(header, 48) != bytes.len() as u64 {
-        return Err("it is cut short");
+    if u64_at(header, 48) != file_len {
+        return Err(Error::Unfit("it is cut short"));
     }
     let count = u32_at(header, 12) as usize;
-    let table_len = count.checked_mul(ENTRY_LEN).ok_or("its table is too long")?;
-    let table = bytes.get(HEADER_LEN..).and_then(|rest| rest.get(..table_len));
-    let table = table.ok_or("its table is cut short")?;
-    if u32_at(header, 56) != crc32fast::hash(table) {
-        return Err("its table is damaged");
+    // Of which no more is allocated than is there.
+    if (count * ENTRY_LEN) as u64 > file_len {
+        return Err(Error::Unfit("its table is cut short"));
+    }
+    let mut table = vec![0; count * ENTRY_LEN];
+    read(file, &mut table, HEADER_LEN as u64, "its table is cut short")?;
+    if u32_at(header, 56) != crc32fast::hash(&table) {
+        return Err(Error::Unfit("its table is damaged"));
     }
     let mut streams = Vec::with_capacity(count);
     for entry in table.chunks_exact(ENTRY_LEN) {
         let key = StreamKey { header_offset: u64_at(entry, 0), encoded_size: u64_at(entry, 8) };
         let (start, len) = (u64_at(entry, 16), u64_at(entry, 24));
-        let end = start.checked_add(len).filter(|end| *end <= bytes.len() as u64);
-        let end = end.ok_or("an index lies outside of it")?;
+        let end = start.checked_add(len).filter(|end| *end <= file_len);
+        let end = end.ok_or(Error::Unfit("an index lies outside of it"))?;
         if streams.last().is_some_and(|(last, _)| *last >= key) {
-            return Err("its table is not in order");
+            return Err(Error::Unfit("its table is not in order"));
         }
-        // Both are within the file, which is in memory.
-        streams.push((key, start as usize..end as usize));
+        streams.push((key, start..end));
     }
     Ok(streams)
+}
+
+/// Fills `buf` from `offset`; `short` says what is wrong if the file ends before.
+fn read(file: &File, buf: &mut [u8], offset: u64, short: &'static str) -> Result<(), Error> {
+    file.read_exact_at(buf, offset).map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => Error::Unfit(short),
+        _ => Error::Io(error),
+    })
 }
 
 /// Writes the bytes of a stream's index; `false` if there is nothing to write.

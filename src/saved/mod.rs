@@ -1,19 +1,17 @@
 //! Files that only we write, kept from one mount to the next: saved indexes, decoded copies.
 //!
 //! They may vanish or be damaged at any time; then they are made again. Whatever is wrong with them
-//! costs time, never a byte. Only one thing must not be done to them: to cut one short in place
-//! while it is mapped, which no program of ours does. Knows nothing of reads, handles or FUSE.
+//! costs time, never a byte. Knows nothing of reads, handles or FUSE.
+#![forbid(unsafe_code)]
 
 mod copies;
 mod directory;
 mod error;
 mod index_file;
 mod indexes;
-mod map;
 
 pub use copies::{Copies, CopyKey};
 pub use directory::{Directory, Draft};
 pub use error::Error;
 pub use index_file::{IndexFile, StreamKey, WriteIndex};
 pub use indexes::Indexes;
-pub use map::Map;

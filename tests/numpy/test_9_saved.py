@@ -313,6 +313,18 @@ def test_9_4_what_is_removed_while_it_is_in_use_is_saved_again(mount, source, in
     assert [state(one / f"a.npz/{name}.npy") for name in "ab"] == ["ready"] * 2
 
 
+def test_9_3_an_index_may_be_cut_short_while_it_is_used(mount, source, archive, indexes):
+    first_mount(mount, source, indexes)
+    one = mount(source, "--index-dir", indexes)
+    assert state(one / "a.npz/x.npy") == "ready"
+    os.truncate(saved(indexes)[0], 0)
+    with open(one / "a.npz/x.npy", "rb") as file:
+        for row in (ROWS - 1, *np.random.default_rng(5).integers(0, ROWS, 50)):
+            file.seek(128 + int(row) * 4 * COLUMNS)
+            assert file.read(4 * COLUMNS) == noise()[row].tobytes()
+    one.stop()
+
+
 def test_9_3_an_index_that_this_mount_cannot_use_is_replaced(mount, source, archive, indexes):
     """Its spans are longer than a quarter of so little memory."""
     first_mount(mount, source, indexes)

@@ -40,7 +40,7 @@ fuzz_target!(|input: &[u8]| {
     if is_known {
         reader.read_at(&mut bytes[..3000], 0).expect("the stream is good");
     }
-    let range = 0..index.len();
+    let range = 0..index.len() as u64;
     let Ok(saved) = SavedIndex::new(Arc::new(index), range) else { return };
     if reader.adopt_index(saved).is_err() {
         return;

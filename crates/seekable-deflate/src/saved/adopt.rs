@@ -124,10 +124,11 @@ impl State {
 
 /// The checkpoints of a saved index.
 fn index(saved: &Arc<Inner>) -> Result<Index, IndexError> {
+    let table = saved.table()?;
     let mut checkpoints = Vec::with_capacity(saved.header.checkpoints as usize);
     let mut crcs = Vec::with_capacity(saved.header.checkpoints as usize);
     let frontier = saved.header.sums.whole.len();
-    for (number, record) in table::records(saved.table()).enumerate() {
+    for (number, record) in table::records(&table).enumerate() {
         let Record { encoded, decoded, place, crc32, window } = record?;
         let window = match window {
             Some(_) => Some(Window::Saved(SavedWindow { saved: Arc::clone(saved), number })),

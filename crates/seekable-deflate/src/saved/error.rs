@@ -1,6 +1,6 @@
 //! Why a saved index is of no use.
 
-use std::fmt;
+use std::{fmt, io};
 
 /// Why a saved index is of no use. The stream can be read without it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -10,6 +10,8 @@ pub enum IndexError {
     Foreign,
     /// Of a version of the format that this crate does not know.
     Version(u32),
+    /// Its bytes cannot be read.
+    Unreadable(io::ErrorKind),
     /// Damaged: this is wrong with it.
     Corrupt(&'static str),
     /// Of another stream, or one that was promised other decoded bytes: this differs.
@@ -32,6 +34,7 @@ impl fmt::Display for IndexError {
         match self {
             Self::Foreign => f.write_str("not an index"),
             Self::Version(version) => write!(f, "index of unknown version {version}"),
+            Self::Unreadable(why) => write!(f, "the index cannot be read: {why}"),
             Self::Corrupt(what) => write!(f, "corrupt index: {what}"),
             Self::OtherStream(what) => write!(f, "index of another stream: {what} differs"),
             Self::Distrusted => f.write_str("an index of this stream was wrong before"),
@@ -44,3 +47,13 @@ impl fmt::Display for IndexError {
 }
 
 impl std::error::Error for IndexError {}
+
+impl From<io::Error> for IndexError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            // It is shorter than it was said to be.
+            io::ErrorKind::UnexpectedEof => Self::Corrupt("cut off"),
+            kind => Self::Unreadable(kind),
+        }
+    }
+}

@@ -63,12 +63,11 @@ impl Header {
         bytes
     }
 
-    /// The header that an index of `bytes` has, whose lengths add up.
-    pub(crate) fn of(bytes: &[u8]) -> Result<Self, IndexError> {
-        if !bytes.starts_with(&MAGIC) {
+    /// The header of an index of `len` bytes; its lengths add up to that.
+    pub(crate) fn of(header: &[u8; Self::LEN], len: u64) -> Result<Self, IndexError> {
+        if !header.starts_with(&MAGIC) {
             return Err(IndexError::Foreign);
         }
-        let header: &[u8; Self::LEN] = bytes.first_chunk().ok_or(IndexError::Corrupt("cut off"))?;
         let version = u32_at(header, 8);
         if version != VERSION {
             return Err(IndexError::Version(version));
@@ -101,17 +100,17 @@ impl Header {
             table_crc32: u32_at(header, 84),
             windows_len: u64_at(header, 64),
         };
-        header.check(bytes.len())?;
+        header.check(len)?;
         Ok(header)
     }
 
     /// Compares what it says with itself, and with the length of the index in bytes.
-    fn check(&self, len: usize) -> Result<(), IndexError> {
+    fn check(&self, len: u64) -> Result<(), IndexError> {
         let table = self.checkpoints.checked_mul(Record::LEN as u64);
         let end = table
             .and_then(|table| table.checked_add(self.windows_len))
             .and_then(|end| end.checked_add(Self::LEN as u64));
-        if end != Some(len as u64) {
+        if end != Some(len) {
             return Err(IndexError::Corrupt("length"));
         }
         if self.checkpoints == 0 {
@@ -123,10 +122,10 @@ impl Header {
         Ok(())
     }
 
-    /// Where the table lies in the index.
-    pub(crate) fn table(&self) -> std::ops::Range<usize> {
-        // Checked: it lies in memory.
-        Self::LEN..Self::LEN + self.checkpoints as usize * Record::LEN
+    /// Length of the table in bytes.
+    pub(crate) fn table_len(&self) -> u64 {
+        // Checked: with all else it is as long as the index.
+        self.checkpoints * Record::LEN as u64
     }
 }
 

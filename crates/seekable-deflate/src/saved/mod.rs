@@ -9,45 +9,43 @@ mod layout;
 mod table;
 mod write;
 
-use std::{fmt, ops::Range, sync::Arc};
+use std::{fmt, io, ops::Range, sync::Arc};
 
 pub(crate) use adopt::Adopted;
 pub use error::IndexError;
 use layout::{Header, Lies, Record};
 
-use crate::window;
+use crate::{ReadAt, inflate::HISTORY, window};
 
-/// Bytes that stay what they are: a file mapped into memory, say.
-type Bytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
-
-/// The saved index of one stream: header and table checked, windows read where they lie.
+/// The saved index of one stream: header and table checked, windows read from where they lie when
+/// they are used.
 ///
-/// Cheap to clone. What its bytes take does not count as memory of a reader.
+/// Cheap to clone.
 #[derive(Clone)]
 pub struct SavedIndex {
     inner: Arc<Inner>,
 }
 
 struct Inner {
-    bytes: Bytes,
-    range: Range<usize>,
+    bytes: Arc<dyn ReadAt>,
+    /// Where in them the index begins.
+    start: u64,
     header: Header,
 }
 
 impl SavedIndex {
     /// Checks header and table of the index that `range` of `bytes` holds. Windows are left alone
-    /// until they are used; one that is damaged then costs a longer decode.
+    /// until they are used; one that is damaged then, or cannot be read, costs a longer decode.
     ///
     /// # Errors
-    /// `Foreign`, `Version` or `Corrupt`.
-    pub fn new(bytes: Bytes, range: Range<usize>) -> Result<Self, IndexError> {
-        let index = (*bytes).as_ref().get(range.clone()).ok_or(IndexError::Corrupt("cut off"))?;
-        let header = Header::of(index)?;
-        if crc32fast::hash(&index[header.table()]) != header.table_crc32 {
-            return Err(IndexError::Corrupt("checksum of the table"));
-        }
-        table::check(&header, &index[header.table()])?;
-        Ok(Self { inner: Arc::new(Inner { bytes, range, header }) })
+    /// `Foreign`, `Version`, `Corrupt` or `Unreadable`.
+    pub fn new(bytes: Arc<dyn ReadAt>, range: Range<u64>) -> Result<Self, IndexError> {
+        let mut header = [0; Header::LEN];
+        bytes.read_exact_at(&mut header, range.start)?;
+        let header = Header::of(&header, range.end.saturating_sub(range.start))?;
+        let inner = Inner { bytes, start: range.start, header };
+        table::check(&inner.header, &inner.table()?)?;
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// How far the stream was decoded, in decoded bytes.
@@ -64,27 +62,50 @@ impl SavedIndex {
 }
 
 impl Inner {
-    /// All bytes of the index, as far as they are still there.
-    fn index(&self) -> &[u8] {
-        (*self.bytes).as_ref().get(self.range.clone()).unwrap_or_default()
+    /// The bytes of the table, which have its checksum.
+    fn table(&self) -> Result<Vec<u8>, IndexError> {
+        // What a header claims is not allocated before it is known to be there.
+        let len = self.header.table_len();
+        if let Some(last) = len.checked_sub(1) {
+            self.read(last, &mut [0])?;
+        }
+        let mut table = vec![0; usize::try_from(len).map_err(|_| IndexError::Corrupt("length"))?];
+        self.read(0, &mut table)?;
+        if crc32fast::hash(&table) != self.header.table_crc32 {
+            return Err(IndexError::Corrupt("checksum of the table"));
+        }
+        Ok(table)
     }
 
-    fn table(&self) -> &[u8] {
-        self.index().get(self.header.table()).unwrap_or_default()
+    /// Reads bytes from `offset` on, counted from the first of the table.
+    fn read(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        let at = self.start.checked_add(Header::LEN as u64 + offset);
+        self.bytes.read_exact_at(buf, at.ok_or(io::ErrorKind::UnexpectedEof)?)
     }
 
-    /// The packed bytes of a window.
-    fn packed(&self, lies: Lies) -> Option<&[u8]> {
-        let start = usize::try_from(lies.at).ok()?;
-        let windows = self.index().get(self.header.table().end..)?;
-        windows.get(start..start.checked_add(lies.packed_len as usize)?)
+    /// Where the window of a checkpoint lies.
+    fn lies(&self, number: usize) -> Option<Lies> {
+        let mut record = [0; Record::LEN];
+        self.read((number * Record::LEN) as u64, &mut record).ok()?;
+        Record::of(&record).ok()?.window
+    }
+
+    /// The packed bytes of a window; `None` if they are damaged.
+    fn packed(&self, lies: Lies) -> Option<Vec<u8>> {
+        // No more than deflating adds, so that damage costs no memory.
+        if lies.packed_len as usize > 2 * HISTORY {
+            return None;
+        }
+        let mut packed = vec![0; lies.packed_len as usize];
+        self.read(self.header.table_len().checked_add(lies.at)?, &mut packed).ok()?;
+        (crc32fast::hash(&packed) == lies.crc32).then_some(packed)
     }
 }
 
 impl fmt::Debug for SavedIndex {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SavedIndex")
-            .field("range", &self.inner.range)
+            .field("start", &self.inner.start)
             .field("frontier", &self.frontier())
             .field("complete", &self.is_complete())
             .finish_non_exhaustive()
@@ -100,17 +121,15 @@ pub(crate) struct SavedWindow {
 }
 
 impl SavedWindow {
-    /// The bytes of the window; `None` if they are damaged.
+    /// The bytes of the window; `None` if they are damaged, or cannot be read.
     pub(crate) fn unpack(&self) -> Option<Vec<u8>> {
         let (lies, packed) = self.packed()?;
-        let intact = crc32fast::hash(packed) == lies.crc32;
-        intact.then(|| window::inflate(packed, lies.len.into())).flatten()
+        window::inflate(&packed, lies.len.into())
     }
 
-    /// Its packed bytes as they are, and what is said of them.
-    fn packed(&self) -> Option<(Lies, &[u8])> {
-        let (records, _) = self.saved.table().as_chunks::<{ Record::LEN }>();
-        let lies = Record::of(records.get(self.number)?).ok()?.window?;
+    /// Its packed bytes, and what is said of them; `None` if they are damaged, or cannot be read.
+    fn packed(&self) -> Option<(Lies, Vec<u8>)> {
+        let lies = self.saved.lies(self.number)?;
         Some((lies, self.saved.packed(lies)?))
     }
 }

@@ -1,6 +1,7 @@
 //! Writing an index.
 
 use std::{
+    borrow::Cow,
     io::{self, Write},
     sync::Arc,
 };
@@ -91,7 +92,7 @@ impl Snapshot {
         self.each_record(|record| out.write_all(&record))?;
         for checkpoint in &self.checkpoints {
             if let Some((_, packed)) = packed(checkpoint) {
-                out.write_all(packed)?;
+                out.write_all(&packed)?;
             }
         }
         Ok(())
@@ -120,12 +121,14 @@ impl Snapshot {
 }
 
 /// The packed window of a checkpoint, and what is to be said of it but for where it lies.
-fn packed(checkpoint: &Checkpoint) -> Option<(Lies, &[u8])> {
+fn packed(checkpoint: &Checkpoint) -> Option<(Lies, Cow<'_, [u8]>)> {
     match checkpoint.window.as_ref()? {
         Window::Raw(_) => None,
-        Window::Packed(packed) => Some((lies(packed), &packed.deflated)),
-        // Damaged or not: its checksum goes with it.
-        Window::Saved(saved) => saved.packed(),
+        Window::Packed(packed) => Some((lies(packed), Cow::Borrowed(&packed.deflated[..]))),
+        Window::Saved(saved) => {
+            let (lies, packed) = saved.packed()?;
+            Some((lies, packed.into()))
+        }
     }
 }
 

@@ -18,7 +18,7 @@ fn written<R: ReadAt>(reader: &DeflateReader<R>) -> Option<Vec<u8>> {
 }
 
 fn load(bytes: Vec<u8>) -> Result<SavedIndex, IndexError> {
-    let range = 0..bytes.len();
+    let range = 0..bytes.len() as u64;
     SavedIndex::new(Arc::new(bytes), range)
 }
 
@@ -509,15 +509,15 @@ fn threads_read_pack_write_and_adopt_at_once() {
 fn an_index_may_lie_anywhere_in_its_bytes() {
     let (encoded, plain, options, index) = small();
     let around = [&[1; 33][..], &index, &[2; 7]].concat();
-    let at: Range<usize> = 33..33 + index.len();
+    let at: Range<u64> = 33..33 + index.len() as u64;
     let saved = SavedIndex::new(Arc::new(around), at).unwrap();
     assert!(saved.frontier() >= 800 && !saved.is_complete());
     let reader = reader(&encoded[..], options);
     reader.adopt_index(saved).unwrap();
     assert!(read(&reader, 0, 2000).unwrap() == plain);
-    let outside = SavedIndex::new(Arc::new([0u8; 10]), 5..11);
+    let outside = SavedIndex::new(Arc::new(vec![0u8; 10]), 5..11);
     assert!(matches!(outside, Err(IndexError::Corrupt(_))));
-    assert!(matches!(load(b"an index of another kind".to_vec()), Err(IndexError::Foreign)));
+    assert!(matches!(load(b"an index of another kind".repeat(9)), Err(IndexError::Foreign)));
     let mut newer = index;
     newer[8] = 2;
     assert!(matches!(load(newer), Err(IndexError::Version(2))));
