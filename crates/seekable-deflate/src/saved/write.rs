@@ -1,4 +1,8 @@
 //! Writing an index.
+//!
+//! Windows are packed one by one, each in its place in the reader, where the budget counts them;
+//! what is written then has none that are not packed. So saving takes no memory that grows with
+//! the stream but for a copy of its checkpoints, about 130 bytes each.
 
 use std::{
     borrow::Cow,
@@ -16,7 +20,21 @@ use crate::{
     window::{Packed, Window},
 };
 
-/// What is known of a stream at one time.
+/// How far a stream is known at one time.
+struct Known {
+    /// Number of checkpoints worth saving.
+    checkpoints: usize,
+    spans: usize,
+    sums: Sums,
+    ended: bool,
+    /// The window at the frontier: it may be given up once the frontier has moved on.
+    last: Option<Window>,
+}
+
+/// Packed windows by the numbers of their checkpoints, in order.
+type Kept = Vec<(usize, Arc<Packed>)>;
+
+/// What is written.
 struct Snapshot {
     checkpoints: Vec<Checkpoint>,
     crcs: Vec<u32>,
@@ -31,30 +49,17 @@ impl Core {
         source: &dyn ReadAt,
         out: &mut dyn Write,
     ) -> Result<bool, Error> {
-        let Some(mut snapshot) = self.snapshot() else { return Ok(false) };
-        let frontier = snapshot.sums.whole.len();
-        let ended = snapshot.ended;
-        let mut packer = self.packer();
-        for (number, checkpoint) in snapshot.checkpoints.iter_mut().enumerate().skip(1) {
-            let Some(Window::Raw(raw)) = &checkpoint.window else { continue };
-            let raw = Arc::clone(raw);
-            let packed = self.packed(&mut packer, source, checkpoint, &raw, frontier, ended)?;
-            let packed = Arc::new(packed);
-            // What follows the others may need less of them, and goes on from the last.
-            if ended || frontier - checkpoint.decoded >= HISTORY as u64 {
-                self.put_packed(number, &raw, &packed);
-            }
-            checkpoint.window = Some(Window::Packed(packed));
-        }
+        let Some(known) = self.known() else { return Ok(false) };
+        let kept = self.pack_all(source, &known)?;
         let encoded_len = self.encoded.end - self.encoded.start;
-        snapshot
+        self.snapshot(known, kept)
             .write(&self.options, encoded_len, out)
             .map_err(|error| Error::Sink(Arc::new(error)))?;
         Ok(true)
     }
 
-    /// What is worth saving. Windows are shared, not copied: it takes 100 bytes for each.
-    fn snapshot(&self) -> Option<Snapshot> {
+    /// What is worth saving.
+    fn known(&self) -> Option<Known> {
         let state = self.lock();
         if state.stopped.is_some() || state.damage.is_some() {
             return None;
@@ -63,22 +68,64 @@ impl Core {
         // One that nothing follows is of no use.
         let spans = crcs.len();
         let count = if state.ended { spans } else { checkpoints.len() };
-        (count > 1).then(|| Snapshot {
-            checkpoints: checkpoints[..count].to_vec(),
-            crcs: crcs.to_vec(),
+        (count > 1).then(|| Known {
+            checkpoints: count,
+            spans,
             sums: state.sums,
             ended: state.ended,
+            last: checkpoints[count - 1].window.clone(),
         })
+    }
+
+    /// Packs all windows. Returns those that what follows may still
+    /// need other bytes of: they are packed with all they have, and stay in the reader as they are.
+    fn pack_all(self: &Arc<Self>, source: &dyn ReadAt, known: &Known) -> Result<Kept, Error> {
+        let frontier = known.sums.whole.len();
+        let mut packer = self.packer();
+        let mut kept = Kept::new();
+        for number in 1..known.checkpoints {
+            let mut checkpoint = self.lock().index.checkpoint(number).clone();
+            if number == known.checkpoints - 1 && checkpoint.window.is_none() {
+                checkpoint.window.clone_from(&known.last);
+            }
+            let Some(Window::Raw(raw)) = &checkpoint.window else { continue };
+            let ended = known.ended;
+            let packed = self.packed(&mut packer, source, &checkpoint, raw, frontier, ended)?;
+            let packed = Arc::new(packed);
+            if ended || frontier - checkpoint.decoded >= HISTORY as u64 {
+                self.put_packed(number, raw, &packed);
+            } else {
+                kept.push((number, packed));
+            }
+        }
+        Ok(kept)
+    }
+
+    /// What is to be written of a stream whose windows are packed: they are shared, not copied.
+    fn snapshot(&self, known: Known, kept: Kept) -> Snapshot {
+        let state = self.lock();
+        let (checkpoints, crcs) = state.index.parts();
+        let mut checkpoints = checkpoints[..known.checkpoints].to_vec();
+        let crcs = crcs[..known.spans].to_vec();
+        drop(state);
+        for (number, packed) in kept {
+            checkpoints[number].window = Some(Window::Packed(packed));
+        }
+        Snapshot { checkpoints, crcs, sums: known.sums, ended: known.ended }
     }
 }
 
 impl Snapshot {
     fn write(&self, options: &Options, encoded_len: u64, out: &mut dyn Write) -> io::Result<()> {
+        let mut end = 0;
+        let mut lies = Vec::with_capacity(self.checkpoints.len());
+        for checkpoint in &self.checkpoints {
+            let window = packed(checkpoint).map(|(lies, _)| Lies { at: end, ..lies });
+            end += window.map_or(0, |window| u64::from(window.packed_len));
+            lies.push(window);
+        }
         let mut table = crc32fast::Hasher::new();
-        let windows_len = self.each_record(|record| {
-            table.update(&record);
-            Ok(())
-        })?;
+        self.records(&lies).for_each(|record| table.update(&record));
         let header = Header {
             options: options.clone(),
             encoded_len,
@@ -86,37 +133,31 @@ impl Snapshot {
             complete: self.ended,
             checkpoints: self.checkpoints.len() as u64,
             table_crc32: table.finalize(),
-            windows_len,
+            windows_len: end,
         };
         out.write_all(&header.to_bytes())?;
-        self.each_record(|record| out.write_all(&record))?;
-        for checkpoint in &self.checkpoints {
-            if let Some((_, packed)) = packed(checkpoint) {
-                out.write_all(&packed)?;
-            }
+        self.records(&lies).try_for_each(|record| out.write_all(&record))?;
+        for (checkpoint, _) in self.checkpoints.iter().zip(&lies).filter(|(_, lies)| lies.is_some())
+        {
+            // It was there just now.
+            let (_, packed) = packed(checkpoint).ok_or(io::ErrorKind::UnexpectedEof)?;
+            out.write_all(&packed)?;
         }
         Ok(())
     }
 
-    /// Makes the records of the table one by one. Returns the length of all windows.
-    fn each_record(
-        &self,
-        mut put: impl FnMut([u8; Record::LEN]) -> io::Result<()>,
-    ) -> io::Result<u64> {
-        let mut end = 0;
-        for (number, checkpoint) in self.checkpoints.iter().enumerate() {
-            let window = packed(checkpoint).map(|(lies, _)| Lies { at: end, ..lies });
-            end += window.map_or(0, |window| u64::from(window.packed_len));
+    /// The records of the table, whose windows lie there.
+    fn records(&self, lies: &[Option<Lies>]) -> impl Iterator<Item = [u8; Record::LEN]> {
+        self.checkpoints.iter().zip(lies).enumerate().map(|(number, (checkpoint, window))| {
             let record = Record {
                 encoded: checkpoint.encoded,
                 decoded: checkpoint.decoded,
                 place: checkpoint.place,
                 crc32: self.crcs.get(number).copied().unwrap_or(0),
-                window,
+                window: *window,
             };
-            put(record.to_bytes())?;
-        }
-        Ok(end)
+            record.to_bytes()
+        })
     }
 }
 
@@ -139,5 +180,67 @@ fn lies(packed: &Packed) -> Lies {
         packed_len: packed.deflated.len() as u32,
         len: packed.len as u16,
         crc32: crc32fast::hash(&packed.deflated),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, Weak};
+
+    use super::*;
+    use crate::{Format, Memory};
+
+    /// Calls a function before each read.
+    struct Hooked<'a> {
+        bytes: &'a [u8],
+        before: &'a (dyn Fn() + Send + Sync),
+    }
+
+    impl ReadAt for Hooked<'_> {
+        fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+            (self.before)();
+            self.bytes.read_exact_at(buf, offset)
+        }
+    }
+
+    fn raw_windows(core: &Core) -> Vec<Weak<[u8]>> {
+        let state = core.lock();
+        let (checkpoints, _) = state.index.parts();
+        let raw = checkpoints.iter().skip(1).filter_map(|checkpoint| match &checkpoint.window {
+            Some(Window::Raw(raw)) => Some(Arc::downgrade(raw)),
+            _ => None,
+        });
+        raw.collect()
+    }
+
+    #[test]
+    fn windows_that_are_given_up_while_an_index_is_written_are_gone() {
+        let plain: Vec<u8> = (0..600_000u32).flat_map(|n| (n / 9).to_le_bytes()).collect();
+        let mut encoder =
+            flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::new(1));
+        encoder.write_all(&plain).unwrap();
+        let encoded = encoder.finish().unwrap();
+        let options =
+            Options { format: Format::Deflate, spacing: 40_000, decoded_len: None, crc32: None };
+        let memory = Memory::new(64 << 20);
+        let core = Core::new(0..encoded.len() as u64, options, memory);
+        core.span_at(&encoded, 2_300_000).unwrap().unwrap();
+        let raw = raw_windows(&core);
+        assert!(raw.len() > 50);
+        let most_held = Mutex::new(0);
+        let before = || {
+            // As where memory is scarce.
+            (0..10).for_each(|_| _ = core.thin());
+            let held = raw.iter().filter(|window| window.strong_count() > 0).count();
+            let mut most = most_held.lock().unwrap();
+            *most = held.max(*most);
+        };
+        let source = Hooked { bytes: &encoded, before: &before };
+        let mut written = Vec::new();
+        assert!(core.write_index(&source, &mut written).unwrap());
+        // The one that is being packed, and that at the frontier.
+        assert!((1..=3).contains(&*most_held.lock().unwrap()), "{most_held:?}");
+        let len = written.len() as u64;
+        assert!(crate::SavedIndex::new(Arc::new(written), 0..len).is_ok());
     }
 }
