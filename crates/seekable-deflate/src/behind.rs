@@ -13,7 +13,11 @@ use crate::{
 
 impl Core {
     /// Span `number`, which must exist: from the cache, from who decodes it now, or decoded here.
-    pub(crate) fn span(&self, source: &dyn ReadAt, number: usize) -> Result<Span, Error> {
+    pub(crate) fn span(
+        self: &Arc<Self>,
+        source: &dyn ReadAt,
+        number: usize,
+    ) -> Result<Span, Error> {
         if let Some(span) = self.memory.span(self.id, number) {
             return Ok(span);
         }
@@ -21,15 +25,28 @@ impl Core {
         self.decode_once(source, number, &window)
     }
 
-    /// What stands before checkpoint `number`, as far as what follows refers to it.
-    pub(crate) fn window(&self, source: &dyn ReadAt, number: usize) -> Result<Vec<u8>, Error> {
+    /// What stands before checkpoint `number`, as far as what follows refers to it. Windows that
+    /// are missing on the way are left there, as by a first pass.
+    pub(crate) fn window(
+        self: &Arc<Self>,
+        source: &dyn ReadAt,
+        number: usize,
+    ) -> Result<Vec<u8>, Error> {
         let (mut at, mut window) = self.nearest_start(number);
+        let mut bytes = None;
         while at < number {
             let span = self.decode_once(source, at, &window)?;
             let keep = HISTORY.saturating_sub(span.bytes().len()).min(window.len());
             window.drain(..window.len() - keep);
             window.extend_from_slice(&span.bytes()[span.bytes().len().saturating_sub(HISTORY)..]);
             at += 1;
+            let mut state = self.lock();
+            if state.index.put_missing(at, &window) {
+                bytes = Some(state.bytes());
+            }
+        }
+        if let Some(bytes) = bytes {
+            self.memory.set_index(self.id, self, bytes);
         }
         Ok(window)
     }
@@ -47,7 +64,8 @@ impl Core {
                 return start;
             }
             // What was packed here can be unpacked.
-            self.lock().index.drop_saved(anchor);
+            let mut state = self.lock();
+            state.saved_is_damaged |= state.index.drop_saved(anchor);
         }
     }
 

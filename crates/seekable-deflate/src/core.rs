@@ -51,6 +51,8 @@ pub(crate) struct State {
     pub(crate) ended: bool,
     /// A saved index said how far the frontier is: only decoding tells whether it was right.
     pub(crate) relies_on_saved: bool,
+    /// Windows of a saved index turned out to be damaged since the index was last written.
+    pub(crate) saved_is_damaged: bool,
     /// A saved index that waits for its turn at the frontier.
     pub(crate) adopting: Option<Adopted>,
     /// Why it cannot advance.
@@ -96,6 +98,7 @@ impl Core {
                 behind: HashMap::new(),
                 ended: false,
                 relies_on_saved: false,
+                saved_is_damaged: false,
                 adopting: None,
                 stopped: None,
                 damage: None,

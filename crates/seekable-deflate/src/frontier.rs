@@ -146,7 +146,7 @@ impl Core {
     /// Decodes the span from checkpoint `start` to the first boundary of symbols from decoded
     /// offset `end` on. Fails only with what is not remembered.
     fn pass(
-        &self,
+        self: &Arc<Self>,
         source: &dyn ReadAt,
         live: Option<Box<Stream>>,
         start: &Checkpoint,
@@ -248,7 +248,7 @@ impl Core {
 
     /// The window at checkpoint `start`, which is at the frontier.
     fn window_ahead(
-        &self,
+        self: &Arc<Self>,
         source: &dyn ReadAt,
         start: &Checkpoint,
         number: usize,

@@ -172,11 +172,27 @@ impl Index {
         self.window_bytes -= memory(&before);
     }
 
-    /// Drops the saved window `number`, which turned out to be damaged.
-    pub(crate) fn drop_saved(&mut self, number: usize) {
-        if let Some(Window::Saved(_)) = self.checkpoints[number].window {
+    /// Drops the saved window `number`, which turned out to be damaged; whether it is there.
+    pub(crate) fn drop_saved(&mut self, number: usize) -> bool {
+        let is_saved = matches!(self.checkpoints[number].window, Some(Window::Saved(_)));
+        if is_saved {
             self.set_window(number, None);
         }
+        is_saved
+    }
+
+    /// Puts `window` at checkpoint `number` if one is missing there; not at the frontier, where a
+    /// pass goes on and takes what there is for all there was.
+    pub(crate) fn put_missing(&mut self, number: usize, window: &[u8]) -> bool {
+        let checkpoint = &self.checkpoints[number];
+        let is_missing = checkpoint.window.is_none()
+            && checkpoint.decoded < self.frontier
+            && number.is_multiple_of(self.stride);
+        if is_missing {
+            self.set_window(number, Some(window.into()));
+            self.unpacked = self.unpacked.min(number);
+        }
+        is_missing
     }
 
     /// The first window that nobody has packed or tried to, though all that can refer to it is

@@ -227,6 +227,12 @@ impl<R: ReadAt> DeflateReader<R> {
         !self.core().may_rely_on_saved
     }
 
+    /// Whether windows of the saved index that was adopted turned out to be damaged, and the index
+    /// has not been written since: then that has good ones.
+    pub fn has_damaged_windows(&self) -> bool {
+        self.core().lock().saved_is_damaged
+    }
+
     /// Writes the index of what is decoded so far, for [`SavedIndex::new`]; windows that are not
     /// packed yet are packed. `false`, and nothing is written, if it would be of no use: for a
     /// single span, and for a stream with damage.

@@ -20,6 +20,10 @@ use crate::{
     window::{Packed, Window},
 };
 
+/// Damaged windows that are made anew at most when an index is written, which takes a span for
+/// each or a few. Others are left out; those who read there make them.
+const MADE_ANEW: usize = 256;
+
 /// How far a stream is known at one time.
 struct Known {
     /// Number of checkpoints worth saving.
@@ -51,11 +55,15 @@ impl Core {
     ) -> Result<bool, Error> {
         let Some(known) = self.known() else { return Ok(false) };
         let kept = self.pack_all(source, &known)?;
+        let was_damaged = std::mem::take(&mut self.lock().saved_is_damaged);
         let encoded_len = self.encoded.end - self.encoded.start;
-        self.snapshot(known, kept)
-            .write(&self.options, encoded_len, out)
-            .map_err(|error| Error::Sink(Arc::new(error)))?;
-        Ok(true)
+        match self.snapshot(known, kept).write(&self.options, encoded_len, out) {
+            Ok(()) => Ok(true),
+            Err(error) => {
+                self.lock().saved_is_damaged |= was_damaged;
+                Err(Error::Sink(Arc::new(error)))
+            }
+        }
     }
 
     /// What is worth saving.
@@ -77,14 +85,26 @@ impl Core {
         })
     }
 
-    /// Packs all windows. Returns those that what follows may still
+    /// Packs all windows, those that are damaged too. Returns those that what follows may still
     /// need other bytes of: they are packed with all they have, and stay in the reader as they are.
     fn pack_all(self: &Arc<Self>, source: &dyn ReadAt, known: &Known) -> Result<Kept, Error> {
         let frontier = known.sums.whole.len();
         let mut packer = self.packer();
-        let mut kept = Kept::new();
+        let (mut kept, mut made_anew) = (Kept::new(), 0);
         for number in 1..known.checkpoints {
             let mut checkpoint = self.lock().index.checkpoint(number).clone();
+            if let Some(Window::Saved(saved)) = &checkpoint.window
+                && made_anew < MADE_ANEW
+                && saved.packed().is_none()
+            {
+                made_anew += 1;
+                match self.window(source, number) {
+                    Ok(_) => checkpoint = self.lock().index.checkpoint(number).clone(),
+                    Err(error @ Error::Source(_)) => return Err(error),
+                    // Those who read it will be told.
+                    Err(_) => continue,
+                }
+            }
             if number == known.checkpoints - 1 && checkpoint.window.is_none() {
                 checkpoint.window.clone_from(&known.last);
             }

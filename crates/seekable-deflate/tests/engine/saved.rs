@@ -220,6 +220,61 @@ fn an_index_whose_windows_are_all_damaged_still_tells_where_to_go_on() {
 }
 
 #[test]
+fn damaged_windows_are_made_anew_and_the_index_written_next_has_them() {
+    for (name, format, encoded, plain) in streams() {
+        for spacing in [3000, 40_000] {
+            let options = options(format, &plain, spacing, true);
+            let first = reader(&encoded[..], options.clone());
+            read(&first, 0, plain.len() + 1).unwrap();
+            let Some(good) = written(&first) else { continue };
+            let windows = 96 + 48 * u64::from_le_bytes(good[56..64].try_into().unwrap()) as usize;
+            let mut damaged = good.clone();
+            for byte in damaged[windows..].iter_mut().step_by(50) {
+                *byte = !*byte;
+            }
+            if damaged == good {
+                continue;
+            }
+            let later = resumed(&encoded[..], options.clone(), damaged);
+            assert!(!later.has_damaged_windows());
+            read(&later, plain.len() as u64 - 1, 1).unwrap();
+            assert!(later.has_damaged_windows(), "{name}");
+            let again = written(&later).unwrap();
+            assert!(!later.has_damaged_windows() && !later.has_dropped_index(), "{name}");
+            let last = resumed(&encoded[..], options, again);
+            check_reads(&last, &plain, &mut Random::new(1), 6);
+            read(&last, 0, plain.len() + 1).unwrap();
+            assert!(!last.has_damaged_windows(), "{name}");
+        }
+    }
+}
+
+#[test]
+fn the_window_that_was_damaged_is_looked_for_once() {
+    let plain = data(Data::Noise, 4 << 20, 1);
+    let encoded = deflate(&plain, Encoder::Flate2(0));
+    let options = known(&plain, 256 << 10);
+    let first = reader(&encoded[..], options.clone());
+    read(&first, 0, plain.len()).unwrap();
+    let mut index = written(&first).unwrap();
+    let checkpoints = u64::from_le_bytes(index[56..64].try_into().unwrap());
+    index[96 + 48 * checkpoints as usize..].fill(0);
+    let source = Probe::new(encoded.clone());
+    let memory = Memory::new(PLENTY);
+    let later = reader_within(&source, options, &memory);
+    later.adopt_index(load(index).unwrap()).unwrap();
+    let end = plain.len() as u64 - 1;
+    assert!(read(&later, end, 1).unwrap() == slice(&plain, end, 1));
+    assert!(source.bytes_read() > 3 << 20, "from the start");
+    for offset in [end, 2 << 20, 3 << 20] {
+        memory.clear();
+        let before = source.bytes_read();
+        assert!(read(&later, offset, 1).unwrap() == slice(&plain, offset, 1));
+        assert!(source.bytes_read() - before <= 384 << 10, "{}", source.bytes_read() - before);
+    }
+}
+
+#[test]
 fn an_index_of_another_stream_is_refused() {
     let (encoded, plain, options, index) = small();
     let other = |change: fn(&mut Options)| {
