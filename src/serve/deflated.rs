@@ -53,6 +53,8 @@ pub struct Deflated {
     refused: AtomicBool,
     /// Whether it is known that the reader dropped its saved index.
     dropped: Once,
+    /// Whether it is known that what was saved has damaged windows.
+    damaged: Once,
 }
 
 impl fmt::Debug for Deflated {
@@ -70,8 +72,20 @@ impl Deflated {
         index: Option<(StreamKey, Arc<ArchiveIndex>)>,
     ) -> Arc<Self> {
         let (waiting, saved) = (Mutex::default(), AtomicU64::new(0));
-        let (refused, dropped) = (AtomicBool::new(false), Once::default());
-        let this = Self { reader, size, spacing, shared, waiting, index, saved, refused, dropped };
+        let refused = AtomicBool::new(false);
+        let (dropped, damaged) = (Once::default(), Once::default());
+        let this = Self {
+            reader,
+            size,
+            spacing,
+            shared,
+            waiting,
+            index,
+            saved,
+            refused,
+            dropped,
+            damaged,
+        };
         if let Some((key, index)) = &this.index {
             index.adopt(*key, &this);
         }
@@ -113,12 +127,14 @@ impl Deflated {
 
     /// Whether what is saved cannot be used.
     pub fn has_refused(&self) -> bool {
-        self.refused.load(Ordering::Relaxed)
+        self.refused.load(Ordering::Relaxed) || self.reader.has_damaged_windows()
     }
 
-    /// Whether it has been decoded farther than its saved index says, and is good so far.
+    /// Whether it has been decoded farther than its saved index says, or can be saved better than
+    /// it is, and is good so far.
     pub fn has_unsaved(&self) -> bool {
-        self.reader.frontier() > self.saved.load(Ordering::Relaxed)
+        (self.reader.frontier() > self.saved.load(Ordering::Relaxed)
+            || self.reader.has_damaged_windows())
             && self.reader.damage().is_none()
             && self.reader.stopped().is_none()
     }
@@ -276,13 +292,15 @@ impl Deflated {
     /// was wrong, and that the frontier is at the start again.
     fn try_span_at(&self, offset: u64) -> Option<Result<Span, Error>> {
         let result = self.decoded_span_at(offset);
-        if let Some((key, index)) = &self.index
-            && self.reader.has_dropped_index()
-            && self.dropped.first()
-        {
-            self.saved.store(0, Ordering::Relaxed);
-            self.refuse_saved();
-            index.refute(*key);
+        if let Some((key, index)) = &self.index {
+            if self.reader.has_dropped_index() && self.dropped.first() {
+                self.saved.store(0, Ordering::Relaxed);
+                self.refuse_saved();
+                index.refute(*key);
+            }
+            if self.reader.has_damaged_windows() && self.damaged.first() {
+                index.mend();
+            }
         }
         match result {
             Err(seekable_deflate::Error::StaleIndex) => None,

@@ -108,6 +108,14 @@ impl ArchiveIndex {
         });
     }
 
+    /// Saves anew a file in which windows of a stream are damaged.
+    pub fn mend(self: &Arc<Self>) {
+        let Some(identity) = self.identity() else { return };
+        self.warn(&identity, &saved::Error::Unfit("windows in it are damaged"));
+        let this = self.clone();
+        self.saver.spawn(move || this.save());
+    }
+
     /// Takes note that a stream has been decoded `bytes` farther, perhaps to its end.
     pub fn progress(self: &Arc<Self>, bytes: u64, ended: bool) {
         let unsaved = self.unsaved.fetch_add(bytes, Ordering::Relaxed) + bytes;

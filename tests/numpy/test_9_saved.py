@@ -313,6 +313,32 @@ def test_9_4_what_is_removed_while_it_is_in_use_is_saved_again(mount, source, in
     assert [state(one / f"a.npz/{name}.npy") for name in "ab"] == ["ready"] * 2
 
 
+def test_9_3_damaged_windows_are_made_anew(mount, source, archive, indexes):
+    first_mount(mount, source, indexes)
+    [path] = saved(indexes)
+    content = bytearray(path.read_bytes())
+    # Windows are what has no checksum that is looked at before they are used.
+    [streams] = np.frombuffer(content, "<u4", 1, 12)
+    table = np.frombuffer(content, "<u8", 4 * streams, 64).reshape(-1, 4)
+    [checkpoints] = np.frombuffer(content, "<u8", 1, int(table[0, 2]) + 56)
+    windows = int(table[0, 2]) + 96 + 48 * int(checkpoints)
+    assert len(content) - windows > 100
+    for at in range(windows, len(content), 7):
+        content[at] ^= 0x55
+    path.write_bytes(content)
+
+    for lines in (1, 0):
+        one = mount(source, "--index-dir", indexes)
+        x = np.load(one / "a.npz/x.npy", mmap_mode="r")
+        assert state(one / "a.npz/x.npy") == "ready"
+        for row in (ROWS - 1, *range(0, ROWS, 10)):
+            assert (x[row] == noise()[row]).all()
+        del x
+        one.stop()
+        assert len(one.log_lines("made anew")) == lines, one.log()
+        assert len(one.log().splitlines()) == lines, one.log()
+
+
 def test_9_3_an_index_may_be_cut_short_while_it_is_used(mount, source, archive, indexes):
     first_mount(mount, source, indexes)
     one = mount(source, "--index-dir", indexes)
