@@ -74,7 +74,7 @@ impl NpyGz {
         let size = self.source.generation().size;
         let head = 0..size.min(IDENTITY_HEAD);
         let tail = size.saturating_sub(IDENTITY_TAIL).max(head.end)..size;
-        Identity::of(&self.source, [head, tail])
+        Ok(Identity::of(&self.source, [head, tail])?.with_fraction(&self.source))
     }
 
     /// Size of the decoded file in bytes, by its header.

@@ -15,13 +15,28 @@ const PIECE: u64 = 64 << 10;
 ///
 /// In a zip these are the central directory and all that follows: it has the CRC-32, the sizes and
 /// the place of every member. A `.npy.gz` has no directory: there it is the first 4 KiB, with
-/// the gzip header, and the last 64 KiB, with the CRC-32 of the last gzip member. Name, inode,
-/// ctime and the fraction of the mtime are not of the archive: a copy has others, and some
-/// programs that keep times drop the fraction.
+/// the gzip header, and the last 64 KiB, with the CRC-32 of the last gzip member, which do not tell
+/// all of it: so the fraction of the mtime is beside them. It is not in the hash, for some programs
+/// and filesystems that keep times cut it. Name, inode and ctime are not of the archive: a copy has
+/// others.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Identity(pub [u8; 32]);
+pub struct Identity {
+    /// The SHA-256.
+    pub hash: [u8; 32],
+    /// Fraction of the mtime in nanoseconds; 0 if the hash tells all.
+    pub fraction: u32,
+}
 
 impl Identity {
+    /// Whether an archive of this hash is the same if the fraction of its mtime is `other`: it is,
+    /// or one is what is left of the other where fewer digits are kept.
+    pub fn has_fraction(&self, other: u32) -> bool {
+        (0..=9).map(|digits| 10u32.pow(digits)).any(|unit| {
+            let is_cut = |cut: u32, whole: u32| cut == whole - whole % unit;
+            is_cut(self.fraction, other) || is_cut(other, self.fraction)
+        })
+    }
+
     /// By the bytes `ranges` of the file.
     pub(super) fn of(
         source: &SourceFile,
@@ -41,14 +56,19 @@ impl Identity {
                 hash.update(&buf);
             }
         }
-        Ok(Self(hash.finalize().into()))
+        Ok(Self { hash: hash.finalize().into(), fraction: 0 })
+    }
+
+    /// With the fraction of the file's mtime.
+    pub(super) fn with_fraction(self, source: &SourceFile) -> Self {
+        Self { fraction: source.generation().mtime.1, ..self }
     }
 }
 
 /// In hexadecimal digits.
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        self.hash.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
@@ -105,6 +125,19 @@ mod tests {
         assert_ne!(zip(&first), zip(&other));
         set_mtime(&copy, 1_700_000_001_000_000_000);
         assert_ne!(zip(&first), zip(&copy));
+    }
+
+    #[test]
+    fn a_fraction_of_a_second_may_be_cut_and_not_be_another() {
+        let identity = |fraction| Identity { hash: [1; 32], fraction };
+        for cut in [123_456_789, 123_456_700, 123_456_000, 123_000_000, 0] {
+            assert!(identity(123_456_789).has_fraction(cut), "{cut}");
+            assert!(identity(cut).has_fraction(123_456_789), "{cut}");
+        }
+        for other in [123_456_788, 123_457_000, 124_000_000, 123_456_790] {
+            assert!(!identity(123_456_789).has_fraction(other), "{other}");
+            assert!(!identity(other).has_fraction(123_456_789), "{other}");
+        }
     }
 
     #[test]

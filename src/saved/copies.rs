@@ -123,7 +123,7 @@ mod tests {
 
     fn key(number: u8) -> CopyKey {
         CopyKey {
-            identity: Identity([number; 32]),
+            identity: Identity { hash: [number; 32], fraction: 0 },
             stream: StreamKey { header_offset: 7, encoded_size: 9 },
             size: 4096,
             mtime: 1_700_000_000,

@@ -18,8 +18,8 @@ use super::Error;
 use crate::archive::Identity;
 
 const MAGIC: [u8; 8] = *b"NPZFSIDX";
-const VERSION: u32 = 1;
-const HEADER_LEN: usize = 64;
+const VERSION: u32 = 2;
+const HEADER_LEN: usize = 72;
 const ENTRY_LEN: usize = 32;
 
 /// Bytes that are copied at a time.
@@ -103,13 +103,13 @@ fn parse(file: &File, identity: &Identity) -> Result<Vec<(StreamKey, Range<u64>)
     if !header.starts_with(&MAGIC) {
         return Err(Error::Unfit("it is no index file"));
     }
-    if u32_at(header, 60) != crc32fast::hash(&header[..60]) {
-        return Err(Error::Unfit("its header is damaged"));
-    }
     if u32_at(header, 8) != VERSION {
         return Err(Error::Unfit("it is of another version"));
     }
-    if header[16..48] != identity.0 {
+    if (u32_at(header, 64), u32_at(header, 68)) != (crc32fast::hash(&header[..64]), 0) {
+        return Err(Error::Unfit("its header is damaged"));
+    }
+    if header[16..48] != identity.hash || !identity.has_fraction(u32_at(header, 60)) {
         return Err(Error::Unfit("it is of another archive"));
     }
     if u64_at(header, 48) != file_len {
@@ -182,10 +182,12 @@ pub(super) fn write(
     header.extend_from_slice(&MAGIC);
     header.extend_from_slice(&VERSION.to_le_bytes());
     header.extend_from_slice(&u32::try_from(count).map_err(io::Error::other)?.to_le_bytes());
-    header.extend_from_slice(&identity.0);
+    header.extend_from_slice(&identity.hash);
     header.extend_from_slice(&at.to_le_bytes());
     header.extend_from_slice(&crc32fast::hash(&table).to_le_bytes());
+    header.extend_from_slice(&identity.fraction.to_le_bytes());
     header.extend_from_slice(&crc32fast::hash(&header).to_le_bytes());
+    header.extend_from_slice(&[0; 4]);
     let mut file = file;
     file.seek(SeekFrom::Start(0))?;
     file.write_all(&header)?;

@@ -92,7 +92,7 @@ mod tests {
 
     use super::*;
 
-    const ARCHIVE: Identity = Identity([7; 32]);
+    const ARCHIVE: Identity = Identity { hash: [7; 32], fraction: 0 };
 
     fn key(header_offset: u64) -> StreamKey {
         StreamKey { header_offset, encoded_size: 1 << 20 }
@@ -122,7 +122,7 @@ mod tests {
             assert_eq!(bytes_of(&file, key(9)).as_deref(), Some(&b"nine"[..]));
             assert!(file.index(key(9)).is_err(), "these bytes are no index");
         }
-        assert!(indexes.load(&Identity([8; 32])).unwrap().is_none());
+        assert!(indexes.load(&Identity { hash: [8; 32], fraction: 0 }).unwrap().is_none());
     }
 
     #[test]
@@ -176,8 +176,11 @@ mod tests {
             assert!(indexes.load(&ARCHIVE).is_err(), "bit {bit}");
         }
         // A file of another archive under this name.
-        indexes.save(&Identity([8; 32]), vec![(key(0), bytes(b"one"))]).unwrap();
-        fs::rename(place.path().join(name(&Identity([8; 32]))), &path).unwrap();
+        indexes
+            .save(&Identity { hash: [8; 32], fraction: 0 }, vec![(key(0), bytes(b"one"))])
+            .unwrap();
+        fs::rename(place.path().join(name(&Identity { hash: [8; 32], fraction: 0 })), &path)
+            .unwrap();
         assert!(matches!(indexes.load(&ARCHIVE), Err(Error::Unfit("it is of another archive"))));
     }
 }

@@ -147,11 +147,11 @@ def gzipped(array, middle_level):
     return start + middle + gzip.compress(plain[2 * third :], 6, mtime=0)
 
 
-def rewrite_middle(path, array):
+def rewrite_middle(path, array, later=0):
     """In place, with the size, the times, the start and the end that it had."""
     times, size = path.stat(), path.stat().st_size
     path.write_bytes(gzipped(array, 1))
-    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns + later))
     assert path.stat().st_size == size
 
 
@@ -159,6 +159,31 @@ def changed_in_the_middle():
     changed = noise()
     changed[ROWS // 2 - 100 : ROWS // 2 + 100] = noise(2)[:200]
     return changed
+
+
+def test_9_2_a_gzipped_npy_of_the_same_second_is_another(mount, source, indexes):
+    path = source / "b.npy.gz"
+    path.write_bytes(gzipped(noise(), 6))
+    second = 1_700_000_000_000_000_000
+    os.utime(path, ns=(second, second + 123_456_789))
+    one = mount(source, "--index-dir", indexes)
+    read_all(one / "b.npy")
+    one.stop()
+    # With what is left of its times by those who keep fewer digits.
+    for fraction in (123_456_700, 123_456_000, 0):
+        os.utime(path, ns=(second, second + fraction))
+        one = mount(source, "--index-dir", indexes)
+        assert state(one / "b.npy") == "ready"
+        one.stop()
+    os.utime(path, ns=(second, second + 123_456_789))
+    rewrite_middle(path, changed_in_the_middle(), later=4_000_000)
+    one = mount(source, "--index-dir", indexes)
+    assert state(one / "b.npy").startswith("indexing: 0 of ")
+    assert (np.load(one / "b.npy") == changed_in_the_middle()).all()
+    assert len(one.log_lines("it is of another archive")) == 1, one.log()
+    one.stop()
+    one = mount(source, "--index-dir", indexes)
+    assert state(one / "b.npy") == "ready"
 
 
 @pytest.mark.parametrize("read_before", [ROWS, ROWS // 2])
@@ -319,7 +344,7 @@ def test_9_3_damaged_windows_are_made_anew(mount, source, archive, indexes):
     content = bytearray(path.read_bytes())
     # Windows are what has no checksum that is looked at before they are used.
     [streams] = np.frombuffer(content, "<u4", 1, 12)
-    table = np.frombuffer(content, "<u8", 4 * streams, 64).reshape(-1, 4)
+    table = np.frombuffer(content, "<u8", 4 * streams, 72).reshape(-1, 4)
     [checkpoints] = np.frombuffer(content, "<u8", 1, int(table[0, 2]) + 56)
     windows = int(table[0, 2]) + 96 + 48 * int(checkpoints)
     assert len(content) - windows > 100
