@@ -6,8 +6,9 @@
 //! decodes as it always does, and only when it comes to a block at exactly the bit where a helper
 //! began does it take over what that one has so far (`settled`), and the chunks that are known to
 //! follow it (`chain`). What is left to do then, putting in the bytes of the window and the
-//! checksums, is done span by span by whoever comes first (`jobs`). Ends of streams and whatever is malformed are left to the frontier, so that the
-//! verdict is its own. A chunk that does not begin where a block does is never met, and dropped.
+//! checksums, is done span by span by whoever comes first (`jobs`). Ends of streams and whatever is
+//! malformed are left to the frontier, so that the verdict is its own. A chunk that does not begin
+//! where a block does is never met, and dropped.
 //!
 //! No thread is started here: helpers are the callers of `help`.
 //!
@@ -45,6 +46,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    thread,
 };
 
 pub(crate) use chain::Plan;
@@ -473,9 +475,11 @@ struct Unfinished<'a> {
 
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
-        let mut state = self.ahead.lock();
-        let slot = state.slots.iter_mut().find(|slot| slot.id == self.id);
-        if let Some(slot) = slot.filter(|slot| slot.speculator.is_none()) {
+        // Else it is as it should be, and somebody else may be at it by now.
+        if !thread::panicking() {
+            return;
+        }
+        if let Some(slot) = self.ahead.lock().slots.iter_mut().find(|slot| slot.id == self.id) {
             slot.ended = true;
         }
     }

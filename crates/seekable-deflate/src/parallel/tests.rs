@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Ahead, Tuning, find::Finder, markers};
+use super::{Ahead, Task, Tuning, Unfinished, find::Finder, markers};
 use crate::{Error, Format, Memory, Options, ReadAt, core::Core, inflate::HISTORY};
 
 const EAGER: Tuning =
@@ -278,6 +278,16 @@ fn what_was_decoded_ahead_can_be_given_up_at_any_time() {
         assert_eq!(core.memory.reserved(), 0);
     }
     assert!(at == plain.len() && dropped > 10, "{dropped} times");
+}
+
+#[test]
+fn a_chunk_that_somebody_else_works_on_by_now_is_not_ended() {
+    let encoded = deflate(&floats(LEN), 6);
+    let core = core(&encoded, &bare(100_000), EAGER, PLENTY);
+    core.span_at(&&encoded[..], 0).unwrap();
+    let Some(Task::Chunk { id, .. }) = core.ahead.task() else { panic!("there is no chunk") };
+    drop(Unfinished { ahead: &core.ahead, id });
+    assert!(!core.ahead.lock().slots[0].ended);
 }
 
 #[test]
