@@ -1,6 +1,9 @@
 //! Spans of settled chunks, done by whoever comes first.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::{
+    ops::Range,
+    sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError},
+};
 
 use super::settled::{Boundary, Settled};
 use crate::{
@@ -25,10 +28,13 @@ impl Edge {
         self.at
     }
 
-    /// `None` if the source is no longer what it was: the frontier will see for itself.
-    fn find(&self, chunks: &[Arc<Settled>], source: &dyn ReadAt) -> Option<Boundary> {
+    /// `None` if the source is no longer what it was, or the chunk before is gone: the frontier will
+    /// see for itself.
+    pub(super) fn find(&self, chunks: &[Arc<Settled>], source: &dyn ReadAt) -> Option<Boundary> {
         *self.boundary.get_or_init(|| {
-            let chunk = chunks.iter().find(|chunk| self.at <= chunk.range().end)?;
+            // A chunk that begins here does not say where the symbol before it ended.
+            let has_before = |range: Range<u64>| range.start < self.at && self.at <= range.end;
+            let chunk = chunks.iter().find(|chunk| has_before(chunk.range()))?;
             chunk.boundary(source, self.at).ok()
         })
     }

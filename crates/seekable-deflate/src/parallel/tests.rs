@@ -11,7 +11,15 @@ use std::{
     time::Duration,
 };
 
-use super::{Ahead, Task, Tuning, Unfinished, find::Finder, markers};
+use super::{
+    Ahead, Task, Tuning, Unfinished,
+    buffers::Buffers,
+    chunk::{Speculator, Worked},
+    find::Finder,
+    jobs::Edge,
+    markers,
+    settled::Settled,
+};
 use crate::{Error, Format, Memory, Options, ReadAt, core::Core, inflate::HISTORY};
 
 const EAGER: Tuning =
@@ -288,6 +296,25 @@ fn a_chunk_that_somebody_else_works_on_by_now_is_not_ended() {
     let Some(Task::Chunk { id, .. }) = core.ahead.task() else { panic!("there is no chunk") };
     drop(Unfinished { ahead: &core.ahead, id });
     assert!(!core.ahead.lock().slots[0].ended);
+}
+
+#[test]
+fn where_a_chunk_begins_it_does_not_say_where_the_symbol_before_ends() {
+    let encoded = deflate(&floats(1 << 20), 6);
+    let (source, range) = (&encoded[..], 0..encoded.len() as u64);
+    let buffers = Buffers::new(Memory::new(PLENTY));
+    let mut speculator = Speculator::new(range.clone(), 1000);
+    let piece = loop {
+        if let Worked::Piece(piece) = speculator.work(&source, u64::MAX, &buffers) {
+            break piece;
+        }
+    };
+    let chunk = Arc::new(Settled::new(range, vec![piece], 50_000, &[0; HISTORY]));
+    let find = |at| Edge::new(at).find(&[Arc::clone(&chunk)], &source);
+    assert_eq!(find(50_000), None);
+    assert!(find(50_001).is_some_and(|found| (50_001..50_300).contains(&found.decoded)));
+    assert_eq!(find(chunk.range().end), Some(chunk.end()));
+    assert_eq!(find(chunk.range().end + 1), None);
 }
 
 #[test]
