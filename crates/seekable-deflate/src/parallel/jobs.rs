@@ -101,7 +101,8 @@ impl Job {
         let State::Waiting(chunks) = &mut *state else { return None };
         // What it is made from goes when it is there: so these may take more than chunks may.
         let most = memory.limit() / 8 * 3;
-        let reserved = memory.reserve(self.to.at - self.from.at, most)?;
+        // The span, and the window of the checkpoint behind it.
+        let reserved = memory.reserve(self.to.at - self.from.at + HISTORY as u64, most)?;
         let chunks = std::mem::take(chunks);
         *state = State::Running;
         Some(Claimed { job: Arc::clone(self), chunks, reserved: Some(reserved) })
