@@ -45,6 +45,8 @@ pub(super) struct Buffers {
 struct Free {
     bytes: Vec<Buffer<u8>>,
     marked: Vec<Buffer<u16>>,
+    /// None is kept.
+    given_up: bool,
 }
 
 impl Buffers {
@@ -98,17 +100,29 @@ impl Buffers {
 
     /// Takes back the buffer of a piece that nobody else has.
     pub(super) fn recycle(&self, piece: Arc<Piece>) {
-        match Arc::into_inner(piece).map(|piece| piece.units) {
-            Some(Units::Bytes(buffer)) => self.lock().bytes.push(buffer),
-            Some(Units::Marked(buffer)) => self.lock().marked.push(buffer),
-            None => {}
+        let Some(piece) = Arc::into_inner(piece) else { return };
+        let mut free = self.lock();
+        match piece.units {
+            _ if free.given_up => {}
+            Units::Bytes(buffer) => free.bytes.push(buffer),
+            Units::Marked(buffer) => free.marked.push(buffer),
         }
     }
 
-    /// Gives all of them up.
-    pub(super) fn clear(&self) {
-        let free = std::mem::take(&mut *self.lock());
+    /// Gives all of them up, and those that come back until they are wanted again.
+    pub(super) fn give_up(&self) {
+        let given_up = Free { given_up: true, ..Free::default() };
+        let free = std::mem::replace(&mut *self.lock(), given_up);
         drop(free);
+    }
+
+    /// Keeps them from now on.
+    pub(super) fn keep(&self) {
+        self.lock().given_up = false;
+    }
+
+    pub(super) fn are_kept(&self) -> bool {
+        !self.lock().given_up
     }
 
     fn lock(&self) -> MutexGuard<'_, Free> {

@@ -218,6 +218,7 @@ impl Ahead {
             && decoded / encoded.max(1) < self.tuning.highest_ratio
             && whole >= u128::from(self.tuning.least)
             && (!self.tuning.watched || state.watch.is_on())
+            && self.buffers.are_kept()
     }
 
     /// Where a chunk behind the others would be looked for, in encoded bytes, if there is a place
@@ -390,6 +391,7 @@ impl Ahead {
         let worked = self.worked.swap(false, Ordering::Relaxed);
         let helped = worked || self.busy.load(Ordering::Relaxed) > 0;
         let mut state = self.lock();
+        self.buffers.keep();
         state.frontier = (position.0 / 8, decoded);
         let passed = state.chain.pass(decoded);
         let was_on = state.watch.is_on();
@@ -402,13 +404,14 @@ impl Ahead {
         }
     }
 
-    /// Drops everything that was decoded ahead.
+    /// Drops everything that was decoded ahead. Nothing more is until the frontier goes on: helpers
+    /// that are at work would else take as much memory again, for nobody.
     pub(crate) fn clear(&self) {
         let mut state = self.lock();
         let dropped = (std::mem::take(&mut state.slots), std::mem::take(&mut state.chain));
+        self.buffers.give_up();
         drop(state);
         drop(dropped);
-        self.buffers.clear();
     }
 
     /// Takes back the buffers of a chunk that nobody else has.
