@@ -192,6 +192,7 @@ impl Deflated {
 
     fn park(self: &Arc<Self>, waiter: Waiter) {
         let mut waiting = self.waiting();
+        waiting.resting = false;
         self.start(&mut waiting, waiter.missing.start);
         // What the kernel reads around a row seldom lies in one span. A span begins less than a
         // match behind a multiple of the spacing.
@@ -238,7 +239,11 @@ impl Deflated {
             waiting.advancing = goes_on && !self.shared.decode.has_work();
             let here = waiting.advancing;
             self.start_all(&mut waiting);
+            let rests = waiting.resting && !waiting.advancing;
             drop(waiting);
+            if rests {
+                self.reader.drop_ahead();
+            }
             if passed_over {
                 // On the way to what is asked for. The next span is decoded into the same buffer,
                 // which is still in the caches.
@@ -258,9 +263,13 @@ impl Deflated {
         self.shared.idle.use_one(|| !self.shared.decode.has_work(), || self.reader.help());
     }
 
-    /// Gives up what was decoded ahead of the frontier, unless it goes on.
+    /// Gives up what was decoded ahead of the frontier, as soon as it does not go on.
     pub fn rest(&self) {
-        if !self.waiting().advancing {
+        let mut waiting = self.waiting();
+        waiting.resting = true;
+        let rests = !waiting.advancing;
+        drop(waiting);
+        if rests {
             self.reader.drop_ahead();
         }
     }

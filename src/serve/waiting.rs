@@ -101,6 +101,8 @@ pub struct Waiting {
     pub list: Vec<Waiter>,
     /// Whether a task is about to decode the span at the frontier.
     pub advancing: bool,
+    /// A handle was closed, and nobody has asked for anything since.
+    pub resting: bool,
     /// Spans behind the frontier that tasks are about to decode, by offset over spacing: near
     /// enough to their number to start no task twice for most.
     pub decoding: HashSet<u64>,
