@@ -181,6 +181,10 @@ impl Memory {
         if let Some(at) = state.spares.iter().position(fits) {
             return state.spares.swap_remove(at);
         }
+        if state.taken() + len as u64 > self.limit {
+            // Rather than spans: none of them fits.
+            state.spares = Vec::new();
+        }
         while state.taken() + len as u64 > self.limit {
             let Some(span) = state.pop_lru() else { break };
             if let Some(buffer) = span.into_buffer().filter(fits) {
@@ -347,6 +351,17 @@ mod tests {
         memory.give_up(reader, 0..2);
         memory.clear();
         assert_eq!(memory.used(), 0);
+    }
+
+    #[test]
+    fn spare_buffers_that_do_not_fit_go_before_spans() {
+        let memory = Memory::new(3 << 20);
+        let reader = memory.add_reader();
+        memory.insert(reader, 0, &span(vec![1; 1 << 20]));
+        memory.insert(reader, 1, &span(vec![2; 1 << 20]));
+        memory.give_up(reader, 0..1);
+        assert_eq!(memory.buffer(2_000_000).len(), 2_000_000);
+        assert!(memory.peek(reader, 1).is_some());
     }
 
     #[test]
