@@ -74,7 +74,7 @@ impl SourceFile {
     }
 
     /// Takes over an open file whose generation stat(2) has just told, and returns its last
-    /// [`TAIL_READ`] bytes as well: they have been read for the fingerprint, and a small archive
+    /// `TAIL_READ` bytes as well: they have been read for the fingerprint, and a small archive
     /// needs no others to be parsed.
     ///
     /// # Errors
