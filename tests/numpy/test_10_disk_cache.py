@@ -15,15 +15,9 @@ import numpy as np
 import pytest
 
 from mounting import Child, poll
-
-# float32 noise: 8 MB, of which 7 MB are encoded.
-ROWS, COLUMNS = 2000, 1000
+from noise import COLUMNS, ROWS, noise, write_archive
 
 LINUX = tuple(map(int, re.findall(r"\d+", platform.release())[:2]))
-
-
-def noise(seed=1):
-    return np.random.default_rng(seed).normal(size=(ROWS, COLUMNS)).astype("<f4")
 
 
 def npy(array):
@@ -34,8 +28,7 @@ def npy(array):
 
 @pytest.fixture
 def archive(source):
-    np.savez_compressed(source / "a.npz", x=noise())
-    return source / "a.npz"
+    return write_archive(source)
 
 
 @pytest.fixture

@@ -10,13 +10,7 @@ import numpy as np
 import pytest
 
 from mounting import poll
-
-# float32 noise: 1.08:1, so that a member of 8 MB has 7 MB encoded and dozens of checkpoints.
-ROWS, COLUMNS = 2000, 1000
-
-
-def noise(seed=1):
-    return np.random.default_rng(seed).normal(size=(ROWS, COLUMNS)).astype("<f4")
+from noise import COLUMNS, ROWS, noise, write_archive
 
 
 def state(path):
@@ -29,8 +23,7 @@ def saved(directory):
 
 @pytest.fixture
 def archive(source):
-    np.savez_compressed(source / "a.npz", x=noise())
-    return source / "a.npz"
+    return write_archive(source)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ mod oddities;
 mod reads;
 mod saved;
 mod sources;
+mod stale;
 mod support;
 mod threads;
 mod verdicts;
