@@ -97,24 +97,26 @@ impl Job {
 
     /// Claims it, if nobody does it yet and there is memory for its span.
     pub(super) fn claim(self: &Arc<Self>, memory: &Arc<Memory>) -> Option<Claimed> {
-        let mut state = self.lock();
-        let State::Waiting(chunks) = &mut *state else { return None };
+        let state = self.lock();
+        if !matches!(*state, State::Waiting(_)) {
+            return None;
+        }
         // What it is made from goes when it is there: so these may take more than chunks may.
         let most = memory.limit() / 8 * 3;
         // The span, and the window of the checkpoint behind it.
         let reserved = memory.reserve(self.to.at - self.from.at + HISTORY as u64, most)?;
-        let chunks = std::mem::take(chunks);
-        *state = State::Running;
-        Some(Claimed { job: Arc::clone(self), chunks, reserved: Some(reserved) })
+        self.start(state, Some(reserved))
     }
 
-    /// Claims it for the frontier, which needs no memory of its own for it.
-    fn claim_at_frontier(self: &Arc<Self>) -> Option<Claimed> {
-        let mut state = self.lock();
+    fn start(
+        self: &Arc<Self>,
+        mut state: MutexGuard<'_, State>,
+        reserved: Option<Reserved>,
+    ) -> Option<Claimed> {
         let State::Waiting(chunks) = &mut *state else { return None };
         let chunks = std::mem::take(chunks);
         *state = State::Running;
-        Some(Claimed { job: Arc::clone(self), chunks, reserved: None })
+        Some(Claimed { job: Arc::clone(self), chunks, reserved })
     }
 
     /// The span: made by `run`, or by who is at it; meanwhile `other` may do something else, and
@@ -124,7 +126,9 @@ impl Job {
         run: impl FnOnce(Claimed),
         mut other: impl FnMut() -> bool,
     ) -> Option<Made> {
-        if let Some(claimed) = self.claim_at_frontier() {
+        // The frontier needs no memory of its own for it.
+        let claimed = self.start(self.lock(), None);
+        if let Some(claimed) = claimed {
             run(claimed);
         }
         let mut state = self.lock();
