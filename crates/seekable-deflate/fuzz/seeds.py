@@ -59,6 +59,12 @@ def main():
         write("read_at", f"{name}-plain", bytes([3, 3, encode, 1]) + plain[:3000])
         far = bytes(40_000) + plain
         write("read_at", f"far-{name}", bytes([2, 2, gzip_and_known, 2]) + deflate(far))
+    # Blocks of literals, of which two are decoded at once.
+    rng = random.Random(1951)
+    literals = bytes(rng.randrange(150) for _ in range(6000))
+    write("decode", "literals", b"\0" + deflate(literals))
+    write("read_at", "literals", bytes([1, 5, 2, 4]) + deflate(literals))
+    write("read_at", "literals-gzip", bytes([1, 5, 3, 5]) + deflate(literals))
     write("read_at", "stored", bytes([2, 1, 4, 3]) + random.Random(1).randbytes(500))
 
 

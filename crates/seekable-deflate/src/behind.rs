@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use crate::{
     Error, ReadAt, Span,
-    core::Core,
+    core::{Core, State},
     flight::{Flight, Landing},
     frontier::error_at,
-    inflate::{HISTORY, Output},
-    stream::{Pause, Stream},
+    index::Known,
+    inflate::{Fault, HISTORY, Output},
+    stream::{self, Pause, Stream},
 };
 
 impl Core {
@@ -86,35 +87,102 @@ impl Core {
                     Landing::Abandoned => continue,
                 }
             }
-            let flight = Arc::new(Flight::new());
-            state.behind.insert(number, Arc::clone(&flight));
+            let turn = Turn::take(self, &mut state, number);
             drop(state);
-
-            let turn = Turn { core: self, number, flight };
             // It may have arrived between the look into the cache and the lock.
             let result = match self.memory.span(self.id, number) {
                 Some(span) => Ok(span),
-                None => self.decode_again(source, number, window),
+                None => Again::start(self, source, number, window).finish(source),
             };
-            turn.flight.land(Landing::Arrived(result.clone()));
+            turn.land(&result);
             return result;
         }
     }
 
-    fn decode_again(
-        &self,
+    /// See `DeflateReader::span_pair_at`.
+    pub(crate) fn span_pair_at(
+        self: &Arc<Self>,
         source: &dyn ReadAt,
-        number: usize,
-        window: &[u8],
-    ) -> Result<Span, Error> {
-        let known = self.lock().index.span(number);
+        offsets: [u64; 2],
+    ) -> Option<[Result<Span, Error>; 2]> {
+        let pair = self.span_pair(source, self.pair(offsets)?)?;
+        Some(pair.map(|span| span.map_err(|error| self.or_stale(error))))
+    }
+
+    /// The numbers of two spans, by an offset in each, that are decoded faster at once than one
+    /// after the other.
+    pub(crate) fn pair(&self, offsets: [u64; 2]) -> Option<[usize; 2]> {
+        let state = self.lock();
+        if state.damage.is_some() {
+            return None;
+        }
+        let [first, second] = offsets.map(|offset| state.index.find(offset));
+        let numbers = [first?, second?];
+        let encoded_len = self.encoded.end - self.encoded.start;
+        let are_dense = numbers.iter().all(|number| state.index.is_dense(*number, encoded_len));
+        (numbers[0] != numbers[1] && are_dense).then_some(numbers)
+    }
+
+    /// Two different spans, which must exist, decoded here at once. `None` if one of them is at
+    /// hand or being decoded, or cannot be decoded without those before it.
+    fn span_pair(
+        self: &Arc<Self>,
+        source: &dyn ReadAt,
+        numbers: [usize; 2],
+    ) -> Option<[Result<Span, Error>; 2]> {
+        let are_at_hand = || numbers.iter().any(|n| self.memory.peek(self.id, *n).is_some());
+        if are_at_hand() {
+            return None;
+        }
+        let [first, second] = numbers.map(|number| {
+            let (at, window) = self.nearest_start(number);
+            (at == number).then_some(window)
+        });
+        let windows = [first?, second?];
+
+        // Whoever has a turn does not wait for another.
+        let mut state = self.lock();
+        if numbers.iter().any(|number| state.behind.contains_key(number)) {
+            return None;
+        }
+        let turns = numbers.map(|number| Turn::take(self, &mut state, number));
+        drop(state);
+        if are_at_hand() {
+            return None;
+        }
+        let [mut first, mut second] =
+            [0, 1].map(|side| Again::start(self, source, numbers[side], &windows[side]));
+        first.go_on_with(&mut second, source);
+        let [first_turn, second_turn] = turns;
+        let first = first.finish(source);
+        first_turn.land(&first);
+        let second = second.finish(source);
+        second_turn.land(&second);
+        Some([first, second])
+    }
+}
+
+/// A span that is being decoded again.
+struct Again<'a> {
+    core: &'a Core,
+    number: usize,
+    known: Known,
+    len: usize,
+    stream: Stream,
+    out: Output,
+    result: Result<Pause, Fault>,
+}
+
+impl<'a> Again<'a> {
+    fn start(core: &'a Core, source: &dyn ReadAt, number: usize, window: &[u8]) -> Self {
+        let known = core.lock().index.span(number);
         let start = &known.start;
         // A span was in memory once, or its index was refused if it is too long: its length fits.
         let len = (known.end - start.decoded) as usize;
-        let buffer = self.memory.buffer(Output::room(window.len(), len));
-        let mut out = Output::new(buffer, window).with_crc();
+        let buffer = core.memory.buffer(Output::room(window.len(), len));
+        let out = Output::new(buffer, window).with_crc();
 
-        let mut stream = Stream::new(self.options.format, self.encoded.clone());
+        let mut stream = Stream::new(core.options.format, core.encoded.clone());
         let resumed = match start.place {
             None => Ok(()),
             Some(place) => {
@@ -122,8 +190,26 @@ impl Core {
                 stream.resume(source, start.encoded, place, wanted)
             }
         };
-        // What comes after the last byte was judged when the frontier passed it.
-        let mut result = resumed.map(|()| Pause::Limit);
+        let result = resumed.map(|()| Pause::Limit);
+        Self { core, number, known, len, stream, out, result }
+    }
+
+    /// Decodes as much of both as is faster at once.
+    fn go_on_with(&mut self, other: &mut Self, source: &dyn ReadAt) {
+        if self.result.is_err() || other.result.is_err() {
+            return;
+        }
+        let both = [&mut *self, &mut *other];
+        let streams = both.map(|again| (&mut again.stream, &mut again.out, again.len));
+        let results = stream::decode_pair(source, streams);
+        let [mine, its] = results.map(|result| result.map(|()| Pause::Limit));
+        (self.result, other.result) = (mine, its);
+    }
+
+    fn finish(self, source: &dyn ReadAt) -> Result<Span, Error> {
+        let Self { core, number, known, len, mut stream, mut out, mut result } = self;
+        let start = known.start.decoded;
+        // What came after the last byte was judged when the frontier passed it.
         while result.is_ok() && out.len() < len {
             result = stream.decode(source, &mut out, len);
             if let Ok(Pause::End) = result {
@@ -134,19 +220,19 @@ impl Core {
         if out.len() != len
             && let Err(fault) = result
         {
-            return Err(error_at(fault, start.decoded + out.len() as u64));
+            return Err(error_at(fault, start + out.len() as u64));
         }
         if crc.value() != known.crc32 || out.len() != len {
             return Err(Error::Checksum {
-                start: start.decoded,
+                start,
                 end: known.end,
                 expected: known.crc32,
                 found: crc.value(),
             });
         }
         let (buffer, range) = out.into_parts();
-        let span = Span::new(start.decoded, buffer, range);
-        self.memory.insert(self.id, number, &span);
+        let span = Span::new(start, buffer, range);
+        core.memory.insert(core.id, number, &span);
         Ok(span)
     }
 }
@@ -156,6 +242,20 @@ struct Turn<'a> {
     core: &'a Core,
     number: usize,
     flight: Arc<Flight>,
+}
+
+impl<'a> Turn<'a> {
+    /// Nobody must have it. `state` is that of `core`.
+    fn take(core: &'a Core, state: &mut State, number: usize) -> Self {
+        let flight = Arc::new(Flight::new());
+        state.behind.insert(number, Arc::clone(&flight));
+        Self { core, number, flight }
+    }
+
+    /// Gives all who wait the result.
+    fn land(self, result: &Result<Span, Error>) {
+        self.flight.land(Landing::Arrived(result.clone()));
+    }
 }
 
 impl Drop for Turn<'_> {

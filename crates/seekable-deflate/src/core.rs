@@ -151,6 +151,12 @@ impl Core {
         self.memory.span(self.id, number)
     }
 
+    /// Where the span ends that holds decoded byte `offset`, if that is behind the frontier.
+    pub(crate) fn span_end(&self, offset: u64) -> Option<u64> {
+        let state = self.lock();
+        state.index.find(offset).map(|number| state.index.span(number).end)
+    }
+
     /// See `DeflateReader::give_up`.
     pub(crate) fn give_up(&self, range: Range<u64>) {
         let state = self.lock();

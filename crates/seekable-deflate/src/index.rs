@@ -121,6 +121,16 @@ impl Index {
         }
     }
 
+    /// Whether span `number`, which must exist, is likely to be of literals: encoded, it takes two
+    /// thirds of its length and more, but less than stored. `encoded_len` is the stream's, in bytes.
+    pub(crate) fn is_dense(&self, number: usize, encoded_len: u64) -> bool {
+        let span = self.span(number);
+        let end = span.encoded_end.map_or(encoded_len, |end| end.0 / 8);
+        let encoded = end.saturating_sub(span.start.encoded.0 / 8);
+        let decoded = span.end - span.start.decoded;
+        (decoded * 2 / 3..decoded).contains(&encoded)
+    }
+
     /// The last checkpoint up to `number` that decoding can start from by itself.
     pub(crate) fn anchor(&self, number: usize) -> (usize, Window) {
         let anchored = (0..=number).rev().find_map(|number| {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::{
     BitOffset, Format, ReadAt,
     gzip::{self, Trailer},
-    inflate::{Bits, Decoder, Fault, Input, Output, Place, Stop, Unit},
+    inflate::{self, Bits, Decoder, Fault, Input, Output, Place, Side, Stop, Unit},
 };
 
 /// Why decoding stopped.
@@ -114,4 +114,20 @@ impl Stream {
             }
         }
     }
+}
+
+/// Decodes two streams by one thread at once, as far as that is faster than one after the other:
+/// each into its output, up to its limit at most. What is left is for `decode`, unless there was a
+/// fault.
+pub(crate) fn decode_pair(
+    source: &dyn ReadAt,
+    streams: [(&mut Stream, &mut Output, usize); 2],
+) -> [Result<(), Fault>; 2] {
+    if !streams.iter().all(|(stream, ..)| matches!(stream.phase, Phase::Blocks)) {
+        return [Ok(()), Ok(())];
+    }
+    inflate::decode_pair(&mut streams.map(|(stream, out, limit)| {
+        let bits = Bits::new(&mut stream.input, source);
+        Side { decoder: &mut stream.decoder, bits, out, limit }
+    }))
 }

@@ -34,7 +34,8 @@ fuzz_target!(|input: &[u8]| {
 
     let options = Options { format: Format::Deflate, spacing, decoded_len: None, crc32: None };
     let range = 0..encoded.len() as u64;
-    let reader = DeflateReader::new(encoded, range, options, Memory::new(64 << 20));
+    let memory = Memory::new(64 << 20);
+    let reader = DeflateReader::new(encoded, range, options, memory.clone());
     let mut bytes = vec![0; MOST];
     let len = reader.read_at(&mut bytes, 0);
     match verdict {
@@ -42,7 +43,15 @@ fuzz_target!(|input: &[u8]| {
             assert_eq!(len.expect("zlib-rs finds no fault"), plain.len());
             assert!(bytes[..plain.len()] == plain);
             assert!(reader.stopped().is_none() && reader.damage().is_none());
-            // Once more, from checkpoints.
+            // Once more, from checkpoints: two spans at once, then all that is left.
+            let ends = [0, plain.len().saturating_sub(1) as u64];
+            memory.clear();
+            for (span, at) in reader.span_pair_at(ends).into_iter().flatten().zip(ends) {
+                let span = span.expect("it was read before");
+                let start = span.start() as usize;
+                assert!(span.bytes() == &plain[start..start + span.bytes().len()]);
+                assert!((start..start + span.bytes().len()).contains(&(at as usize)));
+            }
             let from = plain.len() / 2;
             let len = reader.read_at(&mut bytes, from as u64).expect("it was read before");
             assert!(bytes[..len] == plain[from..]);

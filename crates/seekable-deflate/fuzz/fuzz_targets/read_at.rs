@@ -64,6 +64,20 @@ fuzz_target!(|input: &[u8]| {
         if random.below(4) == 0 {
             memory.clear();
         }
+        let pair = [at, random.below(plain.len() as u64 + 10)];
+        for (span, at) in reader.span_pair_at(pair).into_iter().flatten().zip(pair) {
+            match span {
+                Ok(span) => {
+                    let start = span.start() as usize;
+                    assert!((start..start + span.bytes().len()).contains(&(at as usize)));
+                    let expected = plain.get(start..).unwrap_or_default();
+                    let known = span.bytes().len().min(expected.len());
+                    assert!(span.bytes()[..known] == expected[..known], "two spans, {number}");
+                    assert!(!is_good || known == span.bytes().len(), "two spans, {number}");
+                }
+                Err(error) => assert!(!is_good, "{error}, which zlib-rs does not find"),
+            }
+        }
     }
 });
 

@@ -154,16 +154,26 @@ impl Indexed {
         bytes.len() as u64
     }
 
-    /// Decodes all, a span at a time on each thread.
+    /// Decodes all, two spans at a time on each thread.
     fn decode(&self, threads: usize, take: Take) {
         let (next, cached) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let work = || {
-            while let Some(&start) = self.starts.get(next.fetch_add(1, Ordering::Relaxed)) {
-                if self.reader.cached_span_at(start).is_some() {
-                    cached.fetch_add(1, Ordering::Relaxed);
+            while let Some(starts) = self.starts.chunks(2).nth(next.fetch_add(1, Ordering::Relaxed))
+            {
+                let is_cached = |start: &&u64| self.reader.cached_span_at(**start).is_some();
+                cached.fetch_add(starts.iter().filter(is_cached).count(), Ordering::Relaxed);
+                if let &[one, other] = starts
+                    && let Some(pair) = self.reader.span_pair_at([one, other])
+                {
+                    for (start, span) in starts.iter().zip(pair) {
+                        take(*start, span.expect("the stream is good").bytes());
+                    }
+                    continue;
                 }
-                let span = self.reader.span_at(start).expect("the stream is good");
-                take(start, span.expect("a span starts here").bytes());
+                for &start in starts {
+                    let span = self.reader.span_at(start).expect("the stream is good");
+                    take(start, span.expect("a span starts here").bytes());
+                }
             }
         };
         thread::scope(|scope| {
@@ -174,7 +184,7 @@ impl Indexed {
         });
         // What a thread that was held up came with last in the run before.
         let cached = cached.into_inner();
-        if cached > threads {
+        if cached > 2 * threads {
             eprintln!("{cached} of {} spans were not decoded", self.starts.len());
         }
     }

@@ -159,36 +159,51 @@ impl Decoder {
         let limit = out.filled - out.len() + limit;
         assert!(limit + MARGIN <= out.bytes.len(), "a buffer without room behind its limit");
         loop {
-            out.sum_piece();
-            match self.state {
-                State::Ended => return Ok(Stop::End),
-                State::Stored { left: 0, last } => self.state = State::after_block(last),
-                _ if out.filled + self.short >= limit => return Ok(Stop::Limit),
-                State::BlockHeader => {
-                    let header = bits.position();
-                    if header >= self.halt {
-                        return Ok(Stop::Block);
-                    }
-                    let (last, body) = block::read_header(bits, &mut self.tables)?;
-                    self.state = match body {
-                        Body::Stored(left) => State::Stored { left, last },
-                        Body::Coded => State::Coded { header, last },
-                    };
+            if let Some(stop) = self.step(bits, out, limit)? {
+                return Ok(stop);
+            }
+        }
+    }
+
+    /// Decodes a header, or what follows it up to the end of the block or to `limit`, which is a
+    /// place in `out`.
+    #[inline(always)]
+    fn step<T: Unit>(
+        &mut self,
+        bits: &mut Bits,
+        out: &mut Output<T>,
+        limit: usize,
+    ) -> Result<Option<Stop>, Fault> {
+        out.sum_piece();
+        match self.state {
+            State::Ended => return Ok(Some(Stop::End)),
+            State::Stored { left: 0, last } => self.state = State::after_block(last),
+            _ if out.filled + self.short >= limit => return Ok(Some(Stop::Limit)),
+            State::BlockHeader => {
+                let header = bits.position();
+                if header >= self.halt {
+                    return Ok(Some(Stop::Block));
                 }
-                State::Stored { ref mut left, .. } => {
-                    let len = (limit - out.filled).min(usize::from(*left));
-                    let copied = bits.copy_to(&mut out.bytes[out.filled..out.filled + len])?;
-                    out.filled += copied;
-                    // No more than was asked for, which was no more than `left`.
-                    *left -= copied as u16;
-                }
-                State::Coded { last, .. } => {
-                    if self.decode_symbols(bits, out, limit)? {
-                        self.state = State::after_block(last);
-                    }
+                let (last, body) = block::read_header(bits, &mut self.tables)?;
+                self.state = match body {
+                    Body::Stored(left) => State::Stored { left, last },
+                    Body::Coded => State::Coded { header, last },
+                };
+            }
+            State::Stored { ref mut left, .. } => {
+                let len = (limit - out.filled).min(usize::from(*left));
+                let copied = bits.copy_to(&mut out.bytes[out.filled..out.filled + len])?;
+                out.filled += copied;
+                // No more than was asked for, which was no more than `left`.
+                *left -= copied as u16;
+            }
+            State::Coded { last, .. } => {
+                if self.decode_symbols(bits, out, limit)? {
+                    self.state = State::after_block(last);
                 }
             }
         }
+        Ok(None)
     }
 
     /// Decodes symbols up to `limit` or to the end of the block; `true` for that.
@@ -216,6 +231,57 @@ impl Decoder {
             }
         }
         Ok(false)
+    }
+
+    /// Decodes until a block of literals is next, or within one; `false` at the end of the stream,
+    /// and close to `limit`, which is a place in `out`.
+    pub(super) fn go_to_literals(
+        &mut self,
+        bits: &mut Bits,
+        out: &mut Output,
+        limit: usize,
+    ) -> Result<bool, Fault> {
+        assert!(limit + MARGIN <= out.bytes.len(), "a buffer without room behind its limit");
+        while out.filled + fast::OUTPUT_MARGIN < limit {
+            #[cfg(test)]
+            if self.loops == Loops::Careful {
+                return Ok(false);
+            }
+            if let State::Coded { .. } = self.state
+                && self.tables.fast.is_of_literals()
+            {
+                return Ok(true);
+            }
+            if self.step(bits, out, limit)?.is_some() {
+                return Ok(false);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The codes of the block.
+    pub(super) fn tables(&self) -> &Tables {
+        &self.tables
+    }
+
+    /// Goes on where a fast loop stopped: behind its block if that has `ended`, else over what those
+    /// loops leave. `limit` is a place in `out`.
+    pub(super) fn pass(
+        &mut self,
+        bits: &mut Bits,
+        out: &mut Output,
+        limit: usize,
+        mut ended: bool,
+    ) -> Result<(), Fault> {
+        if !ended && !out.sum_piece() && out.filled < limit {
+            ended = decode_symbol(bits, &self.tables, out)?;
+        }
+        if let State::Coded { last, .. } = self.state
+            && ended
+        {
+            self.state = State::after_block(last);
+        }
+        Ok(())
     }
 }
 

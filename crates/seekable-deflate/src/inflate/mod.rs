@@ -11,6 +11,7 @@ mod fast;
 mod huffman;
 mod input;
 mod output;
+mod pair;
 #[cfg(test)]
 pub(crate) mod slow;
 #[cfg(test)]
@@ -25,6 +26,7 @@ pub(crate) use decoder::{Decoder, Place, Stop};
 pub(crate) use fast::Unit;
 pub(crate) use input::{Bits, Input};
 pub(crate) use output::{MARGIN, Output};
+pub(crate) use pair::{Side, decode_pair};
 
 use crate::BitOffset;
 

@@ -42,7 +42,7 @@ fn decode(encoded: &[u8], step: usize, resume: bool, loops: Loops) -> slow::Plai
 }
 
 /// Lends nothing of what it has.
-struct Unlent<'a>(&'a [u8]);
+pub(super) struct Unlent<'a>(pub(super) &'a [u8]);
 
 impl ReadAt for Unlent<'_> {
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> std::io::Result<()> {

@@ -80,3 +80,69 @@ fn a_stream_in_the_middle_of_its_source_is_read_from_there() {
     let reader = seekable_deflate::DeflateReader::new(source, range, bare(10_000), memory);
     check_reads(&reader, &plain, &mut Random::new(5), 20);
 }
+
+#[test]
+fn of_two_spans_at_once_only_that_fails_whose_bytes_are_damaged() {
+    let plain = literals(300_000);
+    let encoded = deflate(&plain, Encoder::Flate2(6));
+    let source = Probe::new(encoded);
+    let memory = seekable_deflate::Memory::new(PLENTY);
+    let reader = reader_within(&source, known(&plain, 40_000), &memory);
+    assert_eq!(read(&reader, 0, plain.len()).unwrap(), plain);
+    // Within the third span: a byte takes 7.3 bits.
+    for bit in [600_000, 700_001, 850_002] {
+        let flip = || source.bytes.lock().unwrap()[bit / 8] ^= 1 << (bit % 8);
+        memory.clear();
+        flip();
+        for [one, other] in [[100_000, 50_000], [50_000, 100_000]] {
+            let pair = reader.span_pair_at([one, other]).unwrap();
+            for (span, at) in pair.into_iter().zip([one, other]) {
+                assert_eq!(span.is_ok(), at == 50_000, "{span:?}");
+            }
+            memory.clear();
+        }
+        assert!(read(&reader, 50_000, 60_000).is_err());
+        assert_eq!(read(&reader, 50_000, 20_000).unwrap(), plain[50_000..70_000]);
+        flip();
+    }
+}
+
+#[test]
+fn two_spans_of_noise_are_decoded_at_once_where_neither_is_at_hand() {
+    let plain = literals(300_000);
+    let encoded = deflate(&plain, Encoder::Flate2(6));
+    let memory = seekable_deflate::Memory::new(PLENTY);
+    let reader = reader_within(&encoded[..], known(&plain, 40_000), &memory);
+    assert!(reader.span_pair_at([0, 100_000]).is_none(), "they lie ahead of the frontier");
+    assert_eq!(read(&reader, 0, plain.len()).unwrap(), plain);
+    assert!(reader.span_pair_at([0, 100_000]).is_none(), "they are cached");
+    memory.clear();
+    for [one, other] in [[0, 100_000], [250_000, 210_000], [130_000, 299_999]] {
+        assert!(reader.is_faster_as_pair([one, other]));
+        for (span, at) in reader.span_pair_at([one, other]).unwrap().into_iter().zip([one, other]) {
+            let span = span.unwrap();
+            let range = span.start() as usize..span.start() as usize + span.bytes().len();
+            assert!(range.contains(&(at as usize)) && span.bytes() == &plain[range]);
+            assert!(reader.cached_span_at(at).is_some());
+        }
+        memory.clear();
+    }
+    assert!(!reader.is_faster_as_pair([1, 2]), "they are in one span");
+    assert!(!reader.is_faster_as_pair([1, 300_000]), "there is one");
+    // All of it, by pairs where there is one.
+    assert_eq!(read(&reader, 3, plain.len()).unwrap(), plain[3..]);
+}
+
+#[test]
+fn spans_of_what_compresses_well_are_not_paired() {
+    for kind in [Data::Text, Data::Labels, Data::Zeros] {
+        let plain = data(kind, 300_000, 3);
+        let encoded = deflate(&plain, Encoder::Flate2(6));
+        let memory = seekable_deflate::Memory::new(PLENTY);
+        let reader = reader_within(&encoded[..], known(&plain, 40_000), &memory);
+        assert_eq!(read(&reader, 0, plain.len()).unwrap(), plain);
+        memory.clear();
+        assert!(!reader.is_faster_as_pair([0, 100_000]), "{kind:?}");
+        assert!(reader.span_pair_at([0, 100_000]).is_none(), "{kind:?}");
+    }
+}

@@ -108,6 +108,12 @@ pub const ENCODERS: [Encoder; 9] = [
     Encoder::Zopfli,
 ];
 
+/// Bytes that have hardly any matches, and codes of 7 and 8 bits.
+pub fn literals(len: usize) -> Vec<u8> {
+    let mut random = Random::new(1);
+    (0..len).map(|_| random.below(150) as u8).collect()
+}
+
 /// A bare DEFLATE stream.
 pub fn deflate(plain: &[u8], encoder: Encoder) -> Vec<u8> {
     match encoder {

@@ -86,6 +86,36 @@ fn eight_threads_read_one_stream() {
 }
 
 #[test]
+fn threads_that_decode_two_spans_at_once_get_their_bytes_and_wait_for_nobody_for_ever() {
+    for (limit, spacing) in [(PLENTY, 32 << 10), (1 << 20, 64 << 10), (0, 100_000)] {
+        let plain = literals(1_000_000);
+        let encoded = deflate(&plain, Encoder::Flate2(6));
+        let memory = Memory::new(limit);
+        let reader = reader_within(&encoded[..], known(&plain, spacing), &memory);
+        thread::scope(|scope| {
+            for seed in 0..8 {
+                let (reader, plain, memory) = (&reader, &plain, &memory);
+                scope.spawn(move || {
+                    let mut random = Random::new(seed);
+                    for _ in 0..40 {
+                        let ats = [0; 2].map(|_| random.below(plain.len() as u64));
+                        for span in reader.span_pair_at(ats).into_iter().flatten() {
+                            let span = span.unwrap();
+                            assert!(plain[span.start() as usize..].starts_with(span.bytes()));
+                        }
+                        let len = random.below(200_000) as usize;
+                        let found = read(reader, ats[0], len).unwrap();
+                        assert!(found == slice(plain, ats[0], len), "{len} bytes at {ats:?}");
+                        memory.clear();
+                    }
+                });
+            }
+        });
+        assert!(reader.damage().is_none());
+    }
+}
+
+#[test]
 fn threads_that_read_everything_at_once_decode_it_once() {
     let plain = data(Data::Noise, 2_000_000, 1);
     let encoded = deflate(&plain, Encoder::Flate2(6));

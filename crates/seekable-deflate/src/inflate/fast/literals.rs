@@ -52,22 +52,41 @@ unsafe fn decode_run<T: Unit>(cursor: &mut Cursor<T>, tables: &Tables) -> bool {
     let table = tables.litlen.as_ptr();
     // SAFETY: the table has `1 << LITLEN_BITS` entries and more.
     let (mut entry, _) = unsafe { cursor.look_up::<LITLEN_BITS>(table) };
-    loop {
-        for _ in 0..LITERALS {
-            if entry & LITERAL == 0 {
-                return false;
-            }
-            let literal = value(entry) as u8;
-            cursor.consume(entry);
-            // SAFETY: as above. What is looked up are bits of the input: see `UNCOUNTED`.
-            (entry, _) = unsafe { cursor.look_up::<LITLEN_BITS>(table) };
-            // SAFETY: one of `LITERALS` since `is_inside`.
-            unsafe { cursor.put_literal(literal) };
-        }
-        // SAFETY: the first refill since `is_inside`, or the second, as the caller promises.
-        unsafe { cursor.refill() };
+    // SAFETY: the first refill since `is_inside`, or the second, as the caller promises; after the
+    // refill before, as many literals as a group.
+    while unsafe { put_group(cursor, table, &mut entry) } {
         if !cursor.is_inside() {
             return true;
         }
     }
+    false
+}
+
+/// Puts out a group of literals, of which `entry` is the first, and refills; then it is `true`, and
+/// `entry` what comes next. Or fewer, up to something else.
+///
+/// # Safety
+/// After `is_inside`, and one refill at most. `table` must be the one for literals and lengths,
+/// and `entry` what was looked up there after the last refill.
+#[inline(always)]
+pub(super) unsafe fn put_group<T: Unit>(
+    cursor: &mut Cursor<T>,
+    table: *const u32,
+    entry: &mut u32,
+) -> bool {
+    for _ in 0..LITERALS {
+        if *entry & LITERAL == 0 {
+            return false;
+        }
+        let literal = value(*entry) as u8;
+        cursor.consume(*entry);
+        // SAFETY: the table has `1 << LITLEN_BITS` entries and more. What is looked up are bits of
+        // the input: see `UNCOUNTED`.
+        (*entry, _) = unsafe { cursor.look_up::<LITLEN_BITS>(table) };
+        // SAFETY: one of `LITERALS` since `is_inside`.
+        unsafe { cursor.put_literal(literal) };
+    }
+    // SAFETY: the first refill since `is_inside`, or the second, as the caller promises.
+    unsafe { cursor.refill() };
+    true
 }

@@ -1,0 +1,62 @@
+//! Two streams decoded by one thread at once, where that is faster than one after the other.
+
+use super::{Bits, Decoder, Fault, Output, fast};
+
+/// A decoder with what `Decoder::decode` takes.
+pub(crate) struct Side<'a, 'source> {
+    pub(crate) decoder: &'a mut Decoder,
+    pub(crate) bits: Bits<'source>,
+    pub(crate) out: &'a mut Output,
+    /// As many bytes as `out` is to hold.
+    pub(crate) limit: usize,
+}
+
+/// Decodes both until one of them comes to its end, close to its limit, or to a fault; blocks of
+/// literals at the same time. What is left is for `Decoder::decode`, unless there was a fault.
+pub(crate) fn decode_pair(sides: &mut [Side; 2]) -> [Result<(), Fault>; 2] {
+    let mut results = [Ok(()), Ok(())];
+    loop {
+        for (side, result) in sides.iter_mut().zip(&mut results) {
+            match side.go_to_literals() {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(fault) => *result = Err(fault),
+            }
+            return results;
+        }
+        let ended = fast::decode_pair(sides.each_mut().map(Side::at_literals));
+        for ((side, result), ended) in sides.iter_mut().zip(&mut results).zip(ended) {
+            *result = side.pass(ended);
+        }
+        if results.iter().any(Result::is_err) {
+            return results;
+        }
+    }
+}
+
+impl<'source> Side<'_, 'source> {
+    /// The limit as a place in `out`.
+    fn end(&self) -> usize {
+        self.out.filled - self.out.len() + self.limit
+    }
+
+    fn go_to_literals(&mut self) -> Result<bool, Fault> {
+        let end = self.end();
+        self.decoder.go_to_literals(&mut self.bits, self.out, end)
+    }
+
+    fn pass(&mut self, ended: bool) -> Result<(), Fault> {
+        let end = self.end();
+        self.decoder.pass(&mut self.bits, self.out, end, ended)
+    }
+
+    /// Up to the next piece for the CRC-32.
+    fn at_literals(&mut self) -> fast::Side<'_, 'source> {
+        let limit = self.out.pace(self.end(), fast::OUTPUT_MARGIN);
+        let tables = self.decoder.tables();
+        fast::Side { bits: &mut self.bits, tables, out: self.out, limit }
+    }
+}
+
+#[cfg(test)]
+mod tests;
