@@ -78,6 +78,12 @@ impl Spawner {
         !self.0.queue().tasks.is_empty()
     }
 
+    /// Whether a task waits for a thread, and all have something else to do.
+    pub fn is_short(&self) -> bool {
+        let queue = self.0.queue();
+        queue.tasks.len() > queue.idle
+    }
+
     /// Queues `task`. After the pool is gone it is dropped unrun.
     pub fn spawn(&self, task: impl FnOnce() + Send + 'static) {
         let queue = self.0.queue();
@@ -134,6 +140,31 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
+
+    #[test]
+    fn a_pool_is_short_when_tasks_wait_that_no_thread_is_there_for() {
+        let pool = Pool::new("test", 2).unwrap();
+        let spawner = pool.spawner();
+        let (began, has_begun) = mpsc::channel();
+        let releases: Vec<_> = (0..3)
+            .map(|_| {
+                let (release, released) = mpsc::channel::<()>();
+                let began = began.clone();
+                spawner.spawn(move || {
+                    began.send(()).unwrap();
+                    released.recv().unwrap();
+                });
+                release
+            })
+            .collect();
+        has_begun.recv().unwrap();
+        has_begun.recv().unwrap();
+        assert!(spawner.is_short());
+        releases[0].send(()).unwrap();
+        has_begun.recv().unwrap();
+        assert!(!spawner.is_short());
+        releases[1..].iter().for_each(|release| release.send(()).unwrap());
+    }
 
     #[test]
     fn a_dropped_pool_has_run_all_its_tasks() {

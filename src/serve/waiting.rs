@@ -1,6 +1,6 @@
 //! Reads that wait for spans.
 
-use std::{collections::HashSet, ops::Range};
+use std::{collections::HashMap, ops::Range};
 
 use seekable_deflate::Span;
 
@@ -104,8 +104,9 @@ pub struct Waiting {
     /// A handle was closed, and nobody has asked for anything since.
     pub resting: bool,
     /// Spans behind the frontier that tasks are about to decode, by offset over spacing: near
-    /// enough to their number to start no task twice for most.
-    pub decoding: HashSet<u64>,
+    /// enough to their number to start no task twice for most. With an offset in each, until a
+    /// task has begun with it.
+    pub decoding: HashMap<u64, Option<u64>>,
 }
 
 impl Waiting {

@@ -7,6 +7,7 @@ use std::{
     fs,
     path::PathBuf,
     sync::mpsc,
+    thread,
     time::Duration,
 };
 
@@ -122,6 +123,34 @@ fn an_archive_is_a_directory_of_its_members() {
     assert!(matches!(tree.open(archive), Err(FsError::IsADirectory)));
     let list = tree.read_directory(x, 0, true, &mut |_| panic!("an entry of a file"));
     assert!(matches!(list, Err(FsError::NotADirectory)));
+}
+
+#[test]
+fn many_who_read_noise_at_once_from_one_thread_get_their_bytes() {
+    let dir = Dir::new();
+    // No matches, and codes of 7 and 8 bits.
+    let mut random = Random(1);
+    let plain: Vec<u8> = (0..3 << 20).map(|_| random.below(150) as u8).collect();
+    dir.write("a.npz", &testing::zip(&[("x", &plain, true)]));
+    // Room for two spans.
+    let tree = dir.tree(Settings { threads: 1, cache_size: 600 << 10, ..Settings::default() });
+    let (archive, _) = tree.lookup(Ino::ROOT, name("a.npz")).unwrap();
+    let (x, _) = tree.lookup(archive, name("x")).unwrap();
+    let id = tree.open(x).unwrap().id;
+    assert!(read(&tree, id, 3_000_000, 1 << 20).unwrap() == plain[3_000_000..]);
+    thread::scope(|scope| {
+        for seed in 2..10 {
+            let (tree, plain) = (&tree, &plain);
+            scope.spawn(move || {
+                let mut random = Random(seed);
+                for _ in 0..40 {
+                    let at = random.below(plain.len() - (128 << 10));
+                    let found = read(tree, id, at as u64, 128 << 10).unwrap();
+                    assert!(found == plain[at..at + (128 << 10)], "at {at}");
+                }
+            });
+        }
+    });
 }
 
 #[test]
