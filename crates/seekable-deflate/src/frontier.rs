@@ -24,6 +24,18 @@ pub(crate) struct Sums {
     pub(crate) member: Crc,
 }
 
+impl Sums {
+    /// With `piece` behind.
+    fn add(&mut self, piece: Crc) {
+        let is_first_member = self.member == self.whole;
+        self.whole = self.whole.followed_by(piece);
+        self.member = match is_first_member {
+            true => self.whole,
+            false => self.member.followed_by(piece),
+        };
+    }
+}
+
 /// What the frontier found between a checkpoint and the next.
 struct Pass {
     /// The bytes, if there are any, and their CRC-32.
@@ -137,8 +149,7 @@ impl Core {
         if made.span.start() != start.decoded {
             return None;
         }
-        sums.member = sums.member.followed_by(made.crc);
-        sums.whole = sums.whole.followed_by(made.crc);
+        sums.add(made.crc);
         let span = Some((made.span, made.crc.value()));
         Some(Pass { span, sums, then: Then::On(made.next, None) })
     }
@@ -194,7 +205,7 @@ impl Core {
             };
             let piece = out.take_crc();
             crc = crc.followed_by(piece);
-            sums.member = sums.member.followed_by(piece);
+            sums.add(piece);
             let decoded = start.decoded + crc.len();
             match pause {
                 Ok(Pause::Member(trailer)) => {
@@ -221,7 +232,6 @@ impl Core {
                 Err(fault) => break Then::Stopped(error_at(fault, decoded)),
             }
         };
-        sums.whole = sums.whole.followed_by(crc);
         let then = match then {
             Then::Ended => match self.judge_whole(sums.whole) {
                 None => Then::Ended,
