@@ -9,6 +9,7 @@ use crate::{
     frontier::error_at,
     index::Known,
     inflate::{Fault, HISTORY, Output},
+    memory::Lent,
     stream::{self, Pause, Stream},
 };
 
@@ -170,6 +171,7 @@ struct Again<'a> {
     len: usize,
     stream: Stream,
     out: Output,
+    lent: Lent<'a>,
     result: Result<Pause, Fault>,
 }
 
@@ -179,7 +181,7 @@ impl<'a> Again<'a> {
         let start = &known.start;
         // A span was in memory once, or its index was refused if it is too long: its length fits.
         let len = (known.end - start.decoded) as usize;
-        let buffer = core.memory.buffer(Output::room(window.len(), len));
+        let (buffer, lent) = core.memory.buffer(Output::room(window.len(), len));
         let out = Output::new(buffer, window).with_crc();
 
         let mut stream = Stream::new(core.options.format, core.encoded.clone());
@@ -191,7 +193,7 @@ impl<'a> Again<'a> {
             }
         };
         let result = resumed.map(|()| Pause::Limit);
-        Self { core, number, known, len, stream, out, result }
+        Self { core, number, known, len, stream, out, lent, result }
     }
 
     /// Decodes as much of both as is faster at once.
@@ -207,7 +209,7 @@ impl<'a> Again<'a> {
     }
 
     fn finish(self, source: &dyn ReadAt) -> Result<Span, Error> {
-        let Self { core, number, known, len, mut stream, mut out, mut result } = self;
+        let Self { core, number, known, len, mut stream, mut out, lent, mut result } = self;
         let start = known.start.decoded;
         // What came after the last byte was judged when the frontier passed it.
         while result.is_ok() && out.len() < len {
@@ -232,6 +234,7 @@ impl<'a> Again<'a> {
         }
         let (buffer, range) = out.into_parts();
         let span = Span::new(start, buffer, range);
+        drop(lent);
         core.memory.insert(core.id, number, &span);
         Ok(span)
     }

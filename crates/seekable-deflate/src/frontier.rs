@@ -174,7 +174,7 @@ impl Core {
         let end = promised.filter(|len| reach >= *len).map_or(end, |len| len.saturating_add(1));
         let limit = self.limit(start, end);
         // As much as behind any window, so that the first span's buffer can be used again, too.
-        let buffer = self.memory.buffer(Output::room(HISTORY, limit));
+        let (buffer, _lent) = self.memory.buffer(Output::room(HISTORY, limit));
         let mut out = Output::new(buffer, window).with_crc();
         let mut head = match live {
             Some(stream) => Head::Decoder(stream),

@@ -37,6 +37,8 @@ struct State {
     index_bytes: u64,
     /// Set aside for decoding ahead.
     reserved_bytes: u64,
+    /// Buffers that spans are being decoded into.
+    lent_bytes: u64,
 }
 
 /// Bytes of the budget that are set aside, until this is dropped.
@@ -51,8 +53,23 @@ impl Drop for Reserved {
     }
 }
 
+/// A buffer that is to come back as a cached span; this is dropped just before it does.
+pub(crate) struct Lent<'a> {
+    memory: &'a Memory,
+    bytes: u64,
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        self.memory.lock().lent_bytes -= self.bytes;
+    }
+}
+
 /// Spare buffers that are kept: as many spans as are on their way from the frontier to a reader.
 const SPARES: usize = 4;
+
+/// Buffers are as many bytes as a multiple of this.
+const PAGE: usize = 4096;
 
 struct IndexUse {
     bytes: u64,
@@ -75,6 +92,7 @@ impl Memory {
                 indexes: HashMap::new(),
                 index_bytes: 0,
                 reserved_bytes: 0,
+                lent_bytes: 0,
             }),
         })
     }
@@ -174,25 +192,16 @@ impl Memory {
     }
 
     /// A buffer of at least `len` initialised bytes, by preference that of a span which has to
-    /// go anyway: fresh pages cost a tenth of the fastest decode.
-    pub(crate) fn buffer(&self, len: usize) -> Vec<u8> {
+    /// go anyway: fresh pages cost several times the fastest decode.
+    pub(crate) fn buffer(&self, len: usize) -> (Vec<u8>, Lent<'_>) {
+        // Spans end up to a match too far: then a buffer would be too short for the next.
+        let len = len.next_multiple_of(PAGE);
         let mut state = self.lock();
-        let fits = |buffer: &Vec<u8>| (len..=2 * len).contains(&buffer.len());
-        if let Some(at) = state.spares.iter().position(fits) {
-            return state.spares.swap_remove(at);
-        }
-        if state.taken() + len as u64 > self.limit {
-            // Rather than spans: none of them fits.
-            state.spares = Vec::new();
-        }
-        while state.taken() + len as u64 > self.limit {
-            let Some(span) = state.pop_lru() else { break };
-            if let Some(buffer) = span.into_buffer().filter(fits) {
-                return buffer;
-            }
-        }
+        let used = state.used_buffer(len, self.limit);
+        let bytes = used.as_ref().map_or(len, Vec::capacity) as u64;
+        state.lent_bytes += bytes;
         drop(state);
-        vec![0; len]
+        (used.unwrap_or_else(|| vec![0; len]), Lent { memory: self, bytes })
     }
 
     /// Bytes that are set aside.
@@ -260,6 +269,27 @@ impl State {
         self.span_bytes + self.index_bytes + self.reserved_bytes + spares
     }
 
+    /// A buffer of `len` bytes or a little more that was used before: a spare one, or that of a
+    /// span that has to go. Buffers that others decode into count as spans, which they will be:
+    /// else one of two threads would find room for a fresh one each time.
+    fn used_buffer(&mut self, len: usize, limit: u64) -> Option<Vec<u8>> {
+        let fits = |buffer: &Vec<u8>| (len..=2 * len).contains(&buffer.len());
+        if let Some(at) = self.spares.iter().position(fits) {
+            return Some(self.spares.swap_remove(at));
+        }
+        if self.taken() + self.lent_bytes + len as u64 > limit {
+            // Rather than spans: none of them fits.
+            self.spares = Vec::new();
+        }
+        while self.taken() + self.lent_bytes + len as u64 > limit {
+            let buffer = self.pop_lru()?.into_buffer().filter(fits);
+            if buffer.is_some() {
+                return buffer;
+            }
+        }
+        None
+    }
+
     fn pop_lru(&mut self) -> Option<Span> {
         let (_, span) = self.spans.pop_lru()?;
         self.span_bytes -= span.memory();
@@ -314,12 +344,29 @@ mod tests {
         let place = first.as_ptr();
         memory.insert(reader, 0, &span(first));
         memory.insert(reader, 1, &span(vec![2; 1 << 20]));
-        let buffer = memory.buffer(1_000_000);
+        let (buffer, _) = memory.buffer(1_000_000);
         assert_ne!(buffer.as_ptr(), place, "there is room for one more");
         memory.insert(reader, 2, &span(buffer));
-        let buffer = memory.buffer(1_000_000);
+        let (buffer, _) = memory.buffer(1_000_000);
         assert_eq!(buffer.as_ptr(), place);
         assert!(memory.span(reader, 0).is_none() && memory.span(reader, 1).is_some());
+    }
+
+    #[test]
+    fn two_that_decode_at_once_both_use_buffers_again() {
+        let memory = Memory::new(4 << 20);
+        let reader = memory.add_reader();
+        let spans = [1, 2, 3].map(|byte| vec![byte; 1 << 20]);
+        let places: Vec<_> = spans.iter().map(|span| span.as_ptr()).collect();
+        for (number, bytes) in spans.into_iter().enumerate() {
+            memory.insert(reader, number, &span(bytes));
+        }
+        let (first, lent) = memory.buffer(1_000_000);
+        assert!(!places.contains(&first.as_ptr()), "there is room for one more");
+        let (second, also_lent) = memory.buffer(1_000_000);
+        assert_eq!(second.as_ptr(), places[0]);
+        drop((lent, also_lent));
+        assert!(!places.contains(&memory.buffer(1_000_000).0.as_ptr()));
     }
 
     #[test]
@@ -328,7 +375,7 @@ mod tests {
         let reader = memory.add_reader();
         let held = span(vec![1; 1_000_000]);
         memory.insert(reader, 0, &held);
-        let buffer = memory.buffer(1_000_000);
+        let (buffer, _) = memory.buffer(1_000_000);
         assert_ne!(buffer.as_ptr(), held.bytes().as_ptr());
         assert_eq!(memory.used(), 0);
         assert!(held.bytes().iter().all(|byte| *byte == 1));
@@ -345,7 +392,7 @@ mod tests {
         memory.give_up(reader, 0..1);
         assert!(memory.peek(reader, 0).is_none() && memory.peek(reader, 1).is_some());
         assert!(memory.used() >= 200_000);
-        let buffer = memory.buffer(90_000);
+        let (buffer, _) = memory.buffer(90_000);
         assert_eq!(buffer.as_ptr(), place);
         assert!(memory.used() < 200_000);
         memory.give_up(reader, 0..2);
@@ -360,7 +407,7 @@ mod tests {
         memory.insert(reader, 0, &span(vec![1; 1 << 20]));
         memory.insert(reader, 1, &span(vec![2; 1 << 20]));
         memory.give_up(reader, 0..1);
-        assert_eq!(memory.buffer(2_000_000).len(), 2_000_000);
+        assert!(memory.buffer(2_000_000).0.len() >= 2_000_000);
         assert!(memory.peek(reader, 1).is_some());
     }
 

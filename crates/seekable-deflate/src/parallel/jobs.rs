@@ -175,7 +175,7 @@ impl Claimed {
         let start = self.job.from.find(&self.chunks, source)?.decoded;
         let Boundary { decoded, encoded, place } = self.job.to.find(&self.chunks, source)?;
         let len = (decoded - start) as usize;
-        let mut buffer = core.memory.buffer(len);
+        let (mut buffer, _lent) = core.memory.buffer(len);
         let mut crc = crc32fast::Hasher::new();
         let mut at = start;
         // In pieces that stay in a near cache between one and the other.
