@@ -11,6 +11,7 @@ use crate::{
     index::Checkpoint,
     inflate::{Fault, HISTORY, MAX_MATCH, MAX_RATIO, Output, Place},
     parallel::{Plan, Settled},
+    reach::Reach,
     stream::{Pause, Stream},
     window::Window,
 };
@@ -40,6 +41,8 @@ impl Sums {
 struct Pass {
     /// The bytes, if there are any, and their CRC-32.
     span: Option<(Span, u32)>,
+    /// What of the window before it is needed, if that is known.
+    reach: Option<Reach>,
     sums: Sums,
     then: Then,
 }
@@ -106,7 +109,7 @@ impl Core {
                 Some(pass) => Ok(pass),
                 None => self.pass(source, live, &start, number, end, sums),
             };
-            let pass = match self.unless_stale(pass) {
+            let mut pass = match self.unless_stale(pass) {
                 Ok(pass) => pass,
                 Err(error) => {
                     self.fail_waiting(&error);
@@ -114,6 +117,9 @@ impl Core {
                 }
             };
             self.report(&pass, began);
+            if let Some(reach) = pass.reach.take() {
+                self.keep_reach(number, &start, reach);
+            }
             self.pack_if_tight(source);
             if let Some(span) = self.publish(pass)
                 && span.bytes_from(offset).is_some()
@@ -151,7 +157,7 @@ impl Core {
         }
         sums.add(made.crc);
         let span = Some((made.span, made.crc.value()));
-        Some(Pass { span, sums, then: Then::On(made.next, None) })
+        Some(Pass { span, reach: made.reach, sums, then: Then::On(made.next, None) })
     }
 
     /// Decodes the span from checkpoint `start` to the first boundary of symbols from decoded
@@ -175,7 +181,7 @@ impl Core {
         let limit = self.limit(start, end);
         // As much as behind any window, so that the first span's buffer can be used again, too.
         let (buffer, _lent) = self.memory.buffer(Output::room(HISTORY, limit));
-        let mut out = Output::new(buffer, window).with_crc();
+        let mut out = Output::new(buffer, window).with_crc().with_matches(HISTORY);
         let mut head = match live {
             Some(stream) => Head::Decoder(stream),
             None => Head::At(start.encoded, start.place),
@@ -249,11 +255,17 @@ impl Core {
             }
             then => then,
         };
+        let reach = out.take_matches().and_then(|matches| {
+            let mut reach = Reach::default();
+            let back = (out.len() >= HISTORY).then(|| matches.reaching_back(0..HISTORY, 0))??;
+            back.for_each(|(back, len)| reach.add(back, len));
+            Some(reach)
+        });
         let span = (out.len() > 0).then(|| {
             let (buffer, range) = out.into_parts();
             (Span::new(start.decoded, buffer, range), crc.value())
         });
-        Ok(Pass { span, sums, then })
+        Ok(Pass { span, reach, sums, then })
     }
 
     /// The window at checkpoint `start`, which is at the frontier.

@@ -4,12 +4,12 @@
 //! spans never change. To save memory a checkpoint can lose its window; the span behind it is
 //! then decoded from an earlier checkpoint on, span by span.
 
-use std::{ops::Range, sync::Arc};
+use std::ops::Range;
 
 use crate::{
     BitOffset,
     inflate::{HISTORY, MAX_MATCH, Place},
-    window::{Packed, Window},
+    window::Window,
 };
 
 /// A place in a stream where decoding can start.
@@ -220,12 +220,11 @@ impl Index {
         None
     }
 
-    /// Puts `packed` in the place of the window `raw` at checkpoint `number`, if that is there.
-    pub(crate) fn put_packed(&mut self, number: usize, raw: &Arc<[u8]>, packed: &Arc<Packed>) {
-        if let Some(Window::Raw(window)) = &self.checkpoints[number].window
-            && Arc::ptr_eq(window, raw)
-        {
-            self.set_window(number, Some(Window::Packed(Arc::clone(packed))));
+    /// Puts `packed` in the place of the window `unpacked` at checkpoint `number`, if that is there.
+    pub(crate) fn replace(&mut self, number: usize, unpacked: &Window, packed: Window) {
+        let window = &self.checkpoints[number].window;
+        if window.as_ref().is_some_and(|window| window.is_unpacked(unpacked)) {
+            self.set_window(number, Some(packed));
         }
     }
 

@@ -50,6 +50,7 @@ mod inflate;
 mod memory;
 mod pack;
 mod parallel;
+mod reach;
 mod reader;
 mod saved;
 mod source;

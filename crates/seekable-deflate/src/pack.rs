@@ -1,6 +1,7 @@
 //! When windows are packed.
 //!
-//! The first pass copies them as they are, and goes on. They are packed by who has time
+//! The first pass copies them as they are, goes on, and leaves what is needed of one where it knows
+//! that this is little (`reach`). They are packed by who has time
 //! (`DeflateReader::pack`), before they are saved, or by the pass when memory gets scarce.
 
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use crate::{
     frontier::error_at,
     index::Checkpoint,
     inflate::HISTORY,
+    reach::Reach,
     sparse::Start,
     window::{Packed, Packer, Window},
 };
@@ -28,11 +30,10 @@ impl Core {
         let checkpoint = state.index.checkpoint(number).clone();
         let frontier = state.index.frontier();
         drop(state);
-        if let Some(Window::Raw(raw)) = &checkpoint.window {
+        if let Some(window @ Window::Raw(raw)) = &checkpoint.window {
             let mut packer = self.packer();
             let packed = self.packed(&mut packer, source, &checkpoint, raw, frontier, is_over)?;
-            let packed = Arc::new(packed);
-            self.put_packed(number, raw, &packed);
+            self.put_packed(number, window, &Arc::new(packed));
         }
         Ok(true)
     }
@@ -49,15 +50,24 @@ impl Core {
         }
     }
 
-    /// Holds the window `raw` of checkpoint `number` packed from now on.
+    /// Leaves of the window of `checkpoint` what the bytes behind it reach back to.
+    pub(crate) fn keep_reach(&self, number: usize, checkpoint: &Checkpoint, reach: Reach) {
+        if let Some(window @ Window::Raw(raw)) = &checkpoint.window
+            && let Some(sparse) = reach.of(raw)
+        {
+            self.lock().index.replace(number, window, Window::Sparse(Arc::new(sparse)));
+        }
+    }
+
+    /// Holds the window of checkpoint `number`, which was `unpacked`, packed from now on.
     pub(crate) fn put_packed(
         self: &Arc<Self>,
         number: usize,
-        raw: &Arc<[u8]>,
+        unpacked: &Window,
         packed: &Arc<Packed>,
     ) {
         let mut state = self.lock();
-        state.index.put_packed(number, raw, packed);
+        state.index.replace(number, unpacked, Window::Packed(Arc::clone(packed)));
         let bytes = state.bytes();
         drop(state);
         self.memory.set_index(self.id, self, bytes);

@@ -11,6 +11,7 @@ use flate2::{Compress, Compression, FlushCompress, Status};
 use crate::{
     Format, ReadAt,
     inflate::{Fault, Output},
+    reach::Sparse,
     saved::SavedWindow,
     sparse::{Start, Tracer},
     stream::{Pause, Stream},
@@ -21,6 +22,8 @@ use crate::{
 pub(crate) enum Window {
     /// As they were decoded.
     Raw(Arc<[u8]>),
+    /// Those few that are needed.
+    Sparse(Arc<Sparse>),
     /// In memory.
     Packed(Arc<Packed>),
     /// In a saved index.
@@ -58,8 +61,18 @@ impl Window {
     pub(crate) fn memory(&self) -> u64 {
         match self {
             Self::Raw(bytes) => bytes.len() as u64,
+            Self::Sparse(sparse) => sparse.memory() as u64,
             Self::Packed(packed) => (packed.deflated.len() + size_of::<Packed>()) as u64,
             Self::Saved(_) => 0,
+        }
+    }
+
+    /// Whether it is the same one, not packed yet.
+    pub(crate) fn is_unpacked(&self, same: &Self) -> bool {
+        match (self, same) {
+            (Self::Raw(one), Self::Raw(other)) => Arc::ptr_eq(one, other),
+            (Self::Sparse(one), Self::Sparse(other)) => Arc::ptr_eq(one, other),
+            _ => false,
         }
     }
 
@@ -67,6 +80,7 @@ impl Window {
     pub(crate) fn unpack(&self) -> Option<Vec<u8>> {
         match self {
             Self::Raw(bytes) => Some(bytes.to_vec()),
+            Self::Sparse(sparse) => Some(sparse.unpack()),
             Self::Packed(packed) => inflate(&packed.deflated, packed.len),
             Self::Saved(window) => window.unpack(),
         }

@@ -10,6 +10,7 @@ mod decoder;
 mod fast;
 mod huffman;
 mod input;
+mod matches;
 mod output;
 mod pair;
 #[cfg(test)]
@@ -25,6 +26,7 @@ pub(crate) use decoder::Loops;
 pub(crate) use decoder::{Decoder, Place, Stop};
 pub(crate) use fast::Unit;
 pub(crate) use input::{Bits, Input};
+pub(crate) use matches::Matches;
 pub(crate) use output::{MARGIN, Output};
 pub(crate) use pair::{Side, decode_pair};
 

@@ -1,6 +1,6 @@
 //! What is decoded, behind the history that matches may refer to.
 
-use super::{HISTORY, MAX_MATCH, Unit};
+use super::{HISTORY, MAX_MATCH, Matches, Unit};
 use crate::crc::Crc;
 
 /// Room behind the last limit: a match that starts before it, and what copies of whole words
@@ -28,6 +28,8 @@ pub(crate) struct Output<T = u8> {
     /// add to it; if anybody wants to know.
     crc: Option<(Crc, With<T>)>,
     summed: usize,
+    /// If anybody wants to know.
+    pub(super) matches: Option<Matches>,
 }
 
 impl Output {
@@ -47,7 +49,26 @@ impl<T: Unit> Output<T> {
     pub(crate) fn new(mut buffer: Vec<T>, window: &[T]) -> Self {
         buffer[..window.len()].copy_from_slice(window);
         let start = window.len();
-        Self { bytes: buffer, filled: start, floor: 0, start, crc: None, summed: start }
+        Self {
+            bytes: buffer,
+            filled: start,
+            floor: 0,
+            start,
+            crc: None,
+            summed: start,
+            matches: None,
+        }
+    }
+
+    /// Whose matches are wanted that start in its first `len` units, if they are few.
+    pub(crate) fn with_matches(self, len: usize) -> Self {
+        let matches = Some(Matches::new(self.start, len));
+        Self { matches, ..self }
+    }
+
+    /// The matches, if they were wanted.
+    pub(crate) fn take_matches(&mut self) -> Option<Matches> {
+        self.matches.take()
     }
 
     /// The CRC-32 of what was decoded since it was taken last.
@@ -104,6 +125,9 @@ impl<T: Unit> Output<T> {
 
     /// Room for `len` bytes that come from elsewhere; they count as decoded.
     pub(crate) fn append(&mut self, len: usize) -> &mut [T] {
+        if let Some(matches) = &mut self.matches {
+            matches.end_at(self.filled);
+        }
         let room = &mut self.bytes[self.filled..self.filled + len];
         self.filled += len;
         room
@@ -121,6 +145,9 @@ impl<T: Unit> Output<T> {
 
     /// Repeats `len` bytes from `distance` back.
     pub(super) fn copy_match(&mut self, distance: usize, len: usize) {
+        if let Some(matches) = &mut self.matches {
+            matches.add(self.filled, distance, len);
+        }
         let from = self.filled - distance;
         let end = self.filled + len;
         let mut at = self.filled;

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     BitOffset, ReadAt,
-    inflate::{Bits, Decoder, Fault, HISTORY, Input, Output, Place, Stop, Unit},
+    inflate::{Bits, Decoder, Fault, HISTORY, Input, Matches, Output, Place, Stop, Unit},
 };
 
 /// Where a decoder stood between two symbols.
@@ -31,6 +31,7 @@ pub(super) struct Piece {
     pub(super) range: Range<usize>,
     /// Where decoding can start again: first at the start, last at the end.
     pub(super) stands: Vec<Stand>,
+    pub(super) matches: Matches,
 }
 
 impl Piece {
@@ -185,8 +186,10 @@ impl Decoding {
                 run.map(|run| (Units::Marked(buffer), run))
             }
         };
-        let Some((units, Run { range, stands, goes_on })) = decoded else { return Some(None) };
-        let piece = Piece { units, range, stands };
+        let Some((units, Run { range, stands, matches, goes_on })) = decoded else {
+            return Some(None);
+        };
+        let piece = Piece { units, range, stands, matches };
         let Stand { encoded, place, .. } = piece.end();
         self.stand = (encoded, place);
         self.pieces += 1;
@@ -198,6 +201,7 @@ impl Decoding {
 struct Run {
     range: Range<usize>,
     stands: Vec<Stand>,
+    matches: Matches,
     goes_on: bool,
 }
 
@@ -211,7 +215,7 @@ fn decode<T: Unit>(
     window: &mut [T],
 ) -> (Vec<T>, Option<Run>) {
     let mut stands = vec![Stand { len: 0, encoded, place }];
-    let mut out = Output::new(buffer, window);
+    let mut out = Output::new(buffer, window).with_matches(PIECE);
     let mut goes_on = true;
     while goes_on && out.len() + STEP <= PIECE {
         let limit = out.len() + STEP;
@@ -228,12 +232,11 @@ fn decode<T: Unit>(
         let Some(place) = decoder.place() else { break };
         stands.push(Stand { len: out.len(), encoded: bits.position(), place });
     }
+    let matches = out.take_matches();
     let len = stands.last().map_or(0, |stand| stand.len);
     let (units, range) = out.into_parts();
     let range = range.start..range.start + len;
-    if range.is_empty() {
-        return (units, None);
-    }
+    let Some(matches) = matches.filter(|_| !range.is_empty()) else { return (units, None) };
     window.copy_from_slice(&units[range.end - HISTORY..range.end]);
-    (units, Some(Run { range, stands, goes_on }))
+    (units, Some(Run { range, stands, matches, goes_on }))
 }

@@ -8,7 +8,7 @@ use std::{
 use super::settled::{Boundary, Settled};
 use crate::{
     Memory, ReadAt, Span, core::Core, crc::Crc, index::Checkpoint, inflate::HISTORY,
-    memory::Reserved,
+    memory::Reserved, reach::Reach,
 };
 
 /// Where a span ends and the next begins: at the first boundary of symbols from an offset on.
@@ -63,6 +63,8 @@ enum State {
 pub(crate) struct Made {
     pub(crate) span: Span,
     pub(crate) crc: Crc,
+    /// What of the window before it is needed, if that is known.
+    pub(crate) reach: Option<Reach>,
     /// The checkpoint at its end.
     pub(crate) next: Checkpoint,
     _reserved: Option<Reserved>,
@@ -191,9 +193,23 @@ impl Claimed {
         Some(Made {
             span: Span::new(start, buffer, 0..len),
             crc: Crc::new(crc.finalize(), len as u64),
+            reach: self.reach(start..decoded),
             next: Checkpoint { encoded, decoded, place: Some(place), window: Some(window) },
             _reserved: self.reserved.take(),
         })
+    }
+
+    /// What the span of these decoded bytes needs of the window before it, if that is known.
+    fn reach(&self, span: Range<u64>) -> Option<Reach> {
+        let range = span.start..span.start + HISTORY as u64;
+        let mut reach = Reach::default();
+        let is_known = range.end <= span.end
+            && self.chunks.iter().all(|chunk| {
+                let (start, end) = (chunk.range().start, chunk.range().end);
+                let part = range.start.max(start)..range.end.min(end);
+                part.is_empty() || chunk.add_reach(part, range.start, &mut reach)
+            });
+        is_known.then_some(reach)
     }
 
     /// The chunk that has the byte before decoded offset `at`.

@@ -10,6 +10,7 @@ use super::{
 use crate::{
     BitOffset, ReadAt,
     inflate::{Bits, Decoder, Fault, HISTORY, Input, Output, Place, Stop},
+    reach::Reach,
 };
 
 /// A boundary of symbols.
@@ -106,6 +107,21 @@ impl Settled {
             at += len as u64;
             number += 1;
         }
+    }
+
+    /// Adds what the bytes of `range`, which must be there, reach back to before decoded offset
+    /// `before`; `false` if that is not known.
+    pub(super) fn add_reach(&self, range: Range<u64>, before: u64, reach: &mut Reach) -> bool {
+        let first =
+            self.pieces.partition_point(|(start, piece)| start + piece.len() as u64 <= range.start);
+        let mut within = self.pieces[first..].iter().take_while(|(start, _)| *start < range.end);
+        within.all(|(start, piece)| {
+            let from = range.start.max(*start) - start;
+            let to = (range.end - start).min(piece.len() as u64);
+            let before = before as isize - *start as isize;
+            let back = piece.matches.reaching_back(from as usize..to as usize, before);
+            back.map(|back| back.for_each(|(back, len)| reach.add(back, len))).is_some()
+        })
     }
 
     /// The window at decoded offset `at`, which must lie in the bytes or at their end.

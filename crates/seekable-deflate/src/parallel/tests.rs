@@ -20,7 +20,13 @@ use super::{
     markers,
     settled::Settled,
 };
-use crate::{Error, Format, Memory, Options, ReadAt, core::Core, inflate::HISTORY};
+use crate::{
+    Error, Format, Memory, Options, ReadAt,
+    core::Core,
+    index::{Checkpoint, Known},
+    inflate::HISTORY,
+    window::Window,
+};
 
 const EAGER: Tuning =
     Tuning { warm_up: 1, least: 1, highest_ratio: 32, chunk: 512 << 10, watched: false };
@@ -123,9 +129,8 @@ fn planted(plain: &[u8]) -> Vec<u8> {
 #[derive(Debug, PartialEq)]
 struct Left {
     bytes: Vec<u8>,
-    /// Of each span: where it starts, in which place, and its checksum; and the window.
-    spans: Vec<(u64, String, u32)>,
-    windows: Vec<Option<Vec<u8>>>,
+    /// Of each span: where it starts, in which place, its checksum, and whether there is a window.
+    spans: Vec<(u64, String, u32, bool)>,
     error: Option<String>,
 }
 
@@ -159,11 +164,38 @@ fn pass(core: &Arc<Core>, source: &dyn ReadAt, mut before: impl FnMut()) -> Left
     let known: Vec<_> = (0..state.index.len()).map(|number| state.index.span(number)).collect();
     let spans = known.iter().map(|known| {
         let place = format!("{:?} {:?}", known.start.encoded, known.start.place);
-        (known.start.decoded, place, known.crc32)
+        (known.start.decoded, place, known.crc32, known.start.window.is_some())
     });
     let spans = spans.collect();
-    let windows = known.iter().map(|known| known.start.window.as_ref()?.unpack()).collect();
-    Left { bytes, spans, windows, error }
+    let frontier = state.index.frontier();
+    drop(state);
+    for Known { start, .. } in &known {
+        check_window(core, source, start, &bytes, frontier);
+    }
+    Left { bytes, spans, error }
+}
+
+/// A window has all of the bytes before it, or those that are found to be needed when what is behind
+/// it is decoded once more.
+fn check_window(
+    core: &Core,
+    source: &dyn ReadAt,
+    checkpoint: &Checkpoint,
+    bytes: &[u8],
+    frontier: u64,
+) {
+    let Some(window) = &checkpoint.window else { return };
+    let found = window.unpack().unwrap();
+    let at = checkpoint.decoded as usize;
+    let before = &bytes[at - found.len()..at];
+    if let Window::Sparse(_) | Window::Packed(_) = window {
+        let packer = &mut core.packer();
+        let packed = core.packed(packer, source, checkpoint, before, frontier, false).unwrap();
+        let needed = Window::Packed(Arc::new(packed)).unpack().unwrap();
+        assert!(found == needed, "the window of {checkpoint:?}");
+    } else {
+        assert!(found == before, "the window of {checkpoint:?}");
+    }
 }
 
 fn alone(encoded: &[u8], options: &Options) -> Left {
@@ -225,6 +257,25 @@ fn check(name: &str, encoded: &[u8], options: &Options) -> u64 {
 }
 
 const LEN: usize = 4 << 20;
+
+#[test]
+fn windows_of_noise_keep_what_is_needed_as_the_pass_goes_on() {
+    let encoded = deflate(&noise(LEN), 6);
+    for turns in [0, 4] {
+        let core = core(&encoded, &bare(128 << 10), EAGER, PLENTY);
+        let left = pass(&core, &&encoded[..], || {
+            (0..turns).for_each(|_| _ = core.ahead.help(&core, &encoded));
+        });
+        assert_eq!(left.bytes.len(), LEN);
+        let state = core.lock();
+        let (checkpoints, _) = state.index.parts();
+        let is_sparse = |start: &&Checkpoint| matches!(start.window, Some(Window::Sparse(_)));
+        let sparse = checkpoints.iter().filter(is_sparse).count();
+        // Not the first, which is empty, the last, and those where a chunk is met.
+        assert!(sparse >= checkpoints.len() * 3 / 4, "{sparse} of {}", checkpoints.len());
+        assert!(state.index.bytes() < LEN as u64 / 32);
+    }
+}
 
 #[test]
 fn a_pass_with_help_leaves_what_one_without_leaves() {

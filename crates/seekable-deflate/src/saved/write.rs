@@ -108,12 +108,18 @@ impl Core {
             if number == known.checkpoints - 1 && checkpoint.window.is_none() {
                 checkpoint.window.clone_from(&known.last);
             }
-            let Some(Window::Raw(raw)) = &checkpoint.window else { continue };
+            let Some(window) = &checkpoint.window else { continue };
             let ended = known.ended;
-            let packed = self.packed(&mut packer, source, &checkpoint, raw, frontier, ended)?;
+            let packed = match window {
+                Window::Raw(raw) => {
+                    self.packed(&mut packer, source, &checkpoint, raw, frontier, ended)?
+                }
+                Window::Sparse(sparse) => packer.pack(&sparse.unpack()),
+                Window::Packed(_) | Window::Saved(_) => continue,
+            };
             let packed = Arc::new(packed);
             if ended || frontier - checkpoint.decoded >= HISTORY as u64 {
-                self.put_packed(number, raw, &packed);
+                self.put_packed(number, window, &packed);
             } else {
                 kept.push((number, packed));
             }
@@ -184,7 +190,7 @@ impl Snapshot {
 /// The packed window of a checkpoint, and what is to be said of it but for where it lies.
 fn packed(checkpoint: &Checkpoint) -> Option<(Lies, Cow<'_, [u8]>)> {
     match checkpoint.window.as_ref()? {
-        Window::Raw(_) => None,
+        Window::Raw(_) | Window::Sparse(_) => None,
         Window::Packed(packed) => Some((lies(packed), Cow::Borrowed(&packed.deflated[..]))),
         Window::Saved(saved) => {
             let (lies, packed) = saved.packed()?;

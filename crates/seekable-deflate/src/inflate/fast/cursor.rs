@@ -71,8 +71,12 @@ pub(super) struct Cursor<T> {
 
 /// What `plain_symbol` found.
 pub(super) enum Symbol {
-    /// A literal or a match, which is in the output.
-    Decoded,
+    /// It is in the output, like a match.
+    Literal,
+    Match {
+        distance: usize,
+        len: usize,
+    },
     EndOfBlock,
     /// Something malformed; it is still there.
     Malformed,
@@ -114,7 +118,7 @@ impl<T: Unit> Cursor<T> {
         // Every loop leaves some of the bits of a refill.
         input.count = (self.count & 63) - SPENT;
         input.buffer = (self.buffer >> SPENT) & ((1 << input.count) - 1);
-        out.filled = (self.out.addr() - self.room.start.addr()) / size_of::<T>();
+        out.filled = self.filled();
     }
 
     /// Calls `decode` with a copy, which can stay in registers: what is put out may lie anywhere
@@ -125,6 +129,11 @@ impl<T: Unit> Cursor<T> {
         let result = decode(&mut copy);
         *self = copy;
         result
+    }
+
+    /// Where the next unit goes, in units from the start of the buffer.
+    pub(super) fn filled(&self) -> usize {
+        (self.out.addr() - self.room.start.addr()) / size_of::<T>()
     }
 
     /// Whether both edges are ahead.
@@ -287,7 +296,7 @@ impl<T: Unit> Cursor<T> {
             self.consume(spent + consumed(entry));
             // SAFETY: the caller's promise.
             unsafe { self.put_literal(value(entry) as u8) };
-            return Symbol::Decoded;
+            return Symbol::Literal;
         }
         if entry & EXCEPTIONAL != 0 {
             self.buffer = before;
@@ -316,7 +325,7 @@ impl<T: Unit> Cursor<T> {
         // SAFETY: the distance was looked at, and no distance code means 0; no length code means
         // more than `MAX_MATCH`; the room is the caller's promise.
         unsafe { self.put_match::<P>(distance, len) };
-        Symbol::Decoded
+        Symbol::Match { distance, len }
     }
 
     /// The next `bits` bits.

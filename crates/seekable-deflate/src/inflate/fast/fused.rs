@@ -210,7 +210,7 @@ pub(super) fn decode<P: Processor, T: Unit, const WIDTH: usize>(
         }
         // SAFETY: the second refill, and the first or second match that is put out.
         match unsafe { cursor.plain_symbol::<P>(tables) } {
-            Symbol::Decoded => {}
+            Symbol::Literal | Symbol::Match { .. } => {}
             Symbol::EndOfBlock => return true,
             Symbol::Malformed => return false,
         }

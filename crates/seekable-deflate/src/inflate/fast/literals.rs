@@ -6,7 +6,7 @@ use super::{
     processor::Processor,
 };
 use crate::inflate::{
-    MAX_MATCH,
+    MAX_MATCH, Matches,
     block::Tables,
     huffman::{LITERAL, LITLEN_BITS, value},
 };
@@ -22,7 +22,11 @@ const _: () = assert!(LITERALS <= MAX_MATCH);
 /// Decodes symbols to the end of the block: then it says so, and otherwise stops near the ends
 /// of input and output, or at something malformed.
 #[inline(always)]
-pub(super) fn decode<P: Processor, T: Unit>(cursor: &mut Cursor<T>, tables: &Tables) -> bool {
+pub(super) fn decode<P: Processor, T: Unit>(
+    cursor: &mut Cursor<T>,
+    tables: &Tables,
+    matches: &mut Option<Matches>,
+) -> bool {
     while cursor.is_inside() {
         // SAFETY: `is_inside` has just been looked at: this is the first refill since, the one
         // in `decode_run` or in `plain_symbol` the second.
@@ -34,7 +38,12 @@ pub(super) fn decode<P: Processor, T: Unit>(cursor: &mut Cursor<T>, tables: &Tab
         }
         // SAFETY: what `decode_run` promises.
         match unsafe { cursor.plain_symbol::<P>(tables) } {
-            Symbol::Decoded => {}
+            Symbol::Literal => {}
+            Symbol::Match { distance, len } => {
+                if let Some(matches) = matches {
+                    matches.add(cursor.filled() - len, distance, len);
+                }
+            }
             Symbol::EndOfBlock => return true,
             Symbol::Malformed => return false,
         }

@@ -37,7 +37,7 @@ pub(super) fn decode<P: Processor, T: Unit>(cursor: &mut Cursor<T>, tables: &Tab
         }
         // SAFETY: the second refill, and the first match that is put out.
         match unsafe { cursor.plain_symbol::<P>(tables) } {
-            Symbol::Decoded => {}
+            Symbol::Literal | Symbol::Match { .. } => {}
             Symbol::EndOfBlock => return true,
             Symbol::Malformed => return false,
         }

@@ -52,7 +52,7 @@ mod pair;
 mod processor;
 mod unit;
 
-use super::{Bits, Output, block::Tables};
+use super::{Bits, Matches, Output, block::Tables};
 use cursor::Cursor;
 pub(super) use cursor::OUTPUT_MARGIN;
 use processor::{Any, Processor};
@@ -139,7 +139,7 @@ pub(super) fn decode_symbols<T: Unit>(
     limit: usize,
 ) -> bool {
     let Some(mut cursor) = Cursor::new(bits, out, limit) else { return false };
-    let end_of_block = dispatch(&mut cursor, tables);
+    let end_of_block = dispatch(&mut cursor, tables, &mut out.matches);
     cursor.finish(bits.input, out);
     end_of_block
 }
@@ -155,6 +155,8 @@ pub(super) struct Side<'a, 'source> {
 /// Decodes symbols of two blocks of literals at once, as long as `decode_symbols` would of each;
 /// says of which the block ended, if one did.
 pub(super) fn decode_pair([first, second]: [Side; 2]) -> [bool; 2] {
+    // Behind the frontier: what windows are needed for is known.
+    debug_assert!(first.out.matches.is_none() && second.out.matches.is_none());
     let cursors = Cursor::new(first.bits, first.out, first.limit).zip(Cursor::new(
         second.bits,
         second.out,
@@ -167,14 +169,18 @@ pub(super) fn decode_pair([first, second]: [Side; 2]) -> [bool; 2] {
     ended
 }
 
-fn dispatch<T: Unit>(cursor: &mut Cursor<T>, tables: &mut Tables) -> bool {
+fn dispatch<T: Unit>(
+    cursor: &mut Cursor<T>,
+    tables: &mut Tables,
+    matches: &mut Option<Matches>,
+) -> bool {
     #[cfg(all(target_arch = "x86_64", not(feature = "portable")))]
     if tables.fast.may_use_avx2() {
         // SAFETY: all features are there.
-        return unsafe { decode::<avx2::Avx2, T>(cursor, tables) };
+        return unsafe { decode::<avx2::Avx2, T>(cursor, tables, matches) };
     }
     // SAFETY: it is for any processor.
-    unsafe { decode::<Any, T>(cursor, tables) }
+    unsafe { decode::<Any, T>(cursor, tables, matches) }
 }
 
 fn dispatch_pair(cursors: [&mut Cursor<u8>; 2], tables: [&Tables; 2]) -> [bool; 2] {
@@ -209,7 +215,11 @@ const MANY: u32 = 4;
 
 /// # Safety
 /// The processor must be one that `P` is for.
-unsafe fn decode<P: Processor, T: Unit>(cursor: &mut Cursor<T>, tables: &mut Tables) -> bool {
+unsafe fn decode<P: Processor, T: Unit>(
+    cursor: &mut Cursor<T>,
+    tables: &mut Tables,
+    matches: &mut Option<Matches>,
+) -> bool {
     let chosen = match tables.fast.chosen {
         Some(chosen) => chosen,
         // SAFETY: the caller's promise.
@@ -217,6 +227,9 @@ unsafe fn decode<P: Processor, T: Unit>(cursor: &mut Cursor<T>, tables: &mut Tab
     };
     if let (Loop::Fused16 | Loop::Fused32, Some(table)) = (chosen, &mut tables.fast.table) {
         table.prepare::<T>();
+    }
+    if let (Some(matches), Loop::Fused16 | Loop::Fused32 | Loop::Long) = (&mut *matches, chosen) {
+        matches.end_at(cursor.filled());
     }
     let tables = &*tables;
     // SAFETY: the caller's promise.
@@ -231,7 +244,9 @@ unsafe fn decode<P: Processor, T: Unit>(cursor: &mut Cursor<T>, tables: &mut Tab
             (Loop::Long, _) => {
                 P::apart(move || cursor.copied(|cursor| long::decode::<P, T>(cursor, tables)))
             }
-            _ => P::apart(move || cursor.copied(|cursor| literals::decode::<P, T>(cursor, tables))),
+            _ => P::apart(move || {
+                cursor.copied(|cursor| literals::decode::<P, T>(cursor, tables, matches))
+            }),
         }
     }
 }

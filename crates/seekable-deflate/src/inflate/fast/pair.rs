@@ -33,13 +33,13 @@ pub(super) fn decode<P: Processor>(
     while first.cursor.is_inside() && second.cursor.is_inside() {
         // SAFETY: `is_inside` has just been looked at.
         match unsafe { first.turn::<P>() } {
-            Symbol::Decoded => {}
+            Symbol::Literal | Symbol::Match { .. } => {}
             Symbol::EndOfBlock => return [true, false],
             Symbol::Malformed => return [false; 2],
         }
         // SAFETY: the same, for a cursor of its own.
         match unsafe { second.turn::<P>() } {
-            Symbol::Decoded => {}
+            Symbol::Literal | Symbol::Match { .. } => {}
             Symbol::EndOfBlock => return [false, true],
             Symbol::Malformed => return [false; 2],
         }
@@ -80,11 +80,11 @@ impl<'a> Side<'a> {
         // SAFETY: `new` and each turn end with a refill and a look-up. The first refill since
         // `is_inside`, if it comes to that.
         if unsafe { literals::put_group(self.cursor, table, &mut self.entry) } {
-            return Symbol::Decoded;
+            return Symbol::Literal;
         }
         // SAFETY: the first refill, after fewer literals than a group and before a match.
         let symbol = unsafe { self.cursor.plain_symbol::<P>(self.tables) };
-        if let Symbol::Decoded = symbol {
+        if let Symbol::Literal | Symbol::Match { .. } = symbol {
             // SAFETY: the second refill.
             unsafe { self.refill() };
         }

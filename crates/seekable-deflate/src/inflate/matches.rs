@@ -1,0 +1,109 @@
+//! Which matches were decoded, where they are few: what a window is needed for is known then
+//! without decoding the bytes behind it once more (`sparse`).
+
+use std::ops::Range;
+
+use super::HISTORY;
+
+/// One in so many units at most is the start of a match that is kept. Noise has one in 300.
+const UNITS_PER_MATCH: usize = 64;
+
+/// A match that was put out.
+#[derive(Debug, Clone, Copy)]
+struct Match {
+    /// Where it starts, in units from the start of the buffer.
+    at: u32,
+    len: u16,
+    /// Less one, of 32 KiB at most.
+    distance: u16,
+}
+const _: () = assert!(HISTORY - 1 <= u16::MAX as usize);
+
+/// The matches from the start of an output on.
+#[derive(Debug)]
+pub(crate) struct Matches {
+    list: Vec<Match>,
+    most: usize,
+    /// The start of the output in its buffer.
+    start: usize,
+    /// All that start before this place in the buffer are in the list.
+    end: usize,
+}
+
+impl Matches {
+    /// Those that start in the first `len` units of an output that starts at `start`.
+    pub(super) fn new(start: usize, len: usize) -> Self {
+        Self { list: Vec::new(), most: len / UNITS_PER_MATCH, start, end: start + len }
+    }
+
+    /// A match was put out at `at` in the buffer.
+    pub(super) fn add(&mut self, at: usize, distance: usize, len: usize) {
+        if at >= self.end {
+            return;
+        }
+        if self.list.len() == self.most {
+            return self.end_at(at);
+        }
+        let distance = (distance - 1) as u16;
+        self.list.push(Match { at: at as u32, len: len as u16, distance });
+    }
+
+    /// From `at` in the buffer on, matches were not added.
+    pub(super) fn end_at(&mut self, at: usize) {
+        self.end = self.end.min(at);
+    }
+
+    /// What the matches that start in `range` reach back to before decoded byte `before`, the range
+    /// being in bytes behind the start of the output and `before` at or before that of the range:
+    /// for each how far back from there, and how many bytes. `None` if they are not all known.
+    pub(crate) fn reaching_back(
+        &self,
+        range: Range<usize>,
+        before: isize,
+    ) -> Option<impl Iterator<Item = (usize, usize)>> {
+        if self.start + range.end > self.end {
+            return None;
+        }
+        let within = move |found: &&Match| range.contains(&(found.at as usize - self.start));
+        Some(self.list.iter().filter(within).filter_map(move |found| {
+            let ahead = (found.at as usize - self.start) as isize - before;
+            let back = usize::from(found.distance) + 1;
+            let back = back.checked_sub(ahead as usize).filter(|back| *back > 0)?;
+            Some((back, back.min(usize::from(found.len))))
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn back(matches: &Matches, range: Range<usize>, before: isize) -> Option<Vec<(usize, usize)>> {
+        Some(matches.reaching_back(range, before)?.collect())
+    }
+
+    #[test]
+    fn matches_reach_back_as_far_as_they_start_before_the_place() {
+        let mut matches = Matches::new(100, 1000);
+        // Ends before the place, ends at it, goes on behind it, begins behind it.
+        for (at, distance, len) in [(110, 15, 3), (120, 30, 10), (130, 31, 10), (140, 40, 3)] {
+            matches.add(at, distance, len);
+        }
+        assert_eq!(back(&matches, 0..1000, 0).unwrap(), [(5, 3), (10, 10), (1, 1)]);
+        // Of a place 5 bytes before the start, and of one within.
+        assert_eq!(back(&matches, 0..1000, -5).unwrap(), [(5, 5)]);
+        assert_eq!(back(&matches, 20..31, 20).unwrap(), [(30, 10), (21, 10)]);
+    }
+
+    #[test]
+    fn what_is_not_known_of_all_is_not_told() {
+        let mut matches = Matches::new(100, 6400);
+        matches.end_at(4100);
+        assert!(back(&matches, 0..4000, 0).is_some() && back(&matches, 0..4001, 0).is_none());
+        for at in 0..200 {
+            matches.add(100 + 2 * at, 50, 3);
+        }
+        assert_eq!(matches.list.len(), 100, "more than one in 64 are too many");
+        assert!(back(&matches, 0..200, 0).is_some() && back(&matches, 0..201, 0).is_none());
+    }
+}
