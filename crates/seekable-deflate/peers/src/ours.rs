@@ -126,12 +126,14 @@ pub struct Indexed {
     pub reader: DeflateReader<Arc<Vec<u8>>>,
     /// Where spans start, in decoded bytes.
     pub starts: Vec<u64>,
-    /// How long it took to pack the windows, one after the other.
-    pub packing: Duration,
+    /// How long it took to pack the windows and write the index.
+    pub saving: Duration,
+    /// Bytes of the index when it is saved.
+    pub saved_len: u64,
 }
 
 impl Indexed {
-    /// Reads all of `stream` once, and packs the windows as idle threads would. Half of the bytes
+    /// Reads all of `stream` once, and saves the index. Half of the bytes
     /// fit into the memory: whoever reads all over and over in the same order finds none of them
     /// cached, and buffers to use again.
     pub fn new(stream: &Stream) -> Self {
@@ -143,15 +145,9 @@ impl Indexed {
             at += span.bytes().len() as u64;
         }
         let began = Instant::now();
-        while reader.pack() {}
-        Self { reader, starts, packing: began.elapsed() }
-    }
-
-    /// Bytes of the index when it is saved.
-    pub fn saved_len(&self) -> u64 {
-        let mut bytes = Vec::new();
-        self.reader.write_index(&mut bytes).expect("a vector takes all");
-        bytes.len() as u64
+        let mut saved = Vec::new();
+        reader.write_index(&mut saved).expect("a vector takes all");
+        Self { reader, starts, saving: began.elapsed(), saved_len: saved.len() as u64 }
     }
 
     /// Decodes all, two spans at a time on each thread.

@@ -50,7 +50,7 @@ pub fn text(outcomes: &[Outcome]) -> String {
 
 fn rows((case, threads): (&str, usize)) -> Vec<Row> {
     let s = if threads == 1 { "" } else { "s" };
-    let rate: Row = if matches!(case, "libdeflate" | "packing the index") {
+    let rate: Row = if matches!(case, "libdeflate" | "saving the index") {
         (format!("{case}: MB/s"), |outcome| outcome.mb_per_s.map(|rate| format!("{rate:.0}")))
     } else {
         (format!("{case}, {threads} thread{s}"), |outcome| {
