@@ -110,6 +110,11 @@ impl Archive {
         &self.dirs[id.0 as usize]
     }
 
+    /// How many directories and members there are.
+    pub fn counts(&self) -> (u32, u32) {
+        (self.dirs.len() as u32, self.members.len() as u32)
+    }
+
     /// The path under which a member is shown, for messages; searches all directories.
     ///
     /// A member that is not shown has no path: its number is returned in words.

@@ -21,7 +21,7 @@ use super::{
     Attr, FsError, Ino, Kind, Layout, Tree,
     node::{Node, Version},
     present,
-    resolve::stat_of,
+    resolve::{enter_entry, stat_of},
     source::At,
 };
 use crate::{
@@ -109,7 +109,10 @@ impl Tree {
     ) -> Result<(), FsError> {
         // Once for all: 10,000 entries took 20,000 calls. Nor is it asked whether the file was
         // overwritten: then this is the directory as it was, and opening what it lists is ESTALE.
-        let stat = if look_up { Some(stat_of(archive.source())?) } else { None };
+        let inodes = match look_up {
+            true => Some((self.inodes_of(version, archive), stat_of(archive.source())?)),
+            false => None,
+        };
         if !show_dots(cookie, show) {
             return Ok(());
         }
@@ -117,8 +120,9 @@ impl Tree {
         let entries = archive.dir(directory).entries_from(seen);
         for ((name, entry), cookie) in entries.zip(cookie.max(FIRST) + 1..) {
             let name = OsStr::from_bytes(name);
-            let looked_up =
-                stat.as_ref().map(|stat| self.enter_entry(version, archive, stat, name, entry));
+            let looked_up = inodes
+                .as_ref()
+                .map(|(inodes, stat)| enter_entry(inodes, version, archive, stat, name, entry));
             let kind = Some(match entry {
                 Entry::Dir(_) => Kind::Directory,
                 Entry::Member(_) => Kind::File,

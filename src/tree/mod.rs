@@ -5,6 +5,7 @@
 
 mod ahead;
 mod attr;
+mod block;
 mod error;
 mod handle;
 mod inode;

@@ -28,12 +28,12 @@ pub(super) enum Node {
     NpyGz(Arc<Version<OpenNpyGz>>),
 }
 
-/// What tells an inode from any other.
+/// What tells an inode from any other; all those of an archive have one key.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Key {
     Source(Arc<Path>, FileId),
-    ArchiveDir(VersionKey, DirId),
-    Member(VersionKey, MemberId),
+    /// With the numbers of its directories and members.
+    Archive(VersionKey, (u32, u32)),
     NpyGz(VersionKey),
 }
 
@@ -48,8 +48,7 @@ pub(super) struct VersionKey {
     pub fingerprint: u64,
 }
 
-/// By what seldom collides: hashing the path too was the first of our functions in a profile of
-/// listing an archive.
+/// By what seldom collides, and without the path.
 impl Hash for VersionKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
         (self.id.ino, self.fingerprint).hash(state);

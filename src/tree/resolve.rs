@@ -5,13 +5,14 @@ use std::{ffi::OsStr, io, path::Path, sync::Arc};
 use super::{
     Attr, FsError, Ino, Kind, Layout, Timestamp, Tree,
     attr::Stat,
+    inode::InBlock,
     node::{Key, MemberNode, Node, SourceNode, Version, VersionKey},
     opened::{Container, Containers, Found},
     present,
     source::{self, At},
 };
 use crate::{
-    archive::{Archive, DirId, Entry, SourceFile},
+    archive::{Archive, DirId, Entry, MemberId, SourceFile},
     serve::{self, OpenArchive, OpenNpyGz},
 };
 
@@ -74,37 +75,28 @@ impl Tree {
     ) -> Result<(Ino, Attr), FsError> {
         archive.source().check().map_err(|_| FsError::Stale)?;
         let entry = archive.dir(directory).get(name.as_encoded_bytes()).ok_or(FsError::NotFound)?;
-        Ok(self.enter_entry(version, archive, &stat_of(archive.source())?, name, entry))
+        let stat = stat_of(archive.source())?;
+        let inodes = self.inodes_of(version, archive);
+        Ok(enter_entry(&inodes, version, archive, &stat, name, entry))
     }
 
-    /// The inode and the attributes of an entry of an archive, whose file `stat` is of.
-    pub(super) fn enter_entry(
+    /// The inodes of a generation of an archive, for entering some of them.
+    pub(super) fn inodes_of(
         &self,
         version: &Arc<Version<OpenArchive>>,
         archive: &Archive,
-        stat: &Stat,
-        name: &OsStr,
-        entry: Entry,
-    ) -> (Ino, Attr) {
-        let key = version.key.clone();
-        let (key, attr, node) = match entry {
-            Entry::Dir(id) => {
-                let node = Node::ArchiveDir(version.clone(), id);
-                let attr = stat.archive_dir(archive.dir(id).entries().len());
-                (Key::ArchiveDir(key, id), attr, node)
-            }
-            Entry::Member(id) => {
-                let member = archive.member(id);
-                let attr = stat.member(member.size, member.encoded_size);
-                let npy = name.as_encoded_bytes().ends_with(b".npy");
-                (
-                    Key::Member(key, id),
-                    attr,
-                    Node::Member(version.clone(), id, MemberNode::new(npy)),
-                )
-            }
-        };
-        (self.inodes.look_up(key, || node).0, of_version(&version.key, attr))
+    ) -> InBlock<'_, Key, Node> {
+        let (dirs, members) = archive.counts();
+        self.inodes.block(Key::Archive(version.key.clone(), (dirs, members)), || {
+            let version = version.clone();
+            let node = move |place: u32, npy| match place.checked_sub(dirs) {
+                None => Node::ArchiveDir(version.clone(), DirId(place)),
+                Some(member) => {
+                    Node::Member(version.clone(), MemberId(member), MemberNode::new(npy))
+                }
+            };
+            (dirs + members, Box::new(node))
+        })
     }
 
     fn resolve(&self, at: &At<'_>, name: &OsStr) -> Result<Resolved, FsError> {
@@ -214,10 +206,10 @@ impl Tree {
             }
             Resolved::Archive(path, stat, archive) => {
                 let key = version_key(path, &stat, archive.archive().source());
-                let node = Version::new(key.clone(), &archive);
-                let key = Key::ArchiveDir(key, DirId(0));
+                let version = Arc::new(Version::new(key, &archive));
+                let inodes = self.inodes_of(&version, archive.archive());
                 let entries = archive.archive().dir(DirId::ROOT).entries().len();
-                (key, stat.archive_dir(entries), Node::ArchiveDir(Arc::new(node), DirId::ROOT))
+                return (inodes.look_up(DirId::ROOT.0, false), stat.archive_dir(entries));
             }
             Resolved::NpyGz(path, stat, npy) => {
                 let key = version_key(path, &stat, npy.npy().source());
@@ -261,6 +253,30 @@ impl Tree {
             _ => Err(FsError::Stale),
         }
     }
+}
+
+/// The inode and the attributes of an entry of an archive, whose file `stat` is of.
+pub(super) fn enter_entry(
+    inodes: &InBlock<'_, Key, Node>,
+    version: &Version<OpenArchive>,
+    archive: &Archive,
+    stat: &Stat,
+    name: &OsStr,
+    entry: Entry,
+) -> (Ino, Attr) {
+    let (ino, attr) = match entry {
+        Entry::Dir(id) => {
+            let attr = stat.archive_dir(archive.dir(id).entries().len());
+            (inodes.look_up(id.0, false), attr)
+        }
+        Entry::Member(id) => {
+            let member = archive.member(id);
+            let attr = stat.member(member.size, member.encoded_size);
+            let npy = name.as_encoded_bytes().ends_with(b".npy");
+            (inodes.look_up(archive.counts().0 + id.0, npy), attr)
+        }
+    };
+    (ino, of_version(&version.key, attr))
 }
 
 /// A path within the source as its directory and its name there.
