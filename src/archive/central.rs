@@ -31,6 +31,8 @@ const PIECE: u64 = 1 << 20;
 /// The largest central directory that is read: over a million members with names of 60 bytes.
 /// Without a bound, a file decides how much memory we take.
 const MAX_DIRECTORY: u64 = 128 << 20;
+/// Members for which room is made before they are seen: 4 MiB.
+const MOST_RESERVED: u64 = 1 << 16;
 /// How many end records are tried. Each may lead through a whole directory.
 const MAX_END_RECORDS: usize = 4;
 
@@ -103,10 +105,22 @@ impl Central {
                     central.members.len()
                 ))
             })?;
+            if central.members.is_empty() {
+                // As if all others were like the first.
+                let count = ((extent.end - extent.start) / entry.len as u64).min(MOST_RESERVED);
+                central.reserve(count as usize, entry.name.len());
+            }
             central.push(&entry, at_in_directory, extent.shift);
             at += entry.len as u64;
         }
         Ok(central)
+    }
+
+    fn reserve(&mut self, count: usize, name_len: usize) {
+        self.members.reserve(count);
+        self.positions.reserve(count);
+        self.names.reserve(count * name_len);
+        self.name_ends.reserve(count);
     }
 
     fn push(&mut self, entry: &Entry<'_>, position: u64, shift: i128) {

@@ -17,6 +17,9 @@ const UPPER_HALF: [u16; 128] = [
 
 /// Appends `name` as UTF-8. Bytes below 0x80 are ASCII, control characters too.
 pub(super) fn append_utf8(name: &[u8], out: &mut Vec<u8>) {
+    if name.is_ascii() {
+        return out.extend_from_slice(name);
+    }
     for &byte in name {
         match byte.checked_sub(0x80) {
             None => out.push(byte),

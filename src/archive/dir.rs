@@ -138,7 +138,7 @@ pub(super) fn build<'a>(count: usize, name_of: impl Fn(usize) -> &'a [u8]) -> Tr
             None => changes[member] = Some(Change::TooMany),
         }
     }
-    builder.add_files(&files, |covered, by| {
+    builder.add_files(files, |covered, by| {
         // The last of a repeated name is what everyone expects; anything else is told.
         if name_of(covered) != name_of(by) {
             changes[covered] = Some(Change::Covered);
@@ -162,18 +162,25 @@ fn sentence<'a>(changes: &[Option<Change>], name_of: impl Fn(usize) -> &'a [u8])
     ))
 }
 
-/// A file before it is known under which name it is shown.
+/// A file in the directory it lies in.
 struct File<'p> {
     dir: u32,
     name: &'p [u8],
     member: usize,
 }
 
+impl<'p> File<'p> {
+    fn key(&self) -> (u32, &'p [u8]) {
+        (self.dir, self.name)
+    }
+}
+
 /// Directories and files by the directory they lie in and their name there.
 #[derive(Default)]
 struct Builder<'p> {
     dirs: HashMap<(u32, &'p [u8]), u32>,
-    files: HashMap<(u32, &'p [u8]), usize>,
+    /// Sorted.
+    files: Vec<File<'p>>,
     /// Files whose name is a directory's, under the name they got.
     renamed: HashMap<(u32, Vec<u8>), usize>,
 }
@@ -199,21 +206,24 @@ impl<'p> Builder<'p> {
         Some((dir, name))
     }
 
-    /// Adds files in central directory order; the last of a name wins. `covered` hears of each
-    /// that lost, and by which.
-    fn add_files(&mut self, files: &[File<'p>], mut covered: impl FnMut(usize, usize)) {
-        let mut clashes = HashMap::new();
-        self.files.reserve(files.len());
-        for &File { dir, name, member } in files {
-            let clash = self.dirs.contains_key(&(dir, name));
-            let same_name = if clash { &mut clashes } else { &mut self.files };
-            if let Some(loser) = same_name.insert((dir, name), member) {
-                covered(loser, member);
+    /// Adds files; of those with one name the last in central directory order wins. `covered` hears
+    /// of each that lost, and by which.
+    fn add_files(&mut self, mut files: Vec<File<'p>>, mut covered: impl FnMut(usize, usize)) {
+        // Most writers have sorted them, or nearly: cheaper than to hash 10,000 names.
+        files.sort_by(|a, b| (a.key(), a.member).cmp(&(b.key(), b.member)));
+        files.dedup_by(|next, kept| {
+            let same = next.key() == kept.key();
+            if same {
+                covered(kept.member, next.member);
+                kept.member = next.member;
             }
-        }
-        let mut clashes: Vec<_> = clashes.into_iter().collect();
-        clashes.sort_unstable_by_key(|&(_, member)| member);
-        for ((dir, name), member) in clashes {
+            same
+        });
+        let clash = |file: &File<'_>| self.dirs.contains_key(&file.key());
+        let (mut clashes, files): (Vec<_>, _) = files.into_iter().partition(clash);
+        self.files = files;
+        clashes.sort_unstable_by_key(|file| file.member);
+        for File { dir, name, member } in clashes {
             let name = self.free_name(dir, name);
             self.renamed.insert((dir, name), member);
         }
@@ -229,7 +239,8 @@ impl<'p> Builder<'p> {
             let mut fitting = Vec::new();
             name::append_component(&wanted, &mut fitting);
             let key = (dir, fitting.as_slice());
-            if !self.dirs.contains_key(&key) && !self.files.contains_key(&key) {
+            let is_file = || self.files.binary_search_by_key(&key, File::key).is_ok();
+            if !self.dirs.contains_key(&key) && !is_file() {
                 let key = (dir, fitting);
                 if !self.renamed.contains_key(&key) {
                     return key.1;
@@ -248,13 +259,14 @@ impl<'p> Builder<'p> {
             parents[child as usize] = DirId(dir);
             rows.push((dir, name.into(), Entry::Dir(DirId(child))));
         }
-        for ((dir, name), member) in self.files {
+        for File { dir, name, member } in self.files {
             rows.push((dir, name.into(), member_entry(member)));
         }
         for ((dir, name), member) in self.renamed {
             rows.push((dir, name.into(), member_entry(member)));
         }
-        rows.sort_unstable_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+        // The files are in order already, and this sort takes them as one run.
+        rows.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
 
         let mut rows = rows.as_slice();
         (0..)
