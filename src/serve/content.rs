@@ -201,6 +201,10 @@ impl Content {
         if let Some(range) = around.behind {
             deflated.reader().give_up(range);
         }
+        // What the frontier has not passed is left: it might be far.
+        let frontier = deflated.reader().frontier();
+        let strides = around.strides.into_iter().filter(|range| range.end <= frontier);
+        strides.for_each(|range| deflated.read_ahead(range));
         if let Some(range) = around.ahead {
             let range = range.start..range.end.min(self.size);
             if !range.is_empty() {

@@ -1,6 +1,6 @@
-//! How one handle is read: in sequence or at random.
+//! How one handle is read: in sequence, in even strides or at random.
 
-use std::ops::Range;
+use std::{cmp::Ordering, ops::Range};
 
 /// How far from the expected place a read may start and still count as sequential, in bytes: the
 /// kernel's read-ahead sends several requests at once, and they arrive out of order.
@@ -9,6 +9,17 @@ const SLACK: u64 = 1 << 20;
 /// Reads in sequence before reading ahead starts. A memory map's read-around at a random row is
 /// one request, seldom two.
 const ENOUGH: u32 = 2;
+
+/// Even strides in a row, after the first, before what is a stride further is decoded: rows that
+/// are picked at random have two of them by chance once in billions of times.
+const ENOUGH_STRIDES: u32 = 2;
+
+/// How much strides may differ and still be even, in bytes: the kernel reads from a page on.
+const UNEVEN: u64 = 4096;
+
+/// Strides that are decoded ahead: while a thread decodes what is asked for, others have what comes
+/// next.
+const STRIDES_AHEAD: i64 = 2;
 
 /// Bytes that a span takes at most, near enough. What is given up begins so much before what was
 /// given up last: the span that lay across its end is whole now.
@@ -19,6 +30,8 @@ const SPAN: u64 = 2 << 20;
 pub struct Around {
     /// To be decoded ahead of the reader.
     pub ahead: Option<Range<u64>>,
+    /// Where the reader comes by if its strides go on as they are.
+    pub strides: Vec<Range<u64>>,
     /// Handed out, so that the kernel has them.
     pub behind: Option<Range<u64>>,
 }
@@ -34,6 +47,10 @@ pub struct Pattern {
     ahead: u64,
     /// Where the run began.
     start: u64,
+    /// From where the run before began to there.
+    stride: i64,
+    /// Strides in a row that were like the one before.
+    strides: u32,
     /// How far what was read has been given up.
     behind: u64,
 }
@@ -43,12 +60,29 @@ impl Pattern {
     pub fn follow(&mut self, offset: u64, size: u64, distance: u64) -> Around {
         let sequential = offset.abs_diff(self.end) <= SLACK;
         if !sequential {
-            *self = Self { end: offset + size, start: offset, behind: offset, ..Self::default() };
-            return Around::default();
+            let stride = offset.wrapping_sub(self.start) as i64;
+            let is_even = stride.abs_diff(self.stride) <= UNEVEN;
+            let strides = if is_even { self.strides.saturating_add(1) } else { 0 };
+            let (end, start, behind) = (offset + size, offset, offset);
+            *self = Self { end, start, behind, stride, strides, ..Self::default() };
+            return Around { strides: self.go_on(size), ..Around::default() };
         }
         self.end = self.end.max(offset + size);
         self.run = self.run.saturating_add(1);
-        Around { ahead: self.go_ahead(distance), behind: self.leave_behind() }
+        let (ahead, behind) = (self.go_ahead(distance), self.leave_behind());
+        Around { ahead, behind, ..Around::default() }
+    }
+
+    fn go_on(&self, size: u64) -> Vec<Range<u64>> {
+        let steps = match self.strides.cmp(&ENOUGH_STRIDES) {
+            Ordering::Less => return Vec::new(),
+            Ordering::Equal => 1..=STRIDES_AHEAD,
+            // The others were told before.
+            Ordering::Greater => STRIDES_AHEAD..=STRIDES_AHEAD,
+        };
+        let start = |step| self.start.checked_add_signed(self.stride.checked_mul(step)?);
+        let range = |step| Some(start(step)?..start(step)?.checked_add(size)?);
+        steps.filter_map(range).collect()
     }
 
     fn go_ahead(&mut self, distance: u64) -> Option<Range<u64>> {
@@ -83,8 +117,10 @@ mod tests {
     #[test]
     fn random_reads_are_never_read_ahead_of() {
         let mut pattern = Pattern { end: 1 << 40, ..Pattern::default() };
-        for number in 0..100_u64 {
-            let offset = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) % (1 << 40);
+        let mut offset = 1_u64;
+        for _ in 0..10_000 {
+            offset = offset.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let offset = offset >> 24;
             let around = pattern.follow(offset, 128 * KIB, DISTANCE);
             assert_eq!(around, Around::default(), "{offset}");
         }
@@ -104,6 +140,48 @@ mod tests {
             }
         }
         assert!(ahead.unwrap() >= 1000 * 128 * KIB);
+    }
+
+    #[test]
+    fn even_strides_are_decoded_ahead_of_without_gaps_or_repeats() {
+        // From page to page, in both directions, each as one request or two.
+        for stride in [5_000_000_i64, -5_000_000] {
+            for requests in [1, 2] {
+                let mut pattern = Pattern::default();
+                let (mut told, mut last) = (Vec::new(), 0);
+                for number in 0..100 {
+                    last = ((1 << 30) + number * stride) as u64 / 4096 * 4096;
+                    for request in 0..requests {
+                        let (offset, size) = (last + request * 64 * KIB, 64 * KIB);
+                        let around = pattern.follow(offset, size, DISTANCE);
+                        assert!(around.ahead.is_none() && around.behind.is_none());
+                        told.extend(around.strides.into_iter().map(|range| range.start));
+                    }
+                }
+                // The first three strides are not known to be even, and two are ahead.
+                assert_eq!(told.len(), 100 - 4 + 2);
+                for (number, told) in (4..).zip(told) {
+                    let at = ((1 << 30) + number * stride) as u64;
+                    assert!(at.abs_diff(told) <= 3 * UNEVEN, "{at} {told}");
+                }
+                assert!(pattern.follow(last / 2, 64 * KIB, DISTANCE).strides.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn strides_that_lead_out_of_the_numbers_are_not_told() {
+        let mut pattern = Pattern::default();
+        let stride = (1 << 62) - 1;
+        let mut told = Vec::new();
+        for number in 0..4 {
+            told = pattern.follow(number * stride, u64::from(u32::MAX), DISTANCE).strides;
+        }
+        assert_eq!(told.len(), 0);
+        for number in (0..5).rev() {
+            told.extend(pattern.follow(number * 3_000_000, 1, DISTANCE).strides);
+        }
+        assert_eq!(told, [0..1]);
     }
 
     #[test]
