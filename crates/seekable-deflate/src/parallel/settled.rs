@@ -83,8 +83,13 @@ impl Settled {
             // The source is no longer what it was.
             Stop::Block | Stop::End => return Err(Fault::Truncated),
         }
+        let decoded = start + (stand.len + out.len()) as u64;
+        if decoded > self.range.end {
+            // Nor is it here: a match goes on where there are no bytes.
+            return Err(Fault::Truncated);
+        }
         Ok(Boundary {
-            decoded: start + (stand.len + out.len()) as u64,
+            decoded,
             encoded: bits.position(),
             place: decoder.place().ok_or(Fault::Truncated)?,
         })

@@ -392,6 +392,27 @@ fn where_a_chunk_begins_it_does_not_say_where_the_symbol_before_ends() {
 }
 
 #[test]
+fn a_source_that_has_changed_does_not_lead_behind_a_chunk() {
+    let encoded = deflate(&floats(1 << 20), 6);
+    let range = 0..encoded.len() as u64;
+    let buffers = Buffers::new(Memory::new(PLENTY));
+    let mut speculator = Speculator::new(range.clone(), 1000);
+    let piece = loop {
+        if let Worked::Piece(piece) = speculator.work(&&encoded[..], u64::MAX, &buffers) {
+            break piece;
+        }
+    };
+    let chunk = Settled::new(range, vec![piece], 50_000, &[0; HISTORY]);
+    let end = chunk.end();
+    for bit in end.encoded.0 as usize - 200..end.encoded.0 as usize {
+        let mut changed = encoded.clone();
+        changed[bit / 8] ^= 1 << (bit % 8);
+        let found = chunk.boundary(&changed, end.decoded);
+        assert!(found.is_err() || found.is_ok_and(|found| found.decoded == end.decoded));
+    }
+}
+
+#[test]
 fn where_no_block_can_be_found_nothing_is_taken_over() {
     // One block with the fixed code.
     assert_eq!(check("fixed", &deflate(&floats(LEN), 1), &bare(100_000)), 0);
