@@ -31,6 +31,17 @@ pub(crate) struct Matches {
 }
 
 impl Matches {
+    /// Bytes of memory that those of `len` units take at most.
+    pub(crate) const fn most_memory(len: usize) -> usize {
+        len / UNITS_PER_MATCH * size_of::<Match>()
+    }
+
+    /// Bytes of memory held.
+    #[cfg(test)]
+    pub(crate) fn memory(&self) -> usize {
+        self.list.capacity() * size_of::<Match>()
+    }
+
     /// Those that start in the first `len` units of an output that starts at `start`.
     pub(super) fn new(start: usize, len: usize) -> Self {
         Self { list: Vec::new(), most: len / UNITS_PER_MATCH, start, end: start + len }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::chunk::Piece;
 use crate::{
     Memory,
-    inflate::{HISTORY, MARGIN, MAX_MATCH},
+    inflate::{HISTORY, MARGIN, MAX_MATCH, Matches},
     memory::Reserved,
 };
 
@@ -14,7 +14,12 @@ pub(super) const PIECE: usize = 256 << 10;
 /// Length of a buffer for a piece, in units.
 const BUFFER: usize = HISTORY + PIECE + MAX_MATCH + MARGIN;
 
-/// A buffer, counted as long as it is there.
+/// Bytes that a piece takes of the budget: its buffer, and the matches that are noted of it.
+const fn memory<T>() -> u64 {
+    (BUFFER * size_of::<T>() + Matches::most_memory(PIECE)) as u64
+}
+
+/// A buffer, counted as long as it is there, with the matches of its piece.
 pub(super) struct Buffer<T> {
     pub(super) units: Vec<T>,
     reserved: Reserved,
@@ -33,6 +38,17 @@ pub(super) enum Units {
     Bytes(Buffer<u8>),
     /// Bytes and markers.
     Marked(Buffer<u16>),
+}
+
+#[cfg(test)]
+impl Units {
+    /// Bytes of memory held.
+    pub(super) fn memory(&self) -> usize {
+        match self {
+            Self::Bytes(bytes) => size_of_val(&bytes.units[..]),
+            Self::Marked(marked) => size_of_val(&marked.units[..]),
+        }
+    }
 }
 
 /// Those of a stream that nobody uses now.
@@ -61,7 +77,7 @@ impl Buffers {
 
     /// How many decoded bytes there is room for where none is known.
     pub(super) fn capacity(&self) -> u64 {
-        self.most() / size_of::<u16>() as u64 * PIECE as u64 / BUFFER as u64
+        self.most() / memory::<u16>() * PIECE as u64
     }
 
     pub(super) fn take_bytes(&self) -> Option<Buffer<u8>> {
@@ -90,11 +106,11 @@ impl Buffers {
         let free = self.lock();
         !free.bytes.is_empty()
             || !free.marked.is_empty()
-            || self.memory.reserved() + (BUFFER * size_of::<u16>()) as u64 <= self.most()
+            || self.memory.reserved() + memory::<u16>() <= self.most()
     }
 
     fn fresh<T: Clone>(&self, zero: T) -> Option<Buffer<T>> {
-        let reserved = self.memory.reserve((BUFFER * size_of::<T>()) as u64, self.most())?;
+        let reserved = self.memory.reserve(memory::<T>(), self.most())?;
         Some(Buffer { units: vec![zero; BUFFER], reserved })
     }
 

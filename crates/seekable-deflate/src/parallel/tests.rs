@@ -487,6 +487,36 @@ fn what_is_decoded_ahead_stays_within_the_memory() {
     }
 }
 
+#[test]
+fn matches_that_are_noted_ahead_are_counted() {
+    // Almost as many as are noted, four bytes of each.
+    let mut random = Random(13);
+    let mut plain: Vec<u8> = Vec::new();
+    while plain.len() < 1 << 20 {
+        plain.extend((0..66).map(|_| (random.next() % 150) as u8));
+        let from = plain.len().saturating_sub(66 + random.next() as usize % 300);
+        plain.extend_from_within(from..from + 4);
+    }
+    let encoded = deflate(&plain, 6);
+    let memory = Memory::new(PLENTY);
+    let buffers = Buffers::new(Arc::clone(&memory));
+    let mut speculator = Speculator::new(0..encoded.len() as u64, 1000);
+    let (mut held, mut pieces) = (0, Vec::new());
+    while pieces.len() < 3 {
+        if let Worked::Piece(piece) = speculator.work(&encoded, u64::MAX, &buffers) {
+            assert!(piece.matches.memory() > 16 << 10);
+            held += piece.matches.memory() + piece.units.memory();
+            pieces.push(piece);
+        }
+    }
+    assert!(held as u64 <= memory.reserved(), "{held} of {}", memory.reserved());
+}
+
+#[test]
+fn memory_without_end_is_room_for_all() {
+    assert!(Buffers::new(Memory::new(u64::MAX)).capacity() > u64::MAX / 16);
+}
+
 /// A source that is slow, fails or panics now and then.
 struct Shaky<'a> {
     encoded: &'a [u8],
