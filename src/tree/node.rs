@@ -2,7 +2,6 @@
 
 use std::{
     fs::File,
-    hash::{Hash, Hasher},
     path::Path,
     sync::{Arc, Mutex, PoisonError, Weak},
 };
@@ -38,7 +37,7 @@ pub(super) enum Key {
 }
 
 /// A generation of a container under a path. Without ctime, which a rename changes too.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct VersionKey {
     pub path: Arc<Path>,
     pub id: FileId,
@@ -46,13 +45,6 @@ pub(super) struct VersionKey {
     pub mtime: (i64, u32),
     /// What the archive's directory says, hashed.
     pub fingerprint: u64,
-}
-
-/// By what seldom collides, and without the path.
-impl Hash for VersionKey {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        (self.id.ino, self.fingerprint).hash(state);
-    }
 }
 
 /// A file of the source, shown as it is.
@@ -132,5 +124,27 @@ impl<C> Version<C> {
         let container = reopen()?;
         *self.container.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&container);
         Ok(container)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::hash::{BuildHasher, RandomState};
+
+    use super::*;
+    use crate::tree::Timestamp;
+
+    #[test]
+    fn one_file_under_many_names_has_keys_with_many_hashes() {
+        let hasher = RandomState::new();
+        let key = |path| VersionKey {
+            path: Path::new(path).into(),
+            id: FileId { dev: (0, 1), ino: 2, btime: Timestamp { seconds: 3, nanoseconds: 4 } },
+            size: 5,
+            mtime: (6, 7),
+            fingerprint: 8,
+        };
+        assert_eq!(hasher.hash_one(key("a.npz")), hasher.hash_one(key("a.npz")));
+        assert_ne!(hasher.hash_one(key("a.npz")), hasher.hash_one(key("b.npz")));
     }
 }
