@@ -206,12 +206,9 @@ impl Filesystem for Npzfs {
             match &*handle {
                 Handle::Member { content, copy, pattern, .. } => {
                     let copy = content.copy(copy);
-                    if copy.is_none() {
-                        content.follow(pattern, offset, size);
-                    }
                     let tree = self.tree.clone();
                     let owner = content.clone();
-                    content.read(copy, offset, size, move |result| match result {
+                    content.read_along(pattern, copy, offset, size, move |result| match result {
                         Ok(bytes) => reply.data(bytes),
                         Err(error) => {
                             // The kernel tries each page of a damaged place again; one line is

@@ -189,6 +189,28 @@ impl Deflated {
         self.park(Waiter::ahead(range));
     }
 
+    /// Decodes those of `ranges` that are not at hand before anybody asks. Only behind the frontier,
+    /// for what lies ahead of it may be far; and only while others do not wait for threads: what is
+    /// asked for goes first, and what is not may never be.
+    pub fn read_beside(self: &Arc<Self>, ranges: Vec<Range<u64>>) {
+        for range in ranges {
+            // The thread that has just answered this reader is about to take one task.
+            let is_room = self.shared.decode.short_of() <= 1;
+            let is_behind = range.end <= self.reader.frontier();
+            if is_behind && is_room && !self.is_at_hand(range.clone()) {
+                self.park(Waiter::ahead(range));
+            }
+        }
+    }
+
+    fn is_at_hand(&self, mut range: Range<u64>) -> bool {
+        while !range.is_empty() {
+            let Some(span) = self.reader.cached_span_at(range.start) else { return false };
+            range.start = span.start() + span.bytes().len() as u64;
+        }
+        true
+    }
+
     // Nothing that can panic runs under this lock; a poisoned one is still whole.
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)

@@ -80,8 +80,13 @@ impl Spawner {
 
     /// Whether a task waits for a thread, and all have something else to do.
     pub fn is_short(&self) -> bool {
+        self.short_of() > 0
+    }
+
+    /// How many threads more the tasks that wait would need.
+    pub fn short_of(&self) -> usize {
         let queue = self.0.queue();
-        queue.tasks.len() > queue.idle
+        queue.tasks.len().saturating_sub(queue.idle)
     }
 
     /// Queues `task`. After the pool is gone it is dropped unrun.
