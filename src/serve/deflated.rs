@@ -239,9 +239,12 @@ impl Deflated {
                 waiting.advancing = true;
                 self.shared.decode.spawn(move || this.advance());
             }
-        } else if let Entry::Vacant(entry) = waiting.decoding.entry(offset / self.spacing) {
-            entry.insert(Some(offset));
-            self.shared.decode.spawn(move || this.decode(offset));
+        } else {
+            let place = offset / self.spacing;
+            if let Entry::Vacant(entry) = waiting.decoding.entry(place) {
+                entry.insert(Some(offset));
+                self.shared.decode.spawn(move || this.decode(place));
+            }
         }
     }
 
@@ -301,8 +304,8 @@ impl Deflated {
         }
     }
 
-    fn decode(self: Arc<Self>, offset: u64) {
-        let Some(other) = self.begin(offset) else { return };
+    fn decode(self: Arc<Self>, place: u64) {
+        let Some((offset, other)) = self.begin(place) else { return };
         let pair = other.and_then(|other| Some((other, self.try_span_pair_at([offset, other])?)));
         if let Some((other, [first, second])) = pair {
             self.deliver(offset, first);
@@ -318,17 +321,18 @@ impl Deflated {
         }
     }
 
-    /// Takes over the span of `offset`, unless another task has; and one more that waits for a
-    /// thread, if none is free and one does both faster.
-    fn begin(&self, offset: u64) -> Option<Option<u64>> {
+    /// Takes over the span that is wanted at `place` by now, unless another task has; and one more
+    /// that waits for a thread, if none is free and one does both faster.
+    fn begin(&self, place: u64) -> Option<(u64, Option<u64>)> {
         let mut waiting = self.waiting();
-        waiting.decoding.get_mut(&(offset / self.spacing))?.take()?;
+        let offset = waiting.decoding.get_mut(&place)?.take()?;
         if !self.shared.decode.is_short() {
-            return Some(None);
+            return Some((offset, None));
         }
-        Some(waiting.decoding.values_mut().find_map(|other| {
+        let other = waiting.decoding.values_mut().find_map(|other| {
             other.take_if(|other| self.reader.is_faster_as_pair([offset, *other]))
-        }))
+        });
+        Some((offset, other))
     }
 
     /// Hands out the span of `offset`, which it has taken over.
