@@ -24,8 +24,9 @@
 //! - Looking for runs of markers before they are looked up: a third of the rate.
 //! - Chunks of 1, 2, 4, 8 and 16 MiB: 1.13, 1.28, 1.43, 1.40, 1.43 on data like sensor data.
 //!
-//! What many cores have to divide among them: 16 threads on these two cores took 2.1 times the
-//! processor time of one on sensor data, 1.45 times on noise, most of it for units of two bytes.
+//! What many cores have to divide among them: 16 threads on these two cores took 2.1 to 2.3 times
+//! the processor time of one on sensor data, 1.45 to 2.0 times on noise, most of it for units of two
+//! bytes.
 //! What one thread has to do after the other is the last window of each chunk, and what is left of
 //! a chunk that the frontier meets before it is complete.
 
