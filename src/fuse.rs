@@ -335,7 +335,7 @@ impl Filesystem for Npzfs {
         reply: ReplyDirectory,
     ) {
         contain(|| {
-            let mut listing = Listing::new(reply);
+            let mut listing = Listing::new(reply, self.device.as_ref());
             let listed = self.tree.read_directory(Ino(ino.0), offset, false, &mut |entry| {
                 let number = if entry.name == "." { ino } else { UNKNOWN_INO };
                 listing.add(number, entry.cookie, entry.kind, entry.name)
@@ -343,7 +343,7 @@ impl Filesystem for Npzfs {
             match listed {
                 Ok(()) => {
                     let count = listing.count;
-                    listing.send(self.device.as_ref(), req.unique().0);
+                    listing.send(req.unique().0);
                     self.listed(ino, offset, count);
                 }
                 Err(error) => listing.fail(self.errno("readdir", ino, &error)),

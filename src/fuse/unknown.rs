@@ -1,7 +1,6 @@
 //! Listings with entries whose type is not known (DT_UNKNOWN), which fuser has no word for.
 //!
-//! Such a listing is written to the kernel here, past fuser. It keeps to the room that fuser's own
-//! reply has, which is filled with the same names meanwhile: what fits there fits here.
+//! They are written to the kernel here, past fuser.
 
 use std::{ffi::OsStr, io::IoSlice, mem, os::fd::OwnedFd, os::unix::ffi::OsStrExt};
 
@@ -12,44 +11,59 @@ use crate::tree::Kind;
 
 /// A listing that is being made.
 #[derive(Debug)]
-pub(super) struct Listing {
+pub(super) struct Listing<'a> {
     reply: ReplyDirectory,
+    /// The device that the request came from; without it, fuser answers.
+    device: Option<&'a OwnedFd>,
+    /// Bytes of entries that the kernel takes.
+    room: usize,
     /// Entries as the kernel reads them (struct fuse_dirent).
     entries: Vec<u8>,
-    has_unknown: bool,
     pub count: usize,
 }
 
 /// Bytes of struct fuse_out_header.
 const HEADER: usize = 16;
 
-impl Listing {
-    pub fn new(reply: ReplyDirectory) -> Self {
-        Self { reply, entries: Vec::new(), has_unknown: false, count: 0 }
+/// Bytes of entries that the kernel takes at least: a page.
+const LEAST_ROOM: usize = 4096;
+
+impl<'a> Listing<'a> {
+    pub fn new(reply: ReplyDirectory, device: Option<&'a OwnedFd>) -> Self {
+        // fuser keeps it to itself otherwise. Filling its reply as well would tell, but that is
+        // forgotten below, with all that it holds.
+        let room = room_in(&format!("{reply:?}")).unwrap_or(LEAST_ROOM);
+        Self { reply, device, room, entries: Vec::new(), count: 0 }
     }
 
     /// Adds an entry, if there is room for it.
     pub fn add(&mut self, ino: INodeNo, cookie: u64, kind: Option<Kind>, name: &OsStr) -> bool {
-        // Any type takes the same room.
-        if self.reply.add(ino, cookie, file_type(kind.unwrap_or(Kind::File)), name) {
-            return false;
-        }
+        let is_added = match self.device {
+            Some(_) => self.add_entry(ino, cookie, kind, name),
+            None => !self.reply.add(ino, cookie, file_type(kind.unwrap_or(Kind::File)), name),
+        };
+        self.count += usize::from(is_added);
+        is_added
+    }
+
+    fn add_entry(&mut self, ino: INodeNo, cookie: u64, kind: Option<Kind>, name: &OsStr) -> bool {
+        let before = self.entries.len();
         self.entries.extend(ino.0.to_ne_bytes());
         self.entries.extend(cookie.to_ne_bytes());
         self.entries.extend((name.len() as u32).to_ne_bytes());
         self.entries.extend(kind.map_or(0, dirent_type).to_ne_bytes());
         self.entries.extend(name.as_bytes());
         self.entries.resize(self.entries.len().next_multiple_of(8), 0);
-        self.has_unknown |= kind.is_none();
-        self.count += 1;
-        true
+        let fits = self.entries.len() <= self.room;
+        if !fits {
+            self.entries.truncate(before);
+        }
+        fits
     }
 
-    /// Answers the request `unique` of `device`.
-    pub fn send(self, device: Option<&OwnedFd>, unique: u64) {
-        let (true, Some(device)) = (self.has_unknown, device) else {
-            return self.reply.ok();
-        };
+    /// Answers the request `unique`.
+    pub fn send(self, unique: u64) {
+        let Some(device) = self.device else { return self.reply.ok() };
         let mut header = [0; HEADER];
         header[..4].copy_from_slice(&((HEADER + self.entries.len()) as u32).to_ne_bytes());
         header[8..].copy_from_slice(&unique.to_ne_bytes());
@@ -71,6 +85,13 @@ impl Listing {
     }
 }
 
+/// Bytes of entries that fit into a reply, as fuser 0.18 puts it for debugging.
+fn room_in(reply: &str) -> Option<usize> {
+    let (_, after) = reply.split_once("max_size: ")?;
+    let digits = after.split(|c: char| !c.is_ascii_digit()).next()?;
+    digits.parse().ok().filter(|room| *room >= LEAST_ROOM)
+}
+
 /// The type of a directory entry (dirent.h) is that of its mode, shifted.
 fn dirent_type(kind: Kind) -> u32 {
     match kind {
@@ -81,5 +102,20 @@ fn dirent_type(kind: Kind) -> u32 {
         Kind::File => 8,
         Kind::Symlink => 10,
         Kind::Socket => 12,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_room_of_a_reply_is_found_or_taken_for_a_page() {
+        let reply = "ReplyDirectory { reply: ReplyRaw { .. }, \
+            data: DirEntList(EntListBuf { max_size: 32768, buf: [] }) }";
+        assert_eq!(room_in(reply), Some(32768));
+        for other in ["", "max_size: ", "max_size: none", "max_size: 4095", "room: 32768"] {
+            assert_eq!(room_in(other), None, "{other}");
+        }
     }
 }

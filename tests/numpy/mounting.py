@@ -134,6 +134,10 @@ class Mount:
         """Peak resident set of the server in bytes."""
         return 1024 * int(self._status("VmHWM").split()[0])
 
+    def memory(self):
+        """Resident set of the server in bytes."""
+        return 1024 * int(self._status("VmRSS").split()[0])
+
     def _status(self, key):
         for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
             if line.startswith(key + ":"):
