@@ -28,6 +28,8 @@ use crate::{
     window::Window,
 };
 
+mod parts;
+
 const EAGER: Tuning =
     Tuning { warm_up: 1, least: 1, highest_ratio: 32, chunk: 512 << 10, watched: false };
 const PLENTY: u64 = 256 << 20;
@@ -373,46 +375,6 @@ fn a_chunk_that_somebody_else_works_on_by_now_is_not_ended() {
 }
 
 #[test]
-fn where_a_chunk_begins_it_does_not_say_where_the_symbol_before_ends() {
-    let encoded = deflate(&floats(1 << 20), 6);
-    let (source, range) = (&encoded[..], 0..encoded.len() as u64);
-    let buffers = Buffers::new(Memory::new(PLENTY));
-    let mut speculator = Speculator::new(range.clone(), 1000);
-    let piece = loop {
-        if let Worked::Piece(piece) = speculator.work(&source, u64::MAX, &buffers) {
-            break piece;
-        }
-    };
-    let chunk = Arc::new(Settled::new(range, vec![piece], 50_000, &[0; HISTORY]));
-    let find = |at| Edge::new(at).find(&[Arc::clone(&chunk)], &source);
-    assert_eq!(find(50_000), None);
-    assert!(find(50_001).is_some_and(|found| (50_001..50_300).contains(&found.decoded)));
-    assert_eq!(find(chunk.range().end), Some(chunk.end()));
-    assert_eq!(find(chunk.range().end + 1), None);
-}
-
-#[test]
-fn a_source_that_has_changed_does_not_lead_behind_a_chunk() {
-    let encoded = deflate(&floats(1 << 20), 6);
-    let range = 0..encoded.len() as u64;
-    let buffers = Buffers::new(Memory::new(PLENTY));
-    let mut speculator = Speculator::new(range.clone(), 1000);
-    let piece = loop {
-        if let Worked::Piece(piece) = speculator.work(&&encoded[..], u64::MAX, &buffers) {
-            break piece;
-        }
-    };
-    let chunk = Settled::new(range, vec![piece], 50_000, &[0; HISTORY]);
-    let end = chunk.end();
-    for bit in end.encoded.0 as usize - 200..end.encoded.0 as usize {
-        let mut changed = encoded.clone();
-        changed[bit / 8] ^= 1 << (bit % 8);
-        let found = chunk.boundary(&changed, end.decoded);
-        assert!(found.is_err() || found.is_ok_and(|found| found.decoded == end.decoded));
-    }
-}
-
-#[test]
 fn where_no_block_can_be_found_nothing_is_taken_over() {
     // One block with the fixed code.
     assert_eq!(check("fixed", &deflate(&floats(LEN), 1), &bare(100_000)), 0);
@@ -485,36 +447,6 @@ fn what_is_decoded_ahead_stays_within_the_memory() {
         let (left, _) = in_turns(&encoded, &bare(100_000), 50, memory);
         assert!(left.bytes == plain, "{memory}");
     }
-}
-
-#[test]
-fn matches_that_are_noted_ahead_are_counted() {
-    // Almost as many as are noted, four bytes of each.
-    let mut random = Random(13);
-    let mut plain: Vec<u8> = Vec::new();
-    while plain.len() < 1 << 20 {
-        plain.extend((0..66).map(|_| (random.next() % 150) as u8));
-        let from = plain.len().saturating_sub(66 + random.next() as usize % 300);
-        plain.extend_from_within(from..from + 4);
-    }
-    let encoded = deflate(&plain, 6);
-    let memory = Memory::new(PLENTY);
-    let buffers = Buffers::new(Arc::clone(&memory));
-    let mut speculator = Speculator::new(0..encoded.len() as u64, 1000);
-    let (mut held, mut pieces) = (0, Vec::new());
-    while pieces.len() < 3 {
-        if let Worked::Piece(piece) = speculator.work(&encoded, u64::MAX, &buffers) {
-            assert!(piece.matches.memory() > 16 << 10);
-            held += piece.matches.memory() + piece.units.memory();
-            pieces.push(piece);
-        }
-    }
-    assert!(held as u64 <= memory.reserved(), "{held} of {}", memory.reserved());
-}
-
-#[test]
-fn memory_without_end_is_room_for_all() {
-    assert!(Buffers::new(Memory::new(u64::MAX)).capacity() > u64::MAX / 16);
 }
 
 /// A source that is slow, fails or panics now and then.
@@ -613,67 +545,5 @@ fn an_error_of_the_source_is_told_and_not_remembered() {
         };
         assert!(span.bytes() == &plain[at as usize..at as usize + span.bytes().len()]);
         at += span.bytes().len() as u64;
-    }
-}
-
-#[test]
-fn a_marker_names_its_place_in_the_window() {
-    let window: Vec<u8> = (0..HISTORY).map(|at| (at * 7 + at / 251) as u8).collect();
-    let key = markers::Key::new(&window);
-    let mut out = vec![0; HISTORY];
-    key.resolve(&markers::window(), &mut out);
-    assert!(out == window);
-    assert!(markers::known(&markers::window()).is_none());
-
-    let plain: Vec<u8> = (0..1000).map(|at| at as u8).collect();
-    let mut units: Vec<u16> = plain.iter().map(|byte| u16::from(*byte)).collect();
-    assert!(markers::known(&units).as_ref() == Some(&plain));
-    units[700] = markers::window()[1234];
-    assert!(markers::known(&units).is_none());
-    let mut out = vec![0; 1000];
-    key.resolve(&units, &mut out);
-    assert_eq!(out[700], window[1234]);
-    out[700] = plain[700];
-    assert!(out == plain);
-}
-
-#[test]
-fn the_finder_finds_each_dynamic_block() {
-    let plain = floats(2 << 20);
-    let encoded = deflate(&plain, 6);
-    // Where blocks begin, from a decoder that stops at each.
-    let mut input = crate::inflate::Input::new(0..encoded.len() as u64);
-    let mut decoder = crate::inflate::Decoder::new();
-    decoder.halt_at(crate::BitOffset(0));
-    let mut headers = Vec::new();
-    let mut window = Vec::new();
-    loop {
-        let room = crate::inflate::Output::room(window.len(), 1 << 20);
-        let mut out = crate::inflate::Output::new(vec![0u8; room], &window);
-        let mut bits = crate::inflate::Bits::new(&mut input, &encoded);
-        match decoder.decode(&mut bits, &mut out, 1 << 20).unwrap() {
-            crate::inflate::Stop::Block => headers.push(bits.position().0),
-            crate::inflate::Stop::Limit => {}
-            crate::inflate::Stop::End => break,
-        }
-        decoder.halt_at(crate::BitOffset(bits.position().0 + 1));
-        window = out.window().to_vec();
-    }
-    assert!(headers.len() > 10);
-    let range = 0..encoded.len() as u64;
-    // The last one is final, and not looked for.
-    for pair in headers.windows(2) {
-        let mut finder = Finder::new(range.clone(), pair[0] / 8 + 1);
-        let found = loop {
-            if let Some(found) = finder.step(&encoded, &range).unwrap() {
-                break Some(found);
-            }
-            if finder.position() >= pair[1] / 8 + 1000 {
-                break None;
-            }
-        };
-        if pair[1] != *headers.last().unwrap() {
-            assert_eq!(found.map(|found| *found.end()), Some(pair[1]));
-        }
     }
 }
