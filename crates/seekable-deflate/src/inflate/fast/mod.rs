@@ -35,16 +35,17 @@
 //!   noise 1.6, four symbols of one and then of the other; a symbol of each in turn 1.46. Fused
 //!   loops the same way: sensor data 0.92, text 0.94, for they wait for little and need all the
 //!   registers.
+//! - CRC-32 inside the loops (VPCLMULQDQ, four registers of 64 bytes): behind them it is 3 % of
+//!   sensor data, 9 % of labels and half of zeros. Long matches, 256 bytes as soon as they are there:
+//!   one-hot data 14.2 to 15.2 GB/s as zlib-rs deflates it, 13.3 to 13.2 as zlib does, masks 12.1
+//!   and 12.1, zeros 19.6 to 20.0; whether there are 256 bytes after a symbol is hard to guess, and
+//!   1, 2 and 4 KiB at a time give 14.4, 12.8 and 12.9. The fused loop, left each 0.5, 1 and 2 KiB:
+//!   labels 5.35 to 4.97, 5.09 and 5.17, sensor data 2.41 to 2.26, 2.32 and 2.34, text 1.70 to 1.61,
+//!   1.64 and 1.65: to leave it and come back costs more than the units that were idle.
 //!
-//! - CRC-32 inside the loop of long matches, 256 bytes (VPCLMULQDQ, four registers of 64) as soon as
-//!   they are there: one-hot data 14.2 to 15.2 GB/s as zlib-rs deflates it, 13.3 to 13.2 as zlib
-//!   does, masks 12.1 and 12.1, zeros 19.6 to 20.0. Whether there are 256 bytes after a symbol is
-//!   hard to guess; 1, 2 and 4 KiB at a time 14.4, 12.8 and 12.9 GB/s. Not worth 100 lines.
-//!
-//! What is left to try: the same in a first pass. From a bit anywhere in noise a decoder is in
-//! step with the true one after 9 symbols (99 % after 44), and a look-up is 6 cycles of waiting
-//! and 2 of work. And CRC-32 inside the fused loop, whose units are half idle: behind it that is 3 % of
-//! sensor data and 9 % of labels (crc32fast with VPCLMULQDQ, 50 GB/s).
+//! What is left to try: two places at once in a first pass. From a bit anywhere in noise a decoder
+//! is in step with the true one after 9 symbols (99 % after 44), and a look-up is 6 cycles of waiting
+//! and 2 of work.
 
 #[cfg(all(target_arch = "x86_64", not(feature = "portable")))]
 mod avx2;
