@@ -8,7 +8,7 @@ use std::{
 };
 
 use env_logger::{Builder, Target};
-use log::{Level, LevelFilter, Record};
+use log::{Level, LevelFilter, Metadata, Record};
 
 use super::Error;
 
@@ -74,7 +74,10 @@ pub fn start(log: &Log, level: LevelFilter) -> Result<(), Error> {
             builder.target(Target::Pipe(Box::new(file)));
         }
     }
-    builder.try_init().map_err(|cause| Error::Setup("logging", io::Error::other(cause)))?;
+    let logger = Logger(builder.build());
+    log::set_max_level(logger.0.filter());
+    log::set_boxed_logger(Box::new(logger))
+        .map_err(|cause| Error::Setup("logging", io::Error::other(cause)))?;
     let to_stderr = *log == Log::Stderr;
     std::panic::set_hook(Box::new(move |panic| {
         log::error!("bug: {panic}");
@@ -84,6 +87,38 @@ pub fn start(log: &Log, level: LevelFilter) -> Result<(), Error> {
         }
     }));
     Ok(())
+}
+
+/// Logs each line at the level it deserves.
+struct Logger(env_logger::Logger);
+
+impl log::Log for Logger {
+    fn enabled(&self, metadata: &Metadata) -> bool {
+        self.0.enabled(metadata)
+    }
+
+    fn log(&self, record: &Record) {
+        if is_late_reply(record) {
+            let (args, target) = (*record.args(), record.target());
+            self.0.log(&Record::builder().args(args).level(Level::Debug).target(target).build());
+        } else {
+            self.0.log(record);
+        }
+    }
+
+    fn flush(&self) {
+        self.0.flush();
+    }
+}
+
+/// Whether it is fuser that says that nobody waited for a reply any more. The kernel answers
+/// ENOENT to one whose request is gone (fuse_dev_do_write, fs/fuse/dev.c), as all are once the
+/// mount is; fuser 0.18 has that for an error.
+fn is_late_reply(record: &Record) -> bool {
+    record.level() == Level::Error && record.target() == "fuser::reply" && {
+        let text = record.args().to_string();
+        text.starts_with("Failed to send FUSE reply: ") && text.ends_with("(os error 2)")
+    }
 }
 
 fn append(path: &Path) -> io::Result<File> {
@@ -145,7 +180,55 @@ fn one_line(record: &Record) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use log::Log as _;
+    use rustix::io::Errno;
+
     use super::*;
+
+    /// What is written of an error that `target` logs, where `filter` is what is asked for.
+    fn written(filter: LevelFilter, target: &str, text: &str) -> String {
+        #[derive(Clone, Default)]
+        struct Lines(Arc<Mutex<Vec<u8>>>);
+
+        impl Write for Lines {
+            fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+                self.0.lock().unwrap().write(line)
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+
+        let lines = Lines::default();
+        let mut builder = Builder::new();
+        builder.filter_level(filter).target(Target::Pipe(Box::new(lines.clone())));
+        builder.format(|out, record| write!(out, "{}: {}", record.level(), record.args()));
+        let mut record = Record::builder();
+        record.level(Level::Error).target(target);
+        Logger(builder.build()).log(&record.args(format_args!("{text}")).build());
+        let lines = lines.0.lock().unwrap();
+        String::from_utf8(lines.clone()).unwrap()
+    }
+
+    #[test]
+    fn that_nobody_waits_for_a_reply_any_more_is_no_error() {
+        let failed =
+            |errno: Errno| format!("Failed to send FUSE reply: {}", io::Error::from(errno));
+        let late = failed(Errno::NOENT);
+        assert_eq!(written(LevelFilter::Info, "fuser::reply", &late), "");
+        let debug = written(LevelFilter::Debug, "fuser::reply", &late);
+        assert_eq!(debug, format!("DEBUG: {late}"));
+        for (target, text) in [
+            ("fuser::reply", failed(Errno::INVAL)),
+            ("fuser::session", io::Error::from(Errno::NOENT).to_string()),
+            ("npzfs::daemon", late),
+        ] {
+            assert_eq!(written(LevelFilter::Error, target, &text), format!("ERROR: {text}"));
+        }
+    }
 
     #[test]
     fn a_message_stays_on_one_line() {
