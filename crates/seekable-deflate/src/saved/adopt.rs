@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{IndexError, Inner, SavedIndex, SavedWindow, layout::Record, table};
+use super::{IndexError, SavedIndex, SavedWindow, layout::Record};
 use crate::{
     core::{Core, State},
     flight::Landing,
@@ -21,7 +21,7 @@ pub(crate) struct Adopted {
 impl Core {
     /// See `DeflateReader::adopt_index`.
     pub(crate) fn adopt(self: &Arc<Self>, saved: &SavedIndex) -> Result<(), IndexError> {
-        let adopted = self.adopted(&saved.inner)?;
+        let adopted = self.adopted(saved)?;
         let mut state = self.lock();
         if !state.agrees_with(&adopted) {
             return Err(IndexError::OtherSpans);
@@ -63,8 +63,8 @@ impl Core {
     }
 
     /// Compares a saved index with what is known of the stream.
-    fn adopted(&self, saved: &Arc<Inner>) -> Result<Adopted, IndexError> {
-        let header = &saved.header;
+    fn adopted(&self, saved: &SavedIndex) -> Result<Adopted, IndexError> {
+        let header = &saved.inner.header;
         let (mine, theirs) = (&self.options, &header.options);
         for (differs, what) in [
             (mine.format != theirs.format, "format"),
@@ -76,7 +76,7 @@ impl Core {
                 return Err(IndexError::OtherStream(what));
             }
         }
-        let adopted = Adopted { index: index(saved)?, sums: header.sums, ended: header.complete };
+        let adopted = Adopted { index: index(saved), sums: header.sums, ended: header.complete };
         let most = self.spacing.longest_span();
         let spans = (0..adopted.index.len()).map(|number| adopted.index.span(number));
         let longest = spans.map(|span| span.end - span.start.decoded).max().unwrap_or(0);
@@ -123,15 +123,14 @@ impl State {
 }
 
 /// The checkpoints of a saved index.
-fn index(saved: &Arc<Inner>) -> Result<Index, IndexError> {
-    let table = saved.table()?;
-    let mut checkpoints = Vec::with_capacity(saved.header.checkpoints as usize);
-    let mut crcs = Vec::with_capacity(saved.header.checkpoints as usize);
-    let frontier = saved.header.sums.whole.len();
-    for (number, record) in table::records(&table).enumerate() {
-        let Record { encoded, decoded, place, crc32, window } = record?;
+fn index(saved: &SavedIndex) -> Index {
+    let mut checkpoints = Vec::with_capacity(saved.records.len());
+    let mut crcs = Vec::with_capacity(saved.records.len());
+    let frontier = saved.frontier();
+    for (number, record) in saved.records.iter().enumerate() {
+        let Record { encoded, decoded, place, crc32, window } = *record;
         let window = match window {
-            Some(_) => Some(Window::Saved(SavedWindow { saved: Arc::clone(saved), number })),
+            Some(_) => Some(Window::Saved(SavedWindow { saved: saved.inner.clone(), number })),
             None => (number == 0).then(Window::default),
         };
         checkpoints.push(Checkpoint { encoded, decoded, place, window });
@@ -139,5 +138,5 @@ fn index(saved: &Arc<Inner>) -> Result<Index, IndexError> {
             crcs.push(crc32);
         }
     }
-    Ok(Index::from_parts(checkpoints, crcs, frontier))
+    Index::from_parts(checkpoints, crcs, frontier)
 }

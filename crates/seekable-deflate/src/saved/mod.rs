@@ -24,6 +24,8 @@ use crate::{ReadAt, inflate::HISTORY, window};
 #[derive(Clone)]
 pub struct SavedIndex {
     inner: Arc<Inner>,
+    /// The table, which only adopting needs.
+    records: Arc<[Record]>,
 }
 
 struct Inner {
@@ -40,12 +42,10 @@ impl SavedIndex {
     /// # Errors
     /// `Foreign`, `Version`, `Corrupt` or `Unreadable`.
     pub fn new(bytes: Arc<dyn ReadAt>, range: Range<u64>) -> Result<Self, IndexError> {
-        let mut header = [0; Header::LEN];
-        bytes.read_exact_at(&mut header, range.start)?;
-        let header = Header::of(&header, range.end.saturating_sub(range.start))?;
+        let header = header(&*bytes, &range)?;
         let inner = Inner { bytes, start: range.start, header };
-        table::check(&inner.header, &inner.table()?)?;
-        Ok(Self { inner: Arc::new(inner) })
+        let records = table::records(&inner.header, &inner.table()?)?;
+        Ok(Self { inner: Arc::new(inner), records: records.into() })
     }
 
     /// How far the stream was decoded, in decoded bytes.
@@ -59,6 +59,13 @@ impl SavedIndex {
     pub fn is_complete(&self) -> bool {
         self.inner.header.complete
     }
+}
+
+/// The header of the index that `range` of `bytes` holds.
+fn header(bytes: &dyn ReadAt, range: &Range<u64>) -> Result<Header, IndexError> {
+    let mut header = [0; Header::LEN];
+    bytes.read_exact_at(&mut header, range.start)?;
+    Header::of(&header, range.end.saturating_sub(range.start))
 }
 
 impl Inner {

@@ -6,24 +6,24 @@ use super::{
 };
 use crate::inflate::{HISTORY, MAX_MATCH, Place};
 
-/// The records of a table.
-pub(super) fn records(table: &[u8]) -> impl Iterator<Item = Result<Record, IndexError>> {
+/// The records of a table, once all is checked that can be known of it without the stream.
+pub(super) fn records(header: &Header, table: &[u8]) -> Result<Vec<Record>, IndexError> {
     let (records, _) = table.as_chunks::<{ Record::LEN }>();
-    records.iter().map(Record::of)
+    let records = records.iter().map(Record::of).collect::<Result<Vec<_>, _>>()?;
+    check(header, &records)?;
+    Ok(records)
 }
 
-/// Checks all that can be known of a table without the stream.
-pub(super) fn check(header: &Header, table: &[u8]) -> Result<(), IndexError> {
+fn check(header: &Header, records: &[Record]) -> Result<(), IndexError> {
     let frontier = header.sums.whole.len();
-    let mut before: Option<Record> = None;
+    let mut before: Option<&Record> = None;
     let mut windows = 0;
-    for record in records(table) {
-        let record = record?;
+    for record in records {
         match before {
-            None => check_first(&record)?,
-            Some(before) => check_next(&before, &record, header)?,
+            None => check_first(record)?,
+            Some(before) => check_next(before, record, header)?,
         }
-        windows = check_window(&record, windows)?;
+        windows = check_window(record, windows)?;
         before = Some(record);
     }
     let last = before.ok_or(IndexError::Corrupt("no checkpoint"))?;

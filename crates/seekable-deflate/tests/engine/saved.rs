@@ -1,6 +1,11 @@
 //! Indexes that are written and gone on from.
 
-use std::{io, ops::Range, sync::Arc, thread};
+use std::{
+    io,
+    ops::Range,
+    sync::{Arc, Mutex},
+    thread,
+};
 
 use proptest::prelude::*;
 use seekable_deflate::{
@@ -480,6 +485,28 @@ fn an_index_may_lie_anywhere_in_its_bytes() {
     let mut newer = index;
     newer[8] = 2;
     assert!(matches!(load(newer), Err(IndexError::Version(2))));
+}
+
+/// Bytes that change while others read them.
+struct Changing(Mutex<Vec<u8>>);
+
+impl ReadAt for Changing {
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.0.lock().unwrap().read_exact_at(buf, offset)
+    }
+}
+
+#[test]
+fn the_table_that_was_checked_is_adopted() {
+    let (encoded, plain, options, index) = small();
+    let len = index.len() as u64;
+    let bytes = Arc::new(Changing(Mutex::new(index)));
+    let saved = SavedIndex::new(bytes.clone(), 0..len).unwrap();
+    bytes.0.lock().unwrap()[96..].fill(0);
+    let reader = reader(&encoded[..], options);
+    reader.adopt_index(saved.clone()).unwrap();
+    assert_eq!(reader.frontier(), saved.frontier());
+    assert!(read(&reader, 900, 2000).unwrap() == plain[900..]);
 }
 
 proptest! {
