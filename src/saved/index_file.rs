@@ -72,6 +72,14 @@ impl IndexFile {
         Ok(Some(SavedIndex::new(self.file.clone(), range)?))
     }
 
+    /// How far the streams are decoded, in decoded bytes, all together. Only the headers of the
+    /// indexes are looked at.
+    pub fn frontiers(&self) -> u64 {
+        let frontier = |range: &Range<u64>| SavedIndex::frontier_in(&*self.file, range.clone());
+        let frontiers = self.streams.iter().filter_map(|(_, range)| frontier(range).ok());
+        frontiers.fold(0, u64::saturating_add)
+    }
+
     /// Writes the bytes of a stream's index, as they are, into another file.
     pub fn copy(&self, key: StreamKey) -> WriteIndex<'_> {
         Box::new(move |out| {

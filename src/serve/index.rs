@@ -249,9 +249,8 @@ impl ArchiveIndex {
     }
 
     fn use_file(&self, file: Option<Arc<IndexFile>>) {
-        let streams = file.iter().flat_map(|file| file.streams().map(move |key| file.index(key)));
-        let frontiers = streams.filter_map(|index| Some(index.ok()??.frontier()));
-        self.saved.store(frontiers.sum(), Ordering::Relaxed);
+        let saved = file.as_ref().map_or(0, |file| file.frontiers());
+        self.saved.store(saved, Ordering::Relaxed);
         *lock(&self.file) = file;
     }
 

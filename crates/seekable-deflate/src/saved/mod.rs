@@ -48,6 +48,15 @@ impl SavedIndex {
         Ok(Self { inner: Arc::new(inner), records: records.into() })
     }
 
+    /// The [`frontier`](Self::frontier) of the index that `range` of `bytes` holds, by its header
+    /// alone: its table may still turn out to be damaged.
+    ///
+    /// # Errors
+    /// As for [`new`](Self::new).
+    pub fn frontier_in(bytes: &dyn ReadAt, range: Range<u64>) -> Result<u64, IndexError> {
+        Ok(header(bytes, &range)?.sums.whole.len())
+    }
+
     /// How far the stream was decoded, in decoded bytes.
     #[must_use]
     pub fn frontier(&self) -> u64 {

@@ -487,6 +487,20 @@ fn an_index_may_lie_anywhere_in_its_bytes() {
     assert!(matches!(load(newer), Err(IndexError::Version(2))));
 }
 
+#[test]
+fn the_frontier_is_known_from_the_header_alone() {
+    let (.., index) = small();
+    let frontier = load(index.clone()).unwrap().frontier();
+    let of = |index: &[u8]| SavedIndex::frontier_in(&index, 0..index.len() as u64);
+    let mut no_table = index.clone();
+    no_table[96..].fill(0);
+    assert_eq!(of(&no_table), Ok(frontier));
+    let mut damaged = index;
+    damaged[40] ^= 1;
+    assert!(matches!(of(&damaged), Err(IndexError::Corrupt(_))));
+    assert!(of(&damaged[..95]).is_err());
+}
+
 /// Bytes that change while others read them.
 struct Changing(Mutex<Vec<u8>>);
 
