@@ -14,8 +14,8 @@ use std::{
     io,
     os::unix::fs::FileExt,
     sync::{
-        Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
     },
 };
 
@@ -41,14 +41,25 @@ pub struct Copier {
     pub out_of_order: Arc<AtomicBool>,
 }
 
-/// There is none, and nobody makes one.
-const NONE: u8 = 0;
-/// It is being made.
-const BEGUN: u8 = 1;
-/// There was one when we looked last.
-const THERE: u8 = 2;
-/// None can be had as long as the archive stays open: it is damaged, or could not be written.
-const GIVEN_UP: u8 = 3;
+#[derive(Debug)]
+enum State {
+    /// There is none, and nobody makes one.
+    Absent {
+        /// Bytes that have been asked of us.
+        asked: u64,
+    },
+    /// It is being made.
+    Begun,
+    /// There was one when we looked last.
+    There,
+    /// None can be had as long as the archive stays open: it is damaged, or could not be written.
+    GivenUp,
+}
+
+impl State {
+    /// It has to be read a lot before one is made.
+    const ABSENT: Self = Self::Absent { asked: 0 };
+}
 
 type Identify = Box<dyn Fn() -> io::Result<CopyKey> + Send + Sync>;
 
@@ -61,9 +72,7 @@ pub struct MemberCopy {
     size: u64,
     /// Of the whole member, where the archive's directory has it.
     crc32: Option<u32>,
-    /// Bytes that have been asked of us.
-    asked: AtomicU64,
-    state: AtomicU8,
+    state: Mutex<State>,
     /// Whether the log says what is wrong with a copy that was there.
     complained: Once,
 }
@@ -87,8 +96,7 @@ impl MemberCopy {
             key: OnceLock::new(),
             size,
             crc32,
-            asked: AtomicU64::new(0),
-            state: AtomicU8::new(NONE),
+            state: Mutex::new(State::ABSENT),
             complained: Once::default(),
         })
     }
@@ -101,7 +109,7 @@ impl MemberCopy {
 
     /// The copy, for a read of an open handle.
     pub fn of<'a>(&self, handle: &'a CopyHandle) -> Option<&'a File> {
-        if handle.0.get().is_none() && self.state.load(Ordering::Acquire) == THERE {
+        if handle.0.get().is_none() && matches!(*self.state(), State::There) {
             self.open(handle)?;
         }
         handle.0.get().map(|file| &**file)
@@ -109,9 +117,14 @@ impl MemberCopy {
 
     /// Takes note of a read of `bytes`; whether a copy is to be made now.
     pub fn asked(&self, bytes: u64) -> bool {
-        self.asked.fetch_add(bytes, Ordering::Relaxed) >= self.size
-            && self.state.load(Ordering::Relaxed) == NONE
-            && self.moved(NONE, BEGUN)
+        let mut state = self.state();
+        let State::Absent { asked } = &mut *state else { return false };
+        let is_read_a_lot = *asked >= self.size;
+        *asked += bytes;
+        if is_read_a_lot {
+            *state = State::Begun;
+        }
+        is_read_a_lot
     }
 
     /// Makes a copy, on another thread.
@@ -120,12 +133,9 @@ impl MemberCopy {
         self.copier.thread.spawn(move || {
             let state = this.copy_spans(&member).unwrap_or_else(|error| {
                 this.complain(&error);
-                GIVEN_UP
+                State::GivenUp
             });
-            if state == NONE {
-                this.asked.store(0, Ordering::Relaxed);
-            }
-            this.state.store(state, Ordering::Release);
+            *this.state() = state;
         });
     }
 
@@ -164,17 +174,17 @@ impl MemberCopy {
     }
 
     /// Makes a copy; the state that this comes to.
-    fn copy_spans(&self, member: &Deflated) -> Result<u8, saved::Error> {
+    fn copy_spans(&self, member: &Deflated) -> Result<State, saved::Error> {
         // It may have waited for the copies of others.
         if self.copier.ending.load(Ordering::Relaxed) {
-            return Ok(NONE);
+            return Ok(State::ABSENT);
         }
         // Another server may have made it.
         if self.find().is_some() {
-            return Ok(THERE);
+            return Ok(State::There);
         }
         let store = &self.copier.store;
-        let Some(key) = self.key() else { return Ok(GIVEN_UP) };
+        let Some(key) = self.key() else { return Ok(State::GivenUp) };
         // There may be room when as much has been read again; to ask for it writes nothing.
         let draft = store.begin(self.size).unwrap_or_else(|error| {
             self.complain(&error.into());
@@ -182,13 +192,13 @@ impl MemberCopy {
         });
         let Some(draft) = draft else {
             log::debug!("{}: no room for {} bytes", store.path().display(), self.size);
-            return Ok(NONE);
+            return Ok(State::ABSENT);
         };
         if !self.write_spans(member, draft.file())? {
-            return Ok(GIVEN_UP);
+            return Ok(State::GivenUp);
         }
         self.finish(draft, key)?;
-        Ok(if self.find().is_some() { THERE } else { GIVEN_UP })
+        Ok(if self.find().is_some() { State::There } else { State::GivenUp })
     }
 
     fn finish(&self, draft: Draft, key: &CopyKey) -> Result<(), saved::Error> {
@@ -232,17 +242,20 @@ impl MemberCopy {
             self.complain(&error);
             None
         });
+        let mut state = self.state();
         if found.is_some() {
-            self.state.store(THERE, Ordering::Release);
-        } else if self.moved(THERE, NONE) {
-            // It was evicted: it has to be read a lot again.
-            self.asked.store(0, Ordering::Relaxed);
+            *state = State::There;
+        } else if matches!(*state, State::There) {
+            // It was evicted.
+            *state = State::ABSENT;
         }
+        drop(state);
         found
     }
 
-    fn moved(&self, from: u8, to: u8) -> bool {
-        self.state.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    // Nothing panics under this lock; a poisoned one is still whole.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn key(&self) -> Option<&CopyKey> {
@@ -260,5 +273,48 @@ impl MemberCopy {
         if first {
             log::warn!("{}: no decoded copy: {error}", self.copier.store.path().display());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::{archive::Identity, saved::StreamKey, serve::pool::Pool};
+
+    #[test]
+    fn a_copy_is_asked_for_once_and_when_it_is_gone_only_after_as_many_reads() {
+        let place = tempfile::tempdir().unwrap();
+        let copier = Copier {
+            store: Arc::new(Copies::open(place.path(), u64::MAX).unwrap()),
+            thread: Pool::new("test", 1).unwrap().spawner(),
+            ending: Arc::default(),
+            out_of_order: Arc::default(),
+        };
+        let key = CopyKey {
+            identity: Identity { hash: [1; 32], fraction: 0 },
+            stream: StreamKey { header_offset: 0, encoded_size: 50 },
+            size: 100,
+            mtime: 1_700_000_000,
+            ctime: None,
+        };
+        let copy = MemberCopy::new(copier, 100, None, Box::new(move || Ok(key)));
+        let of_asked = || [60, 60, 60, 60].map(|bytes| copy.asked(bytes));
+        assert_eq!(of_asked(), [false, false, true, false]);
+
+        let early = CopyHandle::default();
+        assert!(copy.of(&early).is_none());
+        let made = copy.make_whole(|file| Ok(file.write_all_at(&[7; 100], 0)?));
+        assert!(matches!(made, Some(Ok(_))));
+        assert!(copy.of(&early).is_some(), "a handle that was opened before reads it, too");
+        assert_eq!(of_asked(), [false; 4], "there is one");
+
+        for file in fs::read_dir(place.path()).unwrap() {
+            fs::remove_file(file.unwrap().path()).unwrap();
+        }
+        assert!(copy.open(&CopyHandle::default()).is_none());
+        assert!(copy.of(&early).is_some(), "who has it keeps it");
+        assert_eq!(of_asked(), [false, false, true, false]);
     }
 }
