@@ -118,16 +118,11 @@ fn sighup_does_not_end_a_server_in_the_background() {
     assert_eq!(sandbox.servers().len(), 1);
 }
 
-/// A process that sits in the mount.
-fn sit_in(directory: &Path) -> std::process::Child {
-    Command::new("sleep").arg("1000").current_dir(directory).spawn().expect("sleep")
-}
-
 #[test]
 fn a_mount_in_use_is_detached_at_once_and_the_server_ends_after_a_grace() {
     let sandbox = Sandbox::new();
     let server = sandbox.foreground(&[]);
-    let mut user = sit_in(&sandbox.mnt());
+    let user = User::of(&sandbox);
     let begin = Instant::now();
     kill("TERM", server.pid());
     eventually("it is detached", || sandbox.mounts().is_empty());
@@ -135,23 +130,20 @@ fn a_mount_in_use_is_detached_at_once_and_the_server_ends_after_a_grace() {
     let (code, said) = server.end();
     assert_eq!(code, Some(0), "{said}");
     assert!(begin.elapsed() >= GRACE, "users get some time");
-    let named = format!("is in use by sleep ({}): detaching it", user.id());
+    let named = format!("is in use by sleep ({}): detaching it", user.pid());
     assert!(said.contains(&named), "{named:?} is missing from: {said}");
     assert!(said.contains("still used after 5 s"), "{said}");
-    user.kill().expect("kill");
-    user.wait().expect("wait");
 }
 
 #[test]
 fn the_server_ends_before_the_grace_is_over_if_the_users_go() {
     let sandbox = Sandbox::new();
     let server = sandbox.foreground(&[]);
-    let mut user = sit_in(&sandbox.mnt());
+    let user = User::of(&sandbox);
     let begin = Instant::now();
     kill("TERM", server.pid());
     eventually("it is detached", || sandbox.mounts().is_empty());
-    user.kill().expect("kill");
-    user.wait().expect("wait");
+    drop(user);
     assert_eq!(server.end().0, Some(0));
     assert!(begin.elapsed() < GRACE);
 }
@@ -160,15 +152,13 @@ fn the_server_ends_before_the_grace_is_over_if_the_users_go() {
 fn a_second_signal_ends_the_server_at_once() {
     let sandbox = Sandbox::new();
     let server = sandbox.foreground(&[]);
-    let mut user = sit_in(&sandbox.mnt());
+    let _user = User::of(&sandbox);
     let begin = Instant::now();
     kill("TERM", server.pid());
     eventually("it is detached", || sandbox.mounts().is_empty());
     kill("INT", server.pid());
     assert_eq!(server.end().0, Some(128 + 2));
     assert!(begin.elapsed() < GRACE);
-    user.kill().expect("kill");
-    user.wait().expect("wait");
 }
 
 #[test]

@@ -214,6 +214,32 @@ impl Drop for Foreground {
     }
 }
 
+/// A process that uses the mount, until the test is done with it.
+pub struct User(Child);
+
+impl User {
+    pub fn new(child: Child) -> Self {
+        Self(child)
+    }
+
+    /// One that sits in the mount.
+    pub fn of(sandbox: &Sandbox) -> Self {
+        let mut command = Command::new("sleep");
+        Self(command.arg("1000").current_dir(sandbox.mnt()).spawn().expect("sleep"))
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// How a program ended.
 pub struct Ended {
     command: String,

@@ -1,28 +1,8 @@
 //! Taking mounts away from outside.
 
-use std::{
-    fs,
-    process::{Child, Command},
-};
+use std::{fs, process::Command};
 
 use crate::support::*;
-
-/// A process that sits in the mount, until the test is over.
-struct User(Child);
-
-impl User {
-    fn of(sandbox: &Sandbox) -> Self {
-        let mut command = Command::new("sleep");
-        Self(command.arg("1000").current_dir(sandbox.mnt()).spawn().expect("sleep"))
-    }
-}
-
-impl Drop for User {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 #[test]
 fn every_way_to_unmount_ends_the_server_with_0() {
@@ -59,7 +39,7 @@ fn a_mount_in_use_is_not_unmounted_and_its_users_are_named() {
     let sandbox = Sandbox::new();
     sandbox.mount();
     let user = User::of(&sandbox);
-    let named = format!("sleep ({})", user.0.id());
+    let named = format!("sleep ({})", user.pid());
     run(npzfs().arg("unmount").arg(sandbox.mnt()))
         .fails(1, &["is in use by", &named, "npzfs unmount --lazy"]);
     assert_eq!(sandbox.mounts().len(), 1);
@@ -86,12 +66,12 @@ fn a_process_that_maps_a_file_is_named() {
         .stdout(std::process::Stdio::piped())
         .spawn()
         .expect("python3");
-    let user = User(child);
-    let maps = format!("/proc/{}/maps", user.0.id());
+    let user = User::new(child);
+    let maps = format!("/proc/{}/maps", user.pid());
     eventually("it maps the file", || {
         fs::read_to_string(&maps).is_ok_and(|text| text.contains("notes.txt"))
     });
-    let named = format!(" ({})", user.0.id());
+    let named = format!(" ({})", user.pid());
     run(npzfs().arg("unmount").arg(sandbox.mnt())).fails(1, &["is in use by python3", &named]);
 }
 
