@@ -211,15 +211,22 @@ impl Memory {
 
     /// Sets bytes aside, unless more than `most` would be.
     pub(crate) fn reserve(self: &Arc<Self>, bytes: u64, most: u64) -> Option<Reserved> {
-        let mut state = self.lock();
-        if state.reserved_bytes + bytes > most {
-            return None;
-        }
+        let state = self.lock();
+        let fits = state.reserved_bytes + bytes <= most;
+        fits.then(|| self.set_aside(state, bytes))
+    }
+
+    /// Sets bytes aside that are taken in any case.
+    pub(crate) fn reserve_anyway(self: &Arc<Self>, bytes: u64) -> Reserved {
+        self.set_aside(self.lock(), bytes)
+    }
+
+    fn set_aside(self: &Arc<Self>, mut state: MutexGuard<'_, State>, bytes: u64) -> Reserved {
         state.reserved_bytes += bytes;
         let dropped = state.fit(self.limit);
         drop(state);
         drop(dropped);
-        Some(Reserved { memory: Arc::clone(self), bytes })
+        Reserved { memory: Arc::clone(self), bytes }
     }
 
     /// Counts what the index of a reader takes now, and makes room for it.

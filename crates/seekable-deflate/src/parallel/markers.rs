@@ -34,6 +34,9 @@ pub(super) struct Key {
 const BLOCK: usize = 64;
 
 impl Key {
+    /// Bytes that it takes.
+    pub(super) const MEMORY: u64 = 1 << 16;
+
     /// The key for a window, which must be as long as there is.
     pub(super) fn new(window: &[u8]) -> Self {
         let mut bytes: Box<[u8; 1 << 16]> = vec![0; 1 << 16].try_into().expect("it is that long");

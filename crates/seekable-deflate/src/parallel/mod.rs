@@ -316,7 +316,7 @@ impl Ahead {
         let met = self.take_slot(&mut state, position);
         let is_of_use = |pieces: &Vec<_>| !pieces.is_empty() && window.len() == HISTORY;
         if let Some(pieces) = met.filter(is_of_use) {
-            let chunk = state.settle(&self.encoded, pieces, decoded, window);
+            let chunk = state.settle(self, pieces, decoded, window);
             let before = state.chain.begin(chunk, plan);
             before.into_iter().for_each(|chunk| self.recycle(chunk));
             self.settle_complete(&mut state);
@@ -336,7 +336,7 @@ impl Ahead {
             else {
                 return;
             };
-            let chunk = state.settle(&self.encoded, pieces, end.decoded, &window);
+            let chunk = state.settle(self, pieces, end.decoded, &window);
             state.chain.push(chunk);
         }
     }
@@ -427,12 +427,13 @@ impl State {
     /// The chunk of these pieces, which begin at decoded offset `start`, behind `window`.
     fn settle(
         &mut self,
-        encoded: &Range<u64>,
+        ahead: &Ahead,
         pieces: Vec<Arc<Piece>>,
         start: u64,
         window: &[u8],
     ) -> Arc<Settled> {
-        let chunk = Settled::new(encoded.clone(), pieces, start, window);
+        let (encoded, memory) = (ahead.encoded.clone(), &ahead.buffers.memory);
+        let chunk = Settled::new(encoded, pieces, start, window, memory);
         #[cfg(test)]
         {
             self.taken += chunk.range().end - chunk.range().start;

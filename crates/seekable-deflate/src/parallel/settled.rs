@@ -8,8 +8,9 @@ use super::{
     markers::Key,
 };
 use crate::{
-    BitOffset, ReadAt,
+    BitOffset, Memory, ReadAt,
     inflate::{Bits, Decoder, Fault, HISTORY, Input, Output, Place, Stop},
+    memory::Reserved,
     reach::Reach,
 };
 
@@ -28,6 +29,7 @@ pub(crate) struct Settled {
     pieces: Vec<(u64, Arc<Piece>)>,
     range: Range<u64>,
     key: Key,
+    _reserved: Reserved,
 }
 
 impl Settled {
@@ -37,6 +39,7 @@ impl Settled {
         pieces: Vec<Arc<Piece>>,
         start: u64,
         window: &[u8],
+        memory: &Arc<Memory>,
     ) -> Self {
         let mut end = start;
         let pieces = pieces.into_iter().map(|piece| {
@@ -45,7 +48,10 @@ impl Settled {
             (start, piece)
         });
         let pieces = pieces.collect();
-        Self { encoded, pieces, range: start..end, key: Key::new(window) }
+        // Waiting for memory would only keep that of the pieces longer.
+        let reserved = memory.reserve_anyway(Key::MEMORY);
+        let key = Key::new(window);
+        Self { encoded, pieces, range: start..end, key, _reserved: reserved }
     }
 
     /// Which decoded bytes there are.

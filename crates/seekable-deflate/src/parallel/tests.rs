@@ -14,7 +14,7 @@ use std::{
 use super::{
     Ahead, Task, Tuning, Unfinished,
     buffers::Buffers,
-    chunk::{Speculator, Worked},
+    chunk::{Piece, Speculator, Worked},
     find::Finder,
     jobs::Edge,
     markers,

@@ -2,18 +2,24 @@
 
 use super::*;
 
+/// The first piece of what can be decoded from the middle of a stream.
+fn first_piece(encoded: &[u8], buffers: &Buffers) -> Arc<Piece> {
+    let mut speculator = Speculator::new(0..encoded.len() as u64, 1000);
+    loop {
+        if let Worked::Piece(piece) = speculator.work(&encoded, u64::MAX, buffers) {
+            return piece;
+        }
+    }
+}
+
 #[test]
 fn where_a_chunk_begins_it_does_not_say_where_the_symbol_before_ends() {
     let encoded = deflate(&floats(1 << 20), 6);
     let (source, range) = (&encoded[..], 0..encoded.len() as u64);
     let buffers = Buffers::new(Memory::new(PLENTY));
-    let mut speculator = Speculator::new(range.clone(), 1000);
-    let piece = loop {
-        if let Worked::Piece(piece) = speculator.work(&source, u64::MAX, &buffers) {
-            break piece;
-        }
-    };
-    let chunk = Arc::new(Settled::new(range, vec![piece], 50_000, &[0; HISTORY]));
+    let piece = first_piece(&encoded, &buffers);
+    let chunk = Settled::new(range, vec![piece], 50_000, &[0; HISTORY], &buffers.memory);
+    let chunk = Arc::new(chunk);
     let find = |at| Edge::new(at).find(&[Arc::clone(&chunk)], &source);
     assert_eq!(find(50_000), None);
     assert!(find(50_001).is_some_and(|found| (50_001..50_300).contains(&found.decoded)));
@@ -26,13 +32,8 @@ fn a_source_that_has_changed_does_not_lead_behind_a_chunk() {
     let encoded = deflate(&floats(1 << 20), 6);
     let range = 0..encoded.len() as u64;
     let buffers = Buffers::new(Memory::new(PLENTY));
-    let mut speculator = Speculator::new(range.clone(), 1000);
-    let piece = loop {
-        if let Worked::Piece(piece) = speculator.work(&&encoded[..], u64::MAX, &buffers) {
-            break piece;
-        }
-    };
-    let chunk = Settled::new(range, vec![piece], 50_000, &[0; HISTORY]);
+    let piece = first_piece(&encoded, &buffers);
+    let chunk = Settled::new(range, vec![piece], 50_000, &[0; HISTORY], &buffers.memory);
     let end = chunk.end();
     for bit in end.encoded.0 as usize - 200..end.encoded.0 as usize {
         let mut changed = encoded.clone();
@@ -65,6 +66,20 @@ fn matches_that_are_noted_ahead_are_counted() {
         }
     }
     assert!(held as u64 <= memory.reserved(), "{held} of {}", memory.reserved());
+}
+
+#[test]
+fn the_key_of_a_settled_chunk_is_counted_where_nothing_is_left_too() {
+    let encoded = deflate(&floats(1 << 20), 6);
+    let memory = Memory::new(8 << 20);
+    let buffers = Buffers::new(Arc::clone(&memory));
+    let piece = first_piece(&encoded, &buffers);
+    let rest = memory.reserve_anyway(memory.limit() - memory.reserved());
+    let range = 0..encoded.len() as u64;
+    let chunk = Settled::new(range, vec![piece], 50_000, &[0; HISTORY], &memory);
+    assert_eq!(memory.reserved(), memory.limit() + markers::Key::MEMORY);
+    drop((chunk, rest));
+    assert_eq!(memory.reserved(), 0);
 }
 
 #[test]
