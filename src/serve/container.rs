@@ -227,6 +227,8 @@ fn deflated(
     let (spacing, size) = (options.spacing, options.decoded_len.unwrap_or(u64::MAX));
     let index = index.filter(|_| key.encoded_size >= index::LEAST_ENCODED);
     let index = index.map(|index| (key, index.clone()));
+    let encoded_size = encoded.end - encoded.start;
     let reader = DeflateReader::new(source, encoded, options, shared.memory.clone());
-    Encoding::Deflated(Deflated::new(reader, size, spacing, shared.clone(), index))
+    let shared = shared.clone();
+    Encoding::Deflated(Deflated::new(reader, encoded_size, size, spacing, shared, index))
 }

@@ -101,10 +101,16 @@ impl Content {
         self.size
     }
 
-    /// Whether its bytes lie in the archive as they are: then a read never waits for decoding.
+    /// Whether all of it can be had while its open waits: `most` bytes or fewer, that are stored, or
+    /// decoded from as few.
     #[must_use]
-    pub fn is_stored(&self) -> bool {
-        matches!(self.bytes, Encoding::Stored(_))
+    pub fn is_little(&self, most: u64) -> bool {
+        let encoded = match &self.bytes {
+            Encoding::Stored(_) => self.size,
+            Encoding::Deflated(deflated) => deflated.encoded_size(),
+            Encoding::Whole(..) => return false,
+        };
+        self.size.max(encoded) <= most
     }
 
     /// Saves its index from now on, if that is worth it.

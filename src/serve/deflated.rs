@@ -44,6 +44,8 @@ const LONGEST_MATCH: u64 = 258;
 /// A deflated member.
 pub struct Deflated {
     reader: DeflateReader<Arc<SourceFile>>,
+    /// In bytes.
+    encoded_size: u64,
     /// Decoded, in bytes.
     size: u64,
     spacing: u64,
@@ -70,6 +72,7 @@ impl fmt::Debug for Deflated {
 impl Deflated {
     pub fn new(
         reader: DeflateReader<Arc<SourceFile>>,
+        encoded_size: u64,
         size: u64,
         spacing: u64,
         shared: Shared,
@@ -80,6 +83,7 @@ impl Deflated {
         let (dropped, damaged) = (Once::default(), Once::default());
         let this = Self {
             reader,
+            encoded_size,
             size,
             spacing,
             shared,
@@ -98,6 +102,11 @@ impl Deflated {
 
     pub fn reader(&self) -> &DeflateReader<Arc<SourceFile>> {
         &self.reader
+    }
+
+    /// Encoded, in bytes.
+    pub fn encoded_size(&self) -> u64 {
+        self.encoded_size
     }
 
     /// Saves its index from now on.

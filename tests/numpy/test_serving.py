@@ -64,10 +64,11 @@ def while_paused(mnt, work):
         mnt.resume()
 
 
+@pytest.mark.parametrize("method", [STORED, DEFLATED])
 @pytest.mark.parametrize("size", [1, 4095, 4096, 10_000, 32 << 10])
-def test_a_small_stored_member_is_cached_when_it_is_opened(source, mount, size):
-    content = os.urandom(size)
-    zipmaker.write(source / "a.npz", [Entry(b"x", content, STORED)])
+def test_a_small_member_is_cached_when_it_is_opened(source, mount, size, method):
+    content = os.urandom(-(-size // 2)).hex().encode()[:size]
+    zipmaker.write(source / "a.npz", [Entry(b"x", content, method)])
     mnt = mount(source)
     with open(mnt / "a.npz/x", "rb", buffering=0) as file:
         descriptor = file.fileno()
@@ -75,9 +76,22 @@ def test_a_small_stored_member_is_cached_when_it_is_opened(source, mount, size):
     assert (mnt / "a.npz/x").read_bytes() == content
 
 
-def test_many_processes_open_small_members_for_the_first_time_at_once(source, mount):
-    contents = {f"{number:03}": os.urandom(3000 + number) for number in range(200)}
-    entries = [Entry(name.encode(), content, STORED) for name, content in contents.items()]
+def test_what_is_small_only_when_it_is_decoded_is_not_decoded_by_its_open(source, mount):
+    # Stored blocks of no bytes (RFC 1951, section 3.2.4): 40 KB that give one.
+    encoded = b"\0\0\0\xff\xff" * 8000 + b"\1\1\0\xfe\xffx"
+    entry = Entry(b"x", method=DEFLATED, encoded=[encoded], size=1, crc32=zlib.crc32(b"x"))
+    zipmaker.write(source / "a.npz", [entry])
+    mnt = mount(source)
+    with open(mnt / "a.npz/x", "rb", buffering=0) as file:
+        assert os.getxattr(file.fileno(), "user.npzfs.state").startswith(b"indexing: 0 of 1 ")
+        assert file.read() == b"x"
+        assert os.getxattr(file.fileno(), "user.npzfs.state") == b"ready"
+
+
+@pytest.mark.parametrize("method", [STORED, DEFLATED])
+def test_many_processes_open_small_members_for_the_first_time_at_once(source, mount, method):
+    contents = {f"{number:03}": os.urandom(1500 + number).hex().encode() for number in range(200)}
+    entries = [Entry(name.encode(), content, method) for name, content in contents.items()]
     zipmaker.write(source / "a.npz", entries)
     mnt = mount(source)
 
