@@ -15,6 +15,7 @@ mod opened;
 mod present;
 mod resolve;
 mod source;
+mod sweep;
 #[expect(clippy::module_inception, reason = "the type this folder is named for")]
 mod tree;
 mod xattr;

@@ -120,6 +120,28 @@ impl<C: Container> Containers<C> {
         }
     }
 
+    /// Closes those whose file has no name any more: nobody can find them, and as long as they are
+    /// open its bytes stay on the disk. Who holds a handle keeps his.
+    pub fn close_removed(&self) {
+        let open: Vec<_> =
+            lock(&self.open).iter().map(|(key, known)| (*key, known.what.clone())).collect();
+        for (key, container) in open {
+            // A file that cannot be asked is not known to be gone.
+            let is_removed =
+                rustix::fs::fstat(container.source().file()).is_ok_and(|stat| stat.st_nlink == 0);
+            if !is_removed {
+                continue;
+            }
+            let mut open = lock(&self.open);
+            let same = |known: &Known<Arc<C>>| Arc::ptr_eq(&known.what, &container);
+            let closed = if open.peek(&key).is_some_and(same) { open.pop(&key) } else { None };
+            drop(open);
+            if let Some(known) = closed {
+                self.used.fetch_sub(known.what.memory(), Ordering::Relaxed);
+            }
+        }
+    }
+
     /// What the file that `stat` is of turned out to be, if that is known.
     pub fn known(&self, stat: &Stat) -> Option<Found<C>> {
         let generation = stat.generation();

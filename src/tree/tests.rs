@@ -6,7 +6,7 @@ use std::{
     ffi::{OsStr, OsString},
     fs,
     path::PathBuf,
-    sync::mpsc,
+    sync::{Mutex, mpsc},
     thread,
     time::Duration,
 };
@@ -367,6 +367,42 @@ fn a_handle_keeps_its_archive_though_others_are_opened() {
     assert_eq!(read(&tree, handle, 2_000_000, 80).unwrap(), &old[2_000_000..2_000_080]);
     tree.release(handle);
     assert!(matches!(tree.getattr(x), Err(FsError::Stale)));
+}
+
+#[test]
+fn archives_that_were_removed_or_replaced_are_closed() {
+    let dir = Dir::new();
+    for file in ["kept.npz", "held.npz", "gone.npz", "old.npz"] {
+        dir.write(file, &testing::zip(&[("x", file.as_bytes(), false)]));
+    }
+    fs::write(dir.path("new"), testing::zip(&[("x", b"new.npz", false)])).unwrap();
+    let tree = dir.tree(Settings::default());
+    let member = |file| {
+        let (archive, _) = tree.lookup(Ino::ROOT, name(file)).unwrap();
+        tree.lookup(archive, name("x")).unwrap().0
+    };
+    let [kept, held, gone, old] = ["kept.npz", "held.npz", "gone.npz", "old.npz"].map(member);
+    let handle = tree.open(held).unwrap().id;
+    for file in ["held.npz", "gone.npz"] {
+        fs::remove_file(dir.path(file)).unwrap();
+    }
+    fs::rename(dir.path("new"), dir.path("old.npz")).unwrap();
+    let new = member("old.npz");
+    let open = || {
+        let open = Mutex::new(0);
+        tree.archives.for_each(|_| *open.lock().unwrap() += 1);
+        open.into_inner().unwrap()
+    };
+    assert_eq!(open(), 5);
+    tree.archives.close_removed();
+    assert_eq!(open(), 2);
+    assert_eq!(read(&tree, handle, 0, 80).unwrap(), b"held.npz");
+    for inode in [kept, new] {
+        assert!(tree.open(inode).is_ok());
+    }
+    for inode in [gone, old] {
+        assert!(matches!(tree.open(inode), Err(FsError::Stale)));
+    }
 }
 
 /// What the source holds under a name.

@@ -8,6 +8,7 @@ use std::{
     num::NonZeroUsize,
     path::Path,
     sync::{Arc, Mutex},
+    time::Instant,
 };
 
 use rustix::{fs::StatVfs, process::Resource};
@@ -21,6 +22,7 @@ use super::{
     opened::Containers,
     resolve::{of_version, stat_of},
     source,
+    sweep::Sweep,
 };
 use crate::{
     archive::DirId,
@@ -41,7 +43,8 @@ pub struct Tree {
     pub(super) settings: Settings,
     pub(super) server: Arc<Server>,
     pub(super) archives: Arc<Containers<OpenArchive>>,
-    pub(super) npy_gzs: Containers<OpenNpyGz>,
+    pub(super) npy_gzs: Arc<Containers<OpenNpyGz>>,
+    pub(super) sweep: Sweep,
     pub(super) inodes: Inodes<Key, Node>,
     handles: Handles,
     pub(super) listings: Listings,
@@ -97,7 +100,8 @@ impl Tree {
             settings,
             server: Arc::new(server),
             archives: Arc::new(Containers::new(open, OPEN_MEMORY)),
-            npy_gzs: Containers::new(open, OPEN_MEMORY),
+            npy_gzs: Arc::new(Containers::new(open, OPEN_MEMORY)),
+            sweep: Sweep::new(Instant::now()),
             inodes: Inodes::new(root),
             handles: Handles::default(),
             listings: Listings::default(),
