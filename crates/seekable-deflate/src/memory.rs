@@ -9,11 +9,12 @@ use std::{
 
 use lru::LruCache;
 
-use crate::{Span, core::Core};
+use crate::{Format, Span, core::Core, window::Packer};
 
 /// Bytes that the decoded spans and the windows of all its readers may take together.
 ///
-/// Decoded spans are dropped least recently used first; windows are counted first. When windows,
+/// Decoded spans are dropped least recently used first, or one of the oldest whose buffer the next
+/// can be decoded into; windows are counted first. When windows,
 /// checkpoints and paused decoders take more than a quarter, readers that advance pack theirs; when
 /// more than half, the reader that has most of them gives up every other window, which makes its
 /// reads slower, not wrong. Windows of a saved index are not counted. A span that somebody still holds
@@ -39,6 +40,8 @@ struct State {
     reserved_bytes: u64,
     /// Buffers that spans are being decoded into.
     lent_bytes: u64,
+    /// Half a MiB that the next who packs need not allocate; it is not counted.
+    packer: Option<Box<Packer>>,
 }
 
 /// Bytes of the budget that are set aside, until this is dropped.
@@ -65,8 +68,14 @@ impl Drop for Lent<'_> {
     }
 }
 
-/// Spare buffers that are kept: as many spans as are on their way from the frontier to a reader.
+/// Spare buffers that are kept: as many spans as are on their way from the frontier to a reader,
+/// or as many bytes as are given up at a time.
 const SPARES: usize = 4;
+const SPARE_BYTES: u64 = 4 << 20;
+
+/// Among how many spans one is sought whose buffer serves: where members of several kinds are
+/// read, the very oldest is often of another size.
+const OLDEST: usize = 16;
 
 /// Buffers are as many bytes as a multiple of this.
 const PAGE: usize = 4096;
@@ -93,6 +102,7 @@ impl Memory {
                 index_bytes: 0,
                 reserved_bytes: 0,
                 lent_bytes: 0,
+                packer: None,
             }),
         })
     }
@@ -158,7 +168,11 @@ impl Memory {
             let Some(span) = state.spans.pop(&(reader, number)) else { continue };
             state.span_bytes -= span.memory();
             match span.into_buffer() {
-                Some(buffer) if state.spares.len() < SPARES => state.spares.push(buffer),
+                Some(buffer)
+                    if state.spares.len() < SPARES || state.spare_bytes() < SPARE_BYTES =>
+                {
+                    state.spares.push(buffer);
+                }
                 buffer => dropped.push(buffer),
             }
         }
@@ -264,23 +278,50 @@ impl Memory {
         drop(dropped);
     }
 
+    /// What packs windows of a stream.
+    pub(crate) fn packer(&self, format: Format, encoded: Range<u64>) -> Box<Packer> {
+        // The lock is gone before anything is allocated.
+        let kept = self.lock().packer.take();
+        match kept {
+            Some(mut packer) => {
+                packer.turn_to(format, encoded);
+                packer
+            }
+            None => Box::new(Packer::new(format, encoded)),
+        }
+    }
+
+    /// Keeps what packs windows for the next stream.
+    pub(crate) fn keep_packer(&self, packer: Box<Packer>) {
+        let before = self.lock().packer.replace(packer);
+        drop(before);
+    }
+
     /// Nothing panics between two changes that belong together.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// Whether a buffer of `held` bytes may serve where `len` are needed.
+fn serves(held: usize, len: usize) -> bool {
+    (len..=2 * len).contains(&held)
+}
+
 impl State {
     fn taken(&self) -> u64 {
-        let spares: u64 = self.spares.iter().map(|buffer| buffer.capacity() as u64).sum();
-        self.span_bytes + self.index_bytes + self.reserved_bytes + spares
+        self.span_bytes + self.index_bytes + self.reserved_bytes + self.spare_bytes()
+    }
+
+    fn spare_bytes(&self) -> u64 {
+        self.spares.iter().map(|buffer| buffer.capacity() as u64).sum()
     }
 
     /// A buffer of `len` bytes or a little more that was used before: a spare one, or that of a
     /// span that has to go. Buffers that others decode into count as spans, which they will be:
     /// else one of two threads would find room for a fresh one each time.
     fn used_buffer(&mut self, len: usize, limit: u64) -> Option<Vec<u8>> {
-        let fits = |buffer: &Vec<u8>| (len..=2 * len).contains(&buffer.len());
+        let fits = |buffer: &Vec<u8>| serves(buffer.len(), len);
         if let Some(at) = self.spares.iter().position(fits) {
             return Some(self.spares.swap_remove(at));
         }
@@ -289,7 +330,7 @@ impl State {
             self.spares = Vec::new();
         }
         while self.taken() + self.lent_bytes + len as u64 > limit {
-            let buffer = self.pop_lru()?.into_buffer().filter(fits);
+            let buffer = self.pop_like(len)?.into_buffer().filter(fits);
             if buffer.is_some() {
                 return buffer;
             }
@@ -299,6 +340,18 @@ impl State {
 
     fn pop_lru(&mut self) -> Option<Span> {
         let (_, span) = self.spans.pop_lru()?;
+        self.span_bytes -= span.memory();
+        Some(span)
+    }
+
+    /// Takes out a span: of the oldest one whose buffer serves for `len` bytes, else the oldest.
+    fn pop_like(&mut self, len: usize) -> Option<Span> {
+        let serves = |span: &Span| span.buffer_len().is_some_and(|held| serves(held, len));
+        let mut oldest = self.spans.iter().rev().take(OLDEST);
+        let Some(key) = oldest.find(|(_, span)| serves(span)).map(|(key, _)| *key) else {
+            return self.pop_lru();
+        };
+        let span = self.spans.pop(&key)?;
         self.span_bytes -= span.memory();
         Some(span)
     }
@@ -357,6 +410,25 @@ mod tests {
         let (buffer, _) = memory.buffer(1_000_000);
         assert_eq!(buffer.as_ptr(), place);
         assert!(memory.span(reader, 0).is_none() && memory.span(reader, 1).is_some());
+    }
+
+    #[test]
+    fn of_the_oldest_the_one_goes_whose_buffer_serves() {
+        let memory = Memory::new(3 << 20);
+        let reader = memory.add_reader();
+        for (number, len) in [500_000, 1 << 20, 500_000, 500_000].into_iter().enumerate() {
+            memory.insert(reader, number, &span(vec![1; len]));
+        }
+        let held = memory.peek(reader, 1).unwrap();
+        let place = held.bytes().as_ptr();
+        let cached = || (0..4).filter(|at| memory.peek(reader, *at).is_some()).collect::<Vec<_>>();
+        drop(held);
+        let (buffer, _) = memory.buffer(1_000_000);
+        assert_eq!((buffer.as_ptr(), cached()), (place, vec![0, 2, 3]));
+        memory.insert(reader, 1, &span(buffer));
+        // Whatever serves nobody goes in the order of its use.
+        memory.buffer(1_500_000);
+        assert_eq!(cached(), [1, 3]);
     }
 
     #[test]

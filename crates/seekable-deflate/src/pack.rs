@@ -33,6 +33,7 @@ impl Core {
         if let Some(window @ Window::Raw(raw)) = &checkpoint.window {
             let mut packer = self.packer();
             let packed = self.packed(&mut packer, source, &checkpoint, raw, frontier, is_over)?;
+            self.memory.keep_packer(packer);
             self.put_packed(number, window, &Arc::new(packed));
         }
         Ok(true)
@@ -73,9 +74,9 @@ impl Core {
         self.memory.set_index(self.id, self, bytes);
     }
 
-    /// What packs the windows of this stream.
-    pub(crate) fn packer(&self) -> Packer {
-        Packer::new(self.options.format, self.encoded.clone())
+    /// What packs the windows of this stream; `Memory::keep_packer` takes it back.
+    pub(crate) fn packer(&self) -> Box<Packer> {
+        self.memory.packer(self.options.format, self.encoded.clone())
     }
 
     /// The window `raw` of a checkpoint packed: without what nothing up to `frontier` refers to, if

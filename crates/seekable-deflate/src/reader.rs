@@ -89,6 +89,11 @@ impl Span {
         (self.buffer.capacity() + 2 * size_of::<Self>()) as u64
     }
 
+    /// Length of the buffer, if nobody else holds it.
+    pub(crate) fn buffer_len(&self) -> Option<usize> {
+        (Arc::strong_count(&self.buffer) == 1).then(|| self.buffer.len())
+    }
+
     /// The buffer, if nobody else holds it.
     pub(crate) fn into_buffer(self) -> Option<Vec<u8>> {
         Arc::into_inner(self.buffer)

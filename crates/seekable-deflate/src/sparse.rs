@@ -38,6 +38,11 @@ impl Tracer {
         Self { stream, units: Vec::new(), needed: Vec::new() }
     }
 
+    /// The same memory for the windows of another stream.
+    pub(crate) fn turn_to(&mut self, format: Format, encoded: Range<u64>) {
+        self.stream = Stream::new(format, encoded);
+    }
+
     /// For each byte of the window at `start`, whether the `len` bytes behind it refer to it, of
     /// which 32 KiB are enough. All do if the stream is not what it was.
     ///

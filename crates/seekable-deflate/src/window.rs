@@ -107,6 +107,11 @@ impl Packer {
         Self { tracer, encoder, bytes: Vec::new(), deflated: Vec::new() }
     }
 
+    /// The same memory for the windows of another stream.
+    pub(crate) fn turn_to(&mut self, format: Format, encoded: Range<u64>) {
+        self.tracer.turn_to(format, encoded);
+    }
+
     /// Packs a window with all of its bytes.
     pub(crate) fn pack(&mut self, window: &[u8]) -> Packed {
         self.bytes.clear();

@@ -124,6 +124,7 @@ impl Core {
                 kept.push((number, packed));
             }
         }
+        self.memory.keep_packer(packer);
         Ok(kept)
     }
 
