@@ -1,6 +1,10 @@
 //! Reads that wait for spans.
 
-use std::{collections::HashMap, ops::Range};
+use std::{
+    collections::HashMap,
+    ops::Range,
+    sync::{Mutex, PoisonError},
+};
 
 use seekable_deflate::Span;
 
@@ -21,6 +25,28 @@ enum Want {
     },
     /// Nobody waits; decoding is all.
     Ahead,
+}
+
+/// Buffers of replies that were collected from several spans, for the next such: page faults for
+/// fresh ones took a fifth of a first pass over noise, whose spans are small. The threads that
+/// collect are not those that answer, so it is for all.
+static SPARES: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
+
+/// Spare buffers that are kept, each of a MiB at most, which is what the kernel asks for.
+const MOST_SPARES: usize = 4;
+
+fn take_spare() -> Vec<u8> {
+    let spare = SPARES.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    let mut spare = spare.unwrap_or_default();
+    spare.clear();
+    spare
+}
+
+fn keep_spare(buffer: Vec<u8>) {
+    let mut spares = SPARES.lock().unwrap_or_else(PoisonError::into_inner);
+    if spares.len() < MOST_SPARES {
+        spares.push(buffer);
+    }
 }
 
 /// A waiter that has all it waited for.
@@ -60,6 +86,10 @@ impl Waiter {
                 Ok(Some(Served { reply, bytes: Bytes::InSpan(span.clone(), from..to) }))
             }
             Want::Read { mut got, reply } => {
+                if got.is_empty() {
+                    got = take_spare();
+                }
+                got.reserve_exact((self.missing.end - self.missing.start) as usize);
                 got.extend_from_slice(&span.bytes()[from..to]);
                 if whole {
                     return Ok(Some(Served { reply, bytes: Bytes::Collected(got) }));
@@ -89,7 +119,10 @@ impl Served {
     pub fn reply(self) {
         match self.bytes {
             Bytes::InSpan(span, range) => (self.reply)(Ok(&span.bytes()[range])),
-            Bytes::Collected(bytes) => (self.reply)(Ok(&bytes)),
+            Bytes::Collected(bytes) => {
+                (self.reply)(Ok(&bytes));
+                keep_spare(bytes);
+            }
             Bytes::Failed(error) => (self.reply)(Err(error)),
         }
     }
