@@ -211,11 +211,9 @@ impl Filesystem for Npzfs {
                     content.read_along(pattern, copy, offset, size, move |result| match result {
                         Ok(bytes) => reply.data(bytes),
                         Err(error) => {
-                            // The kernel tries each page of a damaged place again; one line is
-                            // news. What else fails may be another thing each time.
-                            let damage = matches!(error, serve::Error::Damaged(_));
-                            let news = !damage || owner.damage_logged.first();
-                            let level = if news { Level::Warn } else { Level::Debug };
+                            let error = owner.cause(error);
+                            let level =
+                                if owner.is_news(&error) { Level::Warn } else { Level::Debug };
                             log::log!(
                                 level,
                                 "read {} at {offset}: {error}",

@@ -28,8 +28,9 @@ pub struct Content {
     read_ahead: u64,
     /// Its decoded copy, if it may have one.
     copy: Option<Arc<MemberCopy>>,
-    /// Whether the member's damage has been put into the log.
-    pub damage_logged: Once,
+    /// Whether it is in the log that the member is damaged, and that its archive was overwritten.
+    damage_logged: Once,
+    overwrite_logged: Once,
 }
 
 #[derive(Debug)]
@@ -92,7 +93,8 @@ impl Content {
         read_ahead: u64,
         copy: Option<Arc<MemberCopy>>,
     ) -> Self {
-        Self { source, size, bytes, read_ahead, copy, damage_logged: Once::default() }
+        let (damage_logged, overwrite_logged) = (Once::default(), Once::default());
+        Self { source, size, bytes, read_ahead, copy, damage_logged, overwrite_logged }
     }
 
     /// Decoded size in bytes.
@@ -136,6 +138,26 @@ impl Content {
     #[must_use]
     pub fn copy<'a>(&self, handle: &'a CopyHandle) -> Option<&'a File> {
         self.copy.as_ref()?.of(handle)
+    }
+
+    /// Whether `error` is news for the log, which then is said. The kernel tries each page of a
+    /// damaged place again, and a reader each row of an archive that was overwritten; what else
+    /// fails may be another thing each time.
+    #[must_use]
+    pub fn is_news(&self, error: &Error) -> bool {
+        match error {
+            Error::Damaged(_) => self.damage_logged.first(),
+            Error::Overwritten => self.overwrite_logged.first(),
+            _ => true,
+        }
+    }
+
+    /// Why a read failed with `error`: bytes that make no sense since their archive is being
+    /// overwritten are no damage.
+    #[must_use]
+    pub fn cause(&self, error: Error) -> Error {
+        let is_damage = matches!(error, Error::Damaged(_));
+        if is_damage && self.source.check().is_err() { Error::Overwritten } else { error }
     }
 
     /// Gives the bytes from `offset`, at most `size` and fewer only at the end, to `reply`: before

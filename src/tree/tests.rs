@@ -190,6 +190,24 @@ fn an_overwritten_generation_gives_an_error_and_a_chance_to_look_again() {
 }
 
 #[test]
+fn what_makes_no_sense_since_the_archive_was_overwritten_is_not_called_damage() {
+    let dir = Dir::new();
+    dir.write("a.npz", &testing::zip(&[("x", &stamped(1, 1000), true)]));
+    let tree = dir.tree(Settings::default());
+    let (archive, _) = tree.lookup(Ino::ROOT, name("a.npz")).unwrap();
+    let (x, _) = tree.lookup(archive, name("x")).unwrap();
+    let handle = tree.handle(tree.open(x).unwrap().id).unwrap();
+    let Handle::Member { content, .. } = &*handle else { panic!("a member") };
+    let damage = || serve::Error::Damaged("corrupt stream".into());
+    assert!(matches!(content.cause(damage()), serve::Error::Damaged(_)));
+    dir.write("a.npz", &testing::zip(&[("x", &stamped(2, 1000), true)]));
+    assert!(matches!(content.cause(damage()), serve::Error::Overwritten));
+    // One line for each.
+    let news = [damage(), damage(), serve::Error::Overwritten, serve::Error::Overwritten];
+    assert_eq!(news.map(|error| content.is_news(&error)), [true, false, true, false]);
+}
+
+#[test]
 fn a_chmod_or_a_link_makes_no_new_generation() {
     use std::os::unix::fs::PermissionsExt;
     let dir = Dir::new();

@@ -107,8 +107,16 @@ impl Tree {
             listings: Listings::default(),
         };
         if tree.source.archive().is_some() {
-            tree.root_archive()
-                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
+            tree.root_archive().map_err(|error| {
+                // Nobody waits for a file that was named: it is said what it is, not its state.
+                let why = match error.to_string() {
+                    why if why.starts_with("pending: ") => {
+                        why.replacen("pending: ", "not a zip archive, or not a complete one: ", 1)
+                    }
+                    why => why,
+                };
+                io::Error::new(io::ErrorKind::InvalidData, why)
+            })?;
         }
         Ok(tree)
     }
@@ -257,7 +265,7 @@ impl Tree {
 
     fn open_content(&self, content: Arc<Content>, container: Held) -> Result<Opened, FsError> {
         if let Some(damage) = content.damage() {
-            let news = content.damage_logged.first();
+            let news = content.is_news(&damage);
             return Err(if news { FsError::Content } else { FsError::Known }(damage));
         }
         let pattern = Mutex::new(Pattern::default());

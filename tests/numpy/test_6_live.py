@@ -306,6 +306,7 @@ def test_6_7_a_handle_of_overwritten_bytes_gets_eio(source, mount, method, overw
             assert error.errno == errno.EIO
         time.sleep(1.2)
         assert errno_of(os.pread, descriptor, 5000, far) == errno.EIO
+    assert len(mnt.log_lines("a.npz", "overwritten")) == 1, mnt.log()
 
 
 @pytest.mark.parametrize("method", METHODS)
