@@ -32,12 +32,15 @@ Examples:
   npzfs unmount ~/mnt       or umount, or fusermount3 -u
   npzfs demo                see it work on a sample";
 
+const USAGE: &str = "\
+npzfs [OPTIONS] SOURCE MOUNTPOINT
+       npzfs unmount [--lazy] MOUNTPOINT
+       npzfs demo [--once]";
+
 const TEMPLATE: &str = "\
 {about}
 
-Usage: npzfs [OPTIONS] SOURCE MOUNTPOINT
-       npzfs unmount [--lazy] MOUNTPOINT
-       npzfs demo [--once]
+{usage-heading} {usage}
 
 {all-args}{after-help}";
 
@@ -49,6 +52,7 @@ Usage: npzfs [OPTIONS] SOURCE MOUNTPOINT
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
     disable_help_subcommand = true,
+    override_usage = USAGE,
     help_template = TEMPLATE,
     after_help = EXAMPLES,
     max_term_width = 100,

@@ -49,6 +49,17 @@ fn usage_errors_end_with_2_and_name_what_is_wrong() {
 }
 
 #[test]
+fn usage_errors_tell_the_whole_usage() {
+    for arguments in [&["a"][..], &["--cache-sise", "1G", "a", "b"]] {
+        let ended = run(npzfs().args(arguments));
+        assert_eq!(ended.code(), Some(2), "{arguments:?}");
+        for way in ["npzfs [OPTIONS] SOURCE MOUNTPOINT\n", "npzfs unmount", "npzfs demo"] {
+            assert!(ended.stderr().contains(way), "{arguments:?}: {}", ended.stderr());
+        }
+    }
+}
+
+#[test]
 fn an_unknown_mount_option_is_told_in_one_line() {
     run(npzfs().args(["a", "b", "-o", "nonsense"])).fails(2, &["nonsense", "--help"]);
 }
@@ -88,7 +99,7 @@ fn a_source_that_is_a_file_but_no_archive() {
     for (name, bytes) in [("empty.npz", &b""[..]), ("text.npz", b"not a zip"), ("x.txt", b"x")] {
         fs::write(sandbox.path(name), bytes).expect("write");
         run(npzfs().args([sandbox.path(name), sandbox.mnt()]))
-            .fails(1, &[name, "give a directory or one .npz file"]);
+            .fails(1, &[name, "not a zip archive", "give a directory or one .npz file"]);
     }
     sandbox.assert_all_gone();
 }

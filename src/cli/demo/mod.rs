@@ -84,11 +84,16 @@ fn show(directory: &Path, once: bool) -> Result<(), Stop> {
 
     let options = Options { source, mountpoint, ..Options::default() };
     let mount = Mount::start(&options, sender).map_err(Stop::Mount)?;
-    let shown = tour(&options, &events).and_then(|()| {
+    let shown = tour(&options, &events).and_then(|path| {
         if once {
             return Ok(());
         }
-        say(format_args!("\nThe mount stays until you press Ctrl-C.\n"));
+        say(format_args!(
+            "\nTry it:\n\n  python3 -c \"import numpy as np; \
+             print(np.load('{}', mmap_mode='r')[12345])\"\n\n\
+             The mount stays until you press Ctrl-C.\n",
+            path.display()
+        ));
         match events.recv() {
             Ok(Event::Ended(Err(cause))) => Err(Stop::Io("go on", cause)),
             _ => Ok(()),
@@ -98,8 +103,8 @@ fn show(directory: &Path, once: bool) -> Result<(), Stop> {
     shown
 }
 
-/// What there is to see in the mount.
-fn tour(options: &Options, events: &Receiver<Event>) -> Result<(), Stop> {
+/// What there is to see in the mount. Returns the path of the member that it reads.
+fn tour(options: &Options, events: &Receiver<Event>) -> Result<PathBuf, Stop> {
     let reading = |cause| Stop::Io("read the mount", cause);
     say(format_args!("Mounted on {}:\n\n", options.mountpoint.display()));
     list(&options.mountpoint, 1).map_err(reading)?;
@@ -133,13 +138,7 @@ fn tour(options: &Options, events: &Receiver<Event>) -> Result<(), Stop> {
     let size = decode(&options.source.join(archive), member).map_err(reading)?;
     let what = format!("decoding all {} instead, as np.load does", Size(size));
     line(&what, begin.elapsed());
-
-    say(format_args!(
-        "\nTry it:\n\n  python3 -c \"import numpy as np; \
-         print(np.load('{}', mmap_mode='r')[12345])\"\n",
-        path.display()
-    ));
-    Ok(())
+    Ok(path)
 }
 
 /// Reads one row of the map and compares it with what was written.
