@@ -15,6 +15,7 @@ use std::{
 };
 
 use lru::LruCache;
+use rustix::fs::{AtFlags, StatxFlags};
 
 use super::attr::Stat;
 use crate::{
@@ -126,10 +127,7 @@ impl<C: Container> Containers<C> {
         let open: Vec<_> =
             lock(&self.open).iter().map(|(key, known)| (*key, known.what.clone())).collect();
         for (key, container) in open {
-            // A file that cannot be asked is not known to be gone.
-            let is_removed =
-                rustix::fs::fstat(container.source().file()).is_ok_and(|stat| stat.st_nlink == 0);
-            if !is_removed {
+            if !is_removed(container.source().file()) {
                 continue;
             }
             let mut open = lock(&self.open);
@@ -246,6 +244,14 @@ impl<C: Container> Containers<C> {
         }
         drop(open);
     }
+}
+
+/// Whether a file has no name any more. What a network filesystem knows of it is enough: to ask its
+/// server for thousands would take seconds.
+fn is_removed(file: &File) -> bool {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    // A file that cannot be asked is not known to be gone.
+    rustix::fs::statx(file, c"", flags, StatxFlags::NLINK).is_ok_and(|stat| stat.stx_nlink == 0)
 }
 
 // Nothing that can panic runs under these locks; a poisoned one is still whole.
