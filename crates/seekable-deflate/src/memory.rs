@@ -40,6 +40,8 @@ struct State {
     reserved_bytes: u64,
     /// Buffers that spans are being decoded into.
     lent_bytes: u64,
+    /// How often in a row a span went before the oldest.
+    passed_over: usize,
     /// Half a MiB that the next who packs need not allocate; it is not counted.
     packer: Option<Box<Packer>>,
 }
@@ -102,6 +104,7 @@ impl Memory {
                 index_bytes: 0,
                 reserved_bytes: 0,
                 lent_bytes: 0,
+                passed_over: 0,
                 packer: None,
             }),
         })
@@ -345,15 +348,26 @@ impl State {
     }
 
     /// Takes out a span: of the oldest one whose buffer serves for `len` bytes, else the oldest.
+    /// One that was passed over too often goes as well: else spans that nobody reads any more would
+    /// stay for as long as those of another size come and go.
     fn pop_like(&mut self, len: usize) -> Option<Span> {
         let serves = |span: &Span| span.buffer_len().is_some_and(|held| serves(held, len));
-        let mut oldest = self.spans.iter().rev().take(OLDEST);
-        let Some(key) = oldest.find(|(_, span)| serves(span)).map(|(key, _)| *key) else {
-            return self.pop_lru();
-        };
-        let span = self.spans.pop(&key)?;
-        self.span_bytes -= span.memory();
-        Some(span)
+        let mut oldest = self.spans.iter().rev().take(OLDEST).enumerate();
+        match oldest.find(|(_, (_, span))| serves(span)).map(|(at, (key, _))| (at, *key)) {
+            None | Some((0, _)) => {
+                self.passed_over = 0;
+                self.pop_lru()
+            }
+            Some((_, key)) => {
+                let span = self.spans.pop(&key)?;
+                self.span_bytes -= span.memory();
+                self.passed_over += 1;
+                if self.passed_over > OLDEST {
+                    drop(self.pop_lru());
+                }
+                Some(span)
+            }
+        }
     }
 
     /// Takes out spans until all fits into `limit`; they are freed when the lock is gone.
@@ -429,6 +443,25 @@ mod tests {
         // Whatever serves nobody goes in the order of its use.
         memory.buffer(1_500_000);
         assert_eq!(cached(), [1, 3]);
+    }
+
+    #[test]
+    fn spans_of_another_size_that_nobody_reads_do_not_stay() {
+        let memory = Memory::new(4 << 20);
+        let reader = memory.add_reader();
+        for number in 0..3 {
+            memory.insert(reader, number, &span(vec![1; 1 << 20]));
+        }
+        let unread = || (0..3).filter(|number| memory.peek(reader, *number).is_some()).count();
+        for number in 3..100 {
+            let (buffer, lent) = memory.buffer(100_000);
+            drop(lent);
+            memory.insert(reader, number, &span(buffer));
+            assert!(number > 8 + OLDEST || unread() > 0, "not at once");
+        }
+        assert_eq!(unread(), 0);
+        let cached = (3..100).filter(|number| memory.peek(reader, *number).is_some()).count();
+        assert!(cached >= 35, "{cached} of 41 that there is room for");
     }
 
     #[test]
