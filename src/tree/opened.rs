@@ -4,10 +4,11 @@
 //! can be listed again without opening any, and one that is no archive is not tried each time.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     hash::Hash,
     io,
     num::NonZeroUsize,
+    os::{fd::AsRawFd, unix::ffi::OsStrExt},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -156,12 +157,16 @@ impl<C: Container> Containers<C> {
         // A rename, a new link or chmod changes the ctime only; the file then says itself that
         // its bytes are the same.
         let renamed = Generation { ctime: known.generation.ctime, ..generation };
-        if renamed == known.generation && known.what.source().check().is_ok() {
-            let known = Known { generation, what: known.what };
-            lock(&self.open).put(key, known.clone());
-            return Some(Ok(known.what));
+        if renamed != known.generation || known.what.source().check().is_err() {
+            return None;
         }
-        None
+        // Unless it was closed meanwhile.
+        if let Some(entry) = lock(&self.open).peek_mut(&key)
+            && Arc::ptr_eq(&entry.what, &known.what)
+        {
+            entry.generation = generation;
+        }
+        Some(Ok(known.what))
     }
 
     /// Whether anything is known of the file with these numbers, in whatever generation.
@@ -226,6 +231,14 @@ impl<C: Container> Containers<C> {
         }
     }
 
+    /// Whether the memory of those that are open is what is counted.
+    #[cfg(test)]
+    pub fn is_counted_right(&self) -> bool {
+        let open = lock(&self.open);
+        let sum: u64 = open.iter().map(|(_, known)| known.what.memory()).sum();
+        sum == self.used.load(Ordering::Relaxed)
+    }
+
     /// Calls `work` with each that is open.
     pub fn for_each(&self, work: impl Fn(&C)) {
         let open: Vec<_> = lock(&self.open).iter().map(|(_, known)| known.what.clone()).collect();
@@ -247,11 +260,14 @@ impl<C: Container> Containers<C> {
 }
 
 /// Whether a file has no name any more. What a network filesystem knows of it is enough: to ask its
-/// server for thousands would take seconds.
+/// server for thousands would take seconds. Some filesystems count no links; so the kernel, which
+/// is slower to tell, has the last word.
 fn is_removed(file: &File) -> bool {
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
     // A file that cannot be asked is not known to be gone.
     rustix::fs::statx(file, c"", flags, StatxFlags::NLINK).is_ok_and(|stat| stat.stx_nlink == 0)
+        && fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))
+            .is_ok_and(|path| path.as_os_str().as_bytes().ends_with(b" (deleted)"))
 }
 
 // Nothing that can panic runs under these locks; a poisoned one is still whole.

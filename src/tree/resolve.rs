@@ -29,7 +29,6 @@ impl Tree {
     /// # Errors
     /// `NotFound`, `NotADirectory`, `Stale`, or what the source says.
     pub fn lookup(&self, parent: Ino, name: &OsStr) -> Result<(Ino, Attr), FsError> {
-        self.sweep();
         match &*self.node(parent)? {
             Node::Source(directory) if directory.kind == Kind::Directory => {
                 self.note_lookup(parent, name);

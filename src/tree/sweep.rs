@@ -1,33 +1,35 @@
 //! Archives whose files have been removed are closed, or their bytes would stay on the disk.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
 use super::Tree;
 
-/// How long files that were removed may stay open while names are asked for. None are on a mount
-/// that idles, which is not woken for this.
+/// How long files that were removed may stay open while the kernel asks for anything. It asks
+/// nothing of a mount that idles, which is not woken for this.
 const EVERY: Duration = Duration::from_secs(10);
 
 /// When it was last looked for them.
 #[derive(Debug)]
-pub(super) struct Sweep(Mutex<Instant>);
+pub(super) struct Sweep {
+    begin: Instant,
+    /// In milliseconds since the begin.
+    last: AtomicU64,
+}
 
 impl Sweep {
-    pub fn new(now: Instant) -> Self {
-        Self(Mutex::new(now))
+    pub fn new(begin: Instant) -> Self {
+        Self { begin, last: AtomicU64::new(0) }
     }
 
     /// Whether it is time to look; then it says so to one who asks.
     fn is_due(&self, now: Instant) -> bool {
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_due = now.saturating_duration_since(*last) >= EVERY;
-        if is_due {
-            *last = now;
-        }
-        is_due
+        let now = now.saturating_duration_since(self.begin).as_millis() as u64;
+        let last = self.last.load(Ordering::Relaxed);
+        now - last.min(now) >= EVERY.as_millis() as u64
+            && self.last.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 }
 

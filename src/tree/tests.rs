@@ -423,6 +423,28 @@ fn archives_that_were_removed_or_replaced_are_closed() {
     }
 }
 
+#[test]
+fn an_archive_that_is_closed_while_it_is_looked_up_is_counted_once() {
+    let dir = Dir::new();
+    let tree = dir.tree(Settings::default());
+    let archive = testing::zip(&[("x", b"bytes", false)]);
+    for _ in 0..4000 {
+        dir.write("a.npz", &archive);
+        tree.lookup(Ino::ROOT, name("a.npz")).unwrap();
+        // Another ctime, so that the fingerprint is compared on the way.
+        fs::hard_link(dir.path("a.npz"), dir.path("b.npz")).unwrap();
+        fs::remove_file(dir.path("a.npz")).unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let _gone_or_not = tree.lookup(Ino::ROOT, name("b.npz"));
+            });
+            fs::remove_file(dir.path("b.npz")).unwrap();
+            tree.archives.close_removed();
+        });
+        assert!(tree.archives.is_counted_right());
+    }
+}
+
 /// What the source holds under a name.
 #[derive(Debug, Clone, PartialEq)]
 enum Model {

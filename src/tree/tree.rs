@@ -301,6 +301,7 @@ impl Tree {
     /// # Errors
     /// `NoHandle`.
     pub fn handle(&self, id: HandleId) -> Result<Arc<Handle>, FsError> {
+        self.sweep();
         self.handles.get(id).ok_or(FsError::NoHandle)
     }
 
@@ -344,6 +345,7 @@ impl Tree {
     }
 
     pub(super) fn node(&self, ino: Ino) -> Result<Arc<Node>, FsError> {
+        self.sweep();
         self.inodes.get(ino).ok_or(FsError::NoInode)
     }
 
