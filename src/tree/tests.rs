@@ -1,8 +1,9 @@
-//! The tree against a model, without /dev/fuse: random operations as the kernel sends them, while
-//! the source changes, and at the end every reference given back.
+//! The tree without /dev/fuse.
+
+mod random;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     ffi::{OsStr, OsString},
     fs,
     path::PathBuf,
@@ -93,6 +94,17 @@ fn names(tree: &Tree, ino: Ino) -> BTreeMap<OsString, Kind> {
 /// Bytes that tell their place and their file.
 fn stamped(stamp: u64, len: usize) -> Vec<u8> {
     (0..len as u64).flat_map(|place| (place << 16 | (stamp & 0xffff)).to_le_bytes()).collect()
+}
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % limit as u64) as usize
+    }
 }
 
 #[test]
@@ -442,221 +454,5 @@ fn an_archive_that_is_closed_while_it_is_looked_up_is_counted_once() {
             tree.archives.close_removed();
         });
         assert!(tree.archives.is_counted_right());
-    }
-}
-
-/// What the source holds under a name.
-#[derive(Debug, Clone, PartialEq)]
-enum Model {
-    Archive(BTreeMap<String, Vec<u8>>),
-    Plain(Vec<u8>),
-}
-
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % limit as u64) as usize
-    }
-}
-
-/// What the kernel would hold.
-struct Kernel {
-    tree: Tree,
-    /// Lookups that are owed a forget.
-    lookups: BTreeMap<Ino, u64>,
-    /// Open members: what they must read, and under which name.
-    handles: Vec<(HandleId, String, Vec<u8>)>,
-    /// Which bytes an inode stood for when it was looked up.
-    inodes: BTreeMap<Ino, (String, Vec<u8>)>,
-    /// Names whose file was overwritten in place, with the bytes that are gone.
-    overwritten: BTreeSet<String>,
-}
-
-impl Kernel {
-    fn look_up(&mut self, parent: Ino, child: &str) -> Result<(Ino, Attr), FsError> {
-        let found = self.tree.lookup(parent, name(child))?;
-        *self.lookups.entry(found.0).or_default() += 1;
-        Ok(found)
-    }
-}
-
-const NAMES: [&str; 4] = ["a.npz", "b.npz", "c.NPZ", "d.txt"];
-const MEMBERS: [&str; 3] = ["x.npy", "y.npy", "z"];
-
-fn change(
-    random: &mut Random,
-    dir: &Dir,
-    model: &mut BTreeMap<String, Model>,
-    kernel: &mut Kernel,
-) {
-    let file = NAMES[random.below(NAMES.len())].to_owned();
-    let stamp = random.0;
-    let content = if file.to_lowercase().ends_with(".npz") && random.below(4) > 0 {
-        let members: BTreeMap<String, Vec<u8>> = (0..random.below(MEMBERS.len() + 1))
-            .map(|number| (MEMBERS[number].to_owned(), stamped(stamp, random.below(40_000))))
-            .collect();
-        Model::Archive(members)
-    } else {
-        Model::Plain(stamped(stamp, 1 + random.below(1000)))
-    };
-    let bytes = match &content {
-        Model::Archive(members) => {
-            let deflate = random.below(2) == 0;
-            let members: Vec<_> =
-                members.iter().map(|(name, bytes)| (&name[..], &bytes[..], deflate)).collect();
-            testing::zip(&members)
-        }
-        Model::Plain(bytes) => bytes.clone(),
-    };
-    match random.below(4) {
-        0 => {
-            if model.remove(&file).is_some() {
-                fs::remove_file(dir.path(&file)).unwrap();
-            }
-        }
-        1 => {
-            // In place: what np.savez does.
-            dir.write(&file, &bytes);
-            kernel.overwritten.insert(file.clone());
-            model.insert(file, content);
-        }
-        _ => {
-            dir.replace(&file, &bytes);
-            model.insert(file, content);
-        }
-    }
-}
-
-fn check_root(kernel: &mut Kernel, model: &BTreeMap<String, Model>) {
-    let expected: BTreeMap<OsString, Kind> = model
-        .iter()
-        .map(|(name, model)| match model {
-            Model::Archive(_) => (name.into(), Kind::Directory),
-            Model::Plain(_) => (name.into(), Kind::File),
-        })
-        .collect();
-    assert_eq!(names(&kernel.tree, Ino::ROOT), expected);
-}
-
-/// Looks a name up, opens a member of it, and remembers what it must read.
-fn open_one(random: &mut Random, kernel: &mut Kernel, model: &BTreeMap<String, Model>) {
-    let file = NAMES[random.below(NAMES.len())];
-    let found = kernel.look_up(Ino::ROOT, file);
-    let Some(content) = model.get(file) else {
-        assert!(matches!(found, Err(FsError::NotFound)), "{file}");
-        return;
-    };
-    let (ino, attr) = found.unwrap();
-    let (ino, bytes) = match content {
-        Model::Plain(bytes) => {
-            assert_eq!((attr.kind, attr.size), (Kind::File, bytes.len() as u64));
-            // Plain files may change in place: their handles are not followed.
-            let id = kernel.tree.open(ino).unwrap().id;
-            assert_eq!(&read(&kernel.tree, id, 0, 1 << 20).unwrap(), bytes);
-            kernel.tree.release(id);
-            return;
-        }
-        Model::Archive(members) => {
-            assert_eq!(attr.kind, Kind::Directory);
-            let listed: Vec<_> = names(&kernel.tree, ino).into_keys().collect();
-            assert!(listed.iter().eq(members.keys().map(OsStr::new)));
-            let member = MEMBERS[random.below(MEMBERS.len())];
-            let found = kernel.look_up(ino, member);
-            let Some(bytes) = members.get(member) else {
-                assert!(matches!(found, Err(FsError::NotFound)));
-                return;
-            };
-            let (ino, attr) = found.unwrap();
-            assert_eq!((attr.kind, attr.size), (Kind::File, bytes.len() as u64));
-            (ino, bytes)
-        }
-    };
-    // An inode never stands for other bytes than it first did.
-    let known = kernel.inodes.entry(ino).or_insert_with(|| (file.to_owned(), bytes.clone()));
-    assert_eq!(&known.1, bytes);
-    let id = kernel.tree.open(ino).unwrap().id;
-    kernel.handles.push((id, file.to_owned(), bytes.clone()));
-}
-
-fn read_one(random: &mut Random, kernel: &Kernel) {
-    if kernel.handles.is_empty() {
-        return;
-    }
-    let (id, file, bytes) = &kernel.handles[random.below(kernel.handles.len())];
-    let offset = random.below(bytes.len() + 100);
-    let size = random.below(200_000);
-    match read(&kernel.tree, *id, offset as u64, size as u32) {
-        Ok(read) => {
-            let start = offset.min(bytes.len());
-            assert_eq!(read, &bytes[start..bytes.len().min(start + size)]);
-        }
-        Err(FsError::Content(serve::Error::Overwritten)) => {
-            assert!(kernel.overwritten.contains(file), "{file} was never overwritten");
-        }
-        Err(error) => panic!("{file}: {error}"),
-    }
-}
-
-fn forget_one(random: &mut Random, kernel: &mut Kernel) {
-    if let Some((&ino, _)) = kernel.lookups.iter().nth(random.below(kernel.lookups.len().max(1))) {
-        let owed = kernel.lookups.remove(&ino).unwrap();
-        kernel.tree.forget(ino, owed);
-        kernel.inodes.remove(&ino);
-        assert!(kernel.tree.getattr(ino).is_err());
-    }
-}
-
-fn readdir_from_any_cookie(random: &mut Random, kernel: &Kernel) {
-    let all = listed(&kernel.tree, Ino::ROOT, 0);
-    let seen = random.below(all.len());
-    let rest = listed(&kernel.tree, Ino::ROOT, all[seen].1);
-    assert_eq!(rest.len(), all.len() - seen - 1);
-    for (one, other) in rest.iter().zip(&all[seen + 1..]) {
-        assert_eq!((&one.0, one.1), (&other.0, other.1));
-        // What is known depends on which archives are open.
-        if let (Some(kind), Some(before)) = (one.2, other.2) {
-            assert_eq!(kind, before);
-        }
-    }
-}
-
-#[test]
-fn random_operations_agree_with_a_plain_map_and_every_reference_is_given_back() {
-    for seed in 1..=60_u64 {
-        let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let dir = Dir::new();
-        let mut model = BTreeMap::new();
-        let mut kernel = Kernel {
-            tree: dir.tree(Settings {
-                cache_size: 1 << 20,
-                open_archives: 1 + seed % 3,
-                ..Settings::default()
-            }),
-            lookups: BTreeMap::new(),
-            handles: Vec::new(),
-            inodes: BTreeMap::new(),
-            overwritten: BTreeSet::new(),
-        };
-        for _ in 0..120 {
-            match random.below(10) {
-                0 | 1 => change(&mut random, &dir, &mut model, &mut kernel),
-                2 => check_root(&mut kernel, &model),
-                3..=5 => open_one(&mut random, &mut kernel, &model),
-                6 | 7 => read_one(&mut random, &kernel),
-                8 => readdir_from_any_cookie(&mut random, &kernel),
-                _ => forget_one(&mut random, &mut kernel),
-            }
-        }
-        for (id, ..) in kernel.handles.drain(..) {
-            kernel.tree.release(id);
-        }
-        for (ino, owed) in std::mem::take(&mut kernel.lookups) {
-            kernel.tree.forget(ino, owed);
-        }
-        assert_eq!(kernel.tree.references(), (1, 0, 0), "seed {seed}");
     }
 }

@@ -14,11 +14,11 @@ use crate::{Format, Span, core::Core, window::Packer};
 /// Bytes that the decoded spans and the windows of all its readers may take together.
 ///
 /// Decoded spans are dropped least recently used first, or one of the oldest whose buffer the next
-/// can be decoded into; windows are counted first. When windows,
-/// checkpoints and paused decoders take more than a quarter, readers that advance pack theirs; when
-/// more than half, the reader that has most of them gives up every other window, which makes its
-/// reads slower, not wrong. Windows of a saved index are not counted. A span that somebody still holds
-/// is no longer counted once it is dropped from here.
+/// can be decoded into; windows are counted first. When windows, checkpoints and paused decoders
+/// take more than a quarter, readers that advance pack theirs; when more than half, the reader that
+/// has most of them gives up every other window, which makes its reads slower, not wrong. Windows
+/// of a saved index are not counted. A span that somebody still holds is no longer counted once it
+/// is dropped from here.
 pub struct Memory {
     limit: u64,
     state: Mutex<State>,
