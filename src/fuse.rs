@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod cache;
+mod open;
 mod passthrough;
 mod unknown;
 
@@ -26,10 +27,10 @@ use fuser::{
 use log::Level;
 
 pub use self::cache::KernelCache;
-use self::{passthrough::Passthrough, unknown::Listing};
+use self::{open::Opener, passthrough::Passthrough, unknown::Listing};
 use crate::{
     serve,
-    tree::{Attr, Backing, FsError, Handle, HandleId, Ino, Kind, Timestamp, Tree, Xattr},
+    tree::{Attr, FsError, Handle, HandleId, Ino, Kind, Timestamp, Tree, Xattr},
 };
 
 /// Requests that the kernel may have under way for read-ahead. Its default of 12 throttles several
@@ -48,7 +49,7 @@ const UNKNOWN_INO: INodeNo = INodeNo(0xffff_ffff);
 #[derive(Debug)]
 pub struct Npzfs {
     tree: Arc<Tree>,
-    passthrough: Passthrough,
+    passthrough: Arc<Passthrough>,
     /// Whether the kernel keeps what directories list. Not if nothing may be kept (`--ttl 0`).
     cache_directories: bool,
     cache: KernelCache,
@@ -61,7 +62,14 @@ impl Npzfs {
     #[must_use]
     pub fn new(tree: Arc<Tree>) -> Self {
         let cache = KernelCache::new(tree.settings().ttl);
-        let passthrough = Passthrough::default();
+        let passthrough = Arc::new(Passthrough::default());
+        let (dropping, describing) = (cache.clone(), Arc::downgrade(&tree));
+        tree.on_condemned(move |ino, error| {
+            dropping.drop_pages(INodeNo(ino.0));
+            if let (Some(error), Some(tree)) = (error, describing.upgrade()) {
+                log::warn!("{}: {error}{}", tree.describe(ino), advice_on(error));
+            }
+        });
         Self { tree, passthrough, cache_directories: false, cache, device: None }
     }
 
@@ -89,12 +97,35 @@ impl Npzfs {
         }
     }
 
-    /// The errno of `error`, which is logged if it is news.
     fn errno(&self, operation: &str, ino: INodeNo, error: &FsError) -> Errno {
-        if error.is_news() {
-            log::warn!("{operation} {}: {error}", self.tree.describe(Ino(ino.0)));
+        errno(&self.tree, operation, ino, error)
+    }
+
+    fn opener(&self) -> Opener {
+        let (tree, passthrough) = (self.tree.clone(), self.passthrough.clone());
+        Opener { tree, passthrough, cache: self.cache.clone() }
+    }
+}
+
+/// The errno of `error`, which is logged if it is news.
+fn errno(tree: &Tree, operation: &str, ino: INodeNo, error: &FsError) -> Errno {
+    if error.is_news() {
+        let advice = match error {
+            FsError::Content(error) => advice_on(error),
+            _ => "",
+        };
+        log::warn!("{operation} {}: {error}{advice}", tree.describe(Ino(ino.0)));
+    }
+    Errno::from_i32(error.errno())
+}
+
+/// What a user can do about `error`, behind its text.
+fn advice_on(error: &serve::Error) -> &'static str {
+    match error {
+        serve::Error::Damaged(_) => {
+            "; what was read of it before may be wrong: restore its archive from a copy"
         }
-        Errno::from_i32(error.errno())
+        _ => "",
     }
 }
 
@@ -163,28 +194,7 @@ impl Filesystem for Npzfs {
     }
 
     fn open(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        contain(|| {
-            let opened = match self.tree.open(Ino(ino.0)) {
-                Ok(opened) => opened,
-                Err(error) => return reply.error(self.errno("open", ino, &error)),
-            };
-            let id = FileHandle(opened.id.0);
-            // Right because a changed archive gets new inodes, and a plain file that changes in place
-            // a new mtime (AUTO_INVAL_DATA). np.load opens a file three times to map it.
-            // Closing has nothing to flush.
-            let flags = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH;
-            match opened.backing {
-                Backing::Never => {
-                    // A READ that never comes: open, read and close of a member of 1 KiB took 49 and
-                    // 40 us, and takes 40 and 24.
-                    self.tree
-                        .at_first_open(Ino(ino.0), opened.id, |bytes| self.cache.store(ino, bytes));
-                    reply.opened(id, flags);
-                }
-                Backing::NotYet => self.passthrough.open(ino, id, None, flags, reply),
-                Backing::File(file) => self.passthrough.open(ino, id, Some(&file), flags, reply),
-            }
-        });
+        contain(|| self.opener().open(ino, reply));
     }
 
     fn read(
@@ -216,8 +226,9 @@ impl Filesystem for Npzfs {
                                 if owner.is_news(&error) { Level::Warn } else { Level::Debug };
                             log::log!(
                                 level,
-                                "read {} at {offset}: {error}",
-                                tree.describe(Ino(ino.0))
+                                "read {} at {offset}: {error}{}",
+                                tree.describe(Ino(ino.0)),
+                                advice_on(&error)
                             );
                             reply.error(Errno::from_i32(FsError::Content(error).errno()));
                         }

@@ -8,6 +8,7 @@ use log::LevelFilter;
 use super::{complain, end, mount_options::MountOptions, size};
 use crate::{
     daemon::{self, Ground, Launch, Log, Options},
+    serve::Verify,
     tree::{Layout, Settings},
 };
 
@@ -58,6 +59,10 @@ pub struct Arguments {
     /// What they may take there [default: 10G]
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     disk_cache_size: Option<u64>,
+    /// When members are compared with their CRC-32: small ones before they are read, the others in the
+    /// background; all in the background; all before; never [default: small]
+    #[arg(long, value_name = "small|background|always|never", value_parser = parse_verify)]
+    verify: Option<Verify>,
     /// Log to this file; else to the system log, or standard error with -f
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     log_file: Option<PathBuf>,
@@ -126,6 +131,9 @@ fn options(arguments: Arguments) -> Result<(Options, Option<PathBuf>), String> {
     if let Some(cache_size) = arguments.cache_size.or(given.cache_size) {
         settings.cache_size = cache_size;
     }
+    if let Some(verify) = arguments.verify.or(given.verify) {
+        settings.verify = verify;
+    }
     let options = Options {
         source: arguments.source.unwrap_or_default(),
         mountpoint: arguments.mountpoint.unwrap_or_default(),
@@ -167,6 +175,16 @@ pub fn parse_layout(text: &str) -> Result<Layout, String> {
         "replace" => Ok(Layout::Replace),
         "beside" => Ok(Layout::Beside),
         _ => Err(format!("{text:?} is no layout: give replace or beside")),
+    }
+}
+
+pub fn parse_verify(text: &str) -> Result<Verify, String> {
+    match text {
+        "small" => Ok(Verify::Small),
+        "background" => Ok(Verify::Background),
+        "always" => Ok(Verify::Always),
+        "never" => Ok(Verify::Never),
+        _ => Err(format!("{text:?} is none of small, background, always and never")),
     }
 }
 

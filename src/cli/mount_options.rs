@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{mount, size};
-use crate::{daemon::Access, tree::Layout};
+use crate::{daemon::Access, serve::Verify, tree::Layout};
 
 /// What `-o` said. `None` is what it did not speak of.
 #[derive(Debug, Default, PartialEq)]
@@ -21,6 +21,7 @@ pub struct MountOptions {
     pub index_dir_size: Option<u64>,
     pub disk_cache: Option<PathBuf>,
     pub disk_cache_size: Option<u64>,
+    pub verify: Option<Verify>,
     pub fs_name: Option<OsString>,
     pub access: Access,
     pub default_permissions: bool,
@@ -108,6 +109,7 @@ impl MountOptions {
             "disk_cache_size" => {
                 self.disk_cache_size = Some(size::parse(&text()?).map_err(wrong)?);
             }
+            "verify" => self.verify = Some(mount::parse_verify(&text()?).map_err(wrong)?),
             "fsname" => self.fs_name = Some(given()?.into()),
             "subtype" if given()? == "npzfs" => {}
             "subtype" => {
@@ -179,7 +181,7 @@ mod tests {
     #[test]
     fn our_own_options_are_read() {
         let text = "layout=beside,ttl=2.5,cache_size=1G,index_dir=/i,index_dir_size=2G,\
-                    disk_cache=/d,disk_cache_size=3G,log_file=/a\\,b\\\\c\\d,fsname=x=y,\
+                    disk_cache=/d,disk_cache_size=3G,verify=always,log_file=/a\\,b\\\\c\\d,fsname=x=y,\
                     noexec,allow_root,default_permissions";
         assert_eq!(
             parse(text),
@@ -192,6 +194,7 @@ mod tests {
                 index_dir_size: Some(2 << 30),
                 disk_cache: Some("/d".into()),
                 disk_cache_size: Some(3 << 30),
+                verify: Some(Verify::Always),
                 fs_name: Some("x=y".into()),
                 access: Access::OwnerAndRoot,
                 default_permissions: true,
@@ -221,6 +224,7 @@ mod tests {
             ("ttl=-1", "ttl"),
             ("ttl=", "ttl"),
             ("cache_size=much", "cache_size"),
+            ("verify=often", "verify"),
             ("log_file", "log_file"),
             ("subtype=sshfs", "subtype"),
             ("a\nb", "\"a\\nb\""),

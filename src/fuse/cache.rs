@@ -79,6 +79,22 @@ impl KernelCache {
         }
     }
 
+    /// The pages of `ino` are to be dropped, also those that are mapped, soon: the kernel waits for
+    /// reads of them that are under way.
+    pub(super) fn drop_pages(&self, ino: INodeNo) {
+        let Some(notifier) = self.0.notifier.get().cloned() else { return };
+        // Not from a thread that answers requests, nor from the one that drops listings: a read that
+        // is waited for may take long. That happens to damaged members only.
+        let drop = move || {
+            if let Err(error) = notifier.inval_inode(ino, 0, 0) {
+                log::debug!("the pages of inode {ino} were not dropped: {error}");
+            }
+        };
+        if let Err(error) = thread::Builder::new().name("pages".into()).spawn(drop) {
+            log::warn!("pages of inode {ino} may stay cached, though they may be wrong: {error}");
+        }
+    }
+
     /// The mount is over.
     pub(super) fn end(&self) {
         self.0.lock().over = true;

@@ -4,7 +4,10 @@
 use std::{
     collections::HashMap,
     fs::File,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use fuser::{BackingId, FileHandle, FopenFlags, INodeNo, ReplyOpen};
@@ -16,7 +19,7 @@ use fuser::{BackingId, FileHandle, FopenFlags, INodeNo, ReplyOpen};
 /// member whose copy is finished while it is open is passed through once all have closed it.
 #[derive(Debug, Default)]
 pub(super) struct Passthrough {
-    offered: bool,
+    offered: AtomicBool,
     inodes: Mutex<HashMap<INodeNo, Decision>>,
 }
 
@@ -30,8 +33,8 @@ struct Decision {
 
 impl Passthrough {
     /// The kernel can do it. Whether we may (CAP_SYS_ADMIN), the first open finds out.
-    pub fn offer(&mut self) {
-        self.offered = true;
+    pub fn offer(&self) {
+        self.offered.store(true, Ordering::Relaxed);
     }
 
     /// Answers the open of `ino` as `fh`, for which `file` may be read if it is there.
@@ -43,7 +46,7 @@ impl Passthrough {
         flags: FopenFlags,
         reply: ReplyOpen,
     ) {
-        if !self.offered {
+        if !self.offered.load(Ordering::Relaxed) {
             return reply.opened(fh, flags);
         }
         let mut inodes = self.inodes.lock().unwrap_or_else(PoisonError::into_inner);

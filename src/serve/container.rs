@@ -14,6 +14,7 @@ use super::{
     deflated::Deflated,
     index::{self, ArchiveIndex},
     stored::Stored,
+    verify::{Confirmed, Subject, Verdict},
     whole::Whole,
 };
 use crate::{
@@ -29,6 +30,7 @@ pub struct OpenArchive {
     /// `None` if nothing is saved.
     index: Option<Arc<ArchiveIndex>>,
     contents: Mutex<HashMap<MemberId, Arc<Content>>>,
+    confirmed: Arc<Confirmed>,
     /// Members whose refusal is in the log.
     refused: Mutex<HashSet<MemberId>>,
 }
@@ -51,6 +53,7 @@ impl OpenArchive {
         let identified = archive.clone();
         Self {
             index: shared.index(move || identified.identity()),
+            confirmed: Confirmed::new(archive.counts().1),
             archive,
             shared,
             contents: Mutex::default(),
@@ -69,16 +72,21 @@ impl OpenArchive {
     /// # Errors
     /// When the member cannot be read at all: encrypted, unknown method, bad local file header.
     pub fn content(&self, id: MemberId) -> Result<Arc<Content>, Error> {
-        if let Some(content) = self.contents().get(&id) {
+        if let Some(content) = self.contents().get(&id)
+            && !content.is_superseded()
+        {
             return Ok(content.clone());
         }
         // Not under the lock: this reads the local file header. Should two threads come here at
         // once, the first to insert wins.
         let content = Arc::new(self.new_content(id)?);
         match self.contents().entry(id) {
-            Entry::Occupied(first) => return Ok(first.get().clone()),
-            Entry::Vacant(place) => place.insert(content.clone()),
-        };
+            Entry::Occupied(first) if !first.get().is_superseded() => {
+                return Ok(first.get().clone());
+            }
+            Entry::Occupied(mut superseded) => drop(superseded.insert(content.clone())),
+            Entry::Vacant(place) => drop(place.insert(content.clone())),
+        }
         content.save_index();
         Ok(content)
     }
@@ -115,8 +123,22 @@ impl OpenArchive {
             let (archive, shared) = (self.archive.clone(), self.shared.clone());
             Encoding::Whole(Whole::new(archive, id, shared, copy.clone()), name)
         };
+        let subject = Subject {
+            source: source.clone(),
+            number: id.0,
+            is_stored: member.method == Method::Stored,
+            crc32: Some(member.crc32),
+            size: member.size,
+            encoded_size: member.encoded_size,
+        };
+        let index = self.index.as_ref();
+        let verdict = self.shared.verdict(subject, self.confirmed.clone(), key, index);
         let bytes = match member.method {
-            Method::Stored => Encoding::Stored(Stored { source, start }),
+            Method::Stored => {
+                let (size, threads) = (member.size, self.shared.decode.clone());
+                let verdict = verdict.clone();
+                Encoding::Stored(Stored::new(source, start, size, member.crc32, verdict, threads))
+            }
             Method::Deflated => {
                 let options = Options {
                     format: Format::Deflate,
@@ -125,7 +147,7 @@ impl OpenArchive {
                     crc32: Some(member.crc32),
                 };
                 let encoded = start..start + member.encoded_size;
-                deflated(source, encoded, options, &self.shared, key, self.index.as_ref())
+                deflated(source, encoded, options, &self.shared, verdict.clone(), key, index)
             }
             Method::Deflate64 => whole("deflate64"),
             Method::Bzip2 => whole("bzip2"),
@@ -135,7 +157,7 @@ impl OpenArchive {
             Method::Other(number) => return Err(Error::UnsupportedMethod(number)),
         };
         let source = self.archive.source().clone();
-        Ok(Content::new(source, member.size, bytes, self.shared.read_ahead, copy))
+        Ok(Content::new(source, member.size, bytes, &self.shared, copy, verdict))
     }
 
     fn copy(&self, id: MemberId, stream: StreamKey) -> Option<Arc<MemberCopy>> {
@@ -153,7 +175,9 @@ impl OpenArchive {
 #[derive(Debug)]
 pub struct OpenNpyGz {
     npy: Arc<NpyGz>,
-    content: Arc<Content>,
+    shared: Shared,
+    content: Mutex<Arc<Content>>,
+    confirmed: Arc<Confirmed>,
     index: Option<Arc<ArchiveIndex>>,
 }
 
@@ -169,31 +193,13 @@ impl OpenNpyGz {
     /// A gzipped `.npy` to be served by `server`.
     #[must_use]
     pub fn new(npy: NpyGz, server: &Server) -> Self {
-        let encoded = 0..npy.source().generation().size;
-        let options = Options {
-            format: Format::Gzip,
-            spacing: spacing_for(encoded.end, npy.size()),
-            decoded_len: Some(npy.size()),
-            crc32: None,
-        };
         let npy = Arc::new(npy);
         let identified = npy.clone();
-        let index = server.shared.index(move || identified.identity());
-        let source = npy.source().clone();
-        let key = StreamKey { header_offset: 0, encoded_size: encoded.end };
-        let bytes = deflated(source.clone(), encoded, options, &server.shared, key, index.as_ref());
-        let size = npy.size();
-        let Generation { mtime, ctime, .. } = source.generation();
-        let identified = npy.clone();
-        let copy = server.shared.copy(size, None, move || {
-            // Of several gzip members, or of bytes that no CRC-32 covers, the identity tells little.
-            let identity = identified.identity()?;
-            Ok(CopyKey { identity, stream: key, size, mtime: mtime.0, ctime: Some(ctime) })
-        });
-        let content = Content::new(source, size, bytes, server.shared.read_ahead, copy);
-        content.save_index();
-        let content = Arc::new(content);
-        Self { npy, content, index }
+        let shared = server.shared.clone();
+        let index = shared.index(move || identified.identity());
+        let confirmed = Confirmed::new(1);
+        let content = Mutex::new(new_content(&npy, &shared, &confirmed, index.as_ref()));
+        Self { npy, shared, content, confirmed, index }
     }
 
     /// Saves what has been learnt of it.
@@ -211,9 +217,50 @@ impl OpenNpyGz {
 
     /// Its bytes.
     #[must_use]
-    pub fn content(&self) -> &Arc<Content> {
-        &self.content
+    pub fn content(&self) -> Arc<Content> {
+        let mut content = self.content.lock().unwrap_or_else(PoisonError::into_inner);
+        if content.is_superseded() {
+            *content = new_content(&self.npy, &self.shared, &self.confirmed, self.index.as_ref());
+        }
+        content.clone()
     }
+}
+
+fn new_content(
+    npy: &Arc<NpyGz>,
+    shared: &Shared,
+    confirmed: &Arc<Confirmed>,
+    index: Option<&Arc<ArchiveIndex>>,
+) -> Arc<Content> {
+    let (source, size) = (npy.source().clone(), npy.size());
+    let encoded = 0..source.generation().size;
+    let options = Options {
+        format: Format::Gzip,
+        spacing: spacing_for(encoded.end, size),
+        decoded_len: Some(size),
+        crc32: None,
+    };
+    let key = StreamKey { header_offset: 0, encoded_size: encoded.end };
+    let subject = Subject {
+        source: source.clone(),
+        number: 0,
+        is_stored: false,
+        crc32: None,
+        size,
+        encoded_size: encoded.end,
+    };
+    let verdict = shared.verdict(subject, confirmed.clone(), key, index);
+    let bytes = deflated(source.clone(), encoded, options, shared, verdict.clone(), key, index);
+    let Generation { mtime, ctime, .. } = source.generation();
+    let identified = npy.clone();
+    let copy = shared.copy(size, None, move || {
+        // Of several gzip members, or of bytes that no CRC-32 covers, the identity tells little.
+        let identity = identified.identity()?;
+        Ok(CopyKey { identity, stream: key, size, mtime: mtime.0, ctime: Some(ctime) })
+    });
+    let content = Arc::new(Content::new(source, size, bytes, shared, copy, verdict));
+    content.save_index();
+    content
 }
 
 fn deflated(
@@ -221,6 +268,7 @@ fn deflated(
     encoded: std::ops::Range<u64>,
     options: Options,
     shared: &Shared,
+    verdict: Arc<Verdict>,
     key: StreamKey,
     index: Option<&Arc<ArchiveIndex>>,
 ) -> Encoding {
@@ -230,5 +278,6 @@ fn deflated(
     let encoded_size = encoded.end - encoded.start;
     let reader = DeflateReader::new(source, encoded, options, shared.memory.clone());
     let shared = shared.clone();
-    Encoding::Deflated(Deflated::new(reader, encoded_size, size, spacing, shared, index))
+    let new = Deflated::new(reader, encoded_size, size, spacing, shared, verdict, index);
+    Encoding::Deflated(new)
 }

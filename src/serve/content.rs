@@ -10,10 +10,12 @@ use std::{
 };
 
 use super::{
-    Error, Once, Pattern, Reply,
+    Error, Once, Pattern, Reply, Shared,
+    background::Background,
     copy::{CopyHandle, MemberCopy},
     deflated::Deflated,
     stored::Stored,
+    verify::{self, Verdict},
     whole::Whole,
 };
 use crate::archive::SourceFile;
@@ -28,14 +30,18 @@ pub struct Content {
     read_ahead: u64,
     /// Its decoded copy, if it may have one.
     copy: Option<Arc<MemberCopy>>,
-    /// Whether it is in the log that the member is damaged, and that its archive was overwritten.
-    damage_logged: Once,
+    verdict: Arc<Verdict>,
+    /// Finishes the pass over it.
+    background: Arc<Background>,
+    /// Whether it has been given to that.
+    begun: Once,
+    /// Whether it is in the log that its archive was overwritten.
     overwrite_logged: Once,
 }
 
 #[derive(Debug)]
 pub(super) enum Encoding {
-    Stored(Stored),
+    Stored(Arc<Stored>),
     Deflated(Arc<Deflated>),
     Whole(Arc<Whole>, &'static str),
 }
@@ -45,6 +51,14 @@ pub(super) enum Encoding {
 pub enum State {
     /// Any byte can be had at once.
     Ready,
+    /// Not compared with its CRC-32 yet, but about to be, when it is opened or read: how much of it is,
+    /// and how much there is, in decoded bytes.
+    Unverified {
+        /// So far.
+        done: u64,
+        /// In all.
+        size: u64,
+    },
     /// The first pass is not complete: how far it is, and how far it has to go, in decoded bytes.
     Indexing {
         /// Decoded so far.
@@ -62,6 +76,7 @@ impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ready => f.write_str("ready"),
+            Self::Unverified { done, size } => write!(f, "unverified: {done} of {size} bytes"),
             Self::Indexing { done, size } => write!(f, "indexing: {done} of {size} bytes decoded"),
             Self::Slow(method) => {
                 write!(f, "slow: {method} members are decoded whole on first use")
@@ -90,11 +105,13 @@ impl Content {
         source: Arc<SourceFile>,
         size: u64,
         bytes: Encoding,
-        read_ahead: u64,
+        shared: &Shared,
         copy: Option<Arc<MemberCopy>>,
+        verdict: Arc<Verdict>,
     ) -> Self {
-        let (damage_logged, overwrite_logged) = (Once::default(), Once::default());
-        Self { source, size, bytes, read_ahead, copy, damage_logged, overwrite_logged }
+        let (begun, overwrite_logged) = (Once::default(), Once::default());
+        let (read_ahead, background) = (shared.read_ahead, shared.background.clone());
+        Self { source, size, bytes, read_ahead, copy, verdict, background, begun, overwrite_logged }
     }
 
     /// Decoded size in bytes.
@@ -113,6 +130,78 @@ impl Content {
             Encoding::Whole(..) => return false,
         };
         self.size.max(encoded) <= most
+    }
+
+    /// Whether it has to be compared with its CRC-32 before it is opened, and that takes so long that
+    /// [`verify`](Self::verify) should do it in another thread. What takes less is done now.
+    #[must_use]
+    pub fn must_be_verified(&self) -> bool {
+        // Those are compared before they are read in any case.
+        if matches!(self.bytes, Encoding::Whole(..)) {
+            return false;
+        }
+        if self.verdict.must_come_first() && self.is_little(verify::AT_ONCE) {
+            match &self.bytes {
+                Encoding::Stored(stored) => stored.compare_at_once(),
+                Encoding::Deflated(deflated) => deflated.compare_at_once(),
+                Encoding::Whole(..) => {}
+            }
+        }
+        self.verdict.must_come_first()
+    }
+
+    /// Compares all of it with its CRC-32, in another thread, then tells `reply`, which gets no bytes.
+    pub fn verify(&self, reply: Reply) {
+        self.pass_to(self.size, self.is_little(verify::SMALL_DEFLATED), reply);
+    }
+
+    /// Compares a part more of it, then tells `reply`; says how far that will be.
+    pub(super) fn verify_part(&self, reply: Reply) {
+        self.pass_to(self.verified().saturating_add(1), false, reply);
+    }
+
+    fn pass_to(&self, target: u64, keep: bool, reply: Reply) {
+        match &self.bytes {
+            Encoding::Stored(stored) => stored.pass_to(target, reply),
+            Encoding::Deflated(deflated) => deflated.pass_to(target, keep, reply),
+            Encoding::Whole(whole, _) => {
+                whole.read_later(0..1, Box::new(|read| reply(read.map(|_| &[][..]))));
+            }
+        }
+    }
+
+    /// How much of it has been compared, in decoded bytes.
+    pub(super) fn verified(&self) -> u64 {
+        match &self.bytes {
+            _ if self.verdict.is_confirmed() => self.size,
+            Encoding::Stored(stored) => stored.passed(),
+            Encoding::Deflated(deflated) => deflated.reader().frontier(),
+            Encoding::Whole(..) => 0,
+        }
+    }
+
+    /// Whether there is nothing more to compare.
+    pub(super) fn is_settled(&self) -> bool {
+        self.verdict.is_settled()
+    }
+
+    /// Whether handles that are open read nothing any more though the member can be read: they may
+    /// have read wrong bytes before.
+    pub(super) fn is_superseded(&self) -> bool {
+        matches!(self.verdict.error(), Some(Error::Refuted))
+    }
+
+    /// It is opened as `inode`. Look whether it has [`damage`](Self::damage) after this.
+    pub fn watch(&self, inode: u64) {
+        self.verdict.watch(inode);
+    }
+
+    /// A first read has been served before it was compared: it shall be, in the background.
+    fn begin_verifying(self: &Arc<Self>) {
+        let is_whole = matches!(self.bytes, Encoding::Whole(..));
+        if !is_whole && self.verdict.is_open() && self.begun.first() {
+            self.background.finish(self);
+        }
     }
 
     /// Saves its index from now on, if that is worth it.
@@ -146,9 +235,8 @@ impl Content {
     #[must_use]
     pub fn is_news(&self, error: &Error) -> bool {
         match error {
-            Error::Damaged(_) => self.damage_logged.first(),
             Error::Overwritten => self.overwrite_logged.first(),
-            _ => true,
+            error => self.verdict.is_news(error),
         }
     }
 
@@ -163,7 +251,7 @@ impl Content {
     /// Gives the bytes from `offset`, at most `size` and fewer only at the end, to `reply`: before
     /// this returns if they are at hand, as they are if it has a `copy`, else from another thread.
     pub fn read(
-        &self,
+        self: &Arc<Self>,
         copy: Option<&File>,
         offset: u64,
         size: u32,
@@ -173,6 +261,14 @@ impl Content {
         if range.is_empty() {
             return reply(Ok(&[]));
         }
+        if let Some(error) = self.verdict.error() {
+            return reply(Err(error.clone()));
+        }
+        self.background.note_read();
+        self.begin_verifying();
+        // What was decoded before it was known to be wrong is not served after.
+        let verdict = self.verdict.clone();
+        let reply = move |result: Result<&[u8], Error>| reply(verdict.judge(result));
         // What is decoded already would still be right after the file was overwritten; but whether
         // a read finds it is chance, and an error that comes and goes helps nobody. One fstat(2).
         if !matches!(self.bytes, Encoding::Stored(_))
@@ -221,7 +317,7 @@ impl Content {
     /// kernel keeps is not kept twice. Fresh pages for 64 MiB took a tenth of a pass over 256 MiB
     /// (cat of labels 1488 MB/s, now 1656).
     pub fn read_along(
-        &self,
+        self: &Arc<Self>,
         pattern: &Mutex<Pattern>,
         copy: Option<&File>,
         offset: u64,
@@ -260,48 +356,52 @@ impl Content {
     ///
     /// # Errors
     /// As a read.
-    pub fn head(&self, len: u64) -> Result<Vec<u8>, Error> {
+    pub fn head(self: &Arc<Self>, len: u64) -> Result<Vec<u8>, Error> {
+        self.begin_verifying();
         let len = len.min(self.size);
         let mut head = vec![0; len as usize];
         match &self.bytes {
             Encoding::Stored(stored) => stored.read(&mut head, 0)?,
             Encoding::Deflated(deflated) => {
-                let read = deflated.reader().read_at(&mut head, 0)?;
-                head.truncate(read);
+                let read = deflated.reader().read_at(&mut head, 0);
+                deflated.judge();
+                head.truncate(read?);
             }
             Encoding::Whole(whole, _) => head = whole.head(len)?,
         }
-        Ok(head)
+        self.verdict.judge(Ok(head))
     }
 
     /// What makes the member unfit as a whole, once it is known.
     #[must_use]
     pub fn damage(&self) -> Option<Error> {
-        match &self.bytes {
-            Encoding::Stored(_) => None,
-            Encoding::Deflated(deflated) => deflated.reader().damage().map(Error::from),
-            Encoding::Whole(whole, _) => whole.decoded()?.err(),
+        match (self.verdict.error(), &self.bytes) {
+            (Some(error), _) => Some(error.clone()),
+            (None, Encoding::Stored(_) | Encoding::Deflated(_)) => None,
+            (None, Encoding::Whole(whole, _)) => whole.decoded()?.err(),
         }
     }
 
     /// How the member is to be read.
     #[must_use]
     pub fn state(&self) -> State {
-        if let Some(damage) = self.damage() {
-            return State::Corrupt(damage.to_string());
-        }
-        match &self.bytes {
-            Encoding::Stored(_) => State::Ready,
-            Encoding::Deflated(deflated) => match deflated.reader().stopped() {
-                Some(error) => State::Corrupt(Error::from(error).to_string()),
-                None => match deflated.reader().frontier() {
-                    done if done >= self.size => State::Ready,
-                    done => State::Indexing { done, size: self.size },
-                },
-            },
-            Encoding::Whole(whole, method) => match whole.decoded() {
+        let size = self.size;
+        match (self.damage(), &self.bytes) {
+            (Some(damage), _) => State::Corrupt(damage.to_string()),
+            (None, Encoding::Whole(whole, method)) => match whole.decoded() {
                 Some(_) => State::Ready,
                 None => State::Slow(method),
+            },
+            (None, _) if self.verdict.is_open() => {
+                State::Unverified { done: self.verified(), size }
+            }
+            (None, Encoding::Stored(_)) => State::Ready,
+            (None, Encoding::Deflated(deflated)) => match deflated.reader().stopped() {
+                Some(error) => State::Corrupt(Error::from(error).to_string()),
+                None => match deflated.reader().frontier() {
+                    done if done >= size => State::Ready,
+                    done => State::Indexing { done, size },
+                },
             },
         }
     }
@@ -337,90 +437,4 @@ fn slice_of<'a>(scratch: &'a mut Vec<u8>, range: &Range<u64>) -> &'a mut [u8] {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{
-        sync::mpsc::{self, Receiver},
-        time::{Duration, Instant},
-    };
-
-    use super::*;
-    use crate::{
-        archive::{Entry, testing},
-        serve::{Limits, OpenArchive, Server},
-    };
-
-    const STRIDE: u64 = 2 << 20;
-    const WAIT: Duration = Duration::from_secs(60);
-
-    /// A member of eight strides that has been decoded once, with none at hand but the last.
-    fn member(threads: usize) -> (Server, OpenArchive, Arc<Content>) {
-        let limits = Limits {
-            memory: 8 << 20,
-            threads,
-            temporary: std::env::temp_dir(),
-            indexes: None,
-            copies: None,
-        };
-        let server = Server::new(limits).unwrap();
-        let plain: Vec<u8> = (0..8 * STRIDE / 8).flat_map(u64::to_le_bytes).collect();
-        let archive = testing::open(&testing::zip(&[("x", &plain, true)])).unwrap();
-        let Some((_, Entry::Member(id))) = testing::paths(&archive).pop() else { unreachable!() };
-        let open = OpenArchive::new(archive, &server);
-        let content = open.content(id).unwrap();
-        let (sender, receiver) = mpsc::channel();
-        let last = content.size() - 8;
-        content.read(None, last, 8, move |bytes| sender.send(bytes.unwrap().to_vec()).unwrap());
-        assert_eq!(receiver.recv_timeout(WAIT).unwrap(), (last / 8).to_le_bytes());
-        (server, open, content)
-    }
-
-    /// Reads a row along a pattern; says its number when it is there.
-    fn read(content: &Content, pattern: &Mutex<Pattern>, row: u64) -> Receiver<u64> {
-        let (sender, receiver) = mpsc::channel();
-        content.read_along(pattern, None, row * STRIDE, 8, move |bytes| {
-            let number = u64::from_le_bytes(bytes.unwrap().try_into().unwrap());
-            sender.send(number * 8 / STRIDE).unwrap();
-        });
-        receiver
-    }
-
-    fn is_at_hand(content: &Content, row: u64) -> bool {
-        let Encoding::Deflated(deflated) = &content.bytes else { unreachable!() };
-        deflated.reader().cached_span_at(row * STRIDE).is_some()
-    }
-
-    #[test]
-    fn rows_that_even_strides_lead_to_are_decoded_before_they_are_asked_for() {
-        let (_server, _open, content) = member(4);
-        let pattern = Mutex::default();
-        for row in 0..4 {
-            assert!(!is_at_hand(&content, row), "{row}");
-            assert_eq!(read(&content, &pattern, row).recv_timeout(WAIT), Ok(row));
-        }
-        let start = Instant::now();
-        while !(is_at_hand(&content, 4) && is_at_hand(&content, 5)) {
-            assert!(start.elapsed() < WAIT);
-            std::thread::yield_now();
-        }
-        assert!(!is_at_hand(&content, 6));
-    }
-
-    #[test]
-    fn what_is_asked_for_does_not_wait_for_what_strides_lead_to() {
-        let (server, _open, content) = member(1);
-        let pattern = Mutex::default();
-        for row in 0..3 {
-            assert_eq!(read(&content, &pattern, row).recv_timeout(WAIT), Ok(row));
-        }
-        let (release, released) = mpsc::channel::<()>();
-        let (end, ended) = mpsc::channel();
-        server.spawn(move || released.recv().unwrap());
-        server.spawn(|| ());
-        let row = read(&content, &pattern, 3);
-        server.spawn(move || end.send(()).unwrap());
-        release.send(()).unwrap();
-        assert_eq!(row.recv_timeout(WAIT), Ok(3));
-        ended.recv_timeout(WAIT).unwrap();
-        assert!(!is_at_hand(&content, 4) && !is_at_hand(&content, 5), "others waited");
-    }
-}
+mod tests;

@@ -31,6 +31,7 @@ use seekable_deflate::{DeflateReader, IndexError, SavedIndex, Span};
 use super::{
     Error, Once, Reply, Shared,
     index::ArchiveIndex,
+    verify::Verdict,
     waiting::{Served, Waiter, Waiting},
 };
 use crate::{
@@ -50,6 +51,7 @@ pub struct Deflated {
     size: u64,
     spacing: u64,
     shared: Shared,
+    verdict: Arc<Verdict>,
     waiting: Mutex<Waiting>,
     /// What saves its index, if that is worth it, and under which name.
     index: Option<(StreamKey, Arc<ArchiveIndex>)>,
@@ -76,6 +78,7 @@ impl Deflated {
         size: u64,
         spacing: u64,
         shared: Shared,
+        verdict: Arc<Verdict>,
         index: Option<(StreamKey, Arc<ArchiveIndex>)>,
     ) -> Arc<Self> {
         let (waiting, saved) = (Mutex::default(), AtomicU64::new(0));
@@ -87,6 +90,7 @@ impl Deflated {
             size,
             spacing,
             shared,
+            verdict,
             waiting,
             index,
             saved,
@@ -97,6 +101,8 @@ impl Deflated {
         if let Some((key, index)) = &this.index {
             index.adopt(*key, &this);
         }
+        // What was saved of it may reach to its end.
+        this.judge();
         Arc::new(this)
     }
 
@@ -191,6 +197,23 @@ impl Deflated {
     /// Decodes `range` and gives it to `reply`, later.
     pub fn read_later(self: &Arc<Self>, range: Range<u64>, reply: Reply) {
         self.park(Waiter::read(range, reply));
+    }
+
+    /// Makes the pass come to decoded byte `target` at least, then tells `reply`. What nobody else
+    /// wants is given up along the way, unless it is to be kept.
+    pub fn pass_to(self: &Arc<Self>, target: u64, keep: bool, reply: Reply) {
+        self.judge();
+        let frontier = self.reader.frontier();
+        if frontier >= target.min(self.size) || self.verdict.is_settled() {
+            return reply(self.verdict.judge(Ok(&[])));
+        }
+        self.park(Waiter::pass(frontier..target.min(self.size), keep, reply));
+    }
+
+    /// Compares all of it in this thread: for a member of one span.
+    pub fn compare_at_once(&self) {
+        // Why it cannot be read, the read that follows says as well.
+        let _ = self.span_at(self.size.saturating_sub(1));
     }
 
     /// Decodes `range` before anybody asks.
@@ -389,13 +412,23 @@ impl Deflated {
         Some(pair?.map(|span| (!is_stale(&span)).then(|| span.map_err(Error::from))))
     }
 
-    /// Looks whether decoding found something out about the saved index.
-    fn judge(&self) {
+    /// Looks whether decoding found something out about the member or its saved index.
+    pub fn judge(&self) {
+        if !self.verdict.is_settled() {
+            if self.reader.is_complete() {
+                self.verdict.confirm();
+            } else if let Some(damage) = self.reader.damage() {
+                self.verdict.condemn(damage.into());
+            } else if let Some(error) = self.reader.stopped() {
+                self.verdict.stops(self.reader.frontier(), error.into());
+            }
+        }
         let Some((key, index)) = &self.index else { return };
         if self.reader.has_dropped_index() && self.dropped.first() {
             self.saved.store(0, Ordering::Relaxed);
             self.refuse_saved();
             index.refute(*key);
+            self.verdict.condemn(Error::Refuted);
         }
         if self.reader.has_damaged_windows() && self.damaged.first() {
             index.mend();

@@ -12,6 +12,8 @@ pub enum Error {
     Overwritten,
     /// The member is truncated or corrupt; what is wrong, in words.
     Damaged(Arc<str>),
+    /// A saved index by which it was read turned out to be of other bytes.
+    Refuted,
     /// The member is encrypted.
     Encrypted,
     /// The member's method cannot be decoded.
@@ -33,6 +35,9 @@ impl fmt::Display for Error {
         match self {
             Self::Overwritten => f.write_str("the archive was overwritten after it was opened"),
             Self::Damaged(what) => f.write_str(what),
+            Self::Refuted => f.write_str(
+                "what was read of the member may be wrong, for its saved index was; open it again",
+            ),
             Self::Encrypted => f.write_str("the member is encrypted"),
             Self::UnsupportedMethod(number) => {
                 write!(f, "compression method {number} is not supported")

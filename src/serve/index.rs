@@ -4,7 +4,7 @@
 //! What cannot be saved or used costs a line in the log and nothing else.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt, io,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
@@ -46,6 +46,8 @@ pub struct ArchiveIndex {
     identity: OnceLock<Option<Identity>>,
     file: Mutex<Option<Arc<IndexFile>>>,
     streams: Mutex<BTreeMap<StreamKey, Weak<Deflated>>>,
+    /// Streams whose saved index was wrong, until another is saved.
+    refuted: Mutex<BTreeSet<StreamKey>>,
     /// One at a time saves.
     saving: Mutex<()>,
     queued: AtomicBool,
@@ -70,6 +72,7 @@ impl ArchiveIndex {
             identity: OnceLock::new(),
             file: Mutex::default(),
             streams: Mutex::default(),
+            refuted: Mutex::default(),
             saving: Mutex::default(),
             queued: AtomicBool::new(false),
             saved: AtomicU64::new(0),
@@ -79,7 +82,8 @@ impl ArchiveIndex {
 
     /// Lets a stream that has just been opened go on from its saved index, if it has one.
     pub fn adopt(&self, key: StreamKey, stream: &Deflated) {
-        if self.identity().is_none() || stream.has_refused() {
+        let is_wrong = || lock(&self.refuted).contains(&key);
+        if self.identity().is_none() || stream.has_refused() || is_wrong() {
             return;
         }
         let file = lock(&self.file).clone();
@@ -87,6 +91,14 @@ impl ArchiveIndex {
             self.adopt_from(&file, key, stream);
         }
     }
+
+    /// Whether all bytes of a member were compared with its CRC-32 before, by this or another mount.
+    pub fn is_verified(&self, _key: StreamKey) -> bool {
+        false
+    }
+
+    /// Remembers that all bytes of a member were compared and are right.
+    pub fn set_verified(self: &Arc<Self>, _key: StreamKey) {}
 
     /// Saves the index of a stream from now on.
     pub fn register(&self, key: StreamKey, stream: &Arc<Deflated>) {
@@ -96,6 +108,7 @@ impl ArchiveIndex {
     /// Drops what is saved of a stream, which does not decode as it says.
     pub fn refute(self: &Arc<Self>, key: StreamKey) {
         let Some(identity) = self.identity() else { return };
+        lock(&self.refuted).insert(key);
         self.warn(&identity, &saved::Error::Stream(StaleIndex));
         let this = self.clone();
         self.saver.spawn(move || {
@@ -222,9 +235,10 @@ impl ArchiveIndex {
             (key, write)
         });
         let saved = self.store.save(identity, streams.collect())?;
-        for (frontier, from) in sources.values() {
+        for (key, (frontier, from)) in &sources {
             if let From::Stream(stream) = from {
                 stream.set_saved(*frontier);
+                lock(&self.refuted).remove(key);
             }
         }
         Ok(saved)

@@ -6,6 +6,7 @@
 //! names, inodes or FUSE.
 #![forbid(unsafe_code)]
 
+mod background;
 mod container;
 mod content;
 mod copy;
@@ -16,6 +17,7 @@ mod index;
 mod pattern;
 mod pool;
 mod stored;
+mod verify;
 mod waiting;
 mod whole;
 
@@ -34,16 +36,19 @@ pub use content::{Content, State};
 pub use copy::CopyHandle;
 pub use error::Error;
 pub use pattern::Pattern;
+pub use verify::Verify;
 
+use background::Background;
 use copy::{Copier, MemberCopy};
 use idle::IdleCores;
 use index::ArchiveIndex;
 use pool::{Pool, Spawner};
 use seekable_deflate::Memory;
+use verify::{Alarm, Confirmed, Subject, Verdict};
 
 use crate::{
     archive::Identity,
-    saved::{Copies, CopyKey, Indexes},
+    saved::{Copies, CopyKey, Indexes, StreamKey},
 };
 
 /// Answers one read, now or later, on whatever thread has the bytes.
@@ -62,6 +67,8 @@ pub struct Limits {
     pub indexes: Option<Arc<Indexes>>,
     /// Where decoded copies of members are kept, if anywhere.
     pub copies: Option<Arc<Copies>>,
+    /// When members are compared with their CRC-32.
+    pub verify: Verify,
 }
 
 /// The pools and the memory that all contents share.
@@ -74,11 +81,13 @@ pub struct Server {
     _reply: Pool,
     _saver: Pool,
     _copier: Option<Pool>,
+    _background: Pool,
 }
 
-/// What is being copied is given up: nobody is to wait for it.
+/// What is being copied or compared in the background is given up: nobody is to wait for it.
 impl Drop for Server {
     fn drop(&mut self) {
+        self.shared.background.end();
         if let Some(copier) = &self.shared.copier {
             copier.ending.store(true, Ordering::Relaxed);
         }
@@ -89,6 +98,8 @@ impl Drop for Server {
 #[derive(Debug, Clone)]
 struct Shared {
     memory: Arc<Memory>,
+    /// Bytes that it may take.
+    cache_size: u64,
     /// Decodes spans: short tasks.
     decode: Spawner,
     idle: Arc<IdleCores>,
@@ -102,6 +113,9 @@ struct Shared {
     /// Saves indexes.
     saver: Spawner,
     copier: Option<Copier>,
+    verify: Verify,
+    background: Arc<Background>,
+    alarm: Arc<Alarm>,
 }
 
 impl Shared {
@@ -112,6 +126,19 @@ impl Shared {
     ) -> Option<Arc<ArchiveIndex>> {
         let store = self.indexes.clone()?;
         Some(ArchiveIndex::new(store, self.saver.clone(), Box::new(identify)))
+    }
+
+    /// What is known of a member, before anything of it is read.
+    fn verdict(
+        &self,
+        subject: Subject,
+        confirmed: Arc<Confirmed>,
+        key: StreamKey,
+        index: Option<&Arc<ArchiveIndex>>,
+    ) -> Arc<Verdict> {
+        let index = index.map(|index| (key, index.clone()));
+        let alarm = self.alarm.clone();
+        Verdict::new(subject, self.verify, self.cache_size, confirmed, index, alarm)
     }
 
     /// The decoded copy of a member of `size` bytes, if it may have one.
@@ -151,8 +178,13 @@ impl Server {
             ending: Arc::default(),
             out_of_order: Arc::default(),
         });
+        let comparing = Pool::new("verify", 1)?;
+        let background = Background::new(decode.spawner());
+        let finisher = background.clone();
+        comparing.spawner().spawn(move || finisher.run());
         let shared = Shared {
             memory: Memory::new(limits.memory),
+            cache_size: limits.memory,
             decode: decode.spawner(),
             idle: Arc::default(),
             whole: whole.spawner(),
@@ -163,6 +195,9 @@ impl Server {
             indexes: limits.indexes,
             saver: saver.spawner(),
             copier,
+            verify: limits.verify,
+            background,
+            alarm: Arc::default(),
         };
         Ok(Self {
             shared,
@@ -171,7 +206,14 @@ impl Server {
             _reply: reply,
             _saver: saver,
             _copier: copying,
+            _background: comparing,
         })
+    }
+
+    /// Calls `listener` with each inode whose pages in the kernel's cache may be wrong, and why, if
+    /// the log is to be told. Before anything is served, and once.
+    pub fn on_condemned(&self, listener: impl Fn(u64, Option<&Error>) + Send + Sync + 'static) {
+        self.shared.alarm.listen(Box::new(listener));
     }
 
     /// Runs `task` where short decoding happens: for questions that may need the start of a

@@ -1,23 +1,156 @@
 //! A member that lies in the archive as it is.
 
-use std::sync::Arc;
+use std::{
+    fmt, mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use seekable_deflate::ReadAt;
 
-use super::Error;
+use super::{Error, Reply, pool::Spawner, verify::Verdict, with_scratch};
 use crate::archive::SourceFile;
+
+/// Bytes that are compared at a time. Others may use the thread and the disk in between.
+const PIECE: u64 = 1 << 20;
 
 /// A stored member: bytes of the archive file from `start`.
 #[derive(Debug)]
 pub struct Stored {
-    pub source: Arc<SourceFile>,
+    source: Arc<SourceFile>,
     /// Offset in the archive file.
-    pub start: u64,
+    start: u64,
+    /// In bytes.
+    size: u64,
+    crc32: u32,
+    verdict: Arc<Verdict>,
+    /// Runs the pass that compares it with its CRC-32.
+    threads: Spawner,
+    pass: Mutex<Pass>,
+}
+
+/// The pass that compares it.
+#[derive(Default)]
+struct Pass {
+    /// How far it has come, in bytes.
+    at: u64,
+    crc32: crc32fast::Hasher,
+    /// Who waits until it has come how far.
+    waiting: Vec<(u64, Reply)>,
+    is_running: bool,
+}
+
+impl fmt::Debug for Pass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pass").field("at", &self.at).finish_non_exhaustive()
+    }
 }
 
 impl Stored {
+    pub fn new(
+        source: Arc<SourceFile>,
+        start: u64,
+        size: u64,
+        crc32: u32,
+        verdict: Arc<Verdict>,
+        threads: Spawner,
+    ) -> Arc<Self> {
+        Arc::new(Self { source, start, size, crc32, verdict, threads, pass: Mutex::default() })
+    }
+
     /// Fills `buf` with the member's bytes from `offset`.
     pub fn read(&self, buf: &mut [u8], offset: u64) -> Result<(), Error> {
         Ok(self.source.read_exact_at(buf, self.start + offset)?)
+    }
+
+    /// How many bytes of it have been compared.
+    pub fn passed(&self) -> u64 {
+        self.pass().at
+    }
+
+    /// Compares it up to `target` at least, then tells `reply`.
+    pub fn pass_to(self: &Arc<Self>, target: u64, reply: Reply) {
+        let mut pass = self.pass();
+        pass.waiting.push((target.min(self.size), reply));
+        if !mem::replace(&mut pass.is_running, true) {
+            drop(pass);
+            self.go_on();
+        }
+    }
+
+    /// Compares all of it in this thread, unless another is at it.
+    pub fn compare_at_once(self: &Arc<Self>) {
+        let mut pass = self.pass();
+        if !mem::replace(&mut pass.is_running, true) {
+            drop(pass);
+            while !self.verdict.is_settled() && self.step().is_ok_and(|at| at < self.size) {}
+            pass = self.pass();
+            // Somebody may have come meanwhile.
+            pass.is_running = !pass.waiting.is_empty();
+            if pass.is_running {
+                drop(pass);
+                self.go_on();
+            }
+        }
+    }
+
+    fn go_on(self: &Arc<Self>) {
+        let this = self.clone();
+        self.threads.spawn(move || this.run());
+    }
+
+    /// Compares one piece, and answers those who waited for it. Queues itself again if there are
+    /// others.
+    fn run(self: &Arc<Self>) {
+        let at = self.passed();
+        let is_over = at >= self.size || self.verdict.is_settled();
+        let result = if is_over { Ok(at) } else { self.step() };
+        let mut pass = self.pass();
+        let is_done = |target: u64| is_over || result.as_ref().map_or(true, |at| target <= *at);
+        let (done, waiting) =
+            mem::take(&mut pass.waiting).into_iter().partition(|(target, _)| is_done(*target));
+        pass.waiting = waiting;
+        pass.is_running = !pass.waiting.is_empty();
+        let goes_on = pass.is_running;
+        drop(pass);
+        if goes_on {
+            self.go_on();
+        }
+        for (_, reply) in done {
+            let result = result.as_ref().map(|_| &[][..]).map_err(Error::clone);
+            reply(self.verdict.judge(result));
+        }
+    }
+
+    /// Compares one piece; says how far that is. For the thread alone that runs the pass.
+    fn step(&self) -> Result<u64, Error> {
+        let (at, mut crc32) = {
+            let pass = self.pass();
+            (pass.at, pass.crc32.clone())
+        };
+        let len = PIECE.min(self.size - at) as usize;
+        with_scratch(|scratch| {
+            scratch.resize(len.max(scratch.len()), 0);
+            let piece = &mut scratch[..len];
+            self.read(piece, at).map(|()| crc32.update(piece))
+        })?;
+        let end = at + len as u64;
+        if end == self.size {
+            let found = crc32.clone().finalize();
+            if found == self.crc32 {
+                self.verdict.confirm();
+            } else {
+                let wanted = self.crc32;
+                let what = format!("the CRC-32 of its bytes is {found:08x}, not {wanted:08x}");
+                self.verdict.condemn(Error::Damaged(what.into()));
+            }
+        }
+        let mut pass = self.pass();
+        (pass.at, pass.crc32) = (end, crc32);
+        Ok(end)
+    }
+
+    // Nothing is read and nothing panics under this lock; a poisoned one is still whole.
+    fn pass(&self) -> MutexGuard<'_, Pass> {
+        self.pass.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

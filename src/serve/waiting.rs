@@ -25,6 +25,13 @@ enum Want {
     },
     /// Nobody waits; decoding is all.
     Ahead,
+    /// The pass shall come to the end of `missing`, whose bytes nobody wants: to compare them with
+    /// a checksum.
+    Pass {
+        /// Whether the spans stay cached, for a reader who is about to come.
+        keep: bool,
+        reply: Reply,
+    },
 }
 
 /// Buffers of replies that were collected from several spans, for the next such: page faults for
@@ -58,6 +65,7 @@ pub struct Served {
 enum Bytes {
     InSpan(Span, Range<usize>),
     Collected(Vec<u8>),
+    Passed,
     Failed(Error),
 }
 
@@ -70,6 +78,11 @@ impl Waiter {
     /// A wish to have `range`, which is not empty, decoded.
     pub fn ahead(range: Range<u64>) -> Self {
         Self { missing: range, want: Want::Ahead }
+    }
+
+    /// A wish that the pass over `range`, which is not empty, be made. Answered with no bytes.
+    pub fn pass(range: Range<u64>, keep: bool, reply: Reply) -> Self {
+        Self { missing: range, want: Want::Pass { keep, reply } }
     }
 
     /// Takes from `span` what is missing; `Err(self)` goes on waiting.
@@ -99,7 +112,8 @@ impl Waiter {
                 Err(self)
             }
             Want::Ahead if whole => Ok(None),
-            Want::Ahead => {
+            Want::Pass { reply, .. } if whole => Ok(Some(Served { reply, bytes: Bytes::Passed })),
+            Want::Ahead | Want::Pass { .. } => {
                 self.missing.start = end;
                 Err(self)
             }
@@ -108,7 +122,9 @@ impl Waiter {
 
     fn fail(self, error: Error) -> Option<Served> {
         match self.want {
-            Want::Read { reply, .. } => Some(Served { reply, bytes: Bytes::Failed(error) }),
+            Want::Read { reply, .. } | Want::Pass { reply, .. } => {
+                Some(Served { reply, bytes: Bytes::Failed(error) })
+            }
             Want::Ahead => None,
         }
     }
@@ -123,6 +139,7 @@ impl Served {
                 (self.reply)(Ok(&bytes));
                 keep_spare(bytes);
             }
+            Bytes::Passed => (self.reply)(Ok(&[])),
             Bytes::Failed(error) => (self.reply)(Err(error)),
         }
     }
@@ -145,7 +162,8 @@ pub struct Waiting {
 impl Waiting {
     /// Whether a byte of `range` is waited for.
     pub fn want(&self, range: &Range<u64>) -> bool {
-        let mut missing = self.list.iter().map(|waiter| &waiter.missing);
+        let wants = |waiter: &&Waiter| !matches!(waiter.want, Want::Pass { keep: false, .. });
+        let mut missing = self.list.iter().filter(wants).map(|waiter| &waiter.missing);
         missing.any(|missing| missing.start < range.end && range.start < missing.end)
     }
 
@@ -182,7 +200,12 @@ mod tests {
     #[test]
     fn a_span_on_the_way_to_what_is_asked_for_is_wanted_by_nobody() {
         let reply = || -> Reply { Box::new(|_| ()) };
-        let list = vec![Waiter::read(1000..1100, reply()), Waiter::ahead(1500..1600)];
+        let list = vec![
+            Waiter::read(1000..1100, reply()),
+            Waiter::ahead(1500..1600),
+            Waiter::pass(1500..9000, false, reply()),
+            Waiter::pass(9000..9100, true, reply()),
+        ];
         let waiting = Waiting { list, ..Waiting::default() };
         for (range, wanted) in [
             (0..1000, false),
@@ -191,6 +214,7 @@ mod tests {
             (1100..1500, false),
             (1500..1501, true),
             (1600..9000, false),
+            (8999..9001, true),
         ] {
             assert_eq!(waiting.want(&range), wanted, "{range:?}");
         }

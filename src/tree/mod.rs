@@ -25,7 +25,10 @@ mod tests;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use crate::saved::{Copies, Indexes};
+use crate::{
+    saved::{Copies, Indexes},
+    serve::Verify,
+};
 
 pub use attr::{Attr, Kind, Timestamp};
 pub use error::FsError;
@@ -33,7 +36,7 @@ pub use handle::{Handle, HandleId, Held};
 pub use inode::Ino;
 pub use listing::Listed;
 pub use source::{PlainFile, Source};
-pub use tree::{Backing, Opened, Tree};
+pub use tree::{Backing, Opened, Opening, Tree};
 pub use xattr::Xattr;
 
 /// Where archives are shown.
@@ -66,6 +69,8 @@ pub struct Settings {
     pub indexes: Option<Arc<Indexes>>,
     /// Where decoded copies of members are kept, if anywhere.
     pub copies: Option<Arc<Copies>>,
+    /// When members are compared with their CRC-32.
+    pub verify: Verify,
 }
 
 impl Default for Settings {
@@ -81,6 +86,7 @@ impl Default for Settings {
             temporary: std::env::var_os("TMPDIR").map_or_else(|| "/var/tmp".into(), PathBuf::from),
             indexes: None,
             copies: None,
+            verify: Verify::default(),
         }
     }
 }

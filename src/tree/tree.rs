@@ -59,6 +59,15 @@ pub struct Opened {
     pub backing: Backing,
 }
 
+/// What comes of an open.
+#[derive(Debug)]
+pub enum Opening {
+    /// The file is open.
+    Done(Opened),
+    /// This member is to be [verified](Content::verify) first; then it can be opened.
+    Verify(Arc<Content>),
+}
+
 /// What kernel passthrough may read in the place of a file.
 #[derive(Debug)]
 pub enum Backing {
@@ -82,6 +91,7 @@ impl Tree {
             temporary: settings.temporary.clone(),
             indexes: settings.indexes.clone(),
             copies: settings.copies.clone(),
+            verify: settings.verify,
         })?;
         let root = match source.archive() {
             Some(_) => Node::ArchiveRoot,
@@ -228,7 +238,7 @@ impl Tree {
     /// # Errors
     /// `IsADirectory`; `Stale` when the name must be looked up again; bad news about the member as
     /// far as it is known; or what the source says.
-    pub fn open(&self, ino: Ino) -> Result<Opened, FsError> {
+    pub fn open(&self, ino: Ino) -> Result<Opening, FsError> {
         match &*self.node(ino)? {
             Node::Source(node) if node.kind == Kind::File => {
                 let file = match node.open_file() {
@@ -242,13 +252,13 @@ impl Tree {
                     }
                 };
                 let id = self.handles.insert(Handle::Plain(PlainFile(file.clone())));
-                Ok(Opened { id, backing: Backing::File(file) })
+                Ok(Opening::Done(Opened { id, backing: Backing::File(file) }))
             }
             Node::Member(version, id, _) => {
                 let archive = self.open_archive(version)?;
                 archive.archive().source().check().map_err(|_| FsError::Stale)?;
                 match archive.content(*id) {
-                    Ok(content) => self.open_content(content, Held::Archive(archive)),
+                    Ok(content) => self.open_content(ino, content, Held::Archive(archive)),
                     Err(serve::Error::Overwritten) => Err(FsError::Stale),
                     Err(error) if archive.first_refusal(*id) => Err(FsError::Content(error)),
                     Err(error) => Err(FsError::Known(error)),
@@ -257,26 +267,47 @@ impl Tree {
             Node::NpyGz(version) => {
                 let npy = self.open_npy_gz(version)?;
                 npy.npy().source().check().map_err(|_| FsError::Stale)?;
-                self.open_content(npy.content().clone(), Held::NpyGz(npy))
+                self.open_content(ino, npy.content(), Held::NpyGz(npy))
             }
             _ => Err(FsError::IsADirectory),
         }
     }
 
-    fn open_content(&self, content: Arc<Content>, container: Held) -> Result<Opened, FsError> {
+    fn open_content(
+        &self,
+        ino: Ino,
+        content: Arc<Content>,
+        container: Held,
+    ) -> Result<Opening, FsError> {
+        content.watch(ino.0);
+        let copy = CopyHandle::default();
+        let found = content.open_copy(&copy);
+        // A copy was compared when it was made.
+        let must_be_verified = found.is_none() && content.must_be_verified();
         if let Some(damage) = content.damage() {
             let news = content.is_news(&damage);
             return Err(if news { FsError::Content } else { FsError::Known }(damage));
         }
-        let pattern = Mutex::new(Pattern::default());
-        let copy = CopyHandle::default();
-        let backing = match content.open_copy(&copy) {
+        if must_be_verified {
+            return Ok(Opening::Verify(content));
+        }
+        let backing = match found {
             Some(file) => Backing::File(file),
             None if content.may_be_copied() => Backing::NotYet,
             None => Backing::Never,
         };
+        let pattern = Mutex::new(Pattern::default());
         let id = self.handles.insert(Handle::Member { content, container, copy, pattern });
-        Ok(Opened { id, backing })
+        Ok(Opening::Done(Opened { id, backing }))
+    }
+
+    /// Calls `listener` with each inode whose pages in the kernel's cache may be wrong, and why, if
+    /// the log is to be told. Before anything is served, and once.
+    pub fn on_condemned(
+        &self,
+        listener: impl Fn(Ino, Option<&serve::Error>) + Send + Sync + 'static,
+    ) {
+        self.server.on_condemned(move |ino, error| listener(Ino(ino), error));
     }
 
     /// Gives `take` the whole content of the member that was just opened as `id`, if it is small and

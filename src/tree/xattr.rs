@@ -1,6 +1,6 @@
 //! The extended attributes, all in `user.npzfs.`.
 
-use std::ffi::OsStr;
+use std::{ffi::OsStr, sync::Arc};
 
 use super::{
     FsError, Ino, Kind, Tree,
@@ -192,7 +192,7 @@ fn of_header(xattr: Xattr, header: &npy::Header) -> String {
 const HEAD: u64 = 64 << 10;
 
 /// The `.npy` header at the start of `content`.
-fn header_of(content: &Content) -> Option<npy::Header> {
+fn header_of(content: &Arc<Content>) -> Option<npy::Header> {
     let head = content.head(HEAD).ok()?;
     npy::Header::parse(&head).ok()
 }

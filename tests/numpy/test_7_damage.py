@@ -201,7 +201,7 @@ def test_7_5_bytes_before_bad_deflate_are_readable(source, mount):
     size = len(good) + 1_000_000
     entry = Entry(b"x", method=DEFLATED, encoded=encoded, size=size, crc32=1)
     zipmaker.write(source / "a.npz", [entry, Entry(b"good", good, DEFLATED)])
-    mnt = mount(source)
+    mnt = mount(source, "--verify", "never")
     with open(mnt / "a.npz/x", "rb", buffering=0) as file:
         descriptor = file.fileno()
         for offset in range(0, len(good), 4096):
@@ -220,7 +220,7 @@ def test_7_5_in_a_mapping_damage_is_sigbus(source, mount):
     size = len(good) + 1_000_000
     entry = Entry(b"x", method=DEFLATED, encoded=encoded, size=size, crc32=1)
     zipmaker.write(source / "a.npz", [entry])
-    mnt = mount(source)
+    mnt = mount(source, "--verify", "never")
 
     def touch(offset):
         with open(mnt / "a.npz/x", "rb") as file:
@@ -315,10 +315,11 @@ def test_7_6_a_rewritten_archive_gets_a_new_chance(source, mount):
     assert (mnt / "a.npz/x").read_bytes() == content
 
 
-def test_7_7_stored_members_are_not_checked_on_random_reads(source, mount):
+def test_7_7_stored_members_are_served_as_they_stand_if_nothing_is_verified(source, mount):
     content = noise(3_000_000)
     zipmaker.write(source / "a.npz", [Entry(b"x", content, STORED, crc32=1)])
-    with open(mount(source) / "a.npz/x", "rb", buffering=0) as file:
+    mnt = mount(source, "--verify", "never")
+    with open(mnt / "a.npz/x", "rb", buffering=0) as file:
         for offset in (0, 2_000_000, 1_000_000):
             assert os.pread(file.fileno(), 5000, offset) == content[offset : offset + 5000]
 

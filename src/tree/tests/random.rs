@@ -104,7 +104,7 @@ fn open_one(random: &mut Random, kernel: &mut Kernel, model: &BTreeMap<String, M
         Model::Plain(bytes) => {
             assert_eq!((attr.kind, attr.size), (Kind::File, bytes.len() as u64));
             // Plain files may change in place: their handles are not followed.
-            let id = kernel.tree.open(ino).unwrap().id;
+            let id = open(&kernel.tree, ino).id;
             assert_eq!(&read(&kernel.tree, id, 0, 1 << 20).unwrap(), bytes);
             kernel.tree.release(id);
             return;
@@ -127,7 +127,7 @@ fn open_one(random: &mut Random, kernel: &mut Kernel, model: &BTreeMap<String, M
     // An inode never stands for other bytes than it first did.
     let known = kernel.inodes.entry(ino).or_insert_with(|| (file.to_owned(), bytes.clone()));
     assert_eq!(&known.1, bytes);
-    let id = kernel.tree.open(ino).unwrap().id;
+    let id = open(&kernel.tree, ino).id;
     kernel.handles.push((id, file.to_owned(), bytes.clone()));
 }
 

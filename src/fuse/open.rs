@@ -1,0 +1,58 @@
+//! Opens files, now or when their bytes have been compared with their CRC-32.
+
+use std::sync::Arc;
+
+use fuser::{Errno, FileHandle, FopenFlags, INodeNo, ReplyOpen};
+
+use super::{KernelCache, errno, passthrough::Passthrough};
+use crate::{
+    serve,
+    tree::{Backing, FsError, Ino, Opened, Opening, Tree},
+};
+
+/// Opens files, and answers when they are open.
+#[derive(Clone)]
+pub(super) struct Opener {
+    pub tree: Arc<Tree>,
+    pub passthrough: Arc<Passthrough>,
+    pub cache: KernelCache,
+}
+
+impl Opener {
+    /// Opens `ino`; answers when its bytes have been compared, if they have to be.
+    pub fn open(self, ino: INodeNo, reply: ReplyOpen) {
+        match self.tree.open(Ino(ino.0)) {
+            Ok(Opening::Done(opened)) => self.answer(ino, opened, reply),
+            Ok(Opening::Verify(content)) => {
+                content.verify(Box::new(move |verified| match verified {
+                    // What it is, it is known to be now.
+                    Ok(_) | Err(serve::Error::Damaged(_)) => self.open(ino, reply),
+                    Err(serve::Error::Overwritten) => reply.error(Errno::ESTALE),
+                    Err(error) => {
+                        reply.error(errno(&self.tree, "open", ino, &FsError::Content(error)));
+                    }
+                }));
+            }
+            Err(error) => reply.error(errno(&self.tree, "open", ino, &error)),
+        }
+    }
+
+    fn answer(&self, ino: INodeNo, opened: Opened, reply: ReplyOpen) {
+        let id = FileHandle(opened.id.0);
+        // Right because a changed archive gets new inodes, and a plain file that changes in place
+        // a new mtime (AUTO_INVAL_DATA). np.load opens a file three times to map it.
+        // Closing has nothing to flush.
+        let flags = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH;
+        match opened.backing {
+            Backing::Never => {
+                // A READ that never comes: open, read and close of a member of 1 KiB took 49 and
+                // 40 us, and takes 40 and 24.
+                self.tree
+                    .at_first_open(Ino(ino.0), opened.id, |bytes| self.cache.store(ino, bytes));
+                reply.opened(id, flags);
+            }
+            Backing::NotYet => self.passthrough.open(ino, id, None, flags, reply),
+            Backing::File(file) => self.passthrough.open(ino, id, Some(&file), flags, reply),
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! Comparing members with their checksums (`--verify`), and what becomes of one that differs.
+//!
+//! A small member is compared before its first byte is served. A large one is served at once, and
+//! the pass over it is finished in the background (`background`). A member that differs is
+//! *condemned*: its reads and opens fail, and whoever listens drops what the kernel has cached of it.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use super::{Error, index::ArchiveIndex};
+use crate::{archive::SourceFile, saved::StreamKey};
+
+/// When the bytes of a member are compared with its CRC-32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Verify {
+    /// Small members before their first byte is served, the others in the background once they are
+    /// read.
+    #[default]
+    Small,
+    /// All in the background, once they are read.
+    Background,
+    /// All before their first byte is served, whatever that takes.
+    Always,
+    /// Only if a first pass comes to their end.
+    Never,
+}
+
+/// The largest deflated member that is compared before its first byte is served, in bytes, decoded
+/// and encoded. The decoder needs 28 ms for 16 MiB of noise here, 10 ms for sensor data.
+pub const SMALL_DEFLATED: u64 = 16 << 20;
+
+/// The same of a stored member. It is read at the speed of its disk: 4 MiB at 150 MB/s take 28 ms.
+const SMALL_STORED: u64 = 4 << 20;
+
+/// A member of fewer bytes, decoded and encoded, is compared by the thread that opens it: another
+/// thread would take longer to wake.
+pub const AT_ONCE: u64 = 64 << 10;
+
+/// A member of fewer bytes is compared again by the next mount: that takes less time than to look up
+/// whether it was compared before.
+pub const LEAST_REMEMBERED: u64 = 1 << 20;
+
+impl Verify {
+    /// Whether a member is compared before its first byte is served.
+    fn is_before_serving(self, is_stored: bool, size: u64, encoded_size: u64, cache: u64) -> bool {
+        // What is decoded to be compared has to stay until it is read.
+        let limit = if is_stored { SMALL_STORED } else { SMALL_DEFLATED.min(cache / 4) };
+        match self {
+            Self::Small => size.max(encoded_size) <= limit,
+            Self::Always => true,
+            Self::Background | Self::Never => false,
+        }
+    }
+}
+
+/// Hears of inodes whose pages in the kernel's cache may be wrong. With the damage, if the log is
+/// to be told of it.
+type Listener = Box<dyn Fn(u64, Option<&Error>) + Send + Sync>;
+
+/// Who listens for members that turn out to be wrong.
+#[derive(Default)]
+pub struct Alarm(OnceLock<Listener>);
+
+impl Alarm {
+    /// Sets the one who listens, once.
+    pub fn listen(&self, listener: Listener) {
+        // There is one mount, which sets it once.
+        let _ = self.0.set(listener);
+    }
+}
+
+impl fmt::Debug for Alarm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Alarm")
+    }
+}
+
+/// Which members of one archive have been compared with their CRC-32 and are right: a bit each.
+#[derive(Debug)]
+pub struct Confirmed(Box<[AtomicU64]>);
+
+impl Confirmed {
+    pub fn new(members: u32) -> Arc<Self> {
+        Arc::new(Self((0..members.div_ceil(64)).map(|_| AtomicU64::new(0)).collect()))
+    }
+
+    fn contains(&self, member: u32) -> bool {
+        let word = self.0.get(member as usize / 64);
+        word.is_some_and(|word| word.load(Ordering::Relaxed) & 1 << (member % 64) != 0)
+    }
+
+    fn set(&self, member: u32, is_right: bool) {
+        let Some(word) = self.0.get(member as usize / 64) else { return };
+        let bit = 1 << (member % 64);
+        match is_right {
+            true => word.fetch_or(bit, Ordering::Relaxed),
+            false => word.fetch_and(!bit, Ordering::Relaxed),
+        };
+    }
+}
+
+/// What a member is, as far as its verdict depends on it.
+#[derive(Debug)]
+pub struct Subject {
+    /// The file it lies in.
+    pub source: Arc<SourceFile>,
+    /// Number among the members of its archive.
+    pub number: u32,
+    /// Whether its bytes lie in the file as they are.
+    pub is_stored: bool,
+    /// Of all its decoded bytes, where the archive's directory has it.
+    pub crc32: Option<u32>,
+    /// Decoded, in bytes.
+    pub size: u64,
+    /// In bytes.
+    pub encoded_size: u64,
+}
+
+/// What is known of the bytes of one member as a whole.
+#[derive(Debug)]
+pub struct Verdict {
+    subject: Subject,
+    policy: Verify,
+    before_serving: bool,
+    /// Whether they have been compared with its CRC-32 and are right.
+    confirmed: AtomicBool,
+    /// Why none of them is served.
+    condemned: OnceLock<Error>,
+    /// Whether the log has it.
+    logged: AtomicBool,
+    members: Arc<Confirmed>,
+    /// Where it is remembered for the next mount.
+    index: Option<(StreamKey, Arc<ArchiveIndex>)>,
+    /// Inodes under which it has been opened.
+    inodes: Mutex<Vec<u64>>,
+    alarm: Arc<Alarm>,
+}
+
+impl Verdict {
+    /// Nothing is known but what `members` and `index` say.
+    pub fn new(
+        subject: Subject,
+        policy: Verify,
+        cache: u64,
+        members: Arc<Confirmed>,
+        index: Option<(StreamKey, Arc<ArchiveIndex>)>,
+        alarm: Arc<Alarm>,
+    ) -> Arc<Self> {
+        let &Subject { number, is_stored, size, encoded_size, .. } = &subject;
+        let index = index.filter(|_| size.max(encoded_size) >= LEAST_REMEMBERED);
+        let is_known = || index.as_ref().is_some_and(|(key, index)| index.is_verified(*key));
+        let confirmed = size == 0 || members.contains(number) || (is_stored && is_known());
+        Arc::new(Self {
+            before_serving: policy.is_before_serving(is_stored, size, encoded_size, cache),
+            subject,
+            policy,
+            confirmed: AtomicBool::new(confirmed),
+            condemned: OnceLock::new(),
+            logged: AtomicBool::new(false),
+            members,
+            index,
+            inodes: Mutex::default(),
+            alarm,
+        })
+    }
+
+    /// Whether its bytes are to be compared with its CRC-32 at all, and have not been yet.
+    pub fn is_open(&self) -> bool {
+        self.policy != Verify::Never && !self.is_settled()
+    }
+
+    /// Whether they have to be compared before the first of them is served.
+    pub fn must_come_first(&self) -> bool {
+        self.before_serving && !self.is_settled()
+    }
+
+    /// What it means that the stream cannot be decoded from `frontier` on. If all bytes are there
+    /// and have the CRC-32 of the member, what follows them does not matter. Else the bytes before
+    /// the fault may be wrong as well, and nothing can tell any more.
+    pub fn stops(&self, frontier: u64, error: Error) {
+        if frontier >= self.subject.size && self.subject.crc32.is_some() {
+            self.confirm();
+        } else if self.policy != Verify::Never {
+            self.condemn(error);
+        }
+    }
+
+    /// Whether it is known that they are right, or not.
+    pub fn is_settled(&self) -> bool {
+        self.is_confirmed() || self.condemned.get().is_some()
+    }
+
+    /// Whether they have been compared and are right.
+    pub fn is_confirmed(&self) -> bool {
+        self.confirmed.load(Ordering::Relaxed)
+    }
+
+    /// Why none of them is served, if so.
+    pub fn error(&self) -> Option<&Error> {
+        self.condemned.get()
+    }
+
+    /// `result`, unless it is known by now that it may be wrong.
+    pub fn judge<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
+        match self.condemned.get() {
+            Some(error) => Err(error.clone()),
+            None => result,
+        }
+    }
+
+    /// They were compared, and are right.
+    pub fn confirm(&self) {
+        if self.condemned.get().is_none() && !self.confirmed.swap(true, Ordering::Relaxed) {
+            self.members.set(self.subject.number, true);
+            if let Some((key, index)) = &self.index {
+                index.set_verified(*key);
+            }
+        }
+    }
+
+    /// They are wrong, or what was served of them may have been.
+    pub fn condemn(&self, error: Error) {
+        // Bytes that make no sense because the file is being overwritten are no damage.
+        if self.subject.source.check().is_err() || self.condemned.set(error).is_err() {
+            return;
+        }
+        // That it was right may have been said by an index that was not.
+        self.members.set(self.subject.number, false);
+        let inodes = self.inodes.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(listener) = self.alarm.0.get() else { return };
+        for inode in inodes {
+            let error = self.condemned.get().filter(|error| self.is_news(error));
+            listener(inode, error);
+        }
+    }
+
+    /// Whether the log is to be told of `error`: of damage once.
+    pub fn is_news(&self, error: &Error) -> bool {
+        match error {
+            Error::Damaged(_) => !self.logged.swap(true, Ordering::Relaxed),
+            Error::Refuted => false,
+            _ => true,
+        }
+    }
+
+    /// It is opened as `inode`, whose pages are to be dropped should it turn out to be wrong. Look
+    /// whether it has not already after this.
+    pub fn watch(&self, inode: u64) {
+        let mut inodes = self.inodes.lock().unwrap_or_else(PoisonError::into_inner);
+        if !inodes.contains(&inode) {
+            inodes.push(inode);
+        }
+    }
+}
