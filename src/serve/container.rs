@@ -104,6 +104,12 @@ impl OpenArchive {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner).insert(id)
     }
 
+    /// Which members have been compared with their CRC-32, and are right.
+    #[cfg(test)]
+    pub(super) fn confirmed_members(&self) -> &Confirmed {
+        &self.confirmed
+    }
+
     // Nothing that can panic runs under this lock; a poisoned one is still whole.
     fn contents(&self) -> std::sync::MutexGuard<'_, HashMap<MemberId, Arc<Content>>> {
         self.contents.lock().unwrap_or_else(PoisonError::into_inner)

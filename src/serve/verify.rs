@@ -257,3 +257,6 @@ impl Verdict {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
