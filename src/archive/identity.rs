@@ -7,11 +7,19 @@ use sha2::{Digest, Sha256};
 
 use super::SourceFile;
 
+/// What statfs(2) says of a FUSE filesystem (FUSE_SUPER_MAGIC).
+const FUSE: u32 = 0x6573_5546;
+
 /// Bytes that are hashed at a time.
 const PIECE: u64 = 64 << 10;
 
-/// Tells one archive from all others by its content: a SHA-256 over its size, its mtime in whole
-/// seconds, and some of its bytes.
+/// Tells one archive from all others by its content and its owner: a SHA-256 over its owner, its
+/// size, its mtime in whole seconds, and some of its bytes.
+///
+/// The owner, because none of the rest keeps another user from making an archive of the same
+/// identity with other data: who can give files away is root. A filesystem whose owner says what
+/// the owners of its files are (FUSE) vouches for nobody else's: such archives have identities of
+/// their own kind.
 ///
 /// In a zip these are the central directory and all that follows: it has the CRC-32, the sizes and
 /// the place of every member. A `.npy.gz` has no directory: there it is the first 4 KiB, with
@@ -44,6 +52,12 @@ impl Identity {
     ) -> io::Result<Self> {
         let generation = source.generation();
         let mut hash = Sha256::new();
+        let owner = rustix::fs::fstat(source.file())?.st_uid;
+        // The types of this field differ between architectures.
+        #[allow(clippy::unnecessary_cast, clippy::cast_sign_loss)]
+        let filesystem = rustix::fs::fstatfs(source.file())?.f_type as u32;
+        hash.update(owner.to_le_bytes());
+        hash.update(u32::from(filesystem == FUSE).to_le_bytes());
         hash.update(generation.size.to_le_bytes());
         hash.update(generation.mtime.0.to_le_bytes());
         let mut buf = Vec::new();

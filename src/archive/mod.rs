@@ -29,7 +29,7 @@ pub use generation::Generation;
 pub use gzip::NpyGz;
 pub use identity::Identity;
 pub use member::{Member, MemberId, Method};
-pub use source::SourceFile;
+pub use source::{SameFile, SourceFile};
 
 #[cfg(test)]
 mod random_tests;

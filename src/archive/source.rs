@@ -15,6 +15,8 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use sha2::{Digest, Sha256};
+
 use super::Generation;
 
 /// Bytes at the start of a file that its fingerprint covers.
@@ -26,6 +28,10 @@ const TAIL: u64 = 64 << 10;
 pub(super) const TAIL_READ: u64 = TAIL + END_RECORD;
 /// Bytes of the end record of a zip without its comment (APPNOTE 4.3.16).
 const END_RECORD: u64 = 22;
+
+/// The user that stands for all who have no number (/proc/sys/kernel/overflowuid, if nobody has
+/// changed it).
+const NOBODY: u32 = 65534;
 
 /// Before Linux 6.13 the clock that files are stamped by moves once a timer tick, 1 to 10 ms, so
 /// two writes within one leave the same times.
@@ -162,6 +168,36 @@ impl SourceFile {
         u64::from(self.fingerprint.head) << 32 | u64::from(self.fingerprint.tail)
     }
 
+    /// Tells the file from all others, and its bytes from those that it had before and may have
+    /// later: a hash over inode number, size, mtime and ctime. Without the number of the device,
+    /// which may be another after a reboot.
+    ///
+    /// # Errors
+    /// When it has been overwritten, or cannot be asked.
+    pub fn same_file(&self) -> io::Result<SameFile> {
+        let now = Generation::of(&self.file)?;
+        self.check()?;
+        if packed(now.ctime) != self.accepted_ctime.load(Ordering::Acquire) {
+            // It was renamed, say, between the two.
+            return Err(stale_error());
+        }
+        let mut hash = Sha256::new();
+        for number in [now.ino, now.size, packed(now.mtime), packed(now.ctime)] {
+            hash.update(number.to_le_bytes());
+        }
+        let hash: [u8; 32] = hash.finalize().into();
+        Ok(SameFile(*hash.first_chunk().expect("16 of 32 bytes")))
+    }
+
+    /// Whether its owner is known. Where none is, all files have the same: network filesystems and
+    /// user namespaces show the owners that they cannot name as this one.
+    ///
+    /// # Errors
+    /// When it cannot be asked.
+    pub fn has_owner(&self) -> io::Result<bool> {
+        Ok(rustix::fs::fstat(&self.file)?.st_uid != NOBODY)
+    }
+
     /// The file, for kernel passthrough and statfs.
     pub fn file(&self) -> &File {
         &self.file
@@ -194,6 +230,10 @@ impl seekable_deflate::ReadAt for SourceFile {
         read
     }
 }
+
+/// What tells one generation of one file; see [`SourceFile::same_file`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SameFile(pub [u8; 16]);
 
 /// Whether a time of a file is so near that the next write may be given the same.
 fn is_recent((seconds, nanoseconds): (i64, u32)) -> bool {

@@ -11,7 +11,7 @@ use std::{fs::File, io, os::unix::fs::MetadataExt, path::Path};
 use rustix::fs::{Timespec, Timestamps, UTIME_NOW};
 
 use super::{Directory, Draft, Error, StreamKey};
-use crate::archive::Identity;
+use crate::archive::{Identity, SameFile};
 
 /// Names a member, and says how its copy looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,9 +24,8 @@ pub struct CopyKey {
     pub size: u64,
     /// The mtime of the archive, in seconds.
     pub mtime: i64,
-    /// The ctime of the archive where its identity does not tell all of its content: whoever
-    /// writes to it moves it.
-    pub ctime: Option<(i64, u32)>,
+    /// The very file, where its identity does not tell all of its content, or has no owner.
+    pub file: Option<SameFile>,
 }
 
 /// Where decoded copies are kept.
@@ -102,10 +101,10 @@ impl Copies {
 
 fn name(key: &CopyKey) -> String {
     let StreamKey { header_offset, encoded_size } = key.stream;
-    let ctime = key
-        .ctime
-        .map_or(String::new(), |(seconds, nanoseconds)| format!("-{seconds}.{nanoseconds:09}"));
-    format!("{}-{header_offset:x}-{encoded_size:x}{ctime}.decoded", key.identity)
+    let file = key.file.map_or(String::new(), |SameFile(hash)| {
+        hash.iter().fold("-".to_owned(), |name, byte| name + &format!("{byte:02x}"))
+    });
+    format!("{}-{header_offset:x}-{encoded_size:x}{file}.decoded", key.identity)
 }
 
 #[cfg(test)]
@@ -127,7 +126,7 @@ mod tests {
             stream: StreamKey { header_offset: 7, encoded_size: 9 },
             size: 4096,
             mtime: 1_700_000_000,
-            ctime: None,
+            file: None,
         }
     }
 
@@ -151,8 +150,8 @@ mod tests {
         assert!(copies.find(&key(2)).unwrap().is_none());
         let stream = StreamKey { header_offset: 8, encoded_size: 9 };
         assert!(copies.find(&CopyKey { stream, ..key(1) }).unwrap().is_none());
-        let ctime = Some((1_700_000_001, 2));
-        assert!(copies.find(&CopyKey { ctime, ..key(1) }).unwrap().is_none());
+        let file = Some(SameFile([2; 16]));
+        assert!(copies.find(&CopyKey { file, ..key(1) }).unwrap().is_none());
     }
 
     #[test]

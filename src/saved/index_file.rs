@@ -15,12 +15,16 @@ use std::{
 use seekable_deflate::SavedIndex;
 
 use super::Error;
-use crate::archive::Identity;
+use crate::archive::{Identity, SameFile};
 
 const MAGIC: [u8; 8] = *b"NPZFSIDX";
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const HEADER_LEN: usize = 72;
-const ENTRY_LEN: usize = 32;
+const ENTRY_LEN: usize = 56;
+
+/// Flags of an entry.
+const CONFIRMED: u32 = 1;
+const OF_ONE_FILE: u32 = 2;
 
 /// Bytes that are copied at a time.
 const PIECE: u64 = 256 << 10;
@@ -35,11 +39,38 @@ pub struct StreamKey {
     pub encoded_size: u64,
 }
 
+/// What an entry of an index file may be believed for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Trust {
+    /// Whether all bytes of the stream have been compared with its checksum, and were right.
+    pub confirmed: bool,
+    /// The file that it was made from, if it is true of that alone: of bytes that no checksum has
+    /// confirmed, and of a stored member, nothing else would tell that they are others now.
+    pub file: Option<SameFile>,
+}
+
+impl Trust {
+    /// Whether it may be believed of `file`.
+    #[must_use]
+    pub fn holds_for(&self, file: Option<SameFile>) -> bool {
+        self.file.is_none() || self.file == file
+    }
+}
+
+/// One stream in an index file.
+#[derive(Debug, Clone)]
+struct Entry {
+    key: StreamKey,
+    trust: Trust,
+    /// Where its index is. Empty if all there is to say of it is that it was right.
+    range: Range<u64>,
+}
+
 /// An index file, open.
 pub struct IndexFile {
     file: Arc<File>,
-    /// Sorted.
-    streams: Vec<(StreamKey, Range<u64>)>,
+    /// Sorted by their keys.
+    streams: Vec<Entry>,
 }
 
 impl fmt::Debug for IndexFile {
@@ -58,9 +89,15 @@ impl IndexFile {
         Ok(Self { file: Arc::new(file), streams })
     }
 
-    /// Which streams have an index, in order.
-    pub fn streams(&self) -> impl Iterator<Item = StreamKey> {
-        self.streams.iter().map(|(key, _)| *key)
+    /// Which streams have an entry, in order, and what it may be believed for.
+    pub fn streams(&self) -> impl Iterator<Item = (StreamKey, Trust)> {
+        self.streams.iter().map(|entry| (entry.key, entry.trust))
+    }
+
+    /// What the entry of a stream may be believed for, if it has one.
+    #[must_use]
+    pub fn trust(&self, key: StreamKey) -> Option<Trust> {
+        self.entry(key).map(|entry| entry.trust)
     }
 
     /// The index of a stream, if it has one.
@@ -68,22 +105,25 @@ impl IndexFile {
     /// # Errors
     /// When it is damaged.
     pub fn index(&self, key: StreamKey) -> Result<Option<SavedIndex>, Error> {
-        let Some(range) = self.range(key) else { return Ok(None) };
-        Ok(Some(SavedIndex::new(self.file.clone(), range)?))
+        let Some(entry) = self.entry(key).filter(|entry| !entry.range.is_empty()) else {
+            return Ok(None);
+        };
+        Ok(Some(SavedIndex::new(self.file.clone(), entry.range.clone())?))
     }
 
     /// How far the streams are decoded, in decoded bytes, all together. Only the headers of the
     /// indexes are looked at.
     pub fn frontiers(&self) -> u64 {
         let frontier = |range: &Range<u64>| SavedIndex::frontier_in(&*self.file, range.clone());
-        let frontiers = self.streams.iter().filter_map(|(_, range)| frontier(range).ok());
+        let with_index = self.streams.iter().filter(|entry| !entry.range.is_empty());
+        let frontiers = with_index.filter_map(|entry| frontier(&entry.range).ok());
         frontiers.fold(0, u64::saturating_add)
     }
 
     /// Writes the bytes of a stream's index, as they are, into another file.
     pub fn copy(&self, key: StreamKey) -> WriteIndex<'_> {
         Box::new(move |out| {
-            let Some(range) = self.range(key) else { return Ok(false) };
+            let Some(Entry { range, .. }) = self.entry(key) else { return Ok(false) };
             let mut piece = vec![0; PIECE.min(range.end - range.start) as usize];
             for at in range.clone().step_by(PIECE as usize) {
                 let piece = &mut piece[..PIECE.min(range.end - at) as usize];
@@ -97,13 +137,13 @@ impl IndexFile {
         })
     }
 
-    fn range(&self, key: StreamKey) -> Option<Range<u64>> {
-        let at = self.streams.binary_search_by_key(&key, |(key, _)| *key).ok()?;
-        Some(self.streams[at].1.clone())
+    fn entry(&self, key: StreamKey) -> Option<&Entry> {
+        let at = self.streams.binary_search_by_key(&key, |entry| entry.key).ok()?;
+        self.streams.get(at)
     }
 }
 
-fn parse(file: &File, identity: &Identity) -> Result<Vec<(StreamKey, Range<u64>)>, Error> {
+fn parse(file: &File, identity: &Identity) -> Result<Vec<Entry>, Error> {
     let file_len = file.metadata()?.len();
     let mut header = [0; HEADER_LEN];
     read(file, &mut header, 0, "it is shorter than a header")?;
@@ -139,10 +179,16 @@ fn parse(file: &File, identity: &Identity) -> Result<Vec<(StreamKey, Range<u64>)
         let (start, len) = (u64_at(entry, 16), u64_at(entry, 24));
         let end = start.checked_add(len).filter(|end| *end <= file_len);
         let end = end.ok_or(Error::Unfit("an index lies outside of it"))?;
-        if streams.last().is_some_and(|(last, _)| *last >= key) {
+        if streams.last().is_some_and(|last: &Entry| last.key >= key) {
             return Err(Error::Unfit("its table is not in order"));
         }
-        streams.push((key, start..end));
+        let flags = u32_at(entry, 32);
+        let of = entry[40..].first_chunk().filter(|_| flags & OF_ONE_FILE != 0);
+        let trust = Trust { confirmed: flags & CONFIRMED != 0, file: of.copied().map(SameFile) };
+        if !trust.confirmed && trust.file.is_none() {
+            return Err(Error::Unfit("it does not say which file an index is of"));
+        }
+        streams.push(Entry { key, trust, range: start..end });
     }
     Ok(streams)
 }
@@ -159,26 +205,31 @@ fn read(file: &File, buf: &mut [u8], offset: u64, short: &'static str) -> Result
 pub type WriteIndex<'a> = Box<dyn FnOnce(&mut dyn Write) -> Result<bool, Error> + 'a>;
 
 /// Writes a file of the archive `identity`: these streams, which must be in order. Says how many
-/// have an index.
+/// have an entry: those that have an index, or have been confirmed.
 pub(super) fn write(
     file: &File,
     identity: &Identity,
-    streams: Vec<(StreamKey, WriteIndex)>,
+    streams: Vec<(StreamKey, Trust, WriteIndex)>,
 ) -> Result<usize, Error> {
-    debug_assert!(streams.is_sorted_by(|(one, _), (other, _)| one < other));
+    debug_assert!(streams.is_sorted_by(|(one, ..), (other, ..)| one < other));
     let mut out = BufWriter::with_capacity(256 << 10, Counted { file, at: 0 });
     // The place of the table, which is known last.
     let first = HEADER_LEN + streams.len() * ENTRY_LEN;
     out.write_all(&vec![0; first])?;
     let mut at = first as u64;
     let mut table = Vec::new();
-    for (key, write_index) in streams {
+    for (key, trust, write_index) in streams {
         let written = write_index(&mut out)?;
         let end = out.get_ref().at + out.buffer().len() as u64;
-        if written {
-            for number in [key.header_offset, key.encoded_size, at, end - at] {
+        if written || trust.confirmed {
+            let len = if written { end - at } else { 0 };
+            for number in [key.header_offset, key.encoded_size, at, len] {
                 table.extend_from_slice(&number.to_le_bytes());
             }
+            let flags = if trust.confirmed { CONFIRMED } else { 0 }
+                | if trust.file.is_some() { OF_ONE_FILE } else { 0 };
+            table.extend_from_slice(&u64::from(flags).to_le_bytes());
+            table.extend_from_slice(&trust.file.unwrap_or(SameFile([0; 16])).0);
         }
         at = end;
     }

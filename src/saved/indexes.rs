@@ -4,7 +4,7 @@ use std::{io, path::Path};
 
 use super::{
     Directory, Error, IndexFile, StreamKey,
-    index_file::{self, WriteIndex},
+    index_file::{self, Trust, WriteIndex},
 };
 use crate::archive::Identity;
 
@@ -50,7 +50,7 @@ impl Indexes {
     pub fn save(
         &self,
         identity: &Identity,
-        streams: Vec<(StreamKey, WriteIndex)>,
+        streams: Vec<(StreamKey, Trust, WriteIndex)>,
     ) -> Result<Option<IndexFile>, Error> {
         let draft = self.directory.draft()?;
         if index_file::write(draft.file(), identity, streams)? == 0 {
@@ -73,12 +73,12 @@ impl Indexes {
     /// When the file cannot be used, or written without it.
     pub fn forget(&self, identity: &Identity, key: StreamKey) -> Result<Option<IndexFile>, Error> {
         let Some(file) = self.load(identity)? else { return Ok(None) };
-        if file.streams().all(|other| other == key) {
+        if file.streams().all(|(other, _)| other == key) {
             self.directory.remove(&name(identity))?;
             return Ok(None);
         }
-        let others = file.streams().filter(|other| *other != key);
-        self.save(identity, others.map(|key| (key, file.copy(key))).collect())
+        let others = file.streams().filter(|(other, _)| *other != key);
+        self.save(identity, others.map(|(key, trust)| (key, trust, file.copy(key))).collect())
     }
 }
 
@@ -91,8 +91,11 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::archive::SameFile;
 
     const ARCHIVE: Identity = Identity { hash: [7; 32], fraction: 0 };
+    const PARTIAL: Trust = Trust { confirmed: false, file: Some(SameFile([3; 16])) };
+    const CONFIRMED: Trust = Trust { confirmed: true, file: None };
 
     fn key(header_offset: u64) -> StreamKey {
         StreamKey { header_offset, encoded_size: 1 << 20 }
@@ -112,11 +115,18 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let indexes = Indexes::open(place.path(), u64::MAX).unwrap();
         assert!(indexes.load(&ARCHIVE).unwrap().is_none());
-        let streams = vec![(key(0), bytes(b"one")), (key(5), bytes(b"")), (key(9), bytes(b"nine"))];
+        let streams = vec![
+            (key(0), PARTIAL, bytes(b"one")),
+            (key(5), PARTIAL, bytes(b"")),
+            (key(9), PARTIAL, bytes(b"nine")),
+        ];
         let saved = indexes.save(&ARCHIVE, streams).unwrap().unwrap();
         let loaded = indexes.load(&ARCHIVE).unwrap().unwrap();
         for file in [saved, loaded] {
-            assert_eq!(file.streams().collect::<Vec<_>>(), [key(0), key(9)]);
+            assert_eq!(
+                file.streams().collect::<Vec<_>>(),
+                [key(0), key(9)].map(|key| (key, PARTIAL))
+            );
             assert_eq!(bytes_of(&file, key(0)).as_deref(), Some(&b"one"[..]));
             assert_eq!(bytes_of(&file, key(5)), None, "it had nothing to save");
             assert_eq!(bytes_of(&file, key(9)).as_deref(), Some(&b"nine"[..]));
@@ -126,15 +136,54 @@ mod tests {
     }
 
     #[test]
+    fn each_stream_keeps_what_it_may_be_believed_for() {
+        let place = tempfile::tempdir().unwrap();
+        let indexes = Indexes::open(place.path(), u64::MAX).unwrap();
+        let stored = Trust { confirmed: true, ..PARTIAL };
+        let streams = vec![
+            (key(0), PARTIAL, bytes(b"half")),
+            (key(1), CONFIRMED, bytes(b"all")),
+            // That a stored member was right, which has no index.
+            (key(2), stored, bytes(b"")),
+        ];
+        indexes.save(&ARCHIVE, streams).unwrap();
+        let file = indexes.load(&ARCHIVE).unwrap().unwrap();
+        let found: Vec<_> = file.streams().collect();
+        assert_eq!(found, [(key(0), PARTIAL), (key(1), CONFIRMED), (key(2), stored)]);
+        assert!(file.index(key(2)).unwrap().is_none());
+        let other = indexes.forget(&ARCHIVE, key(0)).unwrap().unwrap();
+        assert_eq!([0, 1, 2].map(|n| other.trust(key(n))), [None, Some(CONFIRMED), Some(stored)]);
+
+        let this_file = PARTIAL.file;
+        let another = Some(SameFile([4; 16]));
+        for (trust, file, holds) in [
+            (PARTIAL, this_file, true),
+            (PARTIAL, another, false),
+            (PARTIAL, None, false),
+            (stored, another, false),
+            (stored, this_file, true),
+            (CONFIRMED, another, true),
+            (CONFIRMED, None, true),
+        ] {
+            assert_eq!(trust.holds_for(file), holds, "{trust:?} {file:?}");
+        }
+    }
+
+    #[test]
     fn a_stream_is_taken_out_and_the_file_goes_with_the_last() {
         let place = tempfile::tempdir().unwrap();
         let indexes = Indexes::open(place.path(), u64::MAX).unwrap();
         assert!(indexes.forget(&ARCHIVE, key(0)).unwrap().is_none());
-        indexes.save(&ARCHIVE, vec![(key(0), bytes(b"one")), (key(9), bytes(b"nine"))]).unwrap();
+        indexes
+            .save(
+                &ARCHIVE,
+                vec![(key(0), PARTIAL, bytes(b"one")), (key(9), PARTIAL, bytes(b"nine"))],
+            )
+            .unwrap();
         let left = indexes.forget(&ARCHIVE, key(0)).unwrap().unwrap();
         let loaded = indexes.load(&ARCHIVE).unwrap().unwrap();
         for file in [left, loaded] {
-            assert_eq!(file.streams().collect::<Vec<_>>(), [key(9)]);
+            assert_eq!(file.streams().collect::<Vec<_>>(), [(key(9), PARTIAL)]);
             assert_eq!(bytes_of(&file, key(9)).as_deref(), Some(&b"nine"[..]));
         }
         assert!(indexes.forget(&ARCHIVE, key(9)).unwrap().is_none());
@@ -145,10 +194,14 @@ mod tests {
     fn what_cannot_be_written_leaves_the_file_that_is_there() {
         let place = tempfile::tempdir().unwrap();
         let indexes = Indexes::open(place.path(), u64::MAX).unwrap();
-        indexes.save(&ARCHIVE, vec![(key(0), bytes(b"one"))]).unwrap();
+        indexes.save(&ARCHIVE, vec![(key(0), PARTIAL, bytes(b"one"))]).unwrap();
         let fails: WriteIndex = Box::new(|_| Err(Error::Unfit("of the test")));
-        assert!(indexes.save(&ARCHIVE, vec![(key(0), bytes(b"two")), (key(1), fails)]).is_err());
-        assert!(indexes.save(&ARCHIVE, vec![(key(0), bytes(b""))]).unwrap().is_none());
+        assert!(
+            indexes
+                .save(&ARCHIVE, vec![(key(0), PARTIAL, bytes(b"two")), (key(1), PARTIAL, fails)])
+                .is_err()
+        );
+        assert!(indexes.save(&ARCHIVE, vec![(key(0), PARTIAL, bytes(b""))]).unwrap().is_none());
         let loaded = indexes.load(&ARCHIVE).unwrap().unwrap();
         assert_eq!(bytes_of(&loaded, key(0)).as_deref(), Some(&b"one"[..]));
         assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1);
@@ -160,7 +213,7 @@ mod tests {
     fn a_file_that_is_cut_short_or_damaged_is_not_used() {
         let place = tempfile::tempdir().unwrap();
         let indexes = Indexes::open(place.path(), u64::MAX).unwrap();
-        let streams = vec![(key(0), bytes(b"one")), (key(9), bytes(b"nine"))];
+        let streams = vec![(key(0), PARTIAL, bytes(b"one")), (key(9), PARTIAL, bytes(b"nine"))];
         indexes.save(&ARCHIVE, streams).unwrap();
         let path = place.path().join(name(&ARCHIVE));
         let whole = fs::read(&path).unwrap();
@@ -177,7 +230,7 @@ mod tests {
         }
         // A file of another archive under this name.
         indexes
-            .save(&Identity { hash: [8; 32], fraction: 0 }, vec![(key(0), bytes(b"one"))])
+            .save(&Identity { hash: [8; 32], fraction: 0 }, vec![(key(0), PARTIAL, bytes(b"one"))])
             .unwrap();
         fs::rename(place.path().join(name(&Identity { hash: [8; 32], fraction: 0 })), &path)
             .unwrap();

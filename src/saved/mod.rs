@@ -13,5 +13,5 @@ mod indexes;
 pub use copies::{Copies, CopyKey};
 pub use directory::{Directory, Draft};
 pub use error::Error;
-pub use index_file::{IndexFile, StreamKey, WriteIndex};
+pub use index_file::{IndexFile, StreamKey, Trust, WriteIndex};
 pub use indexes::Indexes;

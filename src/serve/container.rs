@@ -18,7 +18,7 @@ use super::{
     whole::Whole,
 };
 use crate::{
-    archive::{Archive, Generation, Member, MemberId, Method, NpyGz, SourceFile},
+    archive::{Archive, Member, MemberId, Method, NpyGz, SourceFile},
     saved::{CopyKey, StreamKey},
 };
 
@@ -52,7 +52,7 @@ impl OpenArchive {
         let archive = Arc::new(archive);
         let identified = archive.clone();
         Self {
-            index: shared.index(move || identified.identity()),
+            index: shared.index(archive.source().clone(), move || identified.identity()),
             confirmed: Confirmed::new(archive.counts().1),
             archive,
             shared,
@@ -171,8 +171,11 @@ impl OpenArchive {
         let &Member { size, crc32, .. } = archive.member(id);
         let mtime = archive.source().generation().mtime.0;
         self.shared.copy(size, Some(crc32), move || {
-            // The central directory has the CRC-32 of every member.
-            Ok(CopyKey { identity: archive.identity()?, stream, size, mtime, ctime: None })
+            // The central directory has the CRC-32 of every member. Where no owner is known, that
+            // keeps nobody from making another file of the same one.
+            let source = archive.source();
+            let file = if source.has_owner()? { None } else { Some(source.same_file()?) };
+            Ok(CopyKey { identity: archive.identity()?, stream, size, mtime, file })
         })
     }
 }
@@ -202,7 +205,7 @@ impl OpenNpyGz {
         let npy = Arc::new(npy);
         let identified = npy.clone();
         let shared = server.shared.clone();
-        let index = shared.index(move || identified.identity());
+        let index = shared.index(npy.source().clone(), move || identified.identity());
         let confirmed = Confirmed::new(1);
         let content = Mutex::new(new_content(&npy, &shared, &confirmed, index.as_ref()));
         Self { npy, shared, content, confirmed, index }
@@ -257,12 +260,12 @@ fn new_content(
     };
     let verdict = shared.verdict(subject, confirmed.clone(), key, index);
     let bytes = deflated(source.clone(), encoded, options, shared, verdict.clone(), key, index);
-    let Generation { mtime, ctime, .. } = source.generation();
+    let mtime = source.generation().mtime.0;
     let identified = npy.clone();
     let copy = shared.copy(size, None, move || {
         // Of several gzip members, or of bytes that no CRC-32 covers, the identity tells little.
-        let identity = identified.identity()?;
-        Ok(CopyKey { identity, stream: key, size, mtime: mtime.0, ctime: Some(ctime) })
+        let (identity, file) = (identified.identity()?, identified.source().same_file()?);
+        Ok(CopyKey { identity, stream: key, size, mtime, file: Some(file) })
     });
     let content = Arc::new(Content::new(source, size, bytes, shared, copy, verdict));
     content.save_index();

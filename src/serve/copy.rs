@@ -297,7 +297,7 @@ mod tests {
             stream: StreamKey { header_offset: 0, encoded_size: 50 },
             size: 100,
             mtime: 1_700_000_000,
-            ctime: None,
+            file: None,
         };
         let copy = MemberCopy::new(copier, 100, None, Box::new(move || Ok(key)));
         let of_asked = || [60, 60, 60, 60].map(|bytes| copy.asked(bytes));

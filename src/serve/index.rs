@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt, io,
+    fmt, io, mem,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -16,8 +16,8 @@ use seekable_deflate::Error::StaleIndex;
 
 use super::{Error, deflated::Deflated, pool::Spawner};
 use crate::{
-    archive::Identity,
-    saved::{self, IndexFile, Indexes, StreamKey, WriteIndex},
+    archive::{Identity, SourceFile},
+    saved::{self, IndexFile, Indexes, StreamKey, Trust, WriteIndex},
 };
 
 /// Streams of fewer encoded bytes are decoded again in 2 or 3 milliseconds, which is less than
@@ -28,11 +28,17 @@ pub const LEAST_ENCODED: u64 = 1 << 20;
 /// decoding, which is what a server that is killed loses.
 const STEP: u64 = 1 << 30;
 
-/// Where the index of a stream comes from when a file is written.
+/// Members that are compared before a file is written for them, unless as many are in it: so an
+/// archive of thousands costs a few files.
+const MEMBERS: usize = 256;
+
+/// Where the entry of a stream comes from when a file is written.
 #[derive(Clone, Copy)]
 enum From<'a> {
-    File(&'a Arc<IndexFile>),
+    File(&'a Arc<IndexFile>, Trust),
     Stream(&'a Arc<Deflated>),
+    /// There is nothing to say but that it was right.
+    Verified,
 }
 
 type Identify = Box<dyn Fn() -> io::Result<Identity> + Send + Sync>;
@@ -41,6 +47,7 @@ type Identify = Box<dyn Fn() -> io::Result<Identity> + Send + Sync>;
 pub struct ArchiveIndex {
     store: Arc<Indexes>,
     saver: Spawner,
+    source: Arc<SourceFile>,
     identify: Identify,
     /// `None` if the archive could not be read.
     identity: OnceLock<Option<Identity>>,
@@ -48,6 +55,8 @@ pub struct ArchiveIndex {
     streams: Mutex<BTreeMap<StreamKey, Weak<Deflated>>>,
     /// Streams whose saved index was wrong, until another is saved.
     refuted: Mutex<BTreeSet<StreamKey>>,
+    /// Members that were compared and are right, and are not in the file yet.
+    verified: Mutex<BTreeSet<StreamKey>>,
     /// One at a time saves.
     saving: Mutex<()>,
     queued: AtomicBool,
@@ -63,12 +72,20 @@ impl fmt::Debug for ArchiveIndex {
 }
 
 impl ArchiveIndex {
-    /// Those of the archive that `identify` tells, in `store`. `saver` runs what takes time.
-    pub fn new(store: Arc<Indexes>, saver: Spawner, identify: Identify) -> Arc<Self> {
+    /// Those of the archive in `source` that `identify` tells, in `store`. `saver` runs what takes
+    /// time.
+    pub fn new(
+        store: Arc<Indexes>,
+        saver: Spawner,
+        source: Arc<SourceFile>,
+        identify: Identify,
+    ) -> Arc<Self> {
         Arc::new(Self {
             store,
             saver,
+            source,
             identify,
+            verified: Mutex::default(),
             identity: OnceLock::new(),
             file: Mutex::default(),
             streams: Mutex::default(),
@@ -93,12 +110,44 @@ impl ArchiveIndex {
     }
 
     /// Whether all bytes of a member were compared with its CRC-32 before, by this or another mount.
-    pub fn is_verified(&self, _key: StreamKey) -> bool {
-        false
+    pub fn is_verified(&self, key: StreamKey) -> bool {
+        if self.identity().is_none() {
+            return false;
+        }
+        let trust = lock(&self.file).as_ref().and_then(|file| file.trust(key));
+        trust.is_some_and(|trust| trust.confirmed && self.holds(trust))
     }
 
     /// Remembers that all bytes of a member were compared and are right.
-    pub fn set_verified(self: &Arc<Self>, _key: StreamKey) {}
+    pub fn set_verified(self: &Arc<Self>, key: StreamKey) {
+        if self.is_verified(key) {
+            return;
+        }
+        let unsaved = {
+            let mut verified = lock(&self.verified);
+            verified.insert(key);
+            verified.len()
+        };
+        let saved = lock(&self.file).as_ref().map_or(0, |file| file.streams().count());
+        if unsaved >= saved.max(MEMBERS) {
+            self.save_soon();
+        }
+    }
+
+    /// Whether an entry may be believed of this archive.
+    fn holds(&self, trust: Trust) -> bool {
+        let same_file = || self.source.same_file().ok();
+        trust.holds_for(if trust.file.is_some() { same_file() } else { None })
+    }
+
+    /// What may be believed of an entry that is made of this archive now. Of a stream that has been
+    /// confirmed each span is checked whenever it is decoded, so it is true of each archive of this
+    /// content and owner; all else of this file alone.
+    fn trust(&self, is_stream: bool, confirmed: bool) -> io::Result<Trust> {
+        let of_content = is_stream && confirmed && self.source.has_owner()?;
+        let file = if of_content { None } else { Some(self.source.same_file()?) };
+        Ok(Trust { confirmed, file })
+    }
 
     /// Saves the index of a stream from now on.
     pub fn register(&self, key: StreamKey, stream: &Arc<Deflated>) {
@@ -136,8 +185,13 @@ impl ArchiveIndex {
         // Each time at least a quarter of what is there, so that all the writing together is a
         // few times the last file.
         let enough = if saved < STEP { 0 } else { saved / 4 };
-        let due = unsaved >= enough && (ended || unsaved >= STEP);
-        if due && !self.queued.swap(true, Ordering::AcqRel) {
+        if unsaved >= enough && (ended || unsaved >= STEP) {
+            self.save_soon();
+        }
+    }
+
+    fn save_soon(self: &Arc<Self>) {
+        if !self.queued.swap(true, Ordering::AcqRel) {
             let this = self.clone();
             self.saver.spawn(move || this.save());
         }
@@ -146,7 +200,7 @@ impl ArchiveIndex {
     /// Saves what there is to save, on another thread.
     pub fn save_later(self: Arc<Self>) {
         let streams = self.unsaved();
-        if !streams.is_empty() {
+        if !streams.is_empty() || !lock(&self.verified).is_empty() {
             self.saver.clone().spawn(move || {
                 self.save();
                 drop(streams);
@@ -158,14 +212,14 @@ impl ArchiveIndex {
     pub fn save(&self) {
         self.queued.store(false, Ordering::Release);
         let _one_at_a_time = lock(&self.saving);
-        let unsaved = self.unsaved();
-        if unsaved.is_empty() {
+        let (unsaved, verified) = (self.unsaved(), mem::take(&mut *lock(&self.verified)));
+        if unsaved.is_empty() && verified.is_empty() {
             return;
         }
         // Not before: of most archives that were looked at, nothing was read.
         let Some(identity) = self.identity() else { return };
         self.unsaved.store(0, Ordering::Relaxed);
-        match self.write(&identity, &unsaved) {
+        match self.write(&identity, &unsaved, &verified) {
             Ok(None) => {}
             Ok(Some(file)) => {
                 self.use_file(Some(Arc::new(file)));
@@ -182,6 +236,7 @@ impl ArchiveIndex {
             }
             // There is nothing to save of an archive that is gone.
             Err(saved::Error::Stream(error)) if Error::from(error.clone()).is_overwritten() => {}
+            Err(saved::Error::Io(error)) if SourceFile::is_stale(&error) => {}
             Err(error) => log::warn!("{}: no index saved: {error}", self.store.path().display()),
         }
     }
@@ -204,6 +259,7 @@ impl ArchiveIndex {
         &self,
         identity: &Identity,
         unsaved: &BTreeMap<StreamKey, Arc<Deflated>>,
+        verified: &BTreeSet<StreamKey>,
     ) -> Result<Option<IndexFile>, saved::Error> {
         // Another server may have saved other streams, or more of these, or removed the file that
         // this one still has. Should it do so while this goes on, the file that comes last stays.
@@ -211,11 +267,18 @@ impl ArchiveIndex {
         let files = [lock(&self.file).clone(), there];
         let mut sources: BTreeMap<StreamKey, (u64, From)> = BTreeMap::new();
         for file in files.iter().flatten() {
-            for key in file.streams() {
-                let Ok(Some(index)) = file.index(key) else { continue };
-                let frontier = index.frontier();
-                if sources.get(&key).is_none_or(|(other, _)| *other < frontier) {
-                    sources.insert(key, (frontier, From::File(file)));
+            for (key, trust) in file.streams() {
+                // What is not of this file is of use to the file that it is of, if that is still
+                // there, and goes when there is something better.
+                let holds = self.holds(trust);
+                let frontier = match file.index(key) {
+                    Ok(Some(index)) if holds => index.frontier(),
+                    Ok(_) => 0,
+                    Err(_) => continue,
+                };
+                let is_better = |(other, _): &(u64, From)| *other < frontier;
+                if sources.get(&key).is_none_or(is_better) {
+                    sources.insert(key, (frontier, From::File(file, trust)));
                 }
             }
         }
@@ -226,15 +289,28 @@ impl ArchiveIndex {
                 sources.insert(*key, (frontier, From::Stream(stream)));
             }
         }
+        for key in verified {
+            let is_known = |from: &From| match from {
+                From::File(_, trust) => trust.confirmed && self.holds(*trust),
+                From::Stream(_) | From::Verified => true,
+            };
+            if !sources.get(key).is_some_and(|(_, from)| is_known(from)) {
+                sources.insert(*key, (0, From::Verified));
+            }
+        }
         let streams = sources.iter().map(|(key, (_, from))| {
             let (key, from) = (*key, *from);
-            let write: WriteIndex = match from {
-                From::Stream(stream) => Box::new(move |out| stream.write_index(out)),
-                From::File(file) => file.copy(key),
+            let entry: (Trust, WriteIndex) = match from {
+                From::Stream(stream) => {
+                    let trust = self.trust(true, stream.reader().is_complete())?;
+                    (trust, Box::new(move |out| stream.write_index(out)))
+                }
+                From::File(file, trust) => (trust, file.copy(key)),
+                From::Verified => (self.trust(false, true)?, Box::new(|_| Ok(false))),
             };
-            (key, write)
+            Ok((key, entry.0, entry.1))
         });
-        let saved = self.store.save(identity, streams.collect())?;
+        let saved = self.store.save(identity, streams.collect::<io::Result<_>>()?)?;
         for (key, (frontier, from)) in &sources {
             if let From::Stream(stream) = from {
                 stream.set_saved(*frontier);
@@ -269,6 +345,9 @@ impl ArchiveIndex {
     }
 
     fn adopt_from(&self, file: &IndexFile, key: StreamKey, stream: &Deflated) {
+        if !file.trust(key).is_some_and(|trust| self.holds(trust)) {
+            return;
+        }
         let adopted = match file.index(key) {
             Ok(None) => return,
             Ok(Some(index)) => stream.adopt_index(index).map_err(Into::into),

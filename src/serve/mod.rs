@@ -47,7 +47,7 @@ use seekable_deflate::Memory;
 use verify::{Alarm, Confirmed, Subject, Verdict};
 
 use crate::{
-    archive::Identity,
+    archive::{Identity, SourceFile},
     saved::{Copies, CopyKey, Indexes, StreamKey},
 };
 
@@ -122,10 +122,11 @@ impl Shared {
     /// The saved indexes of an archive, if any are saved.
     fn index(
         &self,
+        source: Arc<SourceFile>,
         identify: impl Fn() -> io::Result<Identity> + Send + Sync + 'static,
     ) -> Option<Arc<ArchiveIndex>> {
         let store = self.indexes.clone()?;
-        Some(ArchiveIndex::new(store, self.saver.clone(), Box::new(identify)))
+        Some(ArchiveIndex::new(store, self.saver.clone(), source, Box::new(identify)))
     }
 
     /// What is known of a member, before anything of it is read.

@@ -41,8 +41,8 @@ const SMALL_STORED: u64 = 4 << 20;
 /// thread would take longer to wake.
 pub const AT_ONCE: u64 = 64 << 10;
 
-/// A member of fewer bytes is compared again by the next mount: that takes less time than to look up
-/// whether it was compared before.
+/// A stored member of fewer bytes is compared again by the next mount: that takes less time than to
+/// look up whether it was compared before.
 pub const LEAST_REMEMBERED: u64 = 1 << 20;
 
 impl Verify {
@@ -152,9 +152,10 @@ impl Verdict {
         alarm: Arc<Alarm>,
     ) -> Arc<Self> {
         let &Subject { number, is_stored, size, encoded_size, .. } = &subject;
-        let index = index.filter(|_| size.max(encoded_size) >= LEAST_REMEMBERED);
+        // The index of a deflated member says it itself, if it has one.
+        let index = index.filter(|_| is_stored && size >= LEAST_REMEMBERED);
         let is_known = || index.as_ref().is_some_and(|(key, index)| index.is_verified(*key));
-        let confirmed = size == 0 || members.contains(number) || (is_stored && is_known());
+        let confirmed = size == 0 || members.contains(number) || is_known();
         Arc::new(Self {
             before_serving: policy.is_before_serving(is_stored, size, encoded_size, cache),
             subject,
