@@ -144,7 +144,7 @@ pub(super) fn build<'a>(count: usize, name_of: impl Fn(usize) -> &'a [u8]) -> Tr
             changes[covered] = Some(Change::Covered);
         }
     });
-    for &member in builder.renamed.values() {
+    for &(member, _) in builder.renamed.values() {
         changes[member] = Some(Change::Renamed);
     }
     Tree { dirs: builder.finish(), warning: sentence(&changes, name_of) }
@@ -181,8 +181,9 @@ struct Builder<'p> {
     dirs: HashMap<(u32, &'p [u8]), u32>,
     /// Sorted.
     files: Vec<File<'p>>,
-    /// Files whose name is a directory's, under the name they got.
-    renamed: HashMap<(u32, Vec<u8>), usize>,
+    /// Files whose name is a directory's, under the name they got, and the number to go on with for
+    /// the next file that would get it: long names are shortened, so many may come to one.
+    renamed: HashMap<(u32, Vec<u8>), (usize, u64)>,
 }
 
 impl<'p> Builder<'p> {
@@ -225,13 +226,16 @@ impl<'p> Builder<'p> {
         clashes.sort_unstable_by_key(|file| file.member);
         for File { dir, name, member } in clashes {
             let name = self.free_name(dir, name);
-            self.renamed.insert((dir, name), member);
+            self.renamed.insert((dir, name), (member, 2));
         }
     }
 
     /// `name.member`, or with the lowest number that is not taken: `name.member.2`.
-    fn free_name(&self, dir: u32, name: &[u8]) -> Vec<u8> {
-        for number in 1_u64.. {
+    fn free_name(&mut self, dir: u32, name: &[u8]) -> Vec<u8> {
+        let mut number = 1;
+        // The names that others got before.
+        let mut passed = Vec::new();
+        loop {
             let mut wanted = [name, b".member"].concat();
             if number > 1 {
                 wanted.extend_from_slice(format!(".{number}").as_bytes());
@@ -240,14 +244,23 @@ impl<'p> Builder<'p> {
             name::append_component(&wanted, &mut fitting);
             let key = (dir, fitting.as_slice());
             let is_file = || self.files.binary_search_by_key(&key, File::key).is_ok();
-            if !self.dirs.contains_key(&key) && !is_file() {
-                let key = (dir, fitting);
-                if !self.renamed.contains_key(&key) {
-                    return key.1;
-                }
+            if self.dirs.contains_key(&key) || is_file() {
+                number += 1;
+                continue;
             }
+            let key = (dir, fitting);
+            let Some((_, next)) = self.renamed.get(&key) else {
+                for passed in passed {
+                    if let Some((_, next)) = self.renamed.get_mut(&passed) {
+                        *next = number + 1;
+                    }
+                }
+                return key.1;
+            };
+            // Those who came here before have tried the numbers in between.
+            number = (*next).max(number + 1);
+            passed.push(key);
         }
-        unreachable!("an archive has fewer than 2^64 names")
     }
 
     fn finish(self) -> Vec<Dir> {
@@ -262,7 +275,7 @@ impl<'p> Builder<'p> {
         for File { dir, name, member } in self.files {
             rows.push((dir, name.into(), member_entry(member)));
         }
-        for ((dir, name), member) in self.renamed {
+        for ((dir, name), (member, _)) in self.renamed {
             rows.push((dir, name.into(), member_entry(member)));
         }
         // The files are in order already, and this sort takes them as one run.

@@ -5,6 +5,7 @@
 //! to the end.
 
 use std::{
+    borrow::Cow,
     cell::RefCell,
     io::{self, Read},
     sync::Arc,
@@ -33,9 +34,13 @@ const IDENTITY_TAIL: u64 = 64 << 10;
 #[derive(Debug)]
 pub struct NpyGz {
     source: Arc<SourceFile>,
-    header: npy::Header,
+    /// `None` if it is a long one: then it is read again when it is asked for.
+    header: Option<npy::Header>,
     size: u64,
 }
+
+/// The longest dtype that is kept, in bytes. All but structured ones are shorter.
+const KEPT_DESCR: usize = 64;
 
 impl NpyGz {
     /// Inflates the first bytes and reads the `.npy` header.
@@ -53,6 +58,7 @@ impl NpyGz {
                 "its header tells of {size} bytes, more than {encoded_size} can decode to"
             )));
         }
+        let header = Some(header).filter(|header| header.descr.len() <= KEPT_DESCR);
         Ok(Self { source, header, size })
     }
 
@@ -62,8 +68,14 @@ impl NpyGz {
     }
 
     /// What the header says.
-    pub fn header(&self) -> &npy::Header {
-        &self.header
+    ///
+    /// # Errors
+    /// As `open`, where it has to be read again.
+    pub fn header(&self) -> Result<Cow<'_, npy::Header>, Error> {
+        match &self.header {
+            Some(header) => Ok(Cow::Borrowed(header)),
+            None => read_header(&self.source).map(Cow::Owned),
+        }
     }
 
     /// What the file is, wherever it lies.

@@ -18,6 +18,9 @@ pub const MIN_HEADER_LEN: usize = 12;
 /// unless told otherwise. Without a bound, a file of 12 bytes decides how much memory we take.
 pub const MAX_HEADER_LEN: usize = 1 << 20;
 
+/// The most axes that an array has (NPY_MAXDIMS of NumPy 2).
+const MAX_AXES: usize = 64;
+
 /// What a `.npy` header says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
@@ -97,6 +100,9 @@ impl Header {
         let Value::Tuple(axes) = shape else {
             return Err(malformed("shape is not a tuple"));
         };
+        if axes.len() > MAX_AXES {
+            return Err(malformed(format!("an array of {} axes", axes.len())));
+        }
         let shape = axes
             .iter()
             .map(|axis| match axis {

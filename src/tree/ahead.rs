@@ -1,9 +1,10 @@
-//! Opens the archives of a listing on several threads at once, just before they are shown.
+//! Opens the files of a listing on several threads at once, just before they are shown.
 //!
 //! What is known of a file already is not asked again here. A file that cannot be opened is left
 //! out: whoever looks its name up says why.
 
 use std::{
+    ffi::{OsStr, OsString},
     ops::Range,
     os::fd::OwnedFd,
     path::Path,
@@ -18,7 +19,7 @@ use super::{
     Tree,
     attr::Stat,
     listing::Listing,
-    opened::{Containers, Found},
+    opened::{Container, Containers, Found},
     source::{At, open_regular},
 };
 use crate::serve::{OpenArchive, Server};
@@ -27,29 +28,27 @@ use crate::serve::{OpenArchive, Server};
 const WORTH_A_THREAD: usize = 16;
 
 /// What the files of some rows of a listing turned out to be, in the order of the rows.
-pub(super) type FoundAhead = std::iter::Peekable<std::vec::IntoIter<FoundRow>>;
+pub(super) type FoundAhead<C> = std::iter::Peekable<std::vec::IntoIter<FoundRow<C>>>;
 
 /// A row, and what its file turned out to be.
-pub(super) type FoundRow = (usize, Found<OpenArchive>, Stat);
+pub(super) type FoundRow<C> = (usize, Found<C>, Stat);
 
-/// The archives that are to be opened, for all who help.
-struct Work {
-    archives: Arc<Containers<OpenArchive>>,
+/// The files that are to be opened, for all who help.
+struct Work<C> {
+    containers: Arc<Containers<C>>,
     server: Arc<Server>,
     directory: OwnedFd,
     path: Arc<Path>,
-    listing: Arc<Listing>,
-    /// The rows to open.
-    rows: Vec<usize>,
+    /// The rows to open, and their names.
+    rows: Vec<(usize, OsString)>,
     /// The first of `rows` that nobody has begun with.
     next: AtomicUsize,
-    done: Mutex<Done>,
+    done: Mutex<Done<C>>,
     changed: Condvar,
 }
 
-#[derive(Default)]
-struct Done {
-    found: Vec<FoundRow>,
+struct Done<C> {
+    found: Vec<FoundRow<C>>,
     /// How many of `rows` are over, one way or the other.
     over: usize,
 }
@@ -60,27 +59,36 @@ impl Tree {
         &self,
         at: &At<'_>,
         device: u64,
-        listing: &Arc<Listing>,
+        listing: &Listing,
         rows: Range<usize>,
-    ) -> FoundAhead {
+    ) -> FoundAhead<OpenArchive> {
         let unknown = |row: &usize| {
             let name = &listing.names[*row];
             name.perhaps_archive && !self.archives.remembers(device, name.ino)
         };
-        let rows: Vec<_> = rows.filter(unknown).collect();
+        let rows = rows.filter(unknown).map(|row| (row, listing.names[row].name.clone()));
+        self.open_rows(&self.archives, at, rows.collect())
+    }
+
+    /// Opens files in `at`, each with a number.
+    pub(super) fn open_rows<C: Container + Send + Sync + 'static>(
+        &self,
+        containers: &Arc<Containers<C>>,
+        at: &At<'_>,
+        rows: Vec<(usize, OsString)>,
+    ) -> FoundAhead<C> {
         let directory = if rows.is_empty() { None } else { at.try_clone() };
         let Some(directory) = directory else { return Vec::new().into_iter().peekable() };
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let helpers = (rows.len() / WORTH_A_THREAD).min(cores - 1);
         let work = Arc::new(Work {
-            archives: self.archives.clone(),
+            containers: containers.clone(),
             server: self.server.clone(),
             directory,
             path: at.path.into(),
-            listing: listing.clone(),
             rows,
             next: AtomicUsize::new(0),
-            done: Mutex::default(),
+            done: Mutex::new(Done { found: Vec::new(), over: 0 }),
             changed: Condvar::new(),
         });
         for _ in 0..helpers {
@@ -92,25 +100,24 @@ impl Tree {
     }
 }
 
-impl Work {
+impl<C: Container> Work<C> {
     /// Opens one after the other that nobody has begun with.
     fn help(&self) {
-        while let Some(row) = self.rows.get(self.next.fetch_add(1, Ordering::Relaxed)) {
+        while let Some((row, name)) = self.rows.get(self.next.fetch_add(1, Ordering::Relaxed)) {
             let mut turn = Turn { work: self, found: None };
-            turn.found = self.open(*row);
+            turn.found = self.open(*row, name);
         }
     }
 
-    fn open(&self, row: usize) -> Option<FoundRow> {
-        let name = &self.listing.names[row].name;
+    fn open(&self, row: usize, name: &OsStr) -> Option<FoundRow<C>> {
         let (file, stat) = open_regular(&self.directory, name).ok()?;
         let warn = |warning: &str| log::warn!("{}: {warning}", self.path.join(name).display());
-        let found = self.archives.examine(file, &stat, &self.server, warn).ok()?;
+        let found = self.containers.examine(file, &stat, &self.server, warn).ok()?;
         Some((row, found, stat))
     }
 
     /// Waits for those that others have begun with: not for threads that have other work to do.
-    fn wait(&self) -> FoundAhead {
+    fn wait(&self) -> FoundAhead<C> {
         let mut done = self.done();
         while done.over < self.rows.len() {
             done = self.changed.wait(done).unwrap_or_else(PoisonError::into_inner);
@@ -119,20 +126,22 @@ impl Work {
         found.sort_unstable_by_key(|(row, ..)| *row);
         found.into_iter().peekable()
     }
+}
 
+impl<C> Work<C> {
     // Nothing that can panic runs under this lock; a poisoned one is still whole.
-    fn done(&self) -> MutexGuard<'_, Done> {
+    fn done(&self) -> MutexGuard<'_, Done<C>> {
         self.done.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// One row's turn; it ends even if opening the file panics, for somebody waits for it.
-struct Turn<'a> {
-    work: &'a Work,
-    found: Option<FoundRow>,
+struct Turn<'a, C> {
+    work: &'a Work<C>,
+    found: Option<FoundRow<C>>,
 }
 
-impl Drop for Turn<'_> {
+impl<C> Drop for Turn<'_, C> {
     fn drop(&mut self) {
         let mut done = self.work.done();
         done.found.extend(self.found.take());

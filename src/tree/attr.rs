@@ -1,6 +1,6 @@
 //! What stat(2) says of an inode.
 
-use rustix::fs::{FileType, Statx, StatxTimestamp};
+use rustix::fs::{FileType, Statx, StatxFlags, StatxTimestamp};
 
 use crate::archive::Generation;
 
@@ -115,12 +115,21 @@ impl Stat {
     }
 
     pub fn id(&self) -> FileId {
-        let known = self.0.stx_mask & rustix::fs::StatxFlags::BTIME.bits() != 0;
+        let known = self.0.stx_mask & StatxFlags::BTIME.bits() != 0;
         FileId {
             dev: (self.0.stx_dev_major, self.0.stx_dev_minor),
             ino: self.0.stx_ino,
             btime: if known { self.0.stx_btime.into() } else { Timestamp::default() },
         }
+    }
+
+    /// Whether it may be found under one path of the filesystem and mount that `root` is of, and no
+    /// other.
+    pub fn has_one_path(&self, root: &Self) -> bool {
+        let is_known = self.0.stx_mask & root.0.stx_mask & StatxFlags::MNT_ID.bits() != 0;
+        let same_mount = !is_known || self.0.stx_mnt_id == root.0.stx_mnt_id;
+        let one_link = self.kind() == Kind::Directory || self.0.stx_nlink == 1;
+        same_mount && one_link && self.id().dev == root.id().dev
     }
 
     pub fn generation(&self) -> Generation {

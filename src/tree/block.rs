@@ -1,14 +1,13 @@
 //! The inodes of one generation of an archive: a block of consecutive numbers.
 //!
-//! Takes 24 bytes for each inode the kernel refers to, and as much for each of its neighbours, and
+//! Takes 9 bytes for each inode that the kernel refers to, and as much for each of its neighbours, and
 //! nothing for the others: one large archive may lie under many names. What an inode stands for is
-//! made when somebody asks: most that are listed are never opened.
+//! made each time somebody asks.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt};
 
-/// Makes what the inode at a place stands for; the second argument is what
-/// [`look_up`](Block::look_up) was told.
-pub(super) type NodeOf<N> = Box<dyn Fn(u32, bool) -> N + Send + Sync>;
+/// Makes what the inode at a place stands for.
+pub(super) type NodeOf<N> = Box<dyn Fn(u32) -> N + Send + Sync>;
 
 /// Inodes whose memory comes and goes together.
 const CHUNK: u32 = 64;
@@ -18,23 +17,17 @@ pub(super) struct Block<N> {
     len: u32,
     node_of: NodeOf<N>,
     /// By their first places over `CHUNK`, those with inodes that live.
-    chunks: BTreeMap<u32, Chunk<N>>,
+    chunks: BTreeMap<u32, Chunk>,
     /// Those who are about to look something up.
     pub users: usize,
 }
 
-struct Chunk<N> {
+struct Chunk {
     /// Inodes with a lookup count above zero.
     live: usize,
-    inodes: Box<[Inode<N>]>,
-}
-
-struct Inode<N> {
-    lookups: u64,
-    /// Whether it has the name of a `.npy`.
-    npy: bool,
-    /// Once somebody has asked, and until it is forgotten.
-    node: Option<Arc<N>>,
+    /// A bit for each inode: whether it has been opened.
+    opened: u64,
+    lookups: Box<[u64]>,
 }
 
 impl<N> Block<N> {
@@ -42,41 +35,49 @@ impl<N> Block<N> {
         Self { len, node_of, chunks: BTreeMap::new(), users: 0 }
     }
 
+    /// How many numbers it has.
+    pub fn len(&self) -> u32 {
+        self.len
+    }
+
     /// The lookup count of the inode at `place` goes up by one.
-    pub fn look_up(&mut self, place: u32, npy: bool) {
+    pub fn look_up(&mut self, place: u32) {
         if place >= self.len {
             return;
         }
         let start = place / CHUNK * CHUNK;
         let chunk = self.chunks.entry(place / CHUNK);
         let chunk = chunk.or_insert_with(|| Chunk::new(CHUNK.min(self.len - start)));
-        let Some(inode) = chunk.inodes.get_mut((place - start) as usize) else { return };
-        chunk.live += usize::from(inode.lookups == 0);
-        inode.lookups += 1;
-        inode.npy = npy;
+        let Some(lookups) = chunk.lookups.get_mut((place - start) as usize) else { return };
+        chunk.live += usize::from(*lookups == 0);
+        *lookups += 1;
     }
 
     /// What the inode at `place` stands for, if the kernel refers to it.
-    pub fn get(&mut self, place: u32) -> Option<Arc<N>> {
-        let chunk = self.chunks.get_mut(&(place / CHUNK))?;
-        let inode = chunk.inodes.get_mut((place % CHUNK) as usize)?;
-        if inode.lookups == 0 {
-            return None;
-        }
-        let node = inode.node.get_or_insert_with(|| Arc::new((self.node_of)(place, inode.npy)));
-        Some(node.clone())
+    pub fn get(&self, place: u32) -> Option<N> {
+        let lookups = self.chunks.get(&(place / CHUNK))?.lookups.get((place % CHUNK) as usize)?;
+        (*lookups > 0).then(|| (self.node_of)(place))
+    }
+
+    /// Notes that the inode at `place` is opened; whether it was not before, as far as is known.
+    pub fn open(&mut self, place: u32) -> bool {
+        let Some(chunk) = self.chunks.get_mut(&(place / CHUNK)) else { return false };
+        let bit = 1 << (place % CHUNK);
+        let is_first = chunk.opened & bit == 0;
+        chunk.opened |= bit;
+        is_first
     }
 
     /// The kernel drops `count` references.
     pub fn forget(&mut self, place: u32, count: u64) {
         let Some(chunk) = self.chunks.get_mut(&(place / CHUNK)) else { return };
-        let Some(inode) = chunk.inodes.get_mut((place % CHUNK) as usize) else { return };
-        if inode.lookups == 0 {
+        let Some(lookups) = chunk.lookups.get_mut((place % CHUNK) as usize) else { return };
+        if *lookups == 0 {
             return;
         }
-        inode.lookups = inode.lookups.saturating_sub(count);
-        if inode.lookups == 0 {
-            inode.node = None;
+        *lookups = lookups.saturating_sub(count);
+        if *lookups == 0 {
+            chunk.opened &= !(1 << (place % CHUNK));
             chunk.live -= 1;
             if chunk.live == 0 {
                 self.chunks.remove(&(place / CHUNK));
@@ -92,15 +93,13 @@ impl<N> Block<N> {
     /// How many inodes live, and the sum of their lookup counts.
     pub fn count(&self) -> (usize, u64) {
         let chunks = || self.chunks.values();
-        let lookups = chunks().flat_map(|chunk| &chunk.inodes).map(|inode| inode.lookups).sum();
-        (chunks().map(|chunk| chunk.live).sum(), lookups)
+        (chunks().map(|chunk| chunk.live).sum(), chunks().flat_map(|chunk| &chunk.lookups).sum())
     }
 }
 
-impl<N> Chunk<N> {
+impl Chunk {
     fn new(len: u32) -> Self {
-        let inodes = (0..len).map(|_| Inode { lookups: 0, npy: false, node: None }).collect();
-        Self { live: 0, inodes }
+        Self { live: 0, opened: 0, lookups: vec![0; len as usize].into() }
     }
 }
 
@@ -115,20 +114,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_block_takes_memory_for_what_is_referred_to_and_not_for_its_length() {
-        let mut block = Block::new(u32::MAX, Box::new(|place, npy| (place, npy)));
-        let last = u32::MAX - 1;
-        block.look_up(0, false);
-        block.look_up(last, true);
-        assert_eq!(block.get(last).as_deref(), Some(&(last, true)));
+    fn only_chunks_with_inodes_that_live_take_memory() {
+        let mut block = Block::new(u32::MAX, Box::new(|place| place));
+        for place in [0, 63, 64, u32::MAX - 1] {
+            block.look_up(place);
+        }
+        block.look_up(u32::MAX);
+        assert_eq!((block.chunks.len(), block.count()), (3, (4, 4)));
+        assert_eq!([0, 1, 64].map(|place| block.get(place)), [Some(0), None, Some(64)]);
+        block.forget(1, 1);
+        for place in [0, 63] {
+            assert_eq!(block.count().0, 4 - place as usize / 63);
+            block.forget(place, 1);
+        }
         assert_eq!((block.chunks.len(), block.count()), (2, (2, 2)));
-        block.look_up(u32::MAX, false);
-        assert_eq!(block.get(u32::MAX), None, "it is beyond the end");
-        block.forget(u32::MAX, 1);
-        block.forget(last, 1);
-        block.forget(last, 1);
-        assert_eq!((block.chunks.len(), block.count()), (1, (1, 1)));
-        block.forget(0, 1);
+        block.forget(64, 5);
+        block.forget(u32::MAX - 1, 1);
         assert!(block.is_unused());
+    }
+
+    #[test]
+    fn an_inode_is_opened_first_once_until_it_is_forgotten() {
+        let mut block = Block::new(100, Box::new(|place| place));
+        assert!(!block.open(7), "nobody refers to it");
+        block.look_up(7);
+        block.look_up(8);
+        assert_eq!([7, 7, 8].map(|place| block.open(place)), [true, false, true]);
+        block.forget(7, 1);
+        block.look_up(7);
+        assert_eq!([7, 8].map(|place| block.open(place)), [true, false]);
     }
 }

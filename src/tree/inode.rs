@@ -1,16 +1,16 @@
 //! Keeps the kernel's references to inodes.
 //!
-//! An inode lives while its lookup count is above zero; the root always. A number is never given to
-//! another thing, so a page cached under one can never be shown under another. While an inode
-//! lives, the same key gives the same number.
+//! An inode lives while its lookup count is above zero; the root always. Two things that live never
+//! have one number, so a page that is cached under one is never shown under another. While an inode
+//! lives, the same key gives the same number; `number` sees to it that it does so afterwards.
 //!
 //! What lies in an archive has its numbers in one block, so that entering 10,000 members hashes no
 //! 10,000 keys and allocates no 10,000 nodes.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     hash::Hash,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
 };
 
 use super::block::{Block, NodeOf};
@@ -26,15 +26,20 @@ impl Ino {
 
 /// The inodes that the kernel refers to.
 #[derive(Debug)]
-pub(super) struct Inodes<K, N>(Mutex<Table<K, N>>);
+pub(super) struct Inodes<K, N> {
+    table: Mutex<Table<K, N>>,
+    /// A first open is over.
+    opened: Condvar,
+}
 
 #[derive(Debug)]
 struct Table<K, N> {
     by_number: HashMap<Ino, Entry<K, N>>,
     by_key: HashMap<Arc<K>, Ino>,
-    /// By their first numbers.
+    /// By their first numbers, which are none of `by_number`.
     blocks: BTreeMap<Ino, (Arc<K>, Block<N>)>,
-    next: u64,
+    /// Inodes that are being opened for the first time.
+    opening: HashSet<Ino>,
 }
 
 #[derive(Debug)]
@@ -48,18 +53,18 @@ struct Entry<K, N> {
 impl<K: Eq + Hash, N> Inodes<K, N> {
     pub fn new(root: N) -> Self {
         let entry = Entry { key: None, node: Arc::new(root), lookups: 0 };
-        let by_number = HashMap::from([(Ino::ROOT, entry)]);
-        Self(Mutex::new(Table {
-            by_number,
+        let table = Table {
+            by_number: HashMap::from([(Ino::ROOT, entry)]),
             by_key: HashMap::new(),
             blocks: BTreeMap::new(),
-            next: Ino::ROOT.0 + 1,
-        }))
+            opening: HashSet::new(),
+        };
+        Self { table: Mutex::new(table), opened: Condvar::new() }
     }
 
     // No code that can panic runs under this lock; a poisoned one is still whole.
     fn table(&self) -> MutexGuard<'_, Table<K, N>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn get(&self, ino: Ino) -> Option<Arc<N>> {
@@ -68,20 +73,26 @@ impl<K: Eq + Hash, N> Inodes<K, N> {
             Some(entry) => Some(entry.node.clone()),
             None => {
                 let (_, place, block) = table.block_of(ino)?;
-                block.get(place)
+                block.get(place).map(Arc::new)
             }
         }
     }
 
-    /// The inode of `key`, made from `node` if there is none; its lookup count goes up by one. Call
-    /// it before the reply is sent: the moment it is, another thread may be serving the FORGET.
-    pub fn look_up(&self, key: K, node: impl FnOnce() -> N) -> (Ino, Arc<N>) {
+    /// The inode of `key`, made from `node` if there is none, with the first of `numbers` that is
+    /// free; its lookup count goes up by one. Call it before the reply is sent: the moment it is,
+    /// another thread may be serving the FORGET.
+    pub fn look_up<I: Iterator<Item = Ino>>(
+        &self,
+        key: K,
+        numbers: impl FnOnce(&K) -> I,
+        node: impl FnOnce() -> N,
+    ) -> (Ino, Arc<N>) {
         let mut table = self.table();
         let ino = match table.by_key.get(&key) {
             Some(ino) => *ino,
             None => {
-                let ino = Ino(table.next);
-                table.next += 1;
+                let is_free = |ino: &Ino| !table.by_number.contains_key(ino);
+                let ino = numbers(&key).find(is_free).expect("a sequence of numbers has no end");
                 let key = Arc::new(key);
                 let entry = Entry { key: Some(key.clone()), node: Arc::new(node()), lookups: 0 };
                 table.by_key.insert(key, ino);
@@ -95,15 +106,21 @@ impl<K: Eq + Hash, N> Inodes<K, N> {
     }
 
     /// The block of `key`, which stays while the result is kept. `make` says how many numbers it
-    /// has, and what each stands for, if there is none yet.
-    pub fn block(&self, key: K, make: impl FnOnce() -> (u32, NodeOf<N>)) -> InBlock<'_, K, N> {
+    /// has, and what each stands for, if there is none yet; it then begins with the first of
+    /// `numbers` from which all are free.
+    pub fn block<I: Iterator<Item = Ino>>(
+        &self,
+        key: K,
+        numbers: impl FnOnce(&K) -> I,
+        make: impl FnOnce() -> (u32, NodeOf<N>),
+    ) -> InBlock<'_, K, N> {
         let mut table = self.table();
         let first = match table.by_key.get(&key) {
             Some(first) => *first,
             None => {
-                let first = Ino(table.next);
                 let (len, node_of) = make();
-                table.next += u64::from(len);
+                let is_free = |first: &Ino| table.has_room(*first, len);
+                let first = numbers(&key).find(is_free).expect("a sequence of numbers has no end");
                 let key = Arc::new(key);
                 table.by_key.insert(key.clone(), first);
                 table.blocks.insert(first, (key, Block::new(len, node_of)));
@@ -114,6 +131,22 @@ impl<K: Eq + Hash, N> Inodes<K, N> {
             block.users += 1;
         }
         InBlock { inodes: self, first }
+    }
+
+    /// Does `work` if `ino`, one of a block, is opened for the first time; others wait for that.
+    pub fn at_first_open(&self, ino: Ino, work: impl FnOnce()) {
+        let mut table = self.table();
+        while table.opening.contains(&ino) {
+            table = self.opened.wait(table).unwrap_or_else(PoisonError::into_inner);
+        }
+        let is_first = table.block_of(ino).is_some_and(|(_, place, block)| block.open(place));
+        if !is_first {
+            return;
+        }
+        table.opening.insert(ino);
+        drop(table);
+        let _opening = Opening { inodes: self, ino };
+        work();
     }
 
     /// The kernel drops `count` references.
@@ -144,11 +177,34 @@ impl<K: Eq + Hash, N> Inodes<K, N> {
     }
 }
 
+/// Somebody opens an inode for the first time; whoever waits goes on when it is over.
+struct Opening<'a, K: Eq + Hash, N> {
+    inodes: &'a Inodes<K, N>,
+    ino: Ino,
+}
+
+impl<K: Eq + Hash, N> Drop for Opening<'_, K, N> {
+    fn drop(&mut self) {
+        self.inodes.table().opening.remove(&self.ino);
+        self.inodes.opened.notify_all();
+    }
+}
+
 impl<K: Eq + Hash, N> Table<K, N> {
-    /// The block that `ino` may lie in, with its first number and the place in it.
+    /// The block that `ino` lies in, with its first number and the place in it.
     fn block_of(&mut self, ino: Ino) -> Option<(Ino, u32, &mut Block<N>)> {
         let (first, (_, block)) = self.blocks.range_mut(..=ino).next_back()?;
-        Some((*first, u32::try_from(ino.0 - first.0).ok()?, block))
+        let place = u32::try_from(ino.0 - first.0).ok().filter(|place| *place < block.len())?;
+        Some((*first, place, block))
+    }
+
+    /// Whether a block of `len` numbers from `first` on would lie beside all others.
+    fn has_room(&self, first: Ino, len: u32) -> bool {
+        let end = Ino(first.0.saturating_add(len.max(1).into()));
+        let before = self.blocks.range(..end).next_back();
+        before.is_none_or(|(before, (_, block))| {
+            before.0.saturating_add(block.len().max(1).into()) <= first.0
+        })
     }
 
     fn drop_unused(&mut self, first: Ino) {
@@ -170,9 +226,9 @@ pub(super) struct InBlock<'a, K: Eq + Hash, N> {
 impl<K: Eq + Hash, N> InBlock<'_, K, N> {
     /// The inode at `place`, one of the block's; its lookup count goes up by one, as by
     /// [`Inodes::look_up`].
-    pub fn look_up(&self, place: u32, npy: bool) -> Ino {
+    pub fn look_up(&self, place: u32) -> Ino {
         if let Some((_, block)) = self.inodes.table().blocks.get_mut(&self.first) {
-            block.look_up(place, npy);
+            block.look_up(place);
         }
         Ino(self.first.0 + u64::from(place))
     }
@@ -190,51 +246,118 @@ impl<K: Eq + Hash, N> Drop for InBlock<'_, K, N> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+
     use super::*;
 
+    /// Numbers from `first` on.
+    fn from<K>(first: u64) -> impl FnOnce(&K) -> Box<dyn Iterator<Item = Ino>> {
+        move |_| Box::new((first..).map(Ino))
+    }
+
     #[test]
-    fn forget_of_the_last_lookup_frees_the_inode_and_its_number_is_not_used_again() {
+    fn forget_of_the_last_lookup_frees_the_inode_and_the_same_thing_gets_its_number_again() {
         let inodes = Inodes::new("root");
-        let (first, _) = inodes.look_up("key", || "node");
-        assert_eq!(inodes.look_up("key", || unreachable!()).0, first);
+        let (first, _) = inodes.look_up("key", from(7), || "node");
+        assert_eq!(inodes.look_up("key", from(9), || unreachable!()).0, first);
         inodes.forget(first, 1);
         assert!(inodes.get(first).is_some());
         inodes.forget(first, 1);
         assert!(inodes.get(first).is_none());
-        let (second, _) = inodes.look_up("key", || "node");
-        assert!(second > first);
+        assert_eq!(inodes.look_up("key", from(7), || "node").0, Ino(7));
         assert_eq!(inodes.count(), (2, 1));
     }
 
     #[test]
-    fn what_lies_in_a_block_has_numbers_in_a_row_that_are_not_used_again() {
+    fn two_things_that_live_never_have_one_number() {
+        let inodes = Inodes::new("root");
+        assert_eq!(inodes.look_up("one", from(1), || "one").0, Ino(2), "the root has 1");
+        assert_eq!(inodes.look_up("two", from(2), || "two").0, Ino(3));
+        inodes.forget(Ino(2), 1);
+        assert_eq!(inodes.look_up("two", from(2), || unreachable!()).0, Ino(3), "while it lives");
+        assert_eq!(inodes.get(Ino(3)).as_deref(), Some(&"two"));
+    }
+
+    #[test]
+    fn blocks_lie_beside_each_other() {
+        let inodes = Inodes::new(0);
+        let block = |key, first, len: u32| {
+            let block = inodes.block(key, from(first), || (len, Box::new(|place| place)));
+            let ino = block.look_up(0);
+            (block, ino.0)
+        };
+        let (_one, first) = block("one", 100, 10);
+        assert_eq!(first, 100);
+        for (key, first, len, wanted) in [
+            ("on it", 100, 10, 110),
+            ("its last", 109, 1, 120),
+            ("around it", 95, 30, 121),
+            ("before it", 95, 5, 95),
+            ("the number before that", 94, 1, 94),
+            ("empty", 99, 0, 151),
+        ] {
+            let (block, found) = block(key, first, len);
+            assert_eq!(found, wanted, "{key}");
+            std::mem::forget(block);
+        }
+    }
+
+    #[test]
+    fn what_lies_in_a_block_has_numbers_in_a_row() {
         let inodes = Inodes::new("root".to_owned());
-        let block = || inodes.block("key", || (1000, Box::new(|place, _| place.to_string())));
-        let (first, last) = (block().look_up(0, false), block().look_up(999, false));
-        assert_ne!(
-            inodes.get(first).as_deref(),
-            None,
-            "a block lives while one of its inodes does"
-        );
-        let (single, _) = inodes.look_up("other", || "single".to_owned());
-        assert_eq!((last.0 - first.0, single.0 - last.0), (999, 1));
+        let block =
+            || inodes.block("key", from(5000), || (1000, Box::new(|place| place.to_string())));
+        let (first, last) = (block().look_up(0), block().look_up(999));
+        assert_eq!((first, last), (Ino(5000), Ino(5999)));
         assert_eq!(inodes.get(last).as_deref(), Some(&"999".to_owned()));
         assert_eq!(inodes.get(Ino(first.0 + 1)), None, "nobody has looked it up");
-        assert_eq!(block().look_up(999, false), last);
-        assert_eq!(inodes.count(), (4, 4));
+        assert_eq!(inodes.get(Ino(last.0 + 1)), None, "it is not in the block");
+        assert_eq!(block().look_up(999), last);
+        assert_eq!(inodes.count(), (3, 3));
 
         inodes.forget(last, 2);
         inodes.forget(Ino(last.0 - 1), 1);
         assert_eq!(inodes.get(last), None);
         inodes.forget(first, 1);
-        assert_eq!(inodes.count(), (2, 1));
+        assert_eq!(inodes.count(), (1, 0));
         let held = block();
-        let again = held.look_up(0, false);
-        assert!(again > single);
+        let again = held.look_up(0);
         inodes.forget(again, 1);
-        assert_eq!(held.look_up(0, false), again, "in use, it stays without any inode");
+        assert_eq!(held.look_up(0), again, "in use, it stays without any inode");
         drop(held);
         assert_eq!(inodes.get(again).as_deref(), Some(&"0".to_owned()));
+    }
+
+    #[test]
+    fn who_opens_an_inode_while_it_is_opened_for_the_first_time_waits() {
+        let inodes = Inodes::new("root");
+        let block = inodes.block("key", from(9), || (3, Box::new(|_| "node")));
+        let ino = block.look_up(1);
+        let (began, has_begun) = mpsc::channel();
+        let (end, ended) = mpsc::channel::<()>();
+        let (told, order) = mpsc::channel();
+        std::thread::scope(|scope| {
+            let (inodes, told_first) = (&inodes, told.clone());
+            scope.spawn(move || {
+                inodes.at_first_open(ino, || {
+                    began.send(()).unwrap();
+                    ended.recv().unwrap();
+                    told_first.send("first").unwrap();
+                });
+            });
+            has_begun.recv().unwrap();
+            scope.spawn(move || {
+                inodes.at_first_open(ino, || unreachable!());
+                told.send("second").unwrap();
+            });
+            // Another inode does not wait.
+            let other = block.look_up(2);
+            let mut was_done = false;
+            inodes.at_first_open(other, || was_done = true);
+            assert!(was_done);
+            end.send(()).unwrap();
+        });
+        assert_eq!(order.iter().collect::<Vec<_>>(), ["first", "second"]);
     }
 
     #[test]

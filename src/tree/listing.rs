@@ -22,7 +22,7 @@ use super::{
     node::{Node, Version},
     present,
     resolve::{enter_entry, stat_of},
-    source::At,
+    source::{At, SourceName},
 };
 use crate::{
     archive::{Archive, DirId, Entry},
@@ -72,7 +72,8 @@ impl Tree {
         // for the end.
         match &*self.node(ino)? {
             Node::Source(node) if node.kind == Kind::Directory => {
-                let at = self.source.open_directory(&node.path)?;
+                let path = node.path();
+                let at = self.source.open_directory(&path)?;
                 let listing = self.listing(ino, &at, cookie)?;
                 if show_dots(cookie, show) {
                     let (major, minor) = node.id.dev;
@@ -122,7 +123,7 @@ impl Tree {
             let name = OsStr::from_bytes(name);
             let looked_up = inodes
                 .as_ref()
-                .map(|(inodes, stat)| enter_entry(inodes, version, archive, stat, name, entry));
+                .map(|(inodes, stat)| enter_entry(inodes, version, archive, stat, entry));
             let kind = Some(match entry {
                 Entry::Dir(_) => Kind::Directory,
                 Entry::Member(_) => Kind::File,
@@ -235,6 +236,7 @@ impl Tree {
         names.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         let has = |name: &OsStr| names.binary_search_by(|entry| (*entry.0).cmp(name)).is_ok();
         let beside = self.settings.layout == Layout::Beside;
+        self.open_what_decides(at, &names);
         let mut shown = Vec::with_capacity(names.len());
         for (name, ino, kind) in &names {
             let kind = match kind {
@@ -268,6 +270,22 @@ impl Tree {
             shown.push(Name { perhaps_archive, ino: *ino, ..Name::new(name.clone(), kind) });
         }
         Ok(shown)
+    }
+
+    /// Opens the files of which only what they hold tells which names are shown.
+    fn open_what_decides(&self, at: &At<'_>, names: &[SourceName]) {
+        let unknown = |is_one: &dyn Fn(&OsStr) -> bool| -> Vec<(usize, OsString)> {
+            let names = names.iter().filter(|(name, _, kind)| {
+                kind.is_none_or(|kind| kind == Kind::File) && is_one(name)
+            });
+            names.enumerate().map(|(row, (name, ..))| (row, name.clone())).collect()
+        };
+        // What they are is remembered.
+        let _known =
+            self.open_rows(&self.npy_gzs, at, unknown(&|name| present::npy_of_gz(name).is_some()));
+        if self.settings.layout == Layout::Beside {
+            let _known = self.open_rows(&self.archives, at, unknown(&present::is_npz));
+        }
     }
 }
 

@@ -11,6 +11,7 @@ mod handle;
 mod inode;
 mod listing;
 mod node;
+mod number;
 mod opened;
 mod present;
 mod resolve;

@@ -22,7 +22,7 @@ pub(super) enum Node {
     /// A directory in an archive, its root or one below.
     ArchiveDir(Arc<Version<OpenArchive>>, DirId),
     /// A member of an archive.
-    Member(Arc<Version<OpenArchive>>, MemberId, MemberNode),
+    Member(Arc<Version<OpenArchive>>, MemberId),
     /// A gzipped `.npy`, shown without the `.gz`.
     NpyGz(Arc<Version<OpenNpyGz>>),
 }
@@ -30,7 +30,10 @@ pub(super) enum Node {
 /// What tells an inode from any other; all those of an archive have one key.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Key {
-    Source(Arc<Path>, FileId),
+    /// A file or directory that has one path, which may change.
+    Source(FileId),
+    /// One that may have others.
+    SourceAt(Arc<Path>, FileId),
     /// With the numbers of its directories and members.
     Archive(VersionKey, (u32, u32)),
     NpyGz(VersionKey),
@@ -50,7 +53,8 @@ pub(super) struct VersionKey {
 /// A file of the source, shown as it is.
 #[derive(Debug)]
 pub(super) struct SourceNode {
-    pub path: Arc<Path>,
+    /// Where it was seen last: it may be renamed.
+    path: Mutex<Arc<Path>>,
     pub id: FileId,
     pub kind: Kind,
     /// The file that the handles of this inode share while there are any.
@@ -59,7 +63,20 @@ pub(super) struct SourceNode {
 
 impl SourceNode {
     pub fn new(path: Arc<Path>, id: FileId, kind: Kind) -> Self {
-        Self { path, id, kind, open: Mutex::default() }
+        Self { path: Mutex::new(path), id, kind, open: Mutex::default() }
+    }
+
+    /// Its path within the source, where it was seen last.
+    pub fn path(&self) -> Arc<Path> {
+        self.path.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// It was seen at `path`.
+    pub fn seen_at(&self, path: &Arc<Path>) {
+        let mut known = self.path.lock().unwrap_or_else(PoisonError::into_inner);
+        if *known != *path {
+            *known = path.clone();
+        }
     }
 
     /// The file that is open already.
@@ -75,30 +92,6 @@ impl SourceNode {
             *open = Arc::downgrade(&file);
             file
         })
-    }
-}
-
-/// What is known of the inode of a member.
-#[derive(Debug)]
-pub(super) struct MemberNode {
-    /// Whether its name is one of a `.npy`.
-    pub npy: bool,
-    /// Whether it was opened before. Locked while the first open gives its bytes away: until they
-    /// are with the kernel, no other open may be answered.
-    opened: Mutex<bool>,
-}
-
-impl MemberNode {
-    pub fn new(npy: bool) -> Self {
-        Self { npy, opened: Mutex::new(false) }
-    }
-
-    /// Does `work` if this is the first open; others wait for it.
-    pub fn at_first_open(&self, work: impl FnOnce()) {
-        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
-        if !std::mem::replace(&mut *opened, true) {
-            work();
-        }
     }
 }
 

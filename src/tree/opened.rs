@@ -108,7 +108,10 @@ struct Known<T> {
     what: T,
 }
 
-/// Files that are remembered as none: 100 bytes each.
+/// The longest reason why a file is none, in bytes.
+const LONGEST_REASON: usize = 200;
+
+/// Files that are remembered as none: 150 bytes each, 350 at most.
 const PLAIN: NonZeroUsize = NonZeroUsize::new(1 << 16).expect("not zero");
 
 impl<C: Container> Containers<C> {
@@ -224,7 +227,7 @@ impl<C: Container> Containers<C> {
             }
             Err(archive::Error::Io(error)) => Err(error),
             Err(error) => {
-                let why: Arc<str> = error.to_string().into();
+                let why: Arc<str> = shortened(error.to_string()).into();
                 lock(&self.plain).put(key, Known { generation, what: why.clone() });
                 Ok(Err(why))
             }
@@ -257,6 +260,13 @@ impl<C: Container> Containers<C> {
         }
         drop(open);
     }
+}
+
+/// A reason, in at most `LONGEST_REASON` bytes: thousands of them are remembered.
+fn shortened(mut why: String) -> String {
+    let cut = (0..=LONGEST_REASON).rev().find(|&at| why.is_char_boundary(at)).unwrap_or(0);
+    why.truncate(cut);
+    why
 }
 
 /// Whether a file has no name any more. What a network filesystem knows of it is enough: to ask its

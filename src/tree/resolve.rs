@@ -6,7 +6,8 @@ use super::{
     Attr, FsError, Ino, Kind, Layout, Timestamp, Tree,
     attr::Stat,
     inode::InBlock,
-    node::{Key, MemberNode, Node, SourceNode, Version, VersionKey},
+    node::{Key, Node, SourceNode, Version, VersionKey},
+    number,
     opened::{Container, Containers, Found},
     present,
     source::{self, At},
@@ -32,7 +33,7 @@ impl Tree {
         match &*self.node(parent)? {
             Node::Source(directory) if directory.kind == Kind::Directory => {
                 self.note_lookup(parent, name);
-                self.lookup_at(&self.source.at(&directory.path), name)
+                self.lookup_at(&self.source.at(&directory.path()), name)
             }
             Node::ArchiveRoot => {
                 let (version, archive) = self.root_version().map_err(|_| FsError::NotFound)?;
@@ -77,7 +78,7 @@ impl Tree {
         let entry = archive.dir(directory).get(name.as_encoded_bytes()).ok_or(FsError::NotFound)?;
         let stat = stat_of(archive.source())?;
         let inodes = self.inodes_of(version, archive);
-        Ok(enter_entry(&inodes, version, archive, &stat, name, entry))
+        Ok(enter_entry(&inodes, version, archive, &stat, entry))
     }
 
     /// The inodes of a generation of an archive, for entering some of them.
@@ -87,13 +88,13 @@ impl Tree {
         archive: &Archive,
     ) -> InBlock<'_, Key, Node> {
         let (dirs, members) = archive.counts();
-        self.inodes.block(Key::Archive(version.key.clone(), (dirs, members)), || {
+        let key = Key::Archive(version.key.clone(), (dirs, members));
+        let numbers = |_: &Key| number::of_archive(&version.key);
+        self.inodes.block(key, numbers, || {
             let version = version.clone();
-            let node = move |place: u32, npy| match place.checked_sub(dirs) {
+            let node = move |place: u32| match place.checked_sub(dirs) {
                 None => Node::ArchiveDir(version.clone(), DirId(place)),
-                Some(member) => {
-                    Node::Member(version.clone(), MemberId(member), MemberNode::new(npy))
-                }
+                Some(member) => Node::Member(version.clone(), MemberId(member)),
             };
             (dirs + members, Box::new(node))
         })
@@ -198,27 +199,36 @@ impl Tree {
     }
 
     fn enter(&self, resolved: Resolved) -> (Ino, Attr) {
-        let (key, attr, node) = match resolved {
+        match resolved {
             Resolved::Source(path, stat) => {
-                let key = Key::Source(path.clone(), stat.id());
-                let node = Node::Source(SourceNode::new(path, stat.id(), stat.kind()));
-                (key, stat.attr(), node)
+                let has_one_path = stat.has_one_path(&self.root);
+                let key = match has_one_path {
+                    true => Key::Source(stat.id()),
+                    false => Key::SourceAt(path.clone(), stat.id()),
+                };
+                let numbers = |_: &Key| number::of_source(stat.id(), &path, has_one_path);
+                let new = || Node::Source(SourceNode::new(path.clone(), stat.id(), stat.kind()));
+                let (ino, node) = self.inodes.look_up(key, numbers, new);
+                if let Node::Source(node) = &*node {
+                    node.seen_at(&path);
+                }
+                (ino, stat.attr())
             }
             Resolved::Archive(path, stat, archive) => {
                 let key = version_key(path, &stat, archive.archive().source());
                 let version = Arc::new(Version::new(key, &archive));
                 let inodes = self.inodes_of(&version, archive.archive());
                 let entries = archive.archive().dir(DirId::ROOT).entries().len();
-                return (inodes.look_up(DirId::ROOT.0, false), stat.archive_dir(entries));
+                (inodes.look_up(DirId::ROOT.0), stat.archive_dir(entries))
             }
             Resolved::NpyGz(path, stat, npy) => {
                 let key = version_key(path, &stat, npy.npy().source());
                 let attr = stat.member(npy.npy().size(), key.size);
-                let node = Version::new(key.clone(), &npy);
-                (Key::NpyGz(key), attr, Node::NpyGz(Arc::new(node)))
+                let numbers = |_: &Key| number::of_npy_gz(&key);
+                let new = || Node::NpyGz(Arc::new(Version::new(key.clone(), &npy)));
+                (self.inodes.look_up(Key::NpyGz(key.clone()), numbers, new).0, attr)
             }
-        };
-        (self.inodes.look_up(key, || node).0, attr)
+        }
     }
 
     pub(super) fn open_archive(
@@ -261,19 +271,17 @@ pub(super) fn enter_entry(
     version: &Version<OpenArchive>,
     archive: &Archive,
     stat: &Stat,
-    name: &OsStr,
     entry: Entry,
 ) -> (Ino, Attr) {
     let (ino, attr) = match entry {
         Entry::Dir(id) => {
             let attr = stat.archive_dir(archive.dir(id).entries().len());
-            (inodes.look_up(id.0, false), attr)
+            (inodes.look_up(id.0), attr)
         }
         Entry::Member(id) => {
             let member = archive.member(id);
             let attr = stat.member(member.size, member.encoded_size);
-            let npy = name.as_encoded_bytes().ends_with(b".npy");
-            (inodes.look_up(archive.counts().0 + id.0, npy), attr)
+            (inodes.look_up(archive.counts().0 + id.0), attr)
         }
     };
     (ino, of_version(&version.key, attr))

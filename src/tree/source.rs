@@ -152,6 +152,9 @@ impl Source {
     }
 }
 
+/// A name in a directory of the source, its inode number, and its kind where that is known.
+pub(super) type SourceName = (OsString, u64, Option<Kind>);
+
 /// A directory of the source. Asking an open one for a name walks no path.
 #[derive(Debug)]
 pub(super) struct At<'a> {
@@ -179,7 +182,7 @@ impl At<'_> {
 
     /// The names in it but `.` and `..`, with their inode numbers, and their kinds where they are
     /// known.
-    pub fn list(&self) -> io::Result<Vec<(OsString, u64, Option<Kind>)>> {
+    pub fn list(&self) -> io::Result<Vec<SourceName>> {
         let mut names = Vec::new();
         // Not by its descriptor: what may be listed and not searched has no `.` either.
         let open = self.source.open_at(self.path, OFlags::RDONLY | OFlags::DIRECTORY)?;
@@ -258,7 +261,7 @@ fn is_npzfs(mount: u64) -> io::Result<bool> {
 
 /// stat of an open file.
 pub(super) fn stat_of(file: impl std::os::fd::AsFd) -> io::Result<Stat> {
-    let mask = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
+    let mask = StatxFlags::BASIC_STATS | StatxFlags::BTIME | StatxFlags::MNT_ID;
     Ok(Stat(rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, mask)?))
 }
 

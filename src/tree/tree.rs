@@ -15,6 +15,7 @@ use rustix::{fs::StatVfs, process::Resource};
 
 use super::{
     Attr, FsError, Handle, HandleId, Held, Ino, Kind, PlainFile, Settings, Source,
+    attr::Stat,
     handle::Handles,
     inode::Inodes,
     listing::Listings,
@@ -45,6 +46,8 @@ pub struct Tree {
     pub(super) archives: Arc<Containers<OpenArchive>>,
     pub(super) npy_gzs: Arc<Containers<OpenNpyGz>>,
     pub(super) sweep: Sweep,
+    /// The directory that is shown.
+    pub(super) root: Stat,
     pub(super) inodes: Inodes<Key, Node>,
     handles: Handles,
     pub(super) listings: Listings,
@@ -93,12 +96,12 @@ impl Tree {
             copies: settings.copies.clone(),
             verify: settings.verify,
         })?;
+        let directory = source.stat(Path::new(""))?;
         let root = match source.archive() {
             Some(_) => Node::ArchiveRoot,
             None => {
                 let path: Arc<Path> = Path::new("").into();
-                let stat = source.stat(&path)?;
-                Node::Source(SourceNode::new(path, stat.id(), Kind::Directory))
+                Node::Source(SourceNode::new(path, directory.id(), Kind::Directory))
             }
         };
         // The rest of the descriptors is for what is being read.
@@ -112,6 +115,7 @@ impl Tree {
             archives: Arc::new(Containers::new(open, OPEN_MEMORY)),
             npy_gzs: Arc::new(Containers::new(open, OPEN_MEMORY)),
             sweep: Sweep::new(Instant::now()),
+            root: directory,
             inodes: Inodes::new(root),
             handles: Handles::default(),
             listings: Listings::default(),
@@ -177,7 +181,7 @@ impl Tree {
                 let entries = archive.dir(*id).entries().len();
                 Ok(of_version(&version.key, stat_of(archive.source())?.archive_dir(entries)))
             }
-            Node::Member(version, id, _) => {
+            Node::Member(version, id) => {
                 let archive = self.open_archive(version)?;
                 let member = archive.archive().member(*id);
                 let stat = stat_of(archive.archive().source())?;
@@ -198,7 +202,7 @@ impl Tree {
     pub fn read_link(&self, ino: Ino) -> Result<OsString, FsError> {
         match &*self.node(ino)? {
             Node::Source(node) if node.kind == Kind::Symlink => {
-                Ok(self.source.read_link(&node.path)?)
+                Ok(self.source.read_link(&node.path())?)
             }
             _ => Err(FsError::NotASymlink),
         }
@@ -214,7 +218,7 @@ impl Tree {
             return Err(FsError::ReadOnly);
         }
         if let Node::Source(node) = &*self.node(ino)? {
-            return Ok(self.source.access(&node.path, read, execute)?);
+            return Ok(self.source.access(&node.path(), read, execute)?);
         }
         // Archives could be read when they were looked up.
         if execute && self.getattr(ino)?.mode & 0o111 == 0 {
@@ -244,7 +248,7 @@ impl Tree {
                 let file = match node.open_file() {
                     Some(file) => file,
                     None => {
-                        let (file, stat) = self.source.open_file(&node.path)?;
+                        let (file, stat) = self.source.open_file(&node.path())?;
                         if stat.id() != node.id {
                             return Err(FsError::Stale);
                         }
@@ -254,7 +258,7 @@ impl Tree {
                 let id = self.handles.insert(Handle::Plain(PlainFile(file.clone())));
                 Ok(Opening::Done(Opened { id, backing: Backing::File(file) }))
             }
-            Node::Member(version, id, _) => {
+            Node::Member(version, id) => {
                 let archive = self.open_archive(version)?;
                 archive.archive().source().check().map_err(|_| FsError::Stale)?;
                 match archive.content(*id) {
@@ -314,13 +318,13 @@ impl Tree {
     /// its inode was never opened before. Other opens of it wait.
     pub fn at_first_open(&self, ino: Ino, id: HandleId, take: impl FnOnce(&[u8])) {
         let (Ok(node), Ok(handle)) = (self.node(ino), self.handle(id)) else { return };
-        let (Node::Member(.., member), Handle::Member { content, .. }) = (&*node, &*handle) else {
+        let (Node::Member(..), Handle::Member { content, .. }) = (&*node, &*handle) else {
             return;
         };
         if content.size() == 0 || !content.is_little(GIVEN_AT_OPEN) {
             return;
         }
-        member.at_first_open(|| match content.head(content.size()) {
+        self.inodes.at_first_open(ino, || match content.head(content.size()) {
             Ok(bytes) => take(&bytes),
             // Overwritten since, most likely: the read that follows will say so.
             Err(error) => log::debug!("open {}: {error}", self.describe(ino)),
@@ -351,13 +355,13 @@ impl Tree {
             format!("{}: {what}", version.key.path.display())
         };
         match &*node {
-            Node::Source(node) if node.path.as_os_str().is_empty() => "/".to_owned(),
-            Node::Source(node) => node.path.display().to_string(),
+            Node::Source(node) if node.path().as_os_str().is_empty() => "/".to_owned(),
+            Node::Source(node) => node.path().display().to_string(),
             Node::ArchiveRoot => "/".to_owned(),
             Node::ArchiveDir(version, DirId(number)) => {
                 in_archive(version, format!("directory {number}"))
             }
-            Node::Member(version, id, _) => {
+            Node::Member(version, id) => {
                 let name = self.open_archive(version).ok().map(|archive| {
                     let name = archive.archive().path_of(*id);
                     name.escape_ascii().to_string()
@@ -381,7 +385,7 @@ impl Tree {
     }
 
     fn source_attr(&self, node: &SourceNode) -> Result<Attr, FsError> {
-        match self.source.stat(&node.path) {
+        match self.source.stat(&node.path()) {
             Ok(stat) if stat.id() == node.id => Ok(stat.attr()),
             // Deleted or replaced, but perhaps still open.
             other => match (node.open_file(), other) {

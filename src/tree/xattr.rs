@@ -4,7 +4,7 @@ use std::{ffi::OsStr, sync::Arc};
 
 use super::{
     FsError, Ino, Kind, Tree,
-    node::{MemberNode, Node, SourceNode},
+    node::{Node, SourceNode},
     present,
     resolve::split,
 };
@@ -72,20 +72,15 @@ impl Xattr {
 }
 
 impl Tree {
-    /// The extended attributes that an inode has. Decodes nothing: those of the `.npy` header are
-    /// listed for a member by its name, and may turn out to have no value.
+    /// The extended attributes that are listed for an inode: those that have a value which is known
+    /// without decoding, and short. Tools that copy attributes take an error for what is listed, or
+    /// one that is too long for their filesystem, for their own failure.
     ///
     /// # Errors
     /// `NoInode`, `Stale`, or what the source says.
     pub fn list_xattrs(&self, ino: Ino) -> Result<Vec<Xattr>, FsError> {
-        let node = self.node(ino)?;
-        let npy = !matches!(&*node, Node::Member(_, _, MemberNode { npy: false, .. }));
         let mut list = Vec::new();
-        for xattr in Xattr::ALL {
-            if let (Node::Member(..) | Node::NpyGz(_), true) = (&*node, xattr.needs_header()) {
-                list.extend(npy.then_some(xattr));
-                continue;
-            }
+        for xattr in Xattr::ALL.into_iter().filter(|xattr| !xattr.needs_header()) {
             match self.xattr(ino, xattr) {
                 Ok(_) => list.push(xattr),
                 Err(FsError::NoAttribute) => {}
@@ -109,7 +104,7 @@ impl Tree {
             }),
             Node::ArchiveDir(..) if xattr == Xattr::State => Ok("ready".to_owned()),
             Node::ArchiveRoot | Node::ArchiveDir(..) => Err(FsError::NoAttribute),
-            Node::Member(version, id, _) => {
+            Node::Member(version, id) => {
                 let archive = self.open_archive(version)?;
                 let member = archive.archive().member(*id);
                 match xattr {
@@ -123,7 +118,7 @@ impl Tree {
                     _ => {
                         let content = archive.content(*id).map_err(|_| FsError::NoAttribute)?;
                         let header = header_of(&content).ok_or(FsError::NoAttribute)?;
-                        Ok(of_header(xattr, &header))
+                        of_header(xattr, &header)
                     }
                 }
             }
@@ -135,18 +130,22 @@ impl Tree {
                     Xattr::State => Ok(npy.content().state().to_string()),
                     // The CRC-32 of a gzip file of several members is nowhere.
                     Xattr::Crc32 => Err(FsError::NoAttribute),
-                    _ => Ok(of_header(xattr, npy.npy().header())),
+                    _ => {
+                        let header = npy.npy().header().map_err(serve::Error::from)?;
+                        of_header(xattr, &header)
+                    }
                 }
             }
         }
     }
 
     fn source_state(&self, node: &SourceNode, xattr: Xattr) -> Result<String, FsError> {
-        let npz = node.path.file_name().is_some_and(present::is_npz);
+        let path = node.path();
+        let npz = path.file_name().is_some_and(present::is_npz);
         if xattr != Xattr::State || node.kind != Kind::File || !npz {
             return Err(FsError::NoAttribute);
         }
-        let (directory, name) = split(&node.path);
+        let (directory, name) = split(&path);
         let at = self.source.at(directory);
         Ok(match self.archive_at(&at, name, at.stat(name)?) {
             (Ok(_), _) => "ready".to_owned(),
@@ -166,9 +165,12 @@ fn state_of(error: &serve::Error) -> String {
     }
 }
 
+/// The longest value that an attribute may have (XATTR_SIZE_MAX, xattr(7)), in bytes.
+const LONGEST: usize = 64 << 10;
+
 /// What the `.npy` header says for `xattr`.
-fn of_header(xattr: Xattr, header: &npy::Header) -> String {
-    match xattr {
+fn of_header(xattr: Xattr, header: &npy::Header) -> Result<String, FsError> {
+    let value = match xattr {
         Xattr::Shape => match &header.shape[..] {
             [one] => format!("({one},)"),
             axes => {
@@ -185,14 +187,24 @@ fn of_header(xattr: Xattr, header: &npy::Header) -> String {
                 .find_map(|quote| descr.strip_prefix(quote)?.strip_suffix(quote));
             unquoted.unwrap_or(descr).to_owned()
         }
-    }
+    };
+    if value.len() <= LONGEST { Ok(value) } else { Err(FsError::NoAttribute) }
 }
 
-/// More than NumPy writes for any header without a long list of fields, and little to decode.
-const HEAD: u64 = 64 << 10;
+/// Longer than any header without a list of fields, and little to decode.
+const HEAD: u64 = 4 << 10;
 
 /// The `.npy` header at the start of `content`.
 fn header_of(content: &Arc<Content>) -> Option<npy::Header> {
-    let head = content.head(HEAD).ok()?;
-    npy::Header::parse(&head).ok()
+    let mut len = HEAD;
+    loop {
+        match npy::Header::parse(&content.head(len).ok()?) {
+            Ok(header) => return Some(header),
+            Err(npy::NpyError::Truncated { needed }) if len < content.size() => {
+                // Both are bounded, and a header that needs more is longer than `len`.
+                len = (needed as u64).max(len + HEAD);
+            }
+            Err(_) => return None,
+        }
+    }
 }

@@ -18,15 +18,16 @@ ALL = ["method", "crc32", "encoded_size", "dtype", "shape", "fortran_order", "st
 
 
 def npzfs_attributes(path):
-    """All `user.npzfs.*` of a file: what listxattr names and getxattr gives."""
-    names = [n.removeprefix("user.npzfs.") for n in os.listxattr(path)]
-    values = {}
-    for name in names:
+    """All `user.npzfs.*` of a file: those that listxattr names, and those of rule 4.4."""
+    listed = [n.removeprefix("user.npzfs.") for n in os.listxattr(path)]
+    values = {name: os.getxattr(path, f"user.npzfs.{name}").decode() for name in listed}
+    assert sum(map(len, values.values())) <= 1024
+    for name in ALL[3:6]:
+        assert name not in listed
         try:
             values[name] = os.getxattr(path, f"user.npzfs.{name}").decode()
         except OSError as error:
-            # Listed for its name, which says nothing of what it holds (rule 4.4).
-            assert error.errno == errno.ENODATA and name in ALL[3:6], error
+            assert error.errno == errno.ENODATA, error
     return values
 
 
@@ -244,6 +245,8 @@ def test_4_6_a_listing_names_what_has_a_value(source, mount):
     (source / "plain").write_bytes(b"x")
     mnt = mount(source)
     assert sorted(npzfs_attributes(mnt / "a.npz/x.npy")) == sorted(ALL)
+    names = [f"user.npzfs.{name}" for name in ("crc32", "encoded_size", "method", "state")]
+    assert sorted(os.listxattr(mnt / "a.npz/x.npy")) == names
     assert os.listxattr(mnt / "a.npz") == ["user.npzfs.state"]
     assert os.listxattr(mnt / "plain") == []
     assert os.listxattr(mnt.path) == []

@@ -38,8 +38,8 @@ fn the_size_comes_from_the_npy_header() {
         let plain = floats(count);
         let gz = NpyGz::open(source_of(&gz(&plain))).unwrap();
         assert_eq!(gz.size(), plain.len() as u64);
-        assert_eq!(gz.header().shape, [count as u64]);
-        assert_eq!(gz.header().descr, "'<f4'");
+        assert_eq!(gz.header().unwrap().shape, [count as u64]);
+        assert_eq!(gz.header().unwrap().descr, "'<f4'");
         assert!(gz.source().generation().size > 0);
     }
 }

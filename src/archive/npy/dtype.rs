@@ -3,7 +3,7 @@
 //! Mirrors numpy.lib.format.descr_to_dtype: a string, a tuple of a dtype and a shape, or a list
 //! of fields, whose sizes add up because np.save writes padding as fields of its own.
 
-use super::{NpyError, literal::Value, product};
+use super::{super::name::escaped, NpyError, literal::Value, product};
 
 /// Bytes of one element; `None` if it holds Python objects.
 ///
@@ -12,7 +12,8 @@ use super::{NpyError, literal::Value, product};
 pub(super) fn itemsize(descr: &Value<'_>) -> Result<Option<u64>, NpyError> {
     match descr {
         Value::Str(name) => {
-            scalar(name).ok_or_else(|| NpyError::Dtype(format!("'{}'", name.escape_debug())))
+            let unknown = || NpyError::Dtype(format!("'{}'", escaped(name.as_bytes())));
+            scalar(name).ok_or_else(unknown)
         }
         Value::Tuple(parts) => match parts.as_slice() {
             [element, shape] => repeated(itemsize(element)?, shape),

@@ -6,6 +6,10 @@
 /// How deep lists and tuples may nest. A structured dtype needs two levels for each of its own.
 const MAX_DEPTH: usize = 64;
 
+/// How many values a literal may hold: a structured dtype of 50,000 fields has some 200,000. Each takes
+/// 32 bytes of memory, for the two that ask for it.
+const MAX_VALUES: usize = 1 << 18;
+
 /// A literal. Strings are what stands between the quotes: no name of a dtype needs an escape.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Value<'a> {
@@ -32,7 +36,7 @@ pub(super) struct Item<'a> {
 /// # Errors
 /// What is wrong, and where.
 pub(super) fn parse(text: &str) -> Result<Value<'_>, String> {
-    let mut parser = Parser { text, at: 0 };
+    let mut parser = Parser { text, at: 0, values: 0 };
     let value = parser.value(0)?;
     match parser.peek() {
         None => Ok(value),
@@ -43,6 +47,8 @@ pub(super) fn parse(text: &str) -> Result<Value<'_>, String> {
 struct Parser<'a> {
     text: &'a str,
     at: usize,
+    /// How many have been seen.
+    values: usize,
 }
 
 impl<'a> Parser<'a> {
@@ -67,6 +73,10 @@ impl<'a> Parser<'a> {
     fn value(&mut self, depth: usize) -> Result<Value<'a>, String> {
         if depth > MAX_DEPTH {
             return Err(self.error("it nests too deep"));
+        }
+        self.values += 1;
+        if self.values > MAX_VALUES {
+            return Err(self.error("it holds too much"));
         }
         match self.peek() {
             Some(b'{') => self.dict(depth),

@@ -1,0 +1,150 @@
+//! Which inode numbers things get.
+//!
+//! They follow from the things themselves, so that they are the same after the kernel has forgotten
+//! them, in the next mount, and on other hosts that see the same source: backup programs tell by them
+//! whether a file is the one that they have. A plain file or directory has the number that it has in
+//! the source. What lies in archives, and what cannot have its own (hard links, other filesystems
+//! within the source), has a hash of what tells it from others.
+//!
+//! Each thing has a sequence of numbers and gets the first that is free: but for the first, it takes
+//! two of 2^61 hashes that are the same, or a file that takes the number of one that is removed and
+//! still in use.
+
+use std::{os::unix::ffi::OsStrExt, path::Path};
+
+use sha2::{Digest, Sha256};
+
+use super::{Ino, attr::FileId, node::VersionKey};
+
+/// Where hashes begin: no filesystem known counts that far.
+const HASHED: u64 = 1 << 62;
+
+/// Where the numbers of archives begin, which have many in a row.
+const BLOCKS: u64 = HASHED | 1 << 61;
+
+/// How many numbers either kind may begin at. An archive has less than 2^32 of them.
+const RANGE: u64 = (1 << 61) - (1 << 32);
+
+/// Stands for a number that is not known where names are listed (libfuse's FUSE_UNKNOWN_INO).
+pub(super) const UNKNOWN: u64 = 0xffff_ffff;
+
+/// The numbers of a file of the source; `has_own` if it may have that of the source.
+pub(super) fn of_source(id: FileId, path: &Path, has_own: bool) -> impl Iterator<Item = Ino> {
+    let is_usable = has_own && id.ino > Ino::ROOT.0 && id.ino < HASHED && id.ino != UNKNOWN;
+    let own = is_usable.then_some(Ino(id.ino));
+    let hash = move |attempt: u64| {
+        let numbers = [id.ino, id.btime.seconds as u64, id.btime.nanoseconds.into()];
+        Ino(HASHED + hash("source", path, &numbers, attempt) % RANGE)
+    };
+    own.into_iter().chain((0..).map(hash))
+}
+
+/// The numbers of a gzipped `.npy`.
+pub(super) fn of_npy_gz(key: &VersionKey) -> impl Iterator<Item = Ino> {
+    (0..).map(|attempt| Ino(HASHED + of_version("npy.gz", key, attempt) % RANGE))
+}
+
+/// The first numbers of an archive.
+pub(super) fn of_archive(key: &VersionKey) -> impl Iterator<Item = Ino> {
+    (0..).map(|attempt| Ino(BLOCKS + of_version("archive", key, attempt) % RANGE))
+}
+
+/// Without the birth time, which some hosts see of a network filesystem and others do not.
+fn of_version(kind: &str, key: &VersionKey, attempt: u64) -> u64 {
+    let (seconds, nanoseconds) = key.mtime;
+    let numbers = [key.id.ino, key.size, seconds as u64, nanoseconds.into(), key.fingerprint];
+    hash(kind, &key.path, &numbers, attempt)
+}
+
+fn hash(kind: &str, path: &Path, numbers: &[u64], attempt: u64) -> u64 {
+    let mut hash = Sha256::new();
+    for text in [kind.as_bytes(), path.as_os_str().as_bytes()] {
+        hash.update((text.len() as u64).to_le_bytes());
+        hash.update(text);
+    }
+    for number in numbers.iter().chain([&attempt]) {
+        hash.update(number.to_le_bytes());
+    }
+    let hash: [u8; 32] = hash.finalize().into();
+    u64::from_le_bytes(*hash.first_chunk().expect("8 of 32 bytes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::tree::Timestamp;
+
+    fn file(ino: u64) -> FileId {
+        FileId { dev: (8, 1), ino, btime: Timestamp { seconds: -5, nanoseconds: 7 } }
+    }
+
+    fn first(numbers: impl Iterator<Item = Ino>) -> Ino {
+        numbers.into_iter().next().unwrap()
+    }
+
+    #[test]
+    fn a_file_has_its_own_number_if_it_may_and_that_means_nothing_else() {
+        let path = Path::new("a/b");
+        assert_eq!(first(of_source(file(77), path, true)), Ino(77));
+        for (ino, has_own) in [(77, false), (0, true), (1, true), (UNKNOWN, true), (1 << 62, true)]
+        {
+            let number = first(of_source(file(ino), path, has_own)).0;
+            assert!((HASHED..BLOCKS).contains(&number), "{ino}");
+        }
+        let next: Vec<_> = of_source(file(77), path, true).skip(1).take(3).collect();
+        assert_eq!(next.iter().collect::<BTreeSet<_>>().len(), 3);
+        assert_eq!(next[0], first(of_source(file(77), path, false)));
+    }
+
+    /// They are in backups: another release must not give others.
+    #[test]
+    fn numbers_stay_the_same() {
+        let key = VersionKey {
+            path: Path::new("run7.npz").into(),
+            id: file(77),
+            size: 5,
+            mtime: (1_700_000_000, 9),
+            fingerprint: 3,
+        };
+        let numbers = [
+            first(of_source(file(77), &key.path, false)),
+            first(of_archive(&key)),
+            first(of_npy_gz(&key)),
+        ];
+        assert_eq!(
+            numbers,
+            [
+                Ino(6_646_327_191_171_284_671),
+                Ino(6_998_468_730_491_428_873),
+                Ino(4_743_254_820_120_193_309),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_version_has_a_number_of_its_own_on_whatever_device() {
+        let key = || VersionKey {
+            path: Path::new("a.npz").into(),
+            id: file(77),
+            size: 5,
+            mtime: (6, 7),
+            fingerprint: 8,
+        };
+        let number = |key: &VersionKey| first(of_archive(key));
+        let same = VersionKey { id: FileId { dev: (9, 9), ..key().id }, ..key() };
+        assert_eq!(number(&same), number(&key()));
+        let others = [
+            VersionKey { path: Path::new("b.npz").into(), ..key() },
+            VersionKey { id: file(78), ..key() },
+            VersionKey { size: 6, ..key() },
+            VersionKey { mtime: (7, 7), ..key() },
+            VersionKey { mtime: (6, 8), ..key() },
+            VersionKey { fingerprint: 9, ..key() },
+        ];
+        let numbers: BTreeSet<_> = others.iter().chain([&key()]).map(number).collect();
+        assert_eq!(numbers.len(), 7);
+        assert!(numbers.iter().all(|number| number.0 >= BLOCKS && number.0 < 1 << 63));
+    }
+}
