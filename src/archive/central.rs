@@ -7,8 +7,7 @@
 //! comment holds something like an end record, an earlier end record is tried.
 //!
 //! The `zip` crate is not used for this. It takes the first place but the last data of a repeated
-//! name, renames members after an Info-ZIP Unicode path field (zipfile of Python 3.11 does not, nor
-//! do we), believes entry counts, looks for the directory by its signature, and keeps some
+//! name, believes entry counts, looks for the directory by its signature, and keeps some
 //! 300 bytes a member.
 
 use std::ops::Range;
@@ -139,7 +138,10 @@ impl Central {
         // Positions and names fit: a directory has at most `MAX_DIRECTORY` bytes, and a byte
         // of cp437 becomes at most three of UTF-8.
         self.positions.push(position as u32);
-        decode_name(entry.name, entry.flags, &mut self.names);
+        match entry.unicode_name {
+            Some(name) => self.names.extend_from_slice(name),
+            None => decode_name(entry.name, entry.flags, &mut self.names),
+        }
         self.name_ends.push(self.names.len() as u32);
     }
 
@@ -270,9 +272,15 @@ struct Entry<'a> {
     size: u64,
     header_offset: u64,
     name: &'a [u8],
+    /// The name in UTF-8 that an Info-ZIP field gives it.
+    unicode_name: Option<&'a [u8]>,
     /// Bytes of the entry itself.
     len: usize,
 }
+
+/// Tags of extra fields (APPNOTE 4.5.3 and 4.6.9).
+const ZIP64: u16 = 0x0001;
+const UNICODE_PATH: u16 = 0x7075;
 
 impl<'a> Entry<'a> {
     /// The entry at the start of `bytes`, which may go on after it.
@@ -297,19 +305,24 @@ impl<'a> Entry<'a> {
             size: u64::from(le32(&bytes[24..])),
             header_offset: u64::from(le32(&bytes[42..])),
             name,
+            unicode_name: None,
             len: HEADER_LEN + name_len + extra_len + comment_len,
         };
-        entry.apply_zip64(&rest[..extra_len.min(rest.len())])?;
+        entry.apply_extra(&rest[..extra_len.min(rest.len())])?;
         Ok(entry)
     }
 
-    /// Takes the values that do not fit 32 bits from the zip64 extra field (APPNOTE 4.5.3). Any
-    /// other field is skipped, and so is the rest after one that is cut short.
-    fn apply_zip64(&mut self, mut extra: &[u8]) -> Result<(), &'static str> {
+    /// Takes the values that do not fit 32 bits from the zip64 extra field (APPNOTE 4.5.3), and the
+    /// name from an Info-ZIP Unicode Path field (4.6.9). Any other field is skipped, and so is the
+    /// rest after one that is cut short.
+    fn apply_extra(&mut self, mut extra: &'a [u8]) -> Result<(), &'static str> {
         while extra.len() >= 4 {
             let len = usize::from(le16(&extra[2..]));
             let Some(mut field) = extra.get(4..4 + len) else { break };
-            if le16(extra) == 1 {
+            if le16(extra) == UNICODE_PATH {
+                self.unicode_name = unicode_name(field, self.name).or(self.unicode_name);
+            }
+            if le16(extra) == ZIP64 {
                 for value in [&mut self.size, &mut self.encoded_size, &mut self.header_offset] {
                     if *value == u64::from(u32::MAX) {
                         let (bytes, rest) =
@@ -322,6 +335,16 @@ impl<'a> Entry<'a> {
         }
         Ok(())
     }
+}
+
+/// The name that a Unicode Path field has for a member whose plain name is `name`: of version 1, and
+/// made for this very name. zipfile (Python 3.12), unzip and bsdtar take it then. One that is
+/// empty or not UTF-8, for which zipfile refuses the archive, is not taken.
+fn unicode_name<'a>(field: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    let (version, rest) = field.split_first()?;
+    let (crc32, unicode) = rest.split_at_checked(4)?;
+    let fits = *version == 1 && le32(crc32) == crc32fast::hash(name);
+    (fits && !unicode.is_empty() && std::str::from_utf8(unicode).is_ok()).then_some(unicode)
 }
 
 /// Bytes of a file, read in large pieces.

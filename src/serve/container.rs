@@ -133,7 +133,6 @@ impl OpenArchive {
             source: source.clone(),
             number: id.0,
             is_stored: member.method == Method::Stored,
-            crc32: Some(member.crc32),
             size: member.size,
             encoded_size: member.encoded_size,
         };
@@ -254,7 +253,6 @@ fn new_content(
         source: source.clone(),
         number: 0,
         is_stored: false,
-        crc32: None,
         size,
         encoded_size: encoded.end,
     };

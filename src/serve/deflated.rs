@@ -420,7 +420,7 @@ impl Deflated {
             } else if let Some(damage) = self.reader.damage() {
                 self.verdict.condemn(damage.into());
             } else if let Some(error) = self.reader.stopped() {
-                self.verdict.stops(self.reader.frontier(), error.into());
+                self.verdict.stops(error.into());
             }
         }
         let Some((key, index)) = &self.index else { return };

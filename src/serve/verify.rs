@@ -113,8 +113,6 @@ pub struct Subject {
     pub number: u32,
     /// Whether its bytes lie in the file as they are.
     pub is_stored: bool,
-    /// Of all its decoded bytes, where the archive's directory has it.
-    pub crc32: Option<u32>,
     /// Decoded, in bytes.
     pub size: u64,
     /// In bytes.
@@ -180,13 +178,10 @@ impl Verdict {
         self.before_serving && !self.is_settled()
     }
 
-    /// What it means that the stream cannot be decoded from `frontier` on. If all bytes are there
-    /// and have the CRC-32 of the member, what follows them does not matter. Else the bytes before
-    /// the fault may be wrong as well, and nothing can tell any more.
-    pub fn stops(&self, frontier: u64, error: Error) {
-        if frontier >= self.subject.size && self.subject.crc32.is_some() {
-            self.confirm();
-        } else if self.policy != Verify::Never {
+    /// The stream cannot be decoded to its end: the bytes before the fault may be wrong as well, and
+    /// nothing can tell any more.
+    pub fn stops(&self, error: Error) {
+        if self.policy != Verify::Never {
             self.condemn(error);
         }
     }

@@ -302,3 +302,15 @@ def test_2_9_gzipped_npys_inside_an_archive_are_members_as_they_are(source, moun
     inner = zipmaker.write(source / "inner.npz", [Entry(b"x", b"1")]).read_bytes()
     zipmaker.write(source / "a.npz", [Entry(b"scan.npy.gz", encoded), Entry(b"b.npz", inner)])
     assert tree(mount(source) / "a.npz") == {"b.npz": inner, "scan.npy.gz": encoded}
+
+
+@pytest.mark.parametrize("garbage", [b"garbage", b"\x1f\x8b", b"\0" * 600, b"\0\0x"])
+def test_2_7_garbage_after_the_stream_does_no_harm(source, mount, tmp_path, garbage):
+    content = big_npy()
+    (source / "scan.npy.gz").write_bytes(gz(content) + garbage)
+    options = ("--index-dir", tmp_path / "indexes")
+    mnt = mount(source, *options)
+    assert (mnt / "scan.npy").read_bytes() == content
+    assert os.getxattr(mnt / "scan.npy", "user.npzfs.state") == b"ready"
+    mnt.stop()
+    assert os.getxattr(mount(source, *options) / "scan.npy", "user.npzfs.state") == b"ready"

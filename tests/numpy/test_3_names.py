@@ -1,6 +1,8 @@
 """Rules 3: names of members."""
 
 import os
+import struct
+import subprocess
 import zipfile
 import zlib
 
@@ -191,3 +193,38 @@ def test_3_10_other_bytes_mean_nothing(source, mount):
     make(source, *names)
     wanted = {name: b"%d" % number for number, name in enumerate(names)}
     assert byte_tree(mount(source) / "a.npz") == wanted
+
+
+def unicode_path(name, shown, version=1, crc32=None):
+    """An Info-ZIP Unicode Path field (APPNOTE 4.6.9)."""
+    crc32 = zlib.crc32(name) if crc32 is None else crc32
+    field = struct.pack("<BI", version, crc32) + shown
+    return struct.pack("<HH", 0x7075, len(field)) + field
+
+
+def test_3_7_unicode_path_fields(source, mount):
+    fields = {
+        b"plain 1": (unicode_path(b"plain 1", "\u540d\u524d".encode()), "\u540d\u524d"),
+        b"plain 2": (unicode_path(b"plain 2", b"d/\xc3\xa9.npy"), "d/\u00e9.npy"),
+        b"plain 3": (unicode_path(b"plain 3", b"wrong", version=2), "plain 3"),
+        b"plain 4": (unicode_path(b"plain 4", b"wrong", crc32=1), "plain 4"),
+        b"plain 5": (unicode_path(b"plain 5", b""), "plain 5"),
+        b"plain 6": (unicode_path(b"plain 6", b"\xff"), "plain 6"),
+        b"plain 7": (b"\x75\x70\x03\0\1\0\0", "plain 7"),
+        b"plain 8": (b"\x75\x70\xff\0\1", "plain 8"),
+        b"plain 9": (unicode_path(b"plain 9", b"first") + unicode_path(b"plain 9", b"2"), "2"),
+    }
+    entries = [Entry(name, name, extra=extra) for name, (extra, _) in fields.items()]
+    path = zipmaker.write(source / "a.npz", entries)
+    wanted = {shown: name for name, (_, shown) in fields.items()}
+    shown = tree(mount(source) / "a.npz")
+    assert shown.pop("d/") == "dir"
+    assert shown == wanted
+    # Which reads local headers, and refuses archives with fields that are cut short.
+    for entry in entries:
+        entry.local_extra = entry.extra
+    path = zipmaker.write(source / "b.npz", entries[:4])
+    environment = os.environ | {"LC_ALL": "C.UTF-8"}
+    listed = subprocess.run(["bsdtar", "-tf", path], capture_output=True, text=True, env=environment)
+    names = listed.stdout.splitlines()
+    assert set(names) == {"\u540d\u524d", "d/\u00e9.npy", "plain 3", "plain 4"}, listed

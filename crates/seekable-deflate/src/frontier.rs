@@ -249,9 +249,16 @@ impl Core {
                 }
                 Some(error) => Then::Damaged(error),
             },
-            // All bytes are there, whatever is wrong behind them.
+            // All bytes are there, whatever is wrong after them. If a checksum has confirmed them, that
+            // is of no interest: garbage after a gzip member, which gzip(1) ignores as well.
             Then::Stopped(error) if promised == Some(sums.whole.len()) => {
-                self.judge_whole(sums.whole).map_or(Then::Stopped(error), Then::Damaged)
+                let member_ended =
+                    self.options.format == Format::Gzip && sums.member == Crc::default();
+                match self.judge_whole(sums.whole) {
+                    Some(damage) => Then::Damaged(damage),
+                    None if self.options.crc32.is_some() || member_ended => Then::Ended,
+                    None => Then::Stopped(error),
+                }
             }
             then => then,
         };

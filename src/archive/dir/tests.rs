@@ -199,3 +199,45 @@ fn reading_on_from_any_cookie_gives_the_rest() {
         assert_eq!(rest, all[first.min(100)..]);
     }
 }
+
+/// `name` with its last four bytes chosen so that its CRC-32 is 0; `None` if a name cannot have them.
+fn of_crc_0(name: &[u8]) -> Option<Vec<u8>> {
+    let table: Vec<u32> = (0..256)
+        .map(|byte| (0..8).fold(byte, |value: u32, _| (value >> 1) ^ (0xEDB8_8320 * (value & 1))))
+        .collect();
+    let start = &name[..name.len() - 4];
+    let mut register = u32::MAX;
+    for _ in 0..4 {
+        let index = table.iter().position(|value| value >> 24 == register >> 24).unwrap();
+        register = (register ^ table[index]) << 8 | index as u32;
+    }
+    register ^= !crc32fast::hash(start);
+    let name = [start, &register.to_le_bytes()].concat();
+    assert_eq!(crc32fast::hash(&name), 0);
+    let end = &name[start.len()..];
+    (!end.contains(&b'/') && !end.contains(&0) && !end.contains(&b'.')).then_some(name)
+}
+
+/// Names of one length, start and CRC-32, each a file and a directory: with `.member` after them they
+/// are too long, and are shortened to one name.
+#[test]
+fn names_that_are_shortened_to_one_are_counted_on() {
+    let count = 20_000;
+    let unique = |number: u32| of_crc_0(format!("{}{number:08x}....", "x".repeat(239)).as_bytes());
+    let names: Vec<_> = (0..).filter_map(unique).take(count).collect();
+    let both = names.iter().flat_map(|name| [name.clone(), [name, &b"/"[..]].concat()]);
+    let all: Vec<_> = both.collect();
+    let tree = build(all.len(), |index| &all[index]);
+    let root = &tree.dirs[0];
+    assert_eq!(root.entries().len(), 2 * count);
+    let files = root.entries().filter(|(_, entry)| matches!(entry, Entry::Member(_)));
+    let numbers: std::collections::BTreeSet<_> = files
+        .map(|(name, _)| {
+            let end = name.rsplit(|byte| *byte == b'.').next().unwrap();
+            std::str::from_utf8(end).unwrap().parse::<usize>().unwrap_or(1)
+        })
+        .collect();
+    // A number of other length is other bytes: each length of digits has a start of its own.
+    assert!(numbers.len() > count / 2, "{}", numbers.len());
+    assert!(numbers.last() <= Some(&count), "none is left out");
+}

@@ -58,7 +58,10 @@ fn a_stream_cut_off_at_any_byte_is_readable_up_to_there() {
                     error => assert!(error.is_none() && complete, "cut at {cut}: {error:?}"),
                 }
                 assert_eq!(reader.frontier(), found.len() as u64);
-                assert!(matches!(reader.stopped(), Some(Error::Truncated { .. })));
+                let is_stopped = matches!(reader.stopped(), Some(Error::Truncated { .. }));
+                // All bytes are there, and have the CRC-32 that was promised.
+                assert_eq!(is_stopped, !complete);
+                assert_eq!(reader.is_complete(), complete);
                 // Again, now that it is known; short at the damage.
                 let again = read(&reader, 0, plain.len());
                 assert_eq!(again.ok(), (!found.is_empty()).then_some(found));

@@ -185,3 +185,31 @@ fn nothing_at_all_is_cut_off() {
     assert!(matches!(read_all(b"", gzip(1)), Err(Error::Truncated { decoded: 0 })));
     assert!(matches!(read_all(b"", bare(1)), Err(Error::Truncated { decoded: 0 })));
 }
+
+/// As gzip(1) does it: "decompression OK, trailing garbage ignored".
+#[test]
+fn what_follows_a_member_that_holds_all_that_was_promised_does_not_matter() {
+    let plain = data(Data::Mixed, 100_000, 3);
+    let good = member(&plain, 6);
+    let cut_member = member(&plain, 6)[..40].to_vec();
+    let garbage: [&[u8]; 5] = [b"garbage", b"\x1f", b"\x1f\x8b", b"\0\0\0x", &cut_member];
+    for spacing in [1000, 1 << 20] {
+        for garbage in garbage {
+            let encoded = [&good[..], garbage].concat();
+            let promised = Options { decoded_len: Some(plain.len() as u64), ..gzip(spacing) };
+            assert!(read_all(&encoded, promised.clone()).unwrap() == plain);
+            let reader = reader(&encoded[..], promised);
+            assert!(read(&reader, 0, 1 << 22).unwrap() == plain);
+            assert!(reader.is_complete() && reader.stopped().is_none(), "{garbage:?}");
+            // Who knows of no length cannot know that it is garbage.
+            assert!(read_all(&encoded, gzip(spacing)).is_err(), "{garbage:?}");
+        }
+        // The trailer is no garbage: without it, nothing confirms the bytes.
+        for cut in 1..=8 {
+            let promised = Options { decoded_len: Some(plain.len() as u64), ..gzip(spacing) };
+            let reader = reader(&good[..good.len() - cut], promised);
+            assert!(read(&reader, 0, 1 << 22).unwrap() == plain);
+            assert!(!reader.is_complete() && reader.stopped().is_some(), "{cut}");
+        }
+    }
+}
