@@ -223,8 +223,8 @@ def test_3_7_unicode_path_fields(source, mount):
     # Which reads local headers, and refuses archives with fields that are cut short.
     for entry in entries:
         entry.local_extra = entry.extra
-    path = zipmaker.write(source / "b.npz", entries[:4])
+    path = zipmaker.write(source / "b.npz", [*entries[:2], entries[3]])
     environment = os.environ | {"LC_ALL": "C.UTF-8"}
     listed = subprocess.run(["bsdtar", "-tf", path], capture_output=True, text=True, env=environment)
     names = listed.stdout.splitlines()
-    assert set(names) == {"\u540d\u524d", "d/\u00e9.npy", "plain 3", "plain 4"}, listed
+    assert set(names) == {"\u540d\u524d", "d/\u00e9.npy", "plain 4"}, listed

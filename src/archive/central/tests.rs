@@ -340,12 +340,14 @@ fn names_are_cp437_unless_they_say_utf8() {
 }
 
 #[test]
-fn an_info_zip_unicode_path_is_ignored() {
+fn an_info_zip_unicode_path_goes_before_the_plain_name() {
     let mut member = RawMember::stored("old.npy", b"data");
     let unicode = [&[1][..], &crc32fast::hash(b"old.npy").to_le_bytes(), b"new.npy"].concat();
     member.extra = [&[0x75, 0x70, unicode.len() as u8, 0][..], &unicode].concat();
     let archive = RawZip::of([member]).open().unwrap();
-    assert_eq!(names(&archive), ["old.npy"]);
+    assert_eq!(names(&archive), ["new.npy"]);
+    // The local header has the plain name.
+    assert_eq!(testing::read(&archive, "new.npy").unwrap(), b"data");
 }
 
 #[test]
