@@ -24,7 +24,6 @@ use fuser::{
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
     ReplyStatfs, ReplyXattr, Request,
 };
-use log::Level;
 
 pub use self::cache::KernelCache;
 use self::{open::Opener, passthrough::Passthrough, unknown::Listing};
@@ -97,7 +96,7 @@ impl Npzfs {
         }
     }
 
-    fn errno(&self, operation: &str, ino: INodeNo, error: &FsError) -> Errno {
+    fn errno(&self, operation: &'static str, ino: INodeNo, error: &FsError) -> Errno {
         errno(&self.tree, operation, ino, error)
     }
 
@@ -108,13 +107,13 @@ impl Npzfs {
 }
 
 /// The errno of `error`, which is logged if it is news.
-fn errno(tree: &Tree, operation: &str, ino: INodeNo, error: &FsError) -> Errno {
-    if error.is_news() {
+fn errno(tree: &Tree, operation: &'static str, ino: INodeNo, error: &FsError) -> Errno {
+    if let Some(repeats) = tree.news(operation, error) {
         let advice = match error {
             FsError::Content(error) => advice_on(error),
             _ => "",
         };
-        log::warn!("{operation} {}: {error}{advice}", tree.describe(Ino(ino.0)));
+        log::warn!("{operation} {}: {error}{advice}{repeats}", tree.describe(Ino(ino.0)));
     }
     Errno::from_i32(error.errno())
 }
@@ -193,13 +192,13 @@ impl Filesystem for Npzfs {
         });
     }
 
-    fn open(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        contain(|| self.opener().open(ino, reply));
+    fn open(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        contain(|| self.opener().open(ino, req.uid(), reply));
     }
 
     fn read(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -218,19 +217,19 @@ impl Filesystem for Npzfs {
                     let copy = content.copy(copy);
                     let tree = self.tree.clone();
                     let owner = content.clone();
-                    content.read_along(pattern, copy, offset, size, move |result| match result {
-                        Ok(bytes) => reply.data(bytes),
-                        Err(error) => {
-                            let error = owner.cause(error);
-                            let level =
-                                if owner.is_news(&error) { Level::Warn } else { Level::Debug };
-                            log::log!(
-                                level,
-                                "read {} at {offset}: {error}{}",
-                                tree.describe(Ino(ino.0)),
-                                advice_on(&error)
-                            );
-                            reply.error(Errno::from_i32(FsError::Content(error).errno()));
+                    let asker = serve::Asker::thread(req.pid());
+                    content.read_along(pattern, copy, asker, offset, size, move |result| {
+                        match result {
+                            Ok(bytes) => reply.data(bytes),
+                            Err(error) => {
+                                let error = owner.cause(error);
+                                if let Some(repeats) = owner.news(&error) {
+                                    let (what, advice) =
+                                        (tree.describe(Ino(ino.0)), advice_on(&error));
+                                    log::warn!("read {what} at {offset}: {error}{advice}{repeats}");
+                                }
+                                reply.error(Errno::from_i32(FsError::Content(error).errno()));
+                            }
                         }
                     });
                 }

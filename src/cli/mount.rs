@@ -59,6 +59,10 @@ pub struct Arguments {
     /// What they may take there [default: 10G]
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     disk_cache_size: Option<u64>,
+    /// What members of bzip2, xz and the like may take in $TMPDIR, where they are decoded whole
+    /// [default: a tenth of what is free]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    scratch_size: Option<u64>,
     /// When members are compared with their CRC-32: small ones before they are read, the others in the
     /// background; all in the background; all before; never [default: small]
     #[arg(long, value_name = "small|background|always|never", value_parser = parse_verify)]
@@ -131,6 +135,7 @@ fn options(arguments: Arguments) -> Result<(Options, Option<PathBuf>), String> {
     if let Some(cache_size) = arguments.cache_size.or(given.cache_size) {
         settings.cache_size = cache_size;
     }
+    settings.scratch_size = arguments.scratch_size.or(given.scratch_size);
     if let Some(verify) = arguments.verify.or(given.verify) {
         settings.verify = verify;
     }

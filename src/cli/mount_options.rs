@@ -21,6 +21,7 @@ pub struct MountOptions {
     pub index_dir_size: Option<u64>,
     pub disk_cache: Option<PathBuf>,
     pub disk_cache_size: Option<u64>,
+    pub scratch_size: Option<u64>,
     pub verify: Option<Verify>,
     pub fs_name: Option<OsString>,
     pub access: Access,
@@ -109,6 +110,7 @@ impl MountOptions {
             "disk_cache_size" => {
                 self.disk_cache_size = Some(size::parse(&text()?).map_err(wrong)?);
             }
+            "scratch_size" => self.scratch_size = Some(size::parse(&text()?).map_err(wrong)?),
             "verify" => self.verify = Some(mount::parse_verify(&text()?).map_err(wrong)?),
             "fsname" => self.fs_name = Some(given()?.into()),
             "subtype" if given()? == "npzfs" => {}
@@ -181,7 +183,7 @@ mod tests {
     #[test]
     fn our_own_options_are_read() {
         let text = "layout=beside,ttl=2.5,cache_size=1G,index_dir=/i,index_dir_size=2G,\
-                    disk_cache=/d,disk_cache_size=3G,verify=always,log_file=/a\\,b\\\\c\\d,fsname=x=y,\
+                    disk_cache=/d,disk_cache_size=3G,scratch_size=4G,verify=always,log_file=/a\\,b\\\\c\\d,fsname=x=y,\
                     noexec,allow_root,default_permissions";
         assert_eq!(
             parse(text),
@@ -194,6 +196,7 @@ mod tests {
                 index_dir_size: Some(2 << 30),
                 disk_cache: Some("/d".into()),
                 disk_cache_size: Some(3 << 30),
+                scratch_size: Some(4 << 30),
                 verify: Some(Verify::Always),
                 fs_name: Some("x=y".into()),
                 access: Access::OwnerAndRoot,

@@ -19,14 +19,14 @@ pub(super) struct Opener {
 }
 
 impl Opener {
-    /// Opens `ino`; answers when its bytes have been compared, if they have to be.
-    pub fn open(self, ino: INodeNo, reply: ReplyOpen) {
-        match self.tree.open(Ino(ino.0)) {
+    /// Opens `ino` for `user`; answers when its bytes have been compared, if they have to be.
+    pub fn open(self, ino: INodeNo, user: u32, reply: ReplyOpen) {
+        match self.tree.open(Ino(ino.0), user) {
             Ok(Opening::Done(opened)) => self.answer(ino, opened, reply),
             Ok(Opening::Verify(content)) => {
                 content.verify(Box::new(move |verified| match verified {
                     // What it is, it is known to be now.
-                    Ok(_) | Err(serve::Error::Damaged(_)) => self.open(ino, reply),
+                    Ok(_) | Err(serve::Error::Damaged(_)) => self.open(ino, user, reply),
                     Err(serve::Error::Overwritten) => reply.error(Errno::ESTALE),
                     Err(error) => {
                         reply.error(errno(&self.tree, "open", ino, &FsError::Content(error)));

@@ -8,7 +8,7 @@ use std::{
 use seekable_deflate::{DeflateReader, Format, Options, spacing_for};
 
 use super::{
-    Content, Error, Server, Shared,
+    Content, Error, News, Server, Shared,
     content::Encoding,
     copy::MemberCopy,
     deflated::Deflated,
@@ -31,6 +31,7 @@ pub struct OpenArchive {
     index: Option<Arc<ArchiveIndex>>,
     contents: Mutex<HashMap<MemberId, Arc<Content>>>,
     confirmed: Arc<Confirmed>,
+    news: Arc<News>,
     /// Members whose refusal is in the log.
     refused: Mutex<HashSet<MemberId>>,
 }
@@ -54,6 +55,7 @@ impl OpenArchive {
         Self {
             index: shared.index(archive.source().clone(), move || identified.identity()),
             confirmed: Confirmed::new(archive.counts().1),
+            news: Arc::default(),
             archive,
             shared,
             contents: Mutex::default(),
@@ -162,7 +164,7 @@ impl OpenArchive {
             Method::Other(number) => return Err(Error::UnsupportedMethod(number)),
         };
         let source = self.archive.source().clone();
-        Ok(Content::new(source, member.size, bytes, &self.shared, copy, verdict))
+        Ok(Content::new(source, member.size, bytes, &self.shared, copy, verdict, self.news.clone()))
     }
 
     fn copy(&self, id: MemberId, stream: StreamKey) -> Option<Arc<MemberCopy>> {
@@ -265,7 +267,8 @@ fn new_content(
         let (identity, file) = (identified.identity()?, identified.source().same_file()?);
         Ok(CopyKey { identity, stream: key, size, mtime, file: Some(file) })
     });
-    let content = Arc::new(Content::new(source, size, bytes, shared, copy, verdict));
+    let content =
+        Arc::new(Content::new(source, size, bytes, shared, copy, verdict, Arc::default()));
     content.save_index();
     content
 }

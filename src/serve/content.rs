@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    Error, Once, Pattern, Reply, Shared,
+    Asker, Error, News, Once, Pattern, Repeats, Reply, Shared,
     background::Background,
     copy::{CopyHandle, MemberCopy},
     deflated::Deflated,
@@ -37,6 +37,8 @@ pub struct Content {
     begun: Once,
     /// Whether it is in the log that its archive was overwritten.
     overwrite_logged: Once,
+    /// What else the log was told of its archive.
+    archive_news: Arc<News>,
 }
 
 #[derive(Debug)]
@@ -108,10 +110,22 @@ impl Content {
         shared: &Shared,
         copy: Option<Arc<MemberCopy>>,
         verdict: Arc<Verdict>,
+        archive_news: Arc<News>,
     ) -> Self {
         let (begun, overwrite_logged) = (Once::default(), Once::default());
         let (read_ahead, background) = (shared.read_ahead, shared.background.clone());
-        Self { source, size, bytes, read_ahead, copy, verdict, background, begun, overwrite_logged }
+        Self {
+            source,
+            size,
+            bytes,
+            read_ahead,
+            copy,
+            verdict,
+            background,
+            begun,
+            overwrite_logged,
+            archive_news,
+        }
     }
 
     /// Decoded size in bytes.
@@ -165,7 +179,11 @@ impl Content {
             Encoding::Stored(stored) => stored.pass_to(target, reply),
             Encoding::Deflated(deflated) => deflated.pass_to(target, keep, reply),
             Encoding::Whole(whole, _) => {
-                whole.read_later(0..1, Box::new(|read| reply(read.map(|_| &[][..]))));
+                whole.read_later(
+                    0..1,
+                    Asker::unknown(),
+                    Box::new(|read| reply(read.map(|_| &[][..]))),
+                );
             }
         }
     }
@@ -229,14 +247,17 @@ impl Content {
         self.copy.as_ref()?.of(handle)
     }
 
-    /// Whether `error` is news for the log, which then is said. The kernel tries each page of a
-    /// damaged place again, and a reader each row of an archive that was overwritten; what else
-    /// fails may be another thing each time.
+    /// Whether the log is to be told of `error`: of damage once, and that the archive was overwritten;
+    /// of other reasons once for the archive, and then now and then. The kernel tries each page of a
+    /// damaged place again, and a reader each row.
     #[must_use]
-    pub fn is_news(&self, error: &Error) -> bool {
+    pub fn news(&self, error: &Error) -> Option<Repeats> {
         match error {
-            Error::Overwritten => self.overwrite_logged.first(),
-            error => self.verdict.is_news(error),
+            Error::Overwritten => self.overwrite_logged.first().then_some(Repeats::NONE),
+            Error::Damaged(_) | Error::Refuted => {
+                self.verdict.is_news(error).then_some(Repeats::NONE)
+            }
+            error => self.archive_news.hear("read", error.reason()),
         }
     }
 
@@ -248,11 +269,12 @@ impl Content {
         if is_damage && self.source.check().is_err() { Error::Overwritten } else { error }
     }
 
-    /// Gives the bytes from `offset`, at most `size` and fewer only at the end, to `reply`: before
+    /// Gives `asker` the bytes from `offset`, at most `size` and fewer only at the end: to `reply`, before
     /// this returns if they are at hand, as they are if it has a `copy`, else from another thread.
     pub fn read(
         self: &Arc<Self>,
         copy: Option<&File>,
+        asker: Asker,
         offset: u64,
         size: u32,
         reply: impl FnOnce(Result<&[u8], Error>) + Send + 'static,
@@ -304,10 +326,10 @@ impl Content {
             Encoding::Whole(whole, _) => match whole.decoded() {
                 Some(file) => with_scratch(|scratch| {
                     let buf = slice_of(scratch, &range);
-                    let read = file.and_then(|file| Ok(file.read_exact_at(buf, range.start)?));
-                    reply(read.map(|()| &*buf));
+                    let read = file.read_exact_at(buf, range.start);
+                    reply(read.map(|()| &*buf).map_err(Error::from));
                 }),
-                None => whole.read_later(range, Box::new(reply) as Reply),
+                None => whole.read_later(range, asker, Box::new(reply) as Reply),
             },
         }
     }
@@ -320,12 +342,13 @@ impl Content {
         self: &Arc<Self>,
         pattern: &Mutex<Pattern>,
         copy: Option<&File>,
+        asker: Asker,
         offset: u64,
         size: u32,
         reply: impl FnOnce(Result<&[u8], Error>) + Send + 'static,
     ) {
         let (Encoding::Deflated(deflated), None) = (&self.bytes, copy) else {
-            return self.read(copy, offset, size, reply);
+            return self.read(copy, asker, offset, size, reply);
         };
         let around = {
             let mut pattern = pattern.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -340,7 +363,7 @@ impl Content {
                 deflated.read_ahead(range);
             }
         }
-        self.read(copy, offset, size, reply);
+        self.read(copy, asker, offset, size, reply);
         // Behind what is asked for in the queue of the pool.
         deflated.read_beside(around.strides);
     }
@@ -378,7 +401,7 @@ impl Content {
         match (self.verdict.error(), &self.bytes) {
             (Some(error), _) => Some(error.clone()),
             (None, Encoding::Stored(_) | Encoding::Deflated(_)) => None,
-            (None, Encoding::Whole(whole, _)) => whole.decoded()?.err(),
+            (None, Encoding::Whole(whole, _)) => whole.failure(),
         }
     }
 

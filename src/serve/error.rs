@@ -23,6 +23,22 @@ pub enum Error {
 }
 
 impl Error {
+    /// A number for the kind of failure, for [`News`](super::News).
+    #[must_use]
+    pub fn reason(&self) -> i64 {
+        match self {
+            Self::Overwritten => -1,
+            Self::Damaged(_) => -2,
+            Self::Refuted => -3,
+            Self::Encrypted => -4,
+            Self::UnsupportedMethod(number) => -5 - i64::from(*number),
+            Self::Io(error) => match error.raw_os_error() {
+                Some(errno) => errno.into(),
+                None => 1_000_000 + error.kind() as i64,
+            },
+        }
+    }
+
     /// Whether the bytes of this generation are gone.
     #[must_use]
     pub fn is_overwritten(&self) -> bool {

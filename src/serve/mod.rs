@@ -6,6 +6,7 @@
 //! names, inodes or FUSE.
 #![forbid(unsafe_code)]
 
+mod asker;
 mod background;
 mod container;
 mod content;
@@ -14,8 +15,10 @@ mod deflated;
 mod error;
 mod idle;
 mod index;
+mod news;
 mod pattern;
 mod pool;
+mod scratch;
 mod stored;
 mod verify;
 mod waiting;
@@ -30,12 +33,15 @@ use std::{
     },
 };
 
+pub use asker::Asker;
 pub use container::{OpenArchive, OpenNpyGz};
 pub(crate) use content::with_scratch;
 pub use content::{Content, State};
 pub use copy::CopyHandle;
 pub use error::Error;
+pub use news::{News, Repeats};
 pub use pattern::Pattern;
+pub use scratch::is_out_of_descriptors;
 pub use verify::Verify;
 
 use background::Background;
@@ -43,8 +49,10 @@ use copy::{Copier, MemberCopy};
 use idle::IdleCores;
 use index::ArchiveIndex;
 use pool::{Pool, Spawner};
+use scratch::Scratch;
 use seekable_deflate::Memory;
 use verify::{Alarm, Confirmed, Subject, Verdict};
+use whole::WholeQueue;
 
 use crate::{
     archive::{Identity, SourceFile},
@@ -63,6 +71,8 @@ pub struct Limits {
     pub threads: usize,
     /// Where members that cannot be read in part are decoded to, as unlinked files.
     pub temporary: PathBuf,
+    /// Bytes that those may take; `None` for a tenth of what is free there.
+    pub scratch_size: Option<u64>,
     /// Where indexes are saved, if anywhere.
     pub indexes: Option<Arc<Indexes>>,
     /// Where decoded copies of members are kept, if anywhere.
@@ -107,7 +117,8 @@ struct Shared {
     reply: Spawner,
     /// Decodes whole members: long tasks, kept from the short ones.
     whole: Spawner,
-    temporary: Arc<PathBuf>,
+    whole_queue: Arc<WholeQueue>,
+    scratch: Arc<Scratch>,
     read_ahead: u64,
     indexes: Option<Arc<Indexes>>,
     /// Saves indexes.
@@ -190,7 +201,8 @@ impl Server {
             idle: Arc::default(),
             whole: whole.spawner(),
             reply: reply.spawner(),
-            temporary: Arc::new(limits.temporary),
+            whole_queue: Arc::default(),
+            scratch: Scratch::new(limits.temporary, limits.scratch_size),
             // An eighth, so that several readers fit beside what is being read.
             read_ahead: READ_AHEAD.min(limits.memory / 8),
             indexes: limits.indexes,
@@ -215,6 +227,13 @@ impl Server {
     /// the log is to be told. Before anything is served, and once.
     pub fn on_condemned(&self, listener: impl Fn(u64, Option<&Error>) + Send + Sync + 'static) {
         self.shared.alarm.listen(Box::new(listener));
+    }
+
+    /// Closes a file that a member was decoded to; `false` if there is none. For whoever lacks a
+    /// descriptor.
+    #[must_use]
+    pub fn give_up_descriptor(&self) -> bool {
+        self.shared.scratch.give_one_up()
     }
 
     /// Runs `task` where short decoding happens: for questions that may need the start of a

@@ -1,5 +1,9 @@
-//! A member that can only be decoded from its start, and is: once, into its decoded copy where there
-//! is to be one, else into an unlinked file.
+//! A member that cannot be read in part (bzip2, xz, zstd ...): decoded whole, on first use, into a
+//! file of `scratch`, or into its decoded copy.
+//!
+//! Two threads decode, for all members. The cheapest goes first; one of the two is kept from long
+//! ones, so that a small member never waits for gigabytes. Decoding asks now and then whether
+//! anybody still waits, and ends if nobody does.
 
 use std::{
     fmt,
@@ -11,8 +15,17 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::{Error, Reply, Shared, copy::MemberCopy};
+use super::{Asker, Error, Reply, Shared, copy::MemberCopy, pool::Spawner, scratch::ScratchId};
 use crate::archive::{Archive, MemberId};
+
+/// Members of more decoded bytes are long: at 10 MB/s, as bzip2 has it, these take 6 s.
+const LONG: u64 = 64 << 20;
+
+/// How often the cheapest goes first before the oldest does.
+const CHEAP_ONES: u32 = 8;
+
+/// Decoded bytes between two looks whether anybody still waits.
+const LOOK_EVERY: u64 = 4 << 20;
 
 /// A member of a method without seek points (bzip2, xz, zstd ...).
 pub struct Whole {
@@ -20,15 +33,92 @@ pub struct Whole {
     member: MemberId,
     shared: Shared,
     copy: Option<Arc<MemberCopy>>,
+    id: ScratchId,
     state: Mutex<Progress>,
 }
 
 enum Progress {
     Untouched,
-    /// A task is decoding; these wait.
-    Decoding(Vec<(Range<u64>, Reply)>),
-    Decoded(Arc<File>),
+    /// A task is decoding, or about to; these wait.
+    Decoding(Vec<Waiter>),
+    /// It was decoded, and right: to the file, or to one of `scratch` that may have gone.
+    Decoded(Option<Arc<File>>),
     Failed(Error),
+}
+
+/// A read that waits for all of a member.
+struct Waiter {
+    range: Range<u64>,
+    asker: Asker,
+    reply: Reply,
+}
+
+/// What is to be decoded, for all threads that do.
+#[derive(Default)]
+pub struct WholeQueue(Mutex<Queue>);
+
+#[derive(Default)]
+struct Queue {
+    /// In the order in which they came.
+    waiting: Vec<Arc<Whole>>,
+    /// Long ones that are being decoded.
+    long: usize,
+    /// Cheap ones that went first since the oldest did.
+    passed: u32,
+}
+
+impl fmt::Debug for WholeQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WholeQueue")
+    }
+}
+
+impl WholeQueue {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put(self: &Arc<Self>, whole: Arc<Whole>, threads: &Spawner) {
+        self.lock().waiting.push(whole);
+        self.spawn(threads);
+    }
+
+    fn spawn(self: &Arc<Self>, threads: &Spawner) {
+        let (this, again) = (self.clone(), threads.clone());
+        threads.spawn(move || this.run_one(&again));
+    }
+
+    fn run_one(self: &Arc<Self>, threads: &Spawner) {
+        let Some(whole) = self.lock().take() else { return };
+        let is_long = whole.is_long();
+        whole.decode();
+        if is_long {
+            let mut queue = self.lock();
+            queue.long -= 1;
+            let is_left = !queue.waiting.is_empty();
+            drop(queue);
+            // Its turn came while this one was decoded, and it was not taken.
+            if is_left {
+                self.spawn(threads);
+            }
+        }
+    }
+}
+
+impl Queue {
+    /// The next to decode; `None` if it has to wait for another long one.
+    fn take(&mut self) -> Option<Arc<Whole>> {
+        let may = |whole: &Whole| self.long == 0 || !whole.is_long();
+        let mut candidates =
+            self.waiting.iter().enumerate().filter(|(_, whole)| may(whole)).peekable();
+        let (oldest, _) = *candidates.peek()?;
+        let (cheapest, _) = candidates.min_by_key(|(_, whole)| whole.size())?;
+        let place = if self.passed >= CHEAP_ONES { oldest } else { cheapest };
+        self.passed = if place == oldest { 0 } else { self.passed + 1 };
+        let whole = self.waiting.remove(place);
+        self.long += usize::from(whole.is_long());
+        Some(whole)
+    }
 }
 
 impl fmt::Debug for Whole {
@@ -44,7 +134,18 @@ impl Whole {
         shared: Shared,
         copy: Option<Arc<MemberCopy>>,
     ) -> Arc<Self> {
-        Arc::new(Self { archive, member, shared, copy, state: Mutex::new(Progress::Untouched) })
+        let id = shared.scratch.name();
+        let state = Mutex::new(Progress::Untouched);
+        Arc::new(Self { archive, member, shared, copy, id, state })
+    }
+
+    /// Decoded, in bytes.
+    fn size(&self) -> u64 {
+        self.archive.member(self.member).size
+    }
+
+    fn is_long(&self) -> bool {
+        self.size() > LONG
     }
 
     // Nothing that can panic runs under this lock; a poisoned one is still whole.
@@ -52,76 +153,83 @@ impl Whole {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The decoded file, if decoding is done.
-    pub fn decoded(&self) -> Option<Result<Arc<File>, Error>> {
+    /// Why it cannot be decoded, if that is known.
+    pub fn failure(&self) -> Option<Error> {
         match &*self.state() {
-            Progress::Decoded(file) => Some(Ok(file.clone())),
-            Progress::Failed(error) => Some(Err(error.clone())),
+            Progress::Failed(error) => Some(error.clone()),
+            _ => None,
+        }
+    }
+
+    /// The decoded file, if it is there.
+    pub fn decoded(&self) -> Option<Arc<File>> {
+        match &*self.state() {
+            Progress::Decoded(Some(file)) => Some(file.clone()),
+            Progress::Decoded(None) => self.shared.scratch.get(self.id),
             _ => None,
         }
     }
 
     /// Gives `range` to `reply` once all is decoded.
-    pub fn read_later(self: &Arc<Self>, range: Range<u64>, reply: Reply) {
+    pub fn read_later(self: &Arc<Self>, range: Range<u64>, asker: Asker, reply: Reply) {
+        if let Some(file) = self.decoded() {
+            return answer(&Ok(file), range, reply);
+        }
         let mut state = self.state();
+        let waiter = Waiter { range, asker, reply };
         match &mut *state {
-            Progress::Decoding(waiting) => waiting.push((range, reply)),
-            Progress::Untouched => {
-                *state = Progress::Decoding(vec![(range, reply)]);
-                let this = self.clone();
-                self.shared.whole.spawn(move || this.decode());
-            }
-            Progress::Decoded(file) => {
-                let file = file.clone();
-                drop(state);
-                answer(&Ok(file), range, reply);
-            }
+            Progress::Decoding(waiting) => waiting.push(waiter),
             Progress::Failed(error) => {
                 let error = error.clone();
                 drop(state);
-                reply(Err(error));
+                (waiter.reply)(Err(error));
+            }
+            Progress::Untouched | Progress::Decoded(_) => {
+                *state = Progress::Decoding(vec![waiter]);
+                drop(state);
+                self.shared.whole_queue.put(self.clone(), &self.shared.whole);
             }
         }
     }
 
-    fn decode(self: Arc<Self>) {
+    fn decode(self: &Arc<Self>) {
         // If decoding panics, the waiters are answered when the guard drops.
-        let guard = Unwound(&self);
+        let guard = Unwound(self);
         let result = self.decode_to_file();
         mem::forget(guard);
         self.finish(result);
     }
 
-    fn decode_to_file(&self) -> Result<Arc<File>, Error> {
+    /// Decodes it; with the file, whether that is kept by us.
+    fn decode_to_file(&self) -> Result<(Arc<File>, bool), Error> {
         let copy = self.copy.as_ref();
-        copy.and_then(|copy| copy.make_whole(|file| self.decode_into(file)))
-            .unwrap_or_else(|| self.decode_to_temporary())
+        match copy.and_then(|copy| copy.make_whole(|file| self.decode_into(file))) {
+            Some(file) => Ok((file?, true)),
+            None => {
+                let writing = self.shared.scratch.begin(self.size())?;
+                self.decode_into(writing.file())?;
+                Ok((writing.keep(self.id), false))
+            }
+        }
     }
 
     fn decode_into(&self, file: &File) -> Result<(), Error> {
-        let mut out = io::BufWriter::with_capacity(1 << 18, file);
+        let mut out = io::BufWriter::with_capacity(1 << 18, Wanted { whole: self, file, left: 0 });
         self.archive.decode(self.member, &mut out)?;
         Ok(out.flush()?)
     }
 
-    fn decode_to_temporary(&self) -> Result<Arc<File>, Error> {
-        let room = rustix::fs::statvfs(&*self.shared.temporary).map_err(io::Error::from)?;
-        if self.archive.member(self.member).size > room.f_bavail.saturating_mul(room.f_frsize) {
-            let place = self.shared.temporary.display();
-            let why = format!("no room in {place} to decode the member to");
-            return Err(io::Error::new(io::ErrorKind::StorageFull, why).into());
+    /// Whether anybody waits whose process is still there.
+    fn is_wanted(&self) -> bool {
+        match &*self.state() {
+            Progress::Decoding(waiting) => waiting.iter().any(|waiter| waiter.asker.is_there()),
+            _ => false,
         }
-        let file = tempfile::tempfile_in(&*self.shared.temporary).map_err(|error| {
-            let place = self.shared.temporary.display();
-            io::Error::new(error.kind(), format!("no temporary file in {place}: {error}"))
-        })?;
-        self.decode_into(&file)?;
-        Ok(Arc::new(file))
     }
 
-    fn finish(&self, result: Result<Arc<File>, Error>) {
+    fn finish(&self, result: Result<(Arc<File>, bool), Error>) {
         let next = match &result {
-            Ok(file) => Progress::Decoded(file.clone()),
+            Ok((file, is_ours)) => Progress::Decoded(is_ours.then(|| file.clone())),
             Err(error @ (Error::Damaged(_) | Error::Overwritten)) => {
                 Progress::Failed(error.clone())
             }
@@ -129,16 +237,20 @@ impl Whole {
             Err(_) => Progress::Untouched,
         };
         let Progress::Decoding(waiting) = mem::replace(&mut *self.state(), next) else { return };
-        for (range, reply) in waiting {
+        let result = result.map(|(file, _)| file);
+        for Waiter { range, reply, .. } in waiting {
             answer(&result, range, reply);
         }
     }
 
     /// The first `len` bytes, or all if there are fewer, without decoding the rest.
     pub fn head(&self, len: u64) -> Result<Vec<u8>, Error> {
+        if let Some(error) = self.failure() {
+            return Err(error);
+        }
         if let Some(file) = self.decoded() {
             let mut head = vec![0; len as usize];
-            file?.read_exact_at(&mut head, 0)?;
+            file.read_exact_at(&mut head, 0)?;
             return Ok(head);
         }
         let mut head = Head { bytes: Vec::new(), limit: len as usize };
@@ -164,6 +276,33 @@ struct Unwound<'a>(&'a Whole);
 impl Drop for Unwound<'_> {
     fn drop(&mut self) {
         self.0.finish(Err(Error::Damaged("its decoder failed".into())));
+    }
+}
+
+/// Writes to a file as long as anybody waits for it.
+struct Wanted<'a> {
+    whole: &'a Whole,
+    file: &'a File,
+    /// Bytes until the next look.
+    left: u64,
+}
+
+impl Write for Wanted<'_> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        if self.left < buf.len() as u64 {
+            if !self.whole.is_wanted() {
+                // Not Interrupted, upon which it would be tried again.
+                return Err(io::Error::other("nobody waits for it any more"));
+            }
+            self.left = LOOK_EVERY;
+        }
+        let written = self.file.write(buf)?;
+        self.left = self.left.saturating_sub(written as u64);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -24,6 +24,8 @@ pub enum FsError {
     NotASymlink,
     /// There is no such extended attribute.
     NoAttribute,
+    /// The user, or all together, hold as many files open as they may.
+    TooManyOpen,
     /// The mount is read-only.
     ReadOnly,
     /// The mode does not allow it.
@@ -51,11 +53,18 @@ impl FsError {
             Self::IsADirectory => Errno::ISDIR,
             Self::NotASymlink => Errno::INVAL,
             Self::NoAttribute => Errno::NODATA,
+            Self::TooManyOpen => Errno::NFILE,
             Self::ReadOnly => Errno::ROFS,
             Self::NotPermitted => Errno::ACCESS,
             Self::Content(error) | Self::Known(error) => match error {
                 serve::Error::Encrypted => Errno::ACCESS,
                 serve::Error::UnsupportedMethod(_) => Errno::OPNOTSUPP,
+                serve::Error::Io(error) => match error.kind() {
+                    io::ErrorKind::FileTooLarge => Errno::FBIG,
+                    io::ErrorKind::StorageFull => Errno::NOSPC,
+                    io::ErrorKind::OutOfMemory => Errno::NOMEM,
+                    _ => Errno::IO,
+                },
                 _ => Errno::IO,
             },
             Self::Io(error) => return error.raw_os_error().unwrap_or(Errno::IO.raw_os_error()),
@@ -84,6 +93,7 @@ impl fmt::Display for FsError {
             Self::IsADirectory => f.write_str("a directory"),
             Self::NotASymlink => f.write_str("not a symbolic link"),
             Self::NoAttribute => f.write_str("no such extended attribute"),
+            Self::TooManyOpen => f.write_str("too many files are open"),
             Self::ReadOnly => f.write_str("the mount is read-only"),
             Self::NotPermitted => f.write_str("its mode does not allow it"),
             Self::Stale => f.write_str("replaced since it was looked up"),

@@ -2,10 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, RwLock, atomic::AtomicU64, atomic::Ordering},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, atomic::AtomicU64, atomic::Ordering},
 };
 
-use super::source::PlainFile;
+use super::{FsError, source::PlainFile};
 use crate::serve::{Content, CopyHandle, OpenArchive, OpenNpyGz, Pattern};
 
 /// The number of a handle, as the kernel carries it.
@@ -39,17 +39,47 @@ pub enum Held {
 }
 
 /// The handles that the kernel refers to.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Handles {
     open: RwLock<HashMap<HandleId, Arc<Handle>>>,
     next: AtomicU64,
+    holders: Mutex<Holders>,
+}
+
+/// Who holds which files open: nobody may take all descriptors.
+#[derive(Debug)]
+struct Holders {
+    /// By the addresses of what has the descriptors: the first user who opened one, and its handles.
+    by_file: HashMap<usize, (u32, usize)>,
+    /// How many of those each user has.
+    by_user: HashMap<u32, usize>,
+    most: usize,
+    most_of_one_user: usize,
 }
 
 impl Handles {
-    pub fn insert(&self, handle: Handle) -> HandleId {
+    /// At most a half of so many descriptors are held by handles, and three eighths by those of one
+    /// user. Many handles of one file, or of one archive, hold one.
+    pub fn new(descriptors: u64) -> Self {
+        let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
+        let holders = Holders {
+            by_file: HashMap::new(),
+            by_user: HashMap::new(),
+            most: (descriptors / 2).max(1),
+            most_of_one_user: (descriptors / 8).saturating_mul(3).max(1),
+        };
+        Self { open: RwLock::default(), next: AtomicU64::new(0), holders: Mutex::new(holders) }
+    }
+
+    /// A handle that `user` opens.
+    ///
+    /// # Errors
+    /// `TooManyOpen`.
+    pub fn insert(&self, handle: Handle, user: u32) -> Result<HandleId, FsError> {
+        self.holders().take(handle.file(), user)?;
         let id = HandleId(self.next.fetch_add(1, Ordering::Relaxed));
         self.open.write().unwrap_or_else(PoisonError::into_inner).insert(id, Arc::new(handle));
-        id
+        Ok(id)
     }
 
     pub fn get(&self, id: HandleId) -> Option<Arc<Handle>> {
@@ -59,12 +89,86 @@ impl Handles {
     pub fn remove(&self, id: HandleId) {
         // Dropped outside the lock: it may close files.
         let handle = self.open.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
-        if let Some(Handle::Member { content, .. }) = handle.as_deref() {
+        let Some(handle) = handle else { return };
+        self.holders().give_back(handle.file());
+        if let Handle::Member { content, .. } = &*handle {
             content.closed();
         }
     }
 
     pub fn count(&self) -> usize {
         self.open.read().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    // Nothing panics between two changes that belong together.
+    fn holders(&self) -> MutexGuard<'_, Holders> {
+        self.holders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Holders {
+    fn take(&mut self, file: usize, user: u32) -> Result<(), FsError> {
+        if let Some((_, handles)) = self.by_file.get_mut(&file) {
+            *handles += 1;
+            return Ok(());
+        }
+        let of_user = self.by_user.get(&user).copied().unwrap_or(0);
+        if of_user >= self.most_of_one_user || self.by_file.len() >= self.most {
+            return Err(FsError::TooManyOpen);
+        }
+        self.by_user.insert(user, of_user + 1);
+        self.by_file.insert(file, (user, 1));
+        Ok(())
+    }
+
+    fn give_back(&mut self, file: usize) {
+        let Some((user, handles)) = self.by_file.get_mut(&file) else { return };
+        *handles -= 1;
+        if *handles > 0 {
+            return;
+        }
+        let user = *user;
+        self.by_file.remove(&file);
+        if let Some(of_user) = self.by_user.get_mut(&user) {
+            *of_user -= 1;
+            if *of_user == 0 {
+                self.by_user.remove(&user);
+            }
+        }
+    }
+}
+
+impl Handle {
+    /// The address of what has the descriptor that it keeps open.
+    fn file(&self) -> usize {
+        match self {
+            Self::Plain(PlainFile(file)) => Arc::as_ptr(file).addr(),
+            Self::Member { container: Held::Archive(archive), .. } => Arc::as_ptr(archive).addr(),
+            Self::Member { container: Held::NpyGz(npy), .. } => Arc::as_ptr(npy).addr(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_user_and_not_all_together_hold_all_descriptors() {
+        let mut holders = Handles::new(80).holders.into_inner().unwrap();
+        let mut take = |files: std::ops::Range<usize>, user| {
+            files.filter(|file| holders.take(*file, user).is_ok()).count()
+        };
+        assert_eq!(take(0..100, 7), 30);
+        assert_eq!(take(0..30, 7), 30, "what is open can be opened again");
+        assert_eq!(take(100..200, 8), 10);
+        assert_eq!(take(0..30, 8), 30, "by others, too");
+        assert_eq!(take(200..201, 9), 0);
+        for file in 0..30 {
+            (0..3).for_each(|_| holders.give_back(file));
+        }
+        holders.give_back(5000);
+        assert_eq!((holders.by_file.len(), holders.by_user.len()), (10, 1));
+        assert!(holders.take(0, 7).is_ok());
     }
 }

@@ -66,6 +66,8 @@ pub struct Settings {
     pub threads: usize,
     /// Where members that can only be decoded whole are decoded to.
     pub temporary: PathBuf,
+    /// Bytes that they may take there; `None` for a tenth of what is free.
+    pub scratch_size: Option<u64>,
     /// Where indexes are saved, if anywhere.
     pub indexes: Option<Arc<Indexes>>,
     /// Where decoded copies of members are kept, if anywhere.
@@ -85,6 +87,7 @@ impl Default for Settings {
             // Two at least: one may be at a long first pass while the other serves rows.
             threads: std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 16)),
             temporary: std::env::var_os("TMPDIR").map_or_else(|| "/var/tmp".into(), PathBuf::from),
+            scratch_size: None,
             indexes: None,
             copies: None,
             verify: Verify::default(),

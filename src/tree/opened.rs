@@ -144,6 +144,15 @@ impl<C: Container> Containers<C> {
         }
     }
 
+    /// Closes the least recently used; `false` if none is open. For whoever lacks a descriptor.
+    pub fn close_oldest(&self) -> bool {
+        let closed = lock(&self.open).pop_lru();
+        if let Some((_, known)) = &closed {
+            self.used.fetch_sub(known.what.memory(), Ordering::Relaxed);
+        }
+        closed.is_some()
+    }
+
     /// What the file that `stat` is of turned out to be, if that is known.
     pub fn known(&self, stat: &Stat) -> Option<Found<C>> {
         let generation = stat.generation();

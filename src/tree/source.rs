@@ -6,11 +6,12 @@
 
 use std::{
     ffi::{OsStr, OsString},
+    fmt,
     fs::File,
     io,
     os::{fd::OwnedFd, unix::ffi::OsStrExt, unix::ffi::OsStringExt, unix::fs::FileExt},
     path::Path,
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use rustix::{
@@ -19,6 +20,7 @@ use rustix::{
 };
 
 use super::attr::{Kind, Stat};
+use crate::serve::is_out_of_descriptors;
 
 /// What is mounted. Open it before the mount covers it.
 #[derive(Debug)]
@@ -27,6 +29,20 @@ pub struct Source {
     directory: OwnedFd,
     /// The archive's name in it, if one archive is mounted.
     archive: Option<OsString>,
+    shortage: Shortage,
+}
+
+/// Closes something that can be opened again; `false` if there is nothing.
+type GiveUp = Box<dyn Fn() -> bool + Send + Sync>;
+
+/// What to do when there is no descriptor left.
+#[derive(Default)]
+struct Shortage(OnceLock<GiveUp>);
+
+impl fmt::Debug for Shortage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Shortage")
+    }
 }
 
 impl Source {
@@ -51,13 +67,34 @@ impl Source {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
-        Ok(Self { directory: open(parent)?, archive: Some(name.to_owned()) })
+        Ok(Self { archive: Some(name.to_owned()), ..Self::directory(open(parent)?) })
     }
 
     /// An open directory.
     #[must_use]
     pub fn directory(directory: OwnedFd) -> Self {
-        Self { directory, archive: None }
+        Self { directory, archive: None, shortage: Shortage::default() }
+    }
+
+    /// Calls `give_up`, once or more, when there is no descriptor left; it closes something that can
+    /// be opened again, or says that there is nothing.
+    pub(super) fn on_shortage(&self, give_up: impl Fn() -> bool + Send + Sync + 'static) {
+        // There is one tree over a source, which sets it once.
+        let _ = self.shortage.0.set(Box::new(give_up));
+    }
+
+    /// What `open` gives when it has a descriptor.
+    fn with_descriptor<T>(&self, open: impl Fn() -> io::Result<T>) -> io::Result<T> {
+        loop {
+            match open() {
+                Err(error) if is_out_of_descriptors(&error) => {
+                    if !self.shortage.0.get().is_some_and(|give_up| give_up()) {
+                        return Err(error);
+                    }
+                }
+                opened => return opened,
+            }
+        }
     }
 
     pub(super) fn archive(&self) -> Option<&OsStr> {
@@ -66,12 +103,14 @@ impl Source {
 
     fn open_at(&self, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
         let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-        match open_beneath(&self.directory, path, flags, ResolveFlags::NO_XDEV) {
-            Err(error) if error.raw_os_error() == Some(Errno::XDEV.raw_os_error()) => {
-                self.open_across(path, flags)
+        self.with_descriptor(|| {
+            match open_beneath(&self.directory, path, flags, ResolveFlags::NO_XDEV) {
+                Err(error) if error.raw_os_error() == Some(Errno::XDEV.raw_os_error()) => {
+                    self.open_across(path, flags)
+                }
+                opened => opened,
             }
-            opened => opened,
-        }
+        })
     }
 
     /// Opens what lies in a filesystem that is mounted in the source; not if that is one of npzfs.
@@ -199,7 +238,8 @@ impl At<'_> {
 
     fn open_at(&self, name: &OsStr, flags: OFlags) -> io::Result<OwnedFd> {
         if let Some(directory) = &self.open {
-            match open_beneath(directory, Path::new(name), flags, ResolveFlags::NO_XDEV) {
+            let open = || open_beneath(directory, Path::new(name), flags, ResolveFlags::NO_XDEV);
+            match self.source.with_descriptor(open) {
                 Err(error) if error.raw_os_error() == Some(Errno::XDEV.raw_os_error()) => {}
                 opened => return opened,
             }

@@ -27,7 +27,9 @@ use super::{
 };
 use crate::{
     archive::DirId,
-    serve::{self, Content, CopyHandle, Limits, OpenArchive, OpenNpyGz, Pattern, Server},
+    serve::{
+        self, Content, CopyHandle, Limits, News, OpenArchive, OpenNpyGz, Pattern, Repeats, Server,
+    },
 };
 
 /// Bytes that parsed archives may take, unless a single one needs more.
@@ -46,6 +48,8 @@ pub struct Tree {
     pub(super) archives: Arc<Containers<OpenArchive>>,
     pub(super) npy_gzs: Arc<Containers<OpenNpyGz>>,
     pub(super) sweep: Sweep,
+    /// What the log was told of failures.
+    news: News,
     /// The directory that is shown.
     pub(super) root: Stat,
     pub(super) inodes: Inodes<Key, Node>,
@@ -92,6 +96,7 @@ impl Tree {
             memory: settings.cache_size,
             threads: settings.threads,
             temporary: settings.temporary.clone(),
+            scratch_size: settings.scratch_size,
             indexes: settings.indexes.clone(),
             copies: settings.copies.clone(),
             verify: settings.verify,
@@ -115,11 +120,17 @@ impl Tree {
             archives: Arc::new(Containers::new(open, OPEN_MEMORY)),
             npy_gzs: Arc::new(Containers::new(open, OPEN_MEMORY)),
             sweep: Sweep::new(Instant::now()),
+            news: News::default(),
             root: directory,
             inodes: Inodes::new(root),
-            handles: Handles::default(),
+            handles: Handles::new(descriptors.unwrap_or(u64::MAX)),
             listings: Listings::default(),
         };
+        let shortage = (tree.server.clone(), tree.archives.clone(), tree.npy_gzs.clone());
+        tree.source.on_shortage(move || {
+            let (server, archives, npy_gzs) = &shortage;
+            server.give_up_descriptor() || archives.close_oldest() || npy_gzs.close_oldest()
+        });
         if tree.source.archive().is_some() {
             tree.root_archive().map_err(|error| {
                 // Nobody waits for a file that was named: it is said what it is, not its state.
@@ -237,12 +248,12 @@ impl Tree {
 
     // -- files
 
-    /// Opens a file.
+    /// Opens a file for `user`.
     ///
     /// # Errors
     /// `IsADirectory`; `Stale` when the name must be looked up again; bad news about the member as
     /// far as it is known; or what the source says.
-    pub fn open(&self, ino: Ino) -> Result<Opening, FsError> {
+    pub fn open(&self, ino: Ino, user: u32) -> Result<Opening, FsError> {
         match &*self.node(ino)? {
             Node::Source(node) if node.kind == Kind::File => {
                 let file = match node.open_file() {
@@ -255,14 +266,14 @@ impl Tree {
                         node.share(file)
                     }
                 };
-                let id = self.handles.insert(Handle::Plain(PlainFile(file.clone())));
+                let id = self.handles.insert(Handle::Plain(PlainFile(file.clone())), user)?;
                 Ok(Opening::Done(Opened { id, backing: Backing::File(file) }))
             }
             Node::Member(version, id) => {
                 let archive = self.open_archive(version)?;
                 archive.archive().source().check().map_err(|_| FsError::Stale)?;
                 match archive.content(*id) {
-                    Ok(content) => self.open_content(ino, content, Held::Archive(archive)),
+                    Ok(content) => self.open_content(ino, user, content, Held::Archive(archive)),
                     Err(serve::Error::Overwritten) => Err(FsError::Stale),
                     Err(error) if archive.first_refusal(*id) => Err(FsError::Content(error)),
                     Err(error) => Err(FsError::Known(error)),
@@ -271,7 +282,7 @@ impl Tree {
             Node::NpyGz(version) => {
                 let npy = self.open_npy_gz(version)?;
                 npy.npy().source().check().map_err(|_| FsError::Stale)?;
-                self.open_content(ino, npy.content(), Held::NpyGz(npy))
+                self.open_content(ino, user, npy.content(), Held::NpyGz(npy))
             }
             _ => Err(FsError::IsADirectory),
         }
@@ -280,6 +291,7 @@ impl Tree {
     fn open_content(
         &self,
         ino: Ino,
+        user: u32,
         content: Arc<Content>,
         container: Held,
     ) -> Result<Opening, FsError> {
@@ -289,8 +301,8 @@ impl Tree {
         // A copy was compared when it was made.
         let must_be_verified = found.is_none() && content.must_be_verified();
         if let Some(damage) = content.damage() {
-            let news = content.is_news(&damage);
-            return Err(if news { FsError::Content } else { FsError::Known }(damage));
+            let is_news = content.news(&damage).is_some();
+            return Err(if is_news { FsError::Content } else { FsError::Known }(damage));
         }
         if must_be_verified {
             return Ok(Opening::Verify(content));
@@ -301,7 +313,7 @@ impl Tree {
             None => Backing::Never,
         };
         let pattern = Mutex::new(Pattern::default());
-        let id = self.handles.insert(Handle::Member { content, container, copy, pattern });
+        let id = self.handles.insert(Handle::Member { content, container, copy, pattern }, user)?;
         Ok(Opening::Done(Opened { id, backing }))
     }
 
@@ -343,6 +355,17 @@ impl Tree {
     /// Closes a file.
     pub fn release(&self, id: HandleId) {
         self.handles.remove(id);
+    }
+
+    /// Whether the log is to be told that `operation` failed with `error`.
+    #[must_use]
+    pub fn news(&self, operation: &'static str, error: &FsError) -> Option<Repeats> {
+        match error {
+            FsError::Content(serve::Error::Io(_)) | FsError::Io(_) if error.is_news() => {
+                self.news.hear(operation, error.errno().into())
+            }
+            error => error.is_news().then_some(Repeats::NONE),
+        }
     }
 
     // -- below

@@ -347,7 +347,7 @@ fn an_info_zip_unicode_path_goes_before_the_plain_name() {
     let archive = RawZip::of([member]).open().unwrap();
     assert_eq!(names(&archive), ["new.npy"]);
     // The local header has the plain name.
-    assert_eq!(testing::read(&archive, "new.npy").unwrap(), b"data");
+    assert_eq!(read(&archive, "new.npy").unwrap(), b"data");
 }
 
 #[test]

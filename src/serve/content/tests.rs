@@ -18,6 +18,7 @@ fn member(threads: usize) -> (Server, OpenArchive, Arc<Content>) {
         memory: 8 << 20,
         threads,
         temporary: std::env::temp_dir(),
+        scratch_size: None,
         indexes: None,
         copies: None,
         verify: Verify::Never,
@@ -30,7 +31,9 @@ fn member(threads: usize) -> (Server, OpenArchive, Arc<Content>) {
     let content = open.content(id).unwrap();
     let (sender, receiver) = mpsc::channel();
     let last = content.size() - 8;
-    content.read(None, last, 8, move |bytes| sender.send(bytes.unwrap().to_vec()).unwrap());
+    content.read(None, Asker::unknown(), last, 8, move |bytes| {
+        sender.send(bytes.unwrap().to_vec()).unwrap()
+    });
     assert_eq!(receiver.recv_timeout(WAIT).unwrap(), (last / 8).to_le_bytes());
     (server, open, content)
 }
@@ -38,7 +41,7 @@ fn member(threads: usize) -> (Server, OpenArchive, Arc<Content>) {
 /// Reads a row along a pattern; says its number when it is there.
 fn read(content: &Arc<Content>, pattern: &Mutex<Pattern>, row: u64) -> Receiver<u64> {
     let (sender, receiver) = mpsc::channel();
-    content.read_along(pattern, None, row * STRIDE, 8, move |bytes| {
+    content.read_along(pattern, None, Asker::unknown(), row * STRIDE, 8, move |bytes| {
         let number = u64::from_le_bytes(bytes.unwrap().try_into().unwrap());
         sender.send(number * 8 / STRIDE).unwrap();
     });

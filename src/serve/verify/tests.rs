@@ -8,7 +8,7 @@ use std::{
 use super::*;
 use crate::{
     archive::{Archive, Entry, MemberId, testing, testing::RawMember, testing::RawZip},
-    serve::{Content, Limits, OpenArchive, Server, State},
+    serve::{Asker, Content, Limits, OpenArchive, Server, State},
 };
 
 const WAIT: Duration = Duration::from_secs(60);
@@ -17,7 +17,16 @@ const CACHE: u64 = 8 << 20;
 fn server(verify: Verify) -> Server {
     let temporary = std::env::temp_dir();
     let (indexes, copies) = (None, None);
-    Server::new(Limits { memory: CACHE, threads: 2, temporary, indexes, copies, verify }).unwrap()
+    Server::new(Limits {
+        memory: CACHE,
+        threads: 2,
+        temporary,
+        scratch_size: None,
+        indexes,
+        copies,
+        verify,
+    })
+    .unwrap()
 }
 
 /// A stored and a deflated member of `size` bytes, and the same with wrong CRC-32s.
@@ -49,7 +58,9 @@ fn verify(content: &Content) -> Result<(), Error> {
 
 fn read(content: &Arc<Content>, offset: u64) -> Receiver<Result<Vec<u8>, Error>> {
     let (sender, receiver) = mpsc::channel();
-    content.read(None, offset, 8, move |bytes| sender.send(bytes.map(<[u8]>::to_vec)).unwrap());
+    content.read(None, Asker::unknown(), offset, 8, move |bytes| {
+        sender.send(bytes.map(<[u8]>::to_vec)).unwrap()
+    });
     receiver
 }
 
@@ -140,7 +151,7 @@ fn one_that_differs_is_not_read_and_all_who_have_it_open_are_named() {
         assert!(error.unwrap().contains("00000001"), "both CRC-32s are named");
         assert_eq!(heard.recv_timeout(WAIT).unwrap(), (first + 1, None), "it was told");
         assert!(heard.try_recv().is_err());
-        assert!(!content.is_news(&content.damage().unwrap()));
+        assert!(content.news(&content.damage().unwrap()).is_none());
     }
 }
 

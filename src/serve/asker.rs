@@ -1,0 +1,70 @@
+//! Who asked for something.
+
+use std::{fs, io};
+
+/// The process, or the thread of one, that asked for something.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Asker(Option<u32>);
+
+impl Asker {
+    /// The thread `id`, as the kernel numbers it for this process; 0 is one that it cannot see.
+    #[must_use]
+    pub fn thread(id: u32) -> Self {
+        Self((id != 0).then_some(id))
+    }
+
+    /// Nobody in particular.
+    #[must_use]
+    pub fn unknown() -> Self {
+        Self(None)
+    }
+
+    /// Whether it still runs. Whoever is unknown does.
+    #[must_use]
+    pub fn is_there(self) -> bool {
+        let Some(id) = self.0 else { return true };
+        match fs::read(format!("/proc/{id}/stat")) {
+            Ok(stat) => is_running(&stat),
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        }
+    }
+}
+
+/// By proc_pid_stat(5): the state follows the name, which is in parentheses and may hold others. One
+/// that is dead and not waited for is a zombie.
+fn is_running(stat: &[u8]) -> bool {
+    let name_end = stat.iter().rposition(|&byte| byte == b')');
+    let state = name_end.and_then(|end| stat.get(end + 2));
+    !matches!(state, Some(b'Z' | b'X' | b'x'))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn a_process_is_there_until_it_is_dead() {
+        assert!(Asker::thread(std::process::id()).is_there());
+        assert!(Asker::unknown().is_there() && Asker::thread(0).is_there());
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let asker = Asker::thread(child.id());
+        assert!(asker.is_there());
+        child.kill().unwrap();
+        // Not waited for yet: a zombie.
+        while asker.is_there() {
+            std::thread::yield_now();
+        }
+        child.wait().unwrap();
+        assert!(!asker.is_there());
+    }
+
+    #[test]
+    fn the_state_follows_the_name_whatever_that_is() {
+        assert!(is_running(b"1 (Z) S 2"));
+        assert!(!is_running(b"1 (a) S) Z 2"));
+        assert!(!is_running(b"1 (cat) X"));
+        assert!(is_running(b"1 (cat"));
+    }
+}
