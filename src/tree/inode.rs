@@ -245,6 +245,11 @@ impl<K: Eq + Hash, N> InBlock<'_, K, N> {
         if let Some((_, block)) = self.inodes.table().blocks.get_mut(&self.first) {
             block.look_up(place);
         }
+        self.number(place)
+    }
+
+    /// The number that the inode at `place` has, or would have if it were looked up.
+    pub fn number(&self, place: u32) -> Ino {
         Ino(self.first.0 + u64::from(place))
     }
 }
