@@ -345,7 +345,11 @@ impl Filesystem for Npzfs {
         contain(|| {
             let mut listing = Listing::new(reply, self.device.as_ref());
             let listed = self.tree.read_directory(Ino(ino.0), offset, false, &mut |entry| {
-                let number = if entry.name == "." { ino } else { UNKNOWN_INO };
+                let number = match entry.number {
+                    Some(number) => INodeNo(number.0),
+                    None if entry.name == "." => ino,
+                    None => UNKNOWN_INO,
+                };
                 listing.add(number, entry.cookie, entry.kind, entry.name)
             });
             match listed {

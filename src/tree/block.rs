@@ -90,6 +90,13 @@ impl<N> Block<N> {
         self.chunks.is_empty() && self.users == 0
     }
 
+    /// Bytes it takes, about, without those of what `node_of` holds.
+    pub fn memory(&self) -> u64 {
+        // A BTreeMap's nodes are two thirds full where keys come in order or at random.
+        let chunk = size_of::<(u32, Chunk)>() * 3 / 2 + size_of::<[u64; CHUNK as usize]>();
+        (size_of::<Self>() + self.chunks.len() * chunk) as u64
+    }
+
     /// How many inodes live, and the sum of their lookup counts.
     pub fn count(&self) -> (usize, u64) {
         let chunks = || self.chunks.values();
@@ -131,6 +138,17 @@ mod tests {
         block.forget(64, 5);
         block.forget(u32::MAX - 1, 1);
         assert!(block.is_unused());
+    }
+
+    #[test]
+    fn two_and_a_half_million_members_that_live_take_less_than_40_mib() {
+        let mut block = Block::new(2_500_000, Box::new(|place| place));
+        let empty = block.memory();
+        (0..2_500_000).for_each(|place| block.look_up(place));
+        let full = block.memory();
+        assert!((2_500_000 * 8..40 << 20).contains(&full), "{full}");
+        (0..2_500_000).for_each(|place| block.forget(place, 1));
+        assert_eq!(block.memory(), empty);
     }
 
     #[test]

@@ -24,6 +24,9 @@ impl Ino {
     pub const ROOT: Self = Self(1);
 }
 
+/// Bytes of the path that a key and a node share, and of the counts beside it, as a typical one has.
+const PATH: usize = 96;
+
 /// The inodes that the kernel refers to.
 #[derive(Debug)]
 pub(super) struct Inodes<K, N> {
@@ -168,6 +171,18 @@ impl<K: Eq + Hash, N> Inodes<K, N> {
         }
     }
 
+    /// Bytes in use, about.
+    pub fn memory(&self) -> u64 {
+        let table = self.table();
+        // By capacity: what is forgotten leaves its room in the maps.
+        let single = size_of::<(Ino, Entry<K, N>)>() + size_of::<(Arc<K>, Ino)>();
+        let things = size_of::<K>() + size_of::<N>() + PATH;
+        let capacity = table.by_number.capacity().max(table.by_key.capacity());
+        let keys = table.by_key.len();
+        let blocks: u64 = table.blocks.values().map(|(_, block)| block.memory()).sum();
+        (capacity * single + keys * things) as u64 + blocks
+    }
+
     /// How many inodes live, and the sum of their lookup counts.
     pub fn count(&self) -> (usize, u64) {
         let table = self.table();
@@ -230,6 +245,11 @@ impl<K: Eq + Hash, N> InBlock<'_, K, N> {
         if let Some((_, block)) = self.inodes.table().blocks.get_mut(&self.first) {
             block.look_up(place);
         }
+        self.number(place)
+    }
+
+    /// The number that the inode at `place` has, or would have if it were looked up.
+    pub fn number(&self, place: u32) -> Ino {
         Ino(self.first.0 + u64::from(place))
     }
 }
@@ -358,6 +378,25 @@ mod tests {
             end.send(()).unwrap();
         });
         assert_eq!(order.iter().collect::<Vec<_>>(), ["first", "second"]);
+    }
+
+    #[test]
+    fn memory_follows_what_lives() {
+        let inodes = Inodes::new(0_u64);
+        let empty = inodes.memory();
+        let block = inodes.block(u64::MAX, from(1 << 40), || (640, Box::new(u64::from)));
+        (0..640).for_each(|place| {
+            block.look_up(place);
+        });
+        let with_block = inodes.memory();
+        assert!((640 * 8..640 * 16).contains(&(with_block - empty)), "{with_block}");
+        for key in 0..1000 {
+            inodes.look_up(key, from(2), || 0);
+        }
+        let full = inodes.memory();
+        assert!((1000 * 64..1000 * 512).contains(&(full - with_block)), "{full}");
+        (2..1002).for_each(|ino| inodes.forget(Ino(ino), 1));
+        assert!(inodes.memory() < full - 1000 * 64);
     }
 
     #[test]

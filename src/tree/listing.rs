@@ -39,6 +39,8 @@ pub struct Listed<'a> {
     pub kind: Option<Kind>,
     /// Where to go on behind it.
     pub cookie: u64,
+    /// Its inode number, where that is known without looking it up: in archives.
+    pub number: Option<Ino>,
     /// Its inode and attributes, if they were asked for. The kernel then owes one `forget`.
     pub looked_up: Option<(Ino, Attr)>,
 }
@@ -110,10 +112,8 @@ impl Tree {
     ) -> Result<(), FsError> {
         // Once for all: 10,000 entries took 20,000 calls. Nor is it asked whether the file was
         // overwritten: then this is the directory as it was, and opening what it lists is ESTALE.
-        let inodes = match look_up {
-            true => Some((self.inodes_of(version, archive), stat_of(archive.source())?)),
-            false => None,
-        };
+        let stat = look_up.then(|| stat_of(archive.source())).transpose()?;
+        let inodes = self.inodes_of(version, archive);
         if !show_dots(cookie, show) {
             return Ok(());
         }
@@ -121,14 +121,17 @@ impl Tree {
         let entries = archive.dir(directory).entries_from(seen);
         for ((name, entry), cookie) in entries.zip(cookie.max(FIRST) + 1..) {
             let name = OsStr::from_bytes(name);
-            let looked_up = inodes
-                .as_ref()
-                .map(|(inodes, stat)| enter_entry(inodes, version, archive, stat, entry));
+            let looked_up =
+                stat.as_ref().map(|stat| enter_entry(&inodes, version, archive, stat, entry));
+            let number = Some(inodes.number(match entry {
+                Entry::Dir(id) => id.0,
+                Entry::Member(id) => archive.counts().0 + id.0,
+            }));
             let kind = Some(match entry {
                 Entry::Dir(_) => Kind::Directory,
                 Entry::Member(_) => Kind::File,
             });
-            if !self.offer(Listed { name, kind, cookie, looked_up }, show) {
+            if !self.offer(Listed { name, kind, cookie, number, looked_up }, show) {
                 break;
             }
         }
@@ -157,6 +160,7 @@ impl Tree {
                 name: &name.name,
                 kind: Some(name.kind),
                 cookie: name.cookie,
+                number: None,
                 looked_up: None,
             };
             if look_up {
@@ -293,7 +297,7 @@ impl Tree {
 fn show_dots(cookie: u64, show: &mut Show<'_>) -> bool {
     DOTS.iter().filter(|dot| dot.1 > cookie).all(|&(name, cookie)| {
         let name = OsStr::new(name);
-        show(Listed { name, kind: Some(Kind::Directory), cookie, looked_up: None })
+        show(Listed { name, kind: Some(Kind::Directory), cookie, number: None, looked_up: None })
     })
 }
 

@@ -395,6 +395,12 @@ impl Tree {
         }
     }
 
+    /// Bytes that the inodes take to which the kernel refers, about.
+    #[must_use]
+    pub fn inode_memory(&self) -> u64 {
+        self.inodes.memory()
+    }
+
     /// How many inodes and handles the kernel refers to, and the sum of the lookup counts.
     #[must_use]
     pub fn references(&self) -> (usize, u64, usize) {
