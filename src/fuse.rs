@@ -7,7 +7,9 @@
 mod cache;
 mod open;
 mod passthrough;
+mod requests;
 mod unknown;
+mod watched;
 
 use std::{
     ffi::OsStr,
@@ -26,7 +28,11 @@ use fuser::{
 };
 use log::Level;
 
-pub use self::cache::KernelCache;
+pub use self::{
+    cache::KernelCache,
+    requests::{Relief, Requests},
+    watched::Watched,
+};
 use self::{open::Opener, passthrough::Passthrough, unknown::Listing};
 use crate::{
     serve,
@@ -55,6 +61,7 @@ pub struct Npzfs {
     cache: KernelCache,
     /// The device that the requests come from.
     device: Option<OwnedFd>,
+    requests: Arc<Requests>,
 }
 
 impl Npzfs {
@@ -70,7 +77,8 @@ impl Npzfs {
                 log::warn!("{}: {error}{}", tree.describe(ino), advice_on(error));
             }
         });
-        Self { tree, passthrough, cache_directories: false, cache, device: None }
+        let requests = Arc::default();
+        Self { tree, passthrough, cache_directories: false, cache, device: None, requests }
     }
 
     /// Serves through `device`, which the session has another descriptor of.
@@ -82,6 +90,19 @@ impl Npzfs {
     #[must_use]
     pub fn cache(&self) -> KernelCache {
         self.cache.clone()
+    }
+
+    /// The requests that are not answered yet.
+    #[must_use]
+    pub fn requests(&self) -> Arc<Requests> {
+        self.requests.clone()
+    }
+
+    /// The kernel has let go: nobody reads any more.
+    pub fn end(&self) {
+        self.requests.end();
+        self.cache.end();
+        contain(|| self.tree.save_indexes());
     }
 
     fn ttl(&self) -> Duration {
@@ -155,15 +176,18 @@ impl Filesystem for Npzfs {
         Ok(())
     }
 
-    /// The kernel has let go: nobody reads any more.
     fn destroy(&mut self) {
-        self.cache.end();
-        contain(|| self.tree.save_indexes());
+        self.end();
     }
 
-    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let ticket = self.requests.ticket(req);
         contain(|| {
             match self.tree.lookup(Ino(parent.0), name) {
+                // The kernel will not hear of this reference, and so not give it back.
+                Ok((ino, _)) if !ticket.take() => {
+                    self.tree.forget(ino, 1);
+                }
                 Ok((ino, attr)) => {
                     // Inode numbers are never used again, so one generation number does.
                     reply.entry(&self.ttl(), &file_attr(ino, &attr), Generation(0));
@@ -193,13 +217,14 @@ impl Filesystem for Npzfs {
         });
     }
 
-    fn open(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        contain(|| self.opener().open(ino, reply));
+    fn open(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let ticket = self.requests.ticket(req);
+        contain(|| self.opener().open(ino, ticket, reply));
     }
 
     fn read(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -208,6 +233,7 @@ impl Filesystem for Npzfs {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        let ticket = self.requests.ticket(req);
         contain(|| {
             let handle = match self.tree.handle(HandleId(fh.0)) {
                 Ok(handle) => handle,
@@ -219,7 +245,10 @@ impl Filesystem for Npzfs {
                     let tree = self.tree.clone();
                     let owner = content.clone();
                     content.read_along(pattern, copy, offset, size, move |result| match result {
-                        Ok(bytes) => reply.data(bytes),
+                        Ok(bytes) => {
+                            reply.data(bytes);
+                            drop(ticket);
+                        }
                         Err(error) => {
                             let error = owner.cause(error);
                             let level =
@@ -362,15 +391,17 @@ impl Filesystem for Npzfs {
 
     fn readdirplus(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
+        let ticket = self.requests.ticket(req);
         contain(|| {
             let ttl = self.ttl();
             let mut count = 0;
+            let mut references = Vec::new();
             let listed = self.tree.read_directory(Ino(ino.0), offset, true, &mut |entry| {
                 let attr = match &entry.looked_up {
                     Some((found, attr)) => file_attr(*found, attr),
@@ -380,9 +411,15 @@ impl Filesystem for Npzfs {
                 let name = entry.name;
                 let full = reply.add(attr.ino, entry.cookie, name, &ttl, &attr, Generation(0));
                 count += usize::from(!full);
+                if let Some((found, _)) = entry.looked_up.as_ref().filter(|_| !full) {
+                    references.push(*found);
+                }
                 !full
             });
             match listed {
+                Ok(()) if !ticket.take() => references.into_iter().for_each(|found| {
+                    self.tree.forget(found, 1);
+                }),
                 Ok(()) => {
                     reply.ok();
                     self.listed(ino, offset, count);
@@ -408,15 +445,19 @@ impl Filesystem for Npzfs {
         });
     }
 
-    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+    fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let ticket = self.requests.ticket(req);
         contain(|| {
             let Some(xattr) = Xattr::named(name) else {
                 return reply.error(Errno::from_i32(FsError::NoAttribute.errno()));
             };
             let tree = self.tree.clone();
-            let answer = move || match tree.xattr(Ino(ino.0), xattr) {
-                Ok(value) => reply_xattr(value.as_bytes(), size, reply),
-                Err(error) => reply.error(Errno::from_i32(error.errno())),
+            let answer = move || {
+                match tree.xattr(Ino(ino.0), xattr) {
+                    Ok(value) => reply_xattr(value.as_bytes(), size, reply),
+                    Err(error) => reply.error(Errno::from_i32(error.errno())),
+                }
+                drop(ticket);
             };
             if xattr.needs_header() { self.tree.spawn(answer) } else { answer() }
         });

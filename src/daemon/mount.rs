@@ -13,7 +13,7 @@ use std::{
 use fuser::{Config, Session, SessionACL};
 
 use super::{
-    Error, Event, Options,
+    Error, Event, Options, answering,
     detach::{self, Mode},
     fusermount,
     kernel::{self, Detached},
@@ -25,7 +25,7 @@ use super::{
     source::Source,
 };
 use crate::{
-    fuse::Npzfs,
+    fuse::{Npzfs, Relief, Watched},
     saved::{Copies, Indexes},
     tree::{Settings, Tree},
 };
@@ -150,8 +150,12 @@ impl Mount {
                     "{path} is still used after {seconds} s; those who use it will get errors"
                 ),
             }
-            if let (Mode::Lazy, Some(tree)) = (end, &self.tree) {
-                tree.save_indexes();
+            if let (Mode::Lazy, Some(tree)) = (end, self.tree.clone()) {
+                // What hangs in the source may hold what saving needs.
+                let _ = place::within(GRACE, move || tree.save_indexes());
+            }
+            if let Err(cause) = answering::let_go() {
+                log::debug!("the device was not let go of: {cause}");
             }
         }
         Ok(())
@@ -170,7 +174,8 @@ impl Mount {
             Err(cause) => return Err(Error::Setup("another descriptor of the device", cause)),
         }
         let mut config = Config::default();
-        config.n_threads = Some(threads());
+        let threads = threads();
+        config.n_threads = Some(threads);
         // Requests read through a cloned descriptor are aborted when it is closed, so that a
         // server could not be replaced under a mount (docs/architecture.md).
         config.clone_fd = false;
@@ -179,15 +184,33 @@ impl Mount {
             Access::OwnerAndRoot => SessionACL::RootAndOwner,
             Access::Everybody => SessionACL::All,
         };
-        let cache = filesystem.cache();
-        let session = Session::from_fd(filesystem, device, acl, config).map_err(Error::Session)?;
+        let (cache, requests) = (filesystem.cache(), filesystem.requests());
+        let first = Watched::new(filesystem);
+        let (joined, ending) = (first.joined(), first.joined());
+        let [watched, relieving] = [&device, &device].map(OwnedFd::try_clone);
+        let descriptor = |cause| Error::Setup("another descriptor of the device", cause);
+        let (watched, relieving) = (watched.map_err(descriptor)?, relieving.map_err(descriptor)?);
+        let session = Session::from_fd(first, device, acl, config).map_err(Error::Session)?;
         cache
             .start(session.notifier())
             .map_err(|cause| Error::Setup("the thread that drops listings", cause))?;
+        let more = More {
+            filesystem: joined,
+            device: relieving,
+            acl,
+            tree: self.tree.clone(),
+            ended: self.ended.clone(),
+            events: events.clone(),
+            is_refused: false,
+        };
+        requests
+            .watch(watched, threads, more)
+            .map_err(|cause| Error::Setup("the thread that looks after requests", cause))?;
         let ended = Arc::clone(&self.ended);
         let run = move || {
             let result = session.run();
-            let _ = ended.set(result.is_ok()); // it is empty: only this thread sets it
+            ending.end();
+            let _ = ended.set(result.is_ok()); // or the mount was given up meanwhile
             // Whoever started the mount may have lost interest.
             let _ = events.send(Event::Ended(result));
         };
@@ -292,6 +315,59 @@ impl Drop for Mount {
         if let Err(error) = self.take_away() {
             log::error!("{error}");
         }
+    }
+}
+
+/// Threads that answer at most, all of them together.
+const MOST_THREADS: usize = 64;
+
+/// Threads that are added at a time: an address space of 16 MiB each.
+const MORE_THREADS: usize = 8;
+
+/// Helps a mount whose requests are stuck in the source.
+struct More {
+    filesystem: Watched,
+    device: OwnedFd,
+    acl: SessionACL,
+    tree: Option<Arc<Tree>>,
+    ended: Arc<OnceLock<bool>>,
+    events: Sender<Event>,
+    /// Whether there were no more threads to be had.
+    is_refused: bool,
+}
+
+impl Relief for More {
+    fn answer(&mut self, threads: usize) -> usize {
+        let more = MORE_THREADS.min(MOST_THREADS.saturating_sub(threads));
+        if more == 0 || self.is_refused {
+            return 0;
+        }
+        match answering::join(self.filesystem.joined(), &self.device, self.acl, more) {
+            Ok(()) => {
+                log::info!("all {threads} threads wait for the source: {more} more answer");
+                more
+            }
+            Err(cause) => {
+                self.is_refused = true;
+                log::warn!("all {threads} threads wait for the source, and no more start: {cause}");
+                0
+            }
+        }
+    }
+
+    fn serve(&mut self) {
+        if let Some(tree) = &self.tree {
+            tree.relieve();
+        }
+    }
+
+    fn give_up(&mut self) {
+        log::warn!("the mount is gone, and requests still wait for the source: they are given up");
+        let filesystem = self.filesystem.joined();
+        let _ = place::within(GRACE, move || filesystem.end());
+        let _ = self.ended.set(true); // it is empty: the session waits for its threads
+        // Whoever started the mount may have lost interest.
+        let _ = self.events.send(Event::Ended(Ok(())));
     }
 }
 

@@ -28,6 +28,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 pub use container::{OpenArchive, OpenNpyGz};
@@ -76,8 +77,8 @@ pub struct Limits {
 pub struct Server {
     shared: Shared,
     // Dropped first to last: each joins its threads.
-    _decode: Pool,
-    _whole: Pool,
+    decoders: Pool,
+    whole_decoders: Pool,
     _reply: Pool,
     _saver: Pool,
     _copier: Option<Pool>,
@@ -157,6 +158,9 @@ impl Shared {
 /// Threads that decode members whole. Two, so that one slow member does not hold up the next.
 const WHOLE_THREADS: usize = 2;
 
+/// How long the end waits for an index that is being written.
+const SAVING: Duration = Duration::from_secs(60);
+
 /// Farthest a sequential reader is read ahead of, in decoded bytes, whatever the memory.
 const READ_AHEAD: u64 = 4 << 20;
 
@@ -171,7 +175,7 @@ impl Server {
         // One moves 1.6 GB/s, more than a frontier yields; what is decoded already, the threads
         // that read the requests answer.
         let reply = Pool::new("reply", 1)?;
-        let saver = Pool::new("save", 1)?;
+        let saver = Pool::new("save", 1)?.with_patience(SAVING);
         let copying = limits.copies.as_ref().map(|_| Pool::new("copy", 1)).transpose()?;
         let copier = limits.copies.zip(copying.as_ref()).map(|(store, pool)| Copier {
             store,
@@ -202,8 +206,8 @@ impl Server {
         };
         Ok(Self {
             shared,
-            _decode: decode,
-            _whole: whole,
+            decoders: decode,
+            whole_decoders: whole,
             _reply: reply,
             _saver: saver,
             _copier: copying,
@@ -215,6 +219,13 @@ impl Server {
     /// the log is to be told. Before anything is served, and once.
     pub fn on_condemned(&self, listener: impl Fn(u64, Option<&Error>) + Send + Sync + 'static) {
         self.shared.alarm.listen(Box::new(listener));
+    }
+
+    /// Lets the pools grow whose threads are stuck in the source.
+    pub fn relieve(&self) {
+        for pool in [&self.decoders, &self.whole_decoders] {
+            pool.relieve();
+        }
     }
 
     /// Runs `task` where short decoding happens: for questions that may need the start of a

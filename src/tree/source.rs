@@ -8,7 +8,9 @@ use std::{
     ffi::{OsStr, OsString},
     fs::File,
     io,
-    os::{fd::AsRawFd, fd::OwnedFd, unix::ffi::OsStrExt, unix::ffi::OsStringExt, unix::fs::FileExt},
+    os::{
+        fd::AsRawFd, fd::OwnedFd, unix::ffi::OsStrExt, unix::ffi::OsStringExt, unix::fs::FileExt,
+    },
     path::Path,
     sync::Arc,
 };

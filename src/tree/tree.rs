@@ -146,6 +146,12 @@ impl Tree {
         self.server.spawn(task);
     }
 
+    /// Lets the pools grow whose threads are stuck in the source. To be called every so often while
+    /// there are requests.
+    pub fn relieve(&self) {
+        self.server.relieve();
+    }
+
     /// Saves the indexes of what has not been decoded to its end.
     pub fn save_indexes(&self) {
         self.archives.for_each(OpenArchive::save_indexes);
