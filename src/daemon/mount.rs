@@ -5,7 +5,7 @@ use std::{
     io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    sync::{Arc, OnceLock, mpsc::Sender},
+    sync::{Arc, Mutex, OnceLock, mpsc::Sender},
     thread,
     time::{Duration, Instant},
 };
@@ -68,6 +68,7 @@ impl Mount {
     /// When the source or the mountpoint cannot be used, or mounting is refused. Nothing is left
     /// mounted then.
     pub fn start(options: &Options, events: Sender<Event>) -> Result<Self, Error> {
+        let few_threads = few_threads(&options.settings)?;
         raise_file_limit();
         // First the mountpoint: a dead mount on it may cover the source.
         let mountpoint = Mountpoint::find(&options.mountpoint)?;
@@ -87,7 +88,10 @@ impl Mount {
             tree: None,
             ended: Arc::new(OnceLock::new()),
         };
-        let settings = Settings { indexes, copies, ..options.settings.clone() };
+        let mut settings = Settings { indexes, copies, few_threads, ..options.settings.clone() };
+        if few_threads {
+            settings.threads = 1;
+        }
         let tree = source
             .into_tree()
             .and_then(|source| Tree::new(source, settings))
@@ -174,7 +178,8 @@ impl Mount {
             Err(cause) => return Err(Error::Setup("another descriptor of the device", cause)),
         }
         let mut config = Config::default();
-        let threads = threads();
+        let few_threads = self.tree.as_ref().is_some_and(|tree| tree.settings().few_threads);
+        let threads = if few_threads { 1 } else { threads() };
         config.n_threads = Some(threads);
         // Requests read through a cloned descriptor are aborted when it is closed, so that a
         // server could not be replaced under a mount (docs/architecture.md).
@@ -210,6 +215,12 @@ impl Mount {
         let run = move || {
             let result = session.run();
             ending.end();
+            // Other descriptors of the device are open, and nobody is to wait for an answer.
+            if result.is_err()
+                && let Err(cause) = answering::let_go()
+            {
+                log::debug!("the device was not let go of: {cause}");
+            }
             let _ = ended.set(result.is_ok()); // or the mount was given up meanwhile
             // Whoever started the mount may have lost interest.
             let _ = events.send(Event::Ended(result));
@@ -436,6 +447,45 @@ fn raise_file_limit() {
     if let Err(errno) = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), last) {
         log::debug!("the table of descriptors stays as small as it is: {errno}");
     }
+}
+
+/// Threads beside those that decode and answer: two that decode whole members, one each that
+/// replies, saves, copies, compares, drops listings, looks after requests, waits for the session, and
+/// waits for what may hang; and two to spare.
+const OTHER_THREADS: usize = 12;
+
+/// Threads that a mount cannot do without: one that decodes, one that answers, one each that drops
+/// listings, looks after requests, waits for the session, and waits for what may hang; and one to
+/// spare, for the kernel counts a thread for a moment after its end.
+const LEAST_THREADS: usize = 7;
+
+/// Whether as many threads as a mount likes to have cannot be started (TasksMax=, pids.max, ulimit
+/// -u), by starting them. What comes later has no error of its own to tell: fuser, half started, serves.
+fn few_threads(settings: &Settings) -> Result<bool, Error> {
+    let wanted = settings.threads + threads() + OTHER_THREADS;
+    let gate = Mutex::new(());
+    let allowed = thread::scope(|scope| {
+        let closed = gate.lock();
+        let wait = || drop(gate.lock());
+        let start = |_| thread::Builder::new().spawn_scoped(scope, wait).ok();
+        let started: Vec<_> = (0..wanted).map_while(start).collect();
+        drop(closed);
+        let allowed = started.len();
+        // The scope waits for the closures alone, and the threads are counted until they end.
+        for thread in started {
+            let _ = thread.join(); // it cannot panic
+        }
+        allowed
+    });
+    if allowed < LEAST_THREADS {
+        return Err(Error::Threads { allowed, least: LEAST_THREADS });
+    }
+    if allowed < wanted {
+        log::warn!(
+            "only {allowed} more threads can be started, and {wanted} are wanted: it is slower"
+        );
+    }
+    Ok(allowed < wanted)
 }
 
 /// How many threads read requests from the kernel. Decoding is not their work, but copying is: out

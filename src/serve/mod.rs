@@ -62,6 +62,8 @@ pub struct Limits {
     pub memory: u64,
     /// Threads that decode spans.
     pub threads: usize,
+    /// Whether those do all else, too: a process that may have few threads.
+    pub few_threads: bool,
     /// Where members that cannot be read in part are decoded to, as unlinked files.
     pub temporary: PathBuf,
     /// Where indexes are saved, if anywhere.
@@ -171,22 +173,28 @@ impl Server {
     /// When a thread cannot be started.
     pub fn new(limits: Limits) -> std::io::Result<Self> {
         let decode = Pool::new("decode", limits.threads.max(1))?;
-        let whole = Pool::new("whole", WHOLE_THREADS)?;
+        let other = |name: &str, threads| {
+            if limits.few_threads { Ok(decode.alias()) } else { Pool::new(name, threads) }
+        };
+        let whole = other("whole", WHOLE_THREADS)?;
         // One moves 1.6 GB/s, more than a frontier yields; what is decoded already, the threads
         // that read the requests answer.
-        let reply = Pool::new("reply", 1)?;
-        let saver = Pool::new("save", 1)?.with_patience(SAVING);
-        let copying = limits.copies.as_ref().map(|_| Pool::new("copy", 1)).transpose()?;
+        let reply = other("reply", 1)?;
+        let saver = other("save", 1)?.with_patience(SAVING);
+        let copying = limits.copies.as_ref().map(|_| other("copy", 1)).transpose()?;
         let copier = limits.copies.zip(copying.as_ref()).map(|(store, pool)| Copier {
             store,
             thread: pool.spawner(),
             ending: Arc::default(),
             out_of_order: Arc::default(),
         });
-        let comparing = Pool::new("verify", 1)?;
+        let comparing = other("verify", 1)?;
         let background = Background::new(decode.spawner());
         let finisher = background.clone();
-        comparing.spawner().spawn(move || finisher.run());
+        // It runs until the end. Without a thread for it, passes that nobody continues stay as they are.
+        if !limits.few_threads {
+            comparing.spawner().spawn(move || finisher.run());
+        }
         let shared = Shared {
             memory: Memory::new(limits.memory),
             cache_size: limits.memory,

@@ -88,6 +88,12 @@ impl Pool {
         Ok(pool)
     }
 
+    /// The same threads under another name. They end with the first of both.
+    pub fn alias(&self) -> Self {
+        let (shared, name) = (self.shared.clone(), self.name.clone());
+        Self { shared, name, patience: self.patience, last: Mutex::default() }
+    }
+
     fn start(&self) -> io::Result<()> {
         let mut queue = self.shared.queue();
         let shared = self.shared.clone();

@@ -91,6 +91,7 @@ impl Tree {
         let server = Server::new(Limits {
             memory: settings.cache_size,
             threads: settings.threads,
+            few_threads: settings.few_threads,
             temporary: settings.temporary.clone(),
             indexes: settings.indexes.clone(),
             copies: settings.copies.clone(),

@@ -17,7 +17,16 @@ const CACHE: u64 = 8 << 20;
 fn server(verify: Verify) -> Server {
     let temporary = std::env::temp_dir();
     let (indexes, copies) = (None, None);
-    Server::new(Limits { memory: CACHE, threads: 2, temporary, indexes, copies, verify }).unwrap()
+    Server::new(Limits {
+        memory: CACHE,
+        threads: 2,
+        few_threads: false,
+        temporary,
+        indexes,
+        copies,
+        verify,
+    })
+    .unwrap()
 }
 
 /// A stored and a deflated member of `size` bytes, and the same with wrong CRC-32s.
