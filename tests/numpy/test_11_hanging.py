@@ -1,14 +1,18 @@
 """Rules 11: a source that does not answer."""
 
 import os
+import pwd
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hanging import Hanging
-from mounting import mounted, poll
+from mounting import binary, mounted, poll
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a hanging filesystem needs root")
 
@@ -56,7 +60,7 @@ assert open(f"{top}/plain.npy", "rb").read()[-10:] == whole[-10:].tobytes()
 WAYS = {
     "read": ("read", "open(path, 'rb').read()", "{}.npy"),
     "open": ("open", "open(path, 'rb')", "{}.npy"),
-    "stat": ("lookup getattr", "os.stat(path)", "{}.npy"),
+    "stat": ("lookup", "os.stat(path)", "{}.npy"),
     "parse": ("read", "os.stat(path)", "{}.npz"),
     "listing": ("readdir", "os.listdir(os.path.dirname(path))", "{}.npy"),
 }
@@ -134,7 +138,7 @@ def test_11_3_the_server_ends_while_requests_are_stuck(source, mount, hung, numb
 def test_11_3_what_cannot_be_interrupted_keeps_no_reader(source, mount, hung):
     m = mount(source)
     os.stat(m / "hung")
-    hung.hang("lookup", "getattr")
+    hung.hang("lookup")
     stuck = readers(WAYS["stat"][1], [str(m / "hung" / f"{i}.npy") for i in range(STUCK)])
     neighbours_answer(m.path)
     m.process.terminate()
@@ -155,3 +159,64 @@ def test_11_3_an_unmount_ends_the_server(source, mount, hung):
     end(stuck)
     assert m.process.wait(30) == 0
     hung.end()
+
+
+# Threads are counted for each user, so this is one with a name (fusermount3 asks for it) and nothing else.
+USER = pwd.getpwnam("games").pw_uid
+
+
+def as_user_with(threads):
+    who = ("setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups")
+    return (*who, "prlimit", f"--nproc={threads}")
+
+
+@pytest.fixture
+def users(monkeypatch):
+    """A directory of that user, with a source, a mountpoint and the program."""
+    directory = Path(tempfile.mkdtemp())
+    monkeypatch.setenv("NPZFS", str(shutil.copy(binary(), directory / "npzfs")))
+    for path in (directory / "source", directory / "mountpoint"):
+        path.mkdir()
+    np.savez_compressed(directory / "source" / "x.npz", a=np.arange(1000))
+    for path in (directory, *directory.rglob("*")):
+        os.chown(path, USER, USER)
+        path.chmod(0o755)
+    yield directory
+    shutil.rmtree(directory)
+
+
+@pytest.mark.parametrize("threads", [12, 40])
+def test_11_4_a_mount_makes_do_with_few_threads(users, threads):
+    at = users / "mountpoint"
+    who = as_user_with(threads)
+    command = [*who, binary(), "-f", "--index-dir-size", "0", users / "source", at]
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        poll(lambda: mounted(at), 20, "it is mounted")
+        # The mount is the user's alone. np.save puts 128 bytes before the array.
+        cat = [*who[:4], "cat", at / "x.npz" / "a.npy"]
+        read = subprocess.run(cat, check=True, capture_output=True, timeout=60).stdout
+        assert np.frombuffer(read[128:], int).tolist() == list(range(1000))
+        server.terminate()
+        said = server.communicate(timeout=30)[1]
+    finally:
+        server.kill()
+        subprocess.run(["umount", "-l", at], check=False, stderr=subprocess.DEVNULL)
+    assert server.returncode == 0 and not mounted(at)
+    assert ("more threads can be started" in said) == (threads == 12)
+
+
+@pytest.mark.parametrize("threads", [3, 6])
+def test_11_4_too_few_threads_are_told_in_one_line(users, threads):
+    command = [binary(), "-f", users / "source", users / "mountpoint"]
+    command = [*as_user_with(threads), *command]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    assert len(ended.stderr.splitlines()) == 1
+    assert "threads can be started" in ended.stderr and "raise TasksMax=" in ended.stderr
+
+
+def test_11_5_the_address_space_is_small_at_the_start(source, mount):
+    m = mount(source)
+    os.listdir(m.path)
+    assert int(m._status("VmSize").split()[0]) < 400 << 10
