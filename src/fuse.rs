@@ -4,6 +4,7 @@
 //! one line with operation, path and offset.
 #![forbid(unsafe_code)]
 
+mod attributes;
 mod cache;
 mod open;
 mod passthrough;
@@ -17,26 +18,31 @@ use std::{
     os::{fd::OwnedFd, unix::ffi::OsStrExt},
     panic::{self, AssertUnwindSafe},
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use fuser::{
-    AccessFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
-    INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyXattr, Request,
+    AccessFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
+    IoctlFlags, KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyXattr, Request,
 };
 use log::Level;
 
+use self::{
+    attributes::{dots_attr, file_attr, file_type},
+    open::Opener,
+    passthrough::Passthrough,
+    unknown::Listing,
+};
 pub use self::{
     cache::KernelCache,
     requests::{Relief, Requests},
     watched::Watched,
 };
-use self::{open::Opener, passthrough::Passthrough, unknown::Listing};
 use crate::{
     serve,
-    tree::{Attr, FsError, Handle, HandleId, Ino, Kind, Timestamp, Tree, Xattr},
+    tree::{FsError, Handle, HandleId, Ino, Tree, Xattr},
 };
 
 /// Requests that the kernel may have under way for read-ahead. Its default of 12 throttles several
@@ -487,70 +493,4 @@ fn reply_xattr(value: &[u8], size: u32, reply: ReplyXattr) {
         room if room < value.len() => reply.error(Errno::ERANGE),
         _ => reply.data(value),
     }
-}
-
-fn file_attr(ino: Ino, attr: &Attr) -> FileAttr {
-    let (major, minor) = attr.rdev;
-    FileAttr {
-        ino: INodeNo(ino.0),
-        size: attr.size,
-        blocks: attr.blocks,
-        atime: system_time(attr.atime),
-        mtime: system_time(attr.mtime),
-        ctime: system_time(attr.ctime),
-        crtime: UNIX_EPOCH,
-        kind: file_type(attr.kind),
-        perm: attr.mode,
-        // Of directories too: tools then make no guess at how many directories are below.
-        nlink: 1,
-        uid: attr.uid,
-        gid: attr.gid,
-        // The kernel's own encoding (new_decode_dev).
-        rdev: (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12),
-        blksize: attr.block_size,
-        flags: 0,
-    }
-}
-
-/// Attributes of `.` and `..` in a listing, of which the kernel uses number and type.
-fn dots_attr(ino: INodeNo) -> FileAttr {
-    FileAttr {
-        ino,
-        size: 0,
-        blocks: 0,
-        atime: UNIX_EPOCH,
-        mtime: UNIX_EPOCH,
-        ctime: UNIX_EPOCH,
-        crtime: UNIX_EPOCH,
-        kind: FileType::Directory,
-        perm: 0,
-        nlink: 1,
-        uid: 0,
-        gid: 0,
-        rdev: 0,
-        blksize: 0,
-        flags: 0,
-    }
-}
-
-fn file_type(kind: Kind) -> FileType {
-    match kind {
-        Kind::File => FileType::RegularFile,
-        Kind::Directory => FileType::Directory,
-        Kind::Symlink => FileType::Symlink,
-        Kind::Fifo => FileType::NamedPipe,
-        Kind::Socket => FileType::Socket,
-        Kind::CharDevice => FileType::CharDevice,
-        Kind::BlockDevice => FileType::BlockDevice,
-    }
-}
-
-fn system_time(time: Timestamp) -> SystemTime {
-    let seconds = Duration::from_secs(time.seconds.unsigned_abs());
-    let whole = if time.seconds < 0 {
-        UNIX_EPOCH.checked_sub(seconds)
-    } else {
-        UNIX_EPOCH.checked_add(seconds)
-    };
-    whole.map_or(UNIX_EPOCH, |whole| whole + Duration::from_nanos(time.nanoseconds.into()))
 }

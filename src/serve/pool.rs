@@ -347,7 +347,9 @@ mod tests {
         for _ in 1..MOST_THREADS {
             let (release, released) = mpsc::channel::<()>();
             releases.push(release);
-            pool.spawner().spawn(move || drop(released.recv()));
+            pool.spawner().spawn(move || {
+                let _ = released.recv();
+            });
         }
         pool.spawner().spawn(|| ());
         let deadline = Instant::now() + Duration::from_secs(60);
