@@ -1,4 +1,4 @@
-"""Rules 11: a source that does not answer."""
+"""Rules 12: a source that does not answer."""
 
 import os
 import pwd
@@ -74,7 +74,7 @@ def end(processes):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_11_1_a_source_that_hangs_stops_nobody_else(source, mount, hung, way):
+def test_12_1_a_source_that_hangs_stops_nobody_else(source, mount, hung, way):
     operations, code, name = WAYS[way]
     m = mount(source)
     os.stat(m / "hung")
@@ -88,7 +88,7 @@ def test_11_1_a_source_that_hangs_stops_nobody_else(source, mount, hung, way):
         hung.end()
 
 
-def test_11_1_members_of_an_archive_that_hangs(source, mount, hung):
+def test_12_1_members_of_an_archive_that_hangs(source, mount, hung):
     m = mount(source)
     paths = [str(m / "hung" / f"{number}.npz" / "a.npy") for number in range(STUCK)]
     handles = [os.open(path, os.O_RDONLY) for path in paths]
@@ -106,7 +106,7 @@ def test_11_1_members_of_an_archive_that_hangs(source, mount, hung):
 
 
 @pytest.mark.parametrize("way", ["read", "open", "stat", "parse"])
-def test_11_2_a_reader_that_is_killed_ends(source, mount, hung, way):
+def test_12_2_a_reader_that_is_killed_ends(source, mount, hung, way):
     operations, code, name = WAYS[way]
     m = mount(source)
     os.stat(m / "hung")
@@ -121,7 +121,7 @@ def test_11_2_a_reader_that_is_killed_ends(source, mount, hung, way):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_11_3_the_server_ends_while_requests_are_stuck(source, mount, hung, number):
+def test_12_3_the_server_ends_while_requests_are_stuck(source, mount, hung, number):
     m = mount(source)
     os.stat(m / "hung")
     hung.hang("read")
@@ -135,7 +135,7 @@ def test_11_3_the_server_ends_while_requests_are_stuck(source, mount, hung, numb
     hung.end()
 
 
-def test_11_3_what_cannot_be_interrupted_keeps_no_reader(source, mount, hung):
+def test_12_3_what_cannot_be_interrupted_keeps_no_reader(source, mount, hung):
     m = mount(source)
     os.stat(m / "hung")
     hung.hang("lookup")
@@ -149,7 +149,7 @@ def test_11_3_what_cannot_be_interrupted_keeps_no_reader(source, mount, hung):
     assert m.process.wait(30) == 0
 
 
-def test_11_3_an_unmount_ends_the_server(source, mount, hung):
+def test_12_3_an_unmount_ends_the_server(source, mount, hung):
     m = mount(source)
     os.stat(m / "hung")
     hung.hang("read")
@@ -186,7 +186,7 @@ def users(monkeypatch):
 
 
 @pytest.mark.parametrize("threads", [12, 40])
-def test_11_4_a_mount_makes_do_with_few_threads(users, threads):
+def test_12_4_a_mount_makes_do_with_few_threads(users, threads):
     at = users / "mountpoint"
     who = as_user_with(threads)
     command = [*who, binary(), "-f", "--index-dir-size", "0", users / "source", at]
@@ -207,7 +207,7 @@ def test_11_4_a_mount_makes_do_with_few_threads(users, threads):
 
 
 @pytest.mark.parametrize("threads", [3, 6])
-def test_11_4_too_few_threads_are_told_in_one_line(users, threads):
+def test_12_4_too_few_threads_are_told_in_one_line(users, threads):
     command = [binary(), "-f", users / "source", users / "mountpoint"]
     command = [*as_user_with(threads), *command]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -216,7 +216,7 @@ def test_11_4_too_few_threads_are_told_in_one_line(users, threads):
     assert "threads can be started" in ended.stderr and "raise TasksMax=" in ended.stderr
 
 
-def test_11_5_the_address_space_is_small_at_the_start(source, mount):
+def test_12_5_the_address_space_is_small_at_the_start(source, mount):
     m = mount(source)
     os.listdir(m.path)
     assert int(m._status("VmSize").split()[0]) < 400 << 10
