@@ -4,10 +4,13 @@
 //! one line with operation, path and offset.
 #![forbid(unsafe_code)]
 
+mod attributes;
 mod cache;
 mod open;
 mod passthrough;
+mod requests;
 mod unknown;
+mod watched;
 
 use std::{
     ffi::OsStr,
@@ -15,21 +18,30 @@ use std::{
     os::{fd::OwnedFd, unix::ffi::OsStrExt},
     panic::{self, AssertUnwindSafe},
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use fuser::{
-    AccessFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
-    INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyXattr, Request,
+    AccessFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
+    IoctlFlags, KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyXattr, Request,
 };
 
-pub use self::cache::KernelCache;
-use self::{open::Opener, passthrough::Passthrough, unknown::Listing};
+use self::{
+    attributes::{dots_attr, file_attr, file_type},
+    open::Opener,
+    passthrough::Passthrough,
+    unknown::Listing,
+};
+pub use self::{
+    cache::KernelCache,
+    requests::{Relief, Requests},
+    watched::Watched,
+};
 use crate::{
     serve,
-    tree::{Attr, FsError, Handle, HandleId, Ino, Kind, Timestamp, Tree, Xattr},
+    tree::{FsError, Handle, HandleId, Ino, Tree, Xattr},
 };
 
 /// Requests that the kernel may have under way for read-ahead. Its default of 12 throttles several
@@ -54,6 +66,7 @@ pub struct Npzfs {
     cache: KernelCache,
     /// The device that the requests come from.
     device: Option<OwnedFd>,
+    requests: Arc<Requests>,
 }
 
 impl Npzfs {
@@ -69,7 +82,8 @@ impl Npzfs {
                 log::warn!("{}: {error}{}", tree.describe(ino), advice_on(error));
             }
         });
-        Self { tree, passthrough, cache_directories: false, cache, device: None }
+        let requests = Arc::default();
+        Self { tree, passthrough, cache_directories: false, cache, device: None, requests }
     }
 
     /// Serves through `device`, which the session has another descriptor of.
@@ -81,6 +95,19 @@ impl Npzfs {
     #[must_use]
     pub fn cache(&self) -> KernelCache {
         self.cache.clone()
+    }
+
+    /// The requests that are not answered yet.
+    #[must_use]
+    pub fn requests(&self) -> Arc<Requests> {
+        self.requests.clone()
+    }
+
+    /// The kernel has let go: nobody reads any more.
+    pub fn end(&self) {
+        self.requests.end();
+        self.cache.end();
+        contain(|| self.tree.save_indexes());
     }
 
     fn ttl(&self) -> Duration {
@@ -154,15 +181,18 @@ impl Filesystem for Npzfs {
         Ok(())
     }
 
-    /// The kernel has let go: nobody reads any more.
     fn destroy(&mut self) {
-        self.cache.end();
-        contain(|| self.tree.save_indexes());
+        self.end();
     }
 
-    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let ticket = self.requests.ticket(req);
         contain(|| {
             match self.tree.lookup(Ino(parent.0), name) {
+                // The kernel will not hear of this reference, and so not give it back.
+                Ok((ino, _)) if !ticket.take() => {
+                    self.tree.forget(ino, 1);
+                }
                 Ok((ino, attr)) => {
                     // Inode numbers are never used again, so one generation number does.
                     reply.entry(&self.ttl(), &file_attr(ino, &attr), Generation(0));
@@ -193,7 +223,8 @@ impl Filesystem for Npzfs {
     }
 
     fn open(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        contain(|| self.opener().open(ino, req.uid(), reply));
+        let ticket = self.requests.ticket(req);
+        contain(|| self.opener().open(ino, req.uid(), ticket, reply));
     }
 
     fn read(
@@ -207,6 +238,7 @@ impl Filesystem for Npzfs {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        let ticket = self.requests.ticket(req);
         contain(|| {
             let handle = match self.tree.handle(HandleId(fh.0)) {
                 Ok(handle) => handle,
@@ -220,7 +252,10 @@ impl Filesystem for Npzfs {
                     let asker = serve::Asker::thread(req.pid());
                     content.read_along(pattern, copy, asker, offset, size, move |result| {
                         match result {
-                            Ok(bytes) => reply.data(bytes),
+                            Ok(bytes) => {
+                                reply.data(bytes);
+                                drop(ticket);
+                            }
                             Err(error) => {
                                 let error = owner.cause(error);
                                 if let Some(repeats) = owner.news(&error) {
@@ -365,15 +400,17 @@ impl Filesystem for Npzfs {
 
     fn readdirplus(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
+        let ticket = self.requests.ticket(req);
         contain(|| {
             let ttl = self.ttl();
             let mut count = 0;
+            let mut references = Vec::new();
             let listed = self.tree.read_directory(Ino(ino.0), offset, true, &mut |entry| {
                 let attr = match &entry.looked_up {
                     Some((found, attr)) => file_attr(*found, attr),
@@ -383,9 +420,15 @@ impl Filesystem for Npzfs {
                 let name = entry.name;
                 let full = reply.add(attr.ino, entry.cookie, name, &ttl, &attr, Generation(0));
                 count += usize::from(!full);
+                if let Some((found, _)) = entry.looked_up.as_ref().filter(|_| !full) {
+                    references.push(*found);
+                }
                 !full
             });
             match listed {
+                Ok(()) if !ticket.take() => references.into_iter().for_each(|found| {
+                    self.tree.forget(found, 1);
+                }),
                 Ok(()) => {
                     reply.ok();
                     self.listed(ino, offset, count);
@@ -411,15 +454,19 @@ impl Filesystem for Npzfs {
         });
     }
 
-    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+    fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let ticket = self.requests.ticket(req);
         contain(|| {
             let Some(xattr) = Xattr::named(name) else {
                 return reply.error(Errno::from_i32(FsError::NoAttribute.errno()));
             };
             let tree = self.tree.clone();
-            let answer = move || match tree.xattr(Ino(ino.0), xattr) {
-                Ok(value) => reply_xattr(value.as_bytes(), size, reply),
-                Err(error) => reply.error(Errno::from_i32(error.errno())),
+            let answer = move || {
+                match tree.xattr(Ino(ino.0), xattr) {
+                    Ok(value) => reply_xattr(value.as_bytes(), size, reply),
+                    Err(error) => reply.error(Errno::from_i32(error.errno())),
+                }
+                drop(ticket);
             };
             if xattr.needs_header() { self.tree.spawn(answer) } else { answer() }
         });
@@ -449,70 +496,4 @@ fn reply_xattr(value: &[u8], size: u32, reply: ReplyXattr) {
         room if room < value.len() => reply.error(Errno::ERANGE),
         _ => reply.data(value),
     }
-}
-
-fn file_attr(ino: Ino, attr: &Attr) -> FileAttr {
-    let (major, minor) = attr.rdev;
-    FileAttr {
-        ino: INodeNo(ino.0),
-        size: attr.size,
-        blocks: attr.blocks,
-        atime: system_time(attr.atime),
-        mtime: system_time(attr.mtime),
-        ctime: system_time(attr.ctime),
-        crtime: UNIX_EPOCH,
-        kind: file_type(attr.kind),
-        perm: attr.mode,
-        // Of directories too: tools then make no guess at how many directories are below.
-        nlink: 1,
-        uid: attr.uid,
-        gid: attr.gid,
-        // The kernel's own encoding (new_decode_dev).
-        rdev: (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12),
-        blksize: attr.block_size,
-        flags: 0,
-    }
-}
-
-/// Attributes of `.` and `..` in a listing, of which the kernel uses number and type.
-fn dots_attr(ino: INodeNo) -> FileAttr {
-    FileAttr {
-        ino,
-        size: 0,
-        blocks: 0,
-        atime: UNIX_EPOCH,
-        mtime: UNIX_EPOCH,
-        ctime: UNIX_EPOCH,
-        crtime: UNIX_EPOCH,
-        kind: FileType::Directory,
-        perm: 0,
-        nlink: 1,
-        uid: 0,
-        gid: 0,
-        rdev: 0,
-        blksize: 0,
-        flags: 0,
-    }
-}
-
-fn file_type(kind: Kind) -> FileType {
-    match kind {
-        Kind::File => FileType::RegularFile,
-        Kind::Directory => FileType::Directory,
-        Kind::Symlink => FileType::Symlink,
-        Kind::Fifo => FileType::NamedPipe,
-        Kind::Socket => FileType::Socket,
-        Kind::CharDevice => FileType::CharDevice,
-        Kind::BlockDevice => FileType::BlockDevice,
-    }
-}
-
-fn system_time(time: Timestamp) -> SystemTime {
-    let seconds = Duration::from_secs(time.seconds.unsigned_abs());
-    let whole = if time.seconds < 0 {
-        UNIX_EPOCH.checked_sub(seconds)
-    } else {
-        UNIX_EPOCH.checked_add(seconds)
-    };
-    whole.map_or(UNIX_EPOCH, |whole| whole + Duration::from_nanos(time.nanoseconds.into()))
 }

@@ -8,11 +8,19 @@
 #[cfg(target_env = "gnu")]
 const OWN_PAGES: libc::c_int = 128 << 10;
 
-/// Has freed spans go back to the system.
+/// Arenas at most. Each takes 64 MiB of address space from its first block on, and glibc would make
+/// eight of them for each core; under a limit of address space (ulimit -v) that is what is spent
+/// first. What is large has pages of its own, and is not allocated in an arena.
+#[cfg(target_env = "gnu")]
+const ARENAS: libc::c_int = 3;
+
+/// Has freed spans go back to the system, and bounds the address space that small blocks take.
 #[cfg(target_env = "gnu")]
 pub fn give_back_spans() {
     // SAFETY: mallopt(3) takes two numbers, and no other thread has been started that allocates.
-    let _is_set = unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, OWN_PAGES) };
+    let _is_set = unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, OWN_PAGES) & libc::mallopt(libc::M_ARENA_MAX, ARENAS)
+    };
 }
 
 /// Other allocators are left as they are.

@@ -71,6 +71,13 @@ pub enum Error {
     Session(io::Error),
     /// A thread, a signal handler or the like could not be set up.
     Setup(&'static str, io::Error),
+    /// So few threads may be started that no mount can be served.
+    Threads {
+        /// How many could be.
+        allowed: usize,
+        /// How many it takes.
+        least: usize,
+    },
     /// The log file could not be opened.
     LogFile(PathBuf, io::Error),
     /// Nothing is mounted at the place that is to be unmounted.
@@ -213,6 +220,11 @@ impl fmt::Display for Error {
             Error::Session(cause) => {
                 write!(f, "the conversation with the kernel failed: {}", plain(cause))
             }
+            Error::Threads { allowed, least } => write!(
+                f,
+                "only {allowed} more threads can be started, and {least} are needed; raise TasksMax= of \
+                 the service, pids.max of the container, or ulimit -u"
+            ),
             Error::Setup(what, cause) => write!(f, "cannot set up {what}: {}", plain(cause)),
             Error::LogFile(path, cause) => write!(
                 f,

@@ -5,7 +5,7 @@ use std::{
     io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    sync::{Arc, OnceLock, mpsc::Sender},
+    sync::{Arc, Mutex, OnceLock, mpsc::Sender},
     thread,
     time::{Duration, Instant},
 };
@@ -13,7 +13,7 @@ use std::{
 use fuser::{Config, Session, SessionACL};
 
 use super::{
-    Error, Event, Options,
+    Error, Event, Options, answering,
     detach::{self, Mode},
     fusermount,
     kernel::{self, Detached},
@@ -25,7 +25,7 @@ use super::{
     source::Source,
 };
 use crate::{
-    fuse::Npzfs,
+    fuse::{Npzfs, Relief, Watched},
     saved::{Copies, Indexes},
     tree::{Settings, Tree},
 };
@@ -68,6 +68,7 @@ impl Mount {
     /// When the source or the mountpoint cannot be used, or mounting is refused. Nothing is left
     /// mounted then.
     pub fn start(options: &Options, events: Sender<Event>) -> Result<Self, Error> {
+        let few_threads = few_threads(&options.settings)?;
         raise_file_limit();
         // First the mountpoint: a dead mount on it may cover the source.
         let mountpoint = Mountpoint::find(&options.mountpoint)?;
@@ -87,7 +88,10 @@ impl Mount {
             tree: None,
             ended: Arc::new(OnceLock::new()),
         };
-        let settings = Settings { indexes, copies, ..options.settings.clone() };
+        let mut settings = Settings { indexes, copies, few_threads, ..options.settings.clone() };
+        if few_threads {
+            settings.threads = 1;
+        }
         let tree = source
             .into_tree()
             .and_then(|source| Tree::new(source, settings))
@@ -150,8 +154,12 @@ impl Mount {
                     "{path} is still used after {seconds} s; those who use it will get errors"
                 ),
             }
-            if let (Mode::Lazy, Some(tree)) = (end, &self.tree) {
-                tree.save_indexes();
+            if let (Mode::Lazy, Some(tree)) = (end, self.tree.clone()) {
+                // What hangs in the source may hold what saving needs.
+                let _ = place::within(GRACE, move || tree.save_indexes());
+            }
+            if let Err(cause) = answering::let_go() {
+                log::debug!("the device was not let go of: {cause}");
             }
         }
         Ok(())
@@ -170,7 +178,9 @@ impl Mount {
             Err(cause) => return Err(Error::Setup("another descriptor of the device", cause)),
         }
         let mut config = Config::default();
-        config.n_threads = Some(threads());
+        let few_threads = self.tree.as_ref().is_some_and(|tree| tree.settings().few_threads);
+        let threads = if few_threads { 1 } else { threads() };
+        config.n_threads = Some(threads);
         // Requests read through a cloned descriptor are aborted when it is closed, so that a
         // server could not be replaced under a mount (docs/architecture.md).
         config.clone_fd = false;
@@ -179,15 +189,39 @@ impl Mount {
             Access::OwnerAndRoot => SessionACL::RootAndOwner,
             Access::Everybody => SessionACL::All,
         };
-        let cache = filesystem.cache();
-        let session = Session::from_fd(filesystem, device, acl, config).map_err(Error::Session)?;
+        let (cache, requests) = (filesystem.cache(), filesystem.requests());
+        let first = Watched::new(filesystem);
+        let (joined, ending) = (first.joined(), first.joined());
+        let [watched, relieving] = [&device, &device].map(OwnedFd::try_clone);
+        let descriptor = |cause| Error::Setup("another descriptor of the device", cause);
+        let (watched, relieving) = (watched.map_err(descriptor)?, relieving.map_err(descriptor)?);
+        let session = Session::from_fd(first, device, acl, config).map_err(Error::Session)?;
         cache
             .start(session.notifier())
             .map_err(|cause| Error::Setup("the thread that drops listings", cause))?;
+        let more = More {
+            filesystem: joined,
+            device: relieving,
+            acl,
+            tree: self.tree.clone(),
+            ended: self.ended.clone(),
+            events: events.clone(),
+            is_refused: false,
+        };
+        requests
+            .watch(watched, threads, more)
+            .map_err(|cause| Error::Setup("the thread that looks after requests", cause))?;
         let ended = Arc::clone(&self.ended);
         let run = move || {
             let result = session.run();
-            let _ = ended.set(result.is_ok()); // it is empty: only this thread sets it
+            ending.end();
+            // Other descriptors of the device are open, and nobody is to wait for an answer.
+            if result.is_err()
+                && let Err(cause) = answering::let_go()
+            {
+                log::debug!("the device was not let go of: {cause}");
+            }
+            let _ = ended.set(result.is_ok()); // or the mount was given up meanwhile
             // Whoever started the mount may have lost interest.
             let _ = events.send(Event::Ended(result));
         };
@@ -295,6 +329,59 @@ impl Drop for Mount {
     }
 }
 
+/// Threads that answer at most, all of them together.
+const MOST_THREADS: usize = 64;
+
+/// Threads that are added at a time: an address space of 16 MiB each.
+const MORE_THREADS: usize = 8;
+
+/// Helps a mount whose requests are stuck in the source.
+struct More {
+    filesystem: Watched,
+    device: OwnedFd,
+    acl: SessionACL,
+    tree: Option<Arc<Tree>>,
+    ended: Arc<OnceLock<bool>>,
+    events: Sender<Event>,
+    /// Whether there were no more threads to be had.
+    is_refused: bool,
+}
+
+impl Relief for More {
+    fn answer(&mut self, threads: usize) -> usize {
+        let more = MORE_THREADS.min(MOST_THREADS.saturating_sub(threads));
+        if more == 0 || self.is_refused {
+            return 0;
+        }
+        match answering::join(self.filesystem.joined(), &self.device, self.acl, more) {
+            Ok(()) => {
+                log::info!("all {threads} threads wait for the source: {more} more answer");
+                more
+            }
+            Err(cause) => {
+                self.is_refused = true;
+                log::warn!("all {threads} threads wait for the source, and no more start: {cause}");
+                0
+            }
+        }
+    }
+
+    fn serve(&mut self) {
+        if let Some(tree) = &self.tree {
+            tree.relieve();
+        }
+    }
+
+    fn give_up(&mut self) {
+        log::warn!("the mount is gone, and requests still wait for the source: they are given up");
+        let filesystem = self.filesystem.joined();
+        let _ = place::within(GRACE, move || filesystem.end());
+        let _ = self.ended.set(true); // it is empty: the session waits for its threads
+        // Whoever started the mount may have lost interest.
+        let _ = self.events.send(Event::Ended(Ok(())));
+    }
+}
+
 /// Unmounts one mount of ours, lazily if it is in use.
 fn take_away(mount: &mountinfo::Entry) -> Result<Mode, Error> {
     let path = &mount.mount_point;
@@ -360,6 +447,45 @@ fn raise_file_limit() {
     if let Err(errno) = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), last) {
         log::debug!("the table of descriptors stays as small as it is: {errno}");
     }
+}
+
+/// Threads beside those that decode and answer: two that decode whole members, one each that
+/// replies, saves, copies, compares, drops listings, looks after requests, waits for the session, and
+/// waits for what may hang; and two to spare.
+const OTHER_THREADS: usize = 12;
+
+/// Threads that a mount cannot do without: one that decodes, one that answers, one each that drops
+/// listings, looks after requests, waits for the session, and waits for what may hang; and one to
+/// spare, for the kernel counts a thread for a moment after its end.
+const LEAST_THREADS: usize = 7;
+
+/// Whether as many threads as a mount likes to have cannot be started (TasksMax=, pids.max, ulimit
+/// -u), by starting them. What comes later has no error of its own to tell: fuser, half started, serves.
+fn few_threads(settings: &Settings) -> Result<bool, Error> {
+    let wanted = settings.threads + threads() + OTHER_THREADS;
+    let gate = Mutex::new(());
+    let allowed = thread::scope(|scope| {
+        let closed = gate.lock();
+        let wait = || drop(gate.lock());
+        let start = |_| thread::Builder::new().spawn_scoped(scope, wait).ok();
+        let started: Vec<_> = (0..wanted).map_while(start).collect();
+        drop(closed);
+        let allowed = started.len();
+        // The scope waits for the closures alone, and the threads are counted until they end.
+        for thread in started {
+            let _ = thread.join(); // it cannot panic
+        }
+        allowed
+    });
+    if allowed < LEAST_THREADS {
+        return Err(Error::Threads { allowed, least: LEAST_THREADS });
+    }
+    if allowed < wanted {
+        log::warn!(
+            "only {allowed} more threads can be started, and {wanted} are wanted: it is slower"
+        );
+    }
+    Ok(allowed < wanted)
 }
 
 /// How many threads read requests from the kernel. Decoding is not their work, but copying is: out

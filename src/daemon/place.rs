@@ -132,15 +132,24 @@ pub fn unreachable(path: &Path, cause: io::Error) -> Error {
 }
 
 /// What `work` returns, or `None` if it takes longer than `limit`; it goes on all the same.
-pub fn within<T: Send + 'static>(
+/// Where no thread can be started for it, it takes as long as it takes.
+pub fn within<T: Send + 'static, W: FnOnce() -> T + Send + 'static>(
     limit: Duration,
-    work: impl FnOnce() -> T + Send + 'static,
+    work: W,
 ) -> Option<T> {
     let (sender, receiver) = mpsc::channel();
-    thread::spawn(move || {
-        // Nobody listens any more when the limit has passed.
-        let _ = sender.send(work());
+    let (task, tasks) = mpsc::channel::<W>();
+    let started = thread::Builder::new().spawn(move || {
+        if let Ok(work) = tasks.recv() {
+            // Nobody listens any more when the limit has passed.
+            let _ = sender.send(work());
+        }
     });
+    if let Err(error) = started {
+        log::debug!("no thread to wait with: {error}");
+        return Some(work());
+    }
+    task.send(work).ok()?;
     receiver.recv_timeout(limit).ok()
 }
 

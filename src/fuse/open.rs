@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use fuser::{Errno, FileHandle, FopenFlags, INodeNo, ReplyOpen};
 
-use super::{KernelCache, errno, passthrough::Passthrough};
+use super::{KernelCache, errno, passthrough::Passthrough, requests::Ticket};
 use crate::{
     serve,
     tree::{Backing, FsError, Ino, Opened, Opening, Tree},
@@ -20,13 +20,13 @@ pub(super) struct Opener {
 
 impl Opener {
     /// Opens `ino` for `user`; answers when its bytes have been compared, if they have to be.
-    pub fn open(self, ino: INodeNo, user: u32, reply: ReplyOpen) {
+    pub fn open(self, ino: INodeNo, user: u32, ticket: Ticket, reply: ReplyOpen) {
         match self.tree.open(Ino(ino.0), user) {
-            Ok(Opening::Done(opened)) => self.answer(ino, opened, reply),
+            Ok(Opening::Done(opened)) => self.answer(ino, opened, ticket, reply),
             Ok(Opening::Verify(content)) => {
                 content.verify(Box::new(move |verified| match verified {
                     // What it is, it is known to be now.
-                    Ok(_) | Err(serve::Error::Damaged(_)) => self.open(ino, user, reply),
+                    Ok(_) | Err(serve::Error::Damaged(_)) => self.open(ino, user, ticket, reply),
                     Err(serve::Error::Overwritten) => reply.error(Errno::ESTALE),
                     Err(error) => {
                         reply.error(errno(&self.tree, "open", ino, &FsError::Content(error)));
@@ -37,7 +37,11 @@ impl Opener {
         }
     }
 
-    fn answer(&self, ino: INodeNo, opened: Opened, reply: ReplyOpen) {
+    fn answer(&self, ino: INodeNo, opened: Opened, ticket: Ticket, reply: ReplyOpen) {
+        // The kernel will not hear of this handle, and so not release it.
+        if !ticket.take() {
+            return self.tree.release(opened.id);
+        }
         let id = FileHandle(opened.id.0);
         // Right because a changed archive gets new inodes, and a plain file that changes in place
         // a new mtime (AUTO_INVAL_DATA). np.load opens a file three times to map it.

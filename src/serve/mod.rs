@@ -31,6 +31,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 pub use asker::Asker;
@@ -69,6 +70,8 @@ pub struct Limits {
     pub memory: u64,
     /// Threads that decode spans.
     pub threads: usize,
+    /// Whether those do all else, too: a process that may have few threads.
+    pub few_threads: bool,
     /// Where members that cannot be read in part are decoded to, as unlinked files.
     pub temporary: PathBuf,
     /// Bytes that those may take; `None` for a tenth of what is free there.
@@ -86,8 +89,8 @@ pub struct Limits {
 pub struct Server {
     shared: Shared,
     // Dropped first to last: each joins its threads.
-    _decode: Pool,
-    _whole: Pool,
+    decoders: Pool,
+    whole_decoders: Pool,
     _reply: Pool,
     _saver: Pool,
     _copier: Option<Pool>,
@@ -168,6 +171,9 @@ impl Shared {
 /// Threads that decode members whole. Two, so that one slow member does not hold up the next.
 const WHOLE_THREADS: usize = 2;
 
+/// How long the end waits for an index that is being written.
+const SAVING: Duration = Duration::from_secs(60);
+
 /// Farthest a sequential reader is read ahead of, in decoded bytes, whatever the memory.
 const READ_AHEAD: u64 = 4 << 20;
 
@@ -178,22 +184,28 @@ impl Server {
     /// When a thread cannot be started.
     pub fn new(limits: Limits) -> std::io::Result<Self> {
         let decode = Pool::new("decode", limits.threads.max(1))?;
-        let whole = Pool::new("whole", WHOLE_THREADS)?;
+        let other = |name: &str, threads| {
+            if limits.few_threads { Ok(decode.alias()) } else { Pool::new(name, threads) }
+        };
+        let whole = other("whole", WHOLE_THREADS)?;
         // One moves 1.6 GB/s, more than a frontier yields; what is decoded already, the threads
         // that read the requests answer.
-        let reply = Pool::new("reply", 1)?;
-        let saver = Pool::new("save", 1)?;
-        let copying = limits.copies.as_ref().map(|_| Pool::new("copy", 1)).transpose()?;
+        let reply = other("reply", 1)?;
+        let saver = other("save", 1)?.with_patience(SAVING);
+        let copying = limits.copies.as_ref().map(|_| other("copy", 1)).transpose()?;
         let copier = limits.copies.zip(copying.as_ref()).map(|(store, pool)| Copier {
             store,
             thread: pool.spawner(),
             ending: Arc::default(),
             out_of_order: Arc::default(),
         });
-        let comparing = Pool::new("verify", 1)?;
+        let comparing = other("verify", 1)?;
         let background = Background::new(decode.spawner());
         let finisher = background.clone();
-        comparing.spawner().spawn(move || finisher.run());
+        // It runs until the end. Without a thread for it, passes that nobody continues stay as they are.
+        if !limits.few_threads {
+            comparing.spawner().spawn(move || finisher.run());
+        }
         let shared = Shared {
             memory: Memory::new(limits.memory),
             cache_size: limits.memory,
@@ -214,8 +226,8 @@ impl Server {
         };
         Ok(Self {
             shared,
-            _decode: decode,
-            _whole: whole,
+            decoders: decode,
+            whole_decoders: whole,
             _reply: reply,
             _saver: saver,
             _copier: copying,
@@ -234,6 +246,13 @@ impl Server {
     #[must_use]
     pub fn give_up_descriptor(&self) -> bool {
         self.shared.scratch.give_one_up()
+    }
+
+    /// Lets the pools grow whose threads are stuck in the source.
+    pub fn relieve(&self) {
+        for pool in [&self.decoders, &self.whole_decoders] {
+            pool.relieve();
+        }
     }
 
     /// Runs `task` where short decoding happens: for questions that may need the start of a

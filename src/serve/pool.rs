@@ -6,15 +6,34 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
+    time::Duration,
 };
 
 type Task = Box<dyn FnOnce() + Send>;
 
-/// Threads that run tasks in the order they come. Dropping it finishes the queue and joins them.
+/// Threads that a pool grows to while those that it has are stuck in the source.
+const MOST_THREADS: usize = 64;
+
+/// How long the end of a pool waits for the next task to end. What is stuck in the source is left, and
+/// ends with the process.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Threads that run tasks in the order they come. Dropping it finishes the queue and waits for them.
 #[derive(Debug)]
 pub struct Pool {
     shared: Arc<Shared>,
-    threads: Vec<thread::JoinHandle<()>>,
+    name: String,
+    patience: Duration,
+    /// What [`Pool::relieve`] found last.
+    last: Mutex<Progress>,
+}
+
+/// How far a pool has come.
+#[derive(Debug, Default, PartialEq, Eq, Clone)]
+struct Progress {
+    done: u64,
+    /// What the scheduler says of the threads: a stuck one has used no time.
+    used: Vec<String>,
 }
 
 /// Puts tasks into a pool; does not keep its threads alive.
@@ -24,6 +43,8 @@ pub struct Spawner(Arc<Shared>);
 struct Shared {
     queue: Mutex<Queue>,
     more: Condvar,
+    /// A thread has ended a task, or itself, while the pool ends.
+    less: Condvar,
 }
 
 #[derive(Default)]
@@ -31,6 +52,11 @@ struct Queue {
     tasks: VecDeque<Task>,
     /// Threads that wait for a task, or have been woken for one of `tasks`.
     idle: usize,
+    /// Threads that have not ended, by their numbers in the kernel once they run.
+    threads: usize,
+    numbers: Vec<i32>,
+    /// Tasks that have ended.
+    done: u64,
     closed: bool,
 }
 
@@ -41,33 +67,96 @@ impl fmt::Debug for Shared {
 }
 
 impl Pool {
+    /// Starts `threads`, or as many as may be started.
+    ///
+    /// # Errors
+    /// When not one can be.
     pub fn new(name: &str, threads: usize) -> io::Result<Self> {
-        let shared = Arc::new(Shared { queue: Mutex::default(), more: Condvar::new() });
-        let threads = (0..threads)
-            .map(|number| {
-                let shared = shared.clone();
-                thread::Builder::new().name(format!("{name}-{number}")).spawn(move || shared.work())
-            })
-            .collect::<io::Result<_>>()?;
-        Ok(Self { shared, threads })
+        let shared = Arc::new(Shared {
+            queue: Mutex::default(),
+            more: Condvar::new(),
+            less: Condvar::new(),
+        });
+        let pool = Self { shared, name: name.into(), patience: PATIENCE, last: Mutex::default() };
+        pool.start()?;
+        for _ in 1..threads {
+            if let Err(cause) = pool.start() {
+                log::debug!("{name}: fewer than {threads} threads: {cause}");
+                break;
+            }
+        }
+        Ok(pool)
+    }
+
+    /// The same threads under another name. They end with the first of both.
+    pub fn alias(&self) -> Self {
+        let (shared, name) = (self.shared.clone(), self.name.clone());
+        Self { shared, name, patience: self.patience, last: Mutex::default() }
+    }
+
+    fn start(&self) -> io::Result<()> {
+        let mut queue = self.shared.queue();
+        let shared = self.shared.clone();
+        let name = format!("{}-{}", self.name, queue.threads);
+        thread::Builder::new().name(name).spawn(move || shared.work())?;
+        queue.threads += 1;
+        Ok(())
+    }
+
+    /// Its end waits for this long for each task.
+    pub fn with_patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
     }
 
     pub fn spawner(&self) -> Spawner {
         Spawner(self.shared.clone())
     }
+
+    /// Starts another thread if tasks wait, and since the last call no thread has ended a task or
+    /// used its core: they wait for a source that hangs. A decoder that is at work is let be, for more
+    /// of them would only take its core.
+    pub fn relieve(&self) {
+        let queue = self.shared.queue();
+        let is_short = queue.tasks.len() > queue.idle && queue.threads < MOST_THREADS;
+        let (done, numbers) = (queue.done, queue.numbers.clone());
+        drop(queue);
+        if !is_short {
+            return;
+        }
+        let used = |number: &i32| {
+            let path = format!("/proc/self/task/{number}/schedstat");
+            std::fs::read_to_string(path).unwrap_or_default()
+        };
+        let now = Progress { done, used: numbers.iter().map(used).collect() };
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if *last != now {
+            *last = now;
+        } else if let Err(cause) = self.start() {
+            log::debug!("{}: no further thread: {cause}", self.name);
+        }
+    }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.shared.queue().closed = true;
+        let mut queue = self.shared.queue();
+        queue.closed = true;
         self.shared.more.notify_all();
-        for thread in self.threads.drain(..) {
-            // The last owner may have been a task: its own thread ends by itself.
-            if thread.thread().id() == thread::current().id() {
-                continue;
+        // The last owner may have been a task: its own thread ends by itself.
+        let own = rustix::thread::gettid().as_raw_nonzero().get();
+        let left = usize::from(queue.numbers.contains(&own));
+        let mut before = (queue.threads, queue.done);
+        while queue.threads > left {
+            let waited = self.shared.less.wait_timeout(queue, self.patience);
+            let (next, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+            queue = next;
+            let now = (queue.threads, queue.done);
+            if timeout.timed_out() && now == before {
+                log::debug!("{}: {} threads do not end", self.name, now.0);
+                return;
             }
-            // A worker catches the panics of its tasks, so it has none of its own to report.
-            let _ = thread.join();
+            before = now;
         }
     }
 }
@@ -119,13 +208,17 @@ impl Shared {
     }
 
     fn work(&self) {
+        let number = rustix::thread::gettid().as_raw_nonzero().get();
+        let mut queue = self.queue();
+        queue.numbers.push(number);
         loop {
-            let mut queue = self.queue();
             let task = loop {
                 if let Some(task) = queue.tasks.pop_front() {
                     break task;
                 }
                 if queue.closed {
+                    queue.threads -= 1;
+                    self.less.notify_all();
                     return;
                 }
                 queue.idle += 1;
@@ -136,13 +229,18 @@ impl Shared {
             // What a panicking task held is dropped: its replies then answer EIO. The panic itself
             // has been printed by the hook.
             let _ = catch_unwind(AssertUnwindSafe(task));
+            queue = self.queue();
+            queue.done += 1;
+            if queue.closed {
+                self.less.notify_all();
+            }
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
+    use std::{sync::mpsc, time::Instant};
 
     use super::*;
 
@@ -212,6 +310,64 @@ mod tests {
         pool.spawner().spawn(|| panic!("of the test"));
         pool.spawner().spawn(move || sender.send(()).unwrap());
         assert!(receiver.recv_timeout(std::time::Duration::from_secs(60)).is_ok());
+    }
+
+    /// A task that blocks until the sender is dropped, as one does whose source hangs.
+    fn stuck(pool: &Pool) -> mpsc::Sender<()> {
+        let (release, released) = mpsc::channel::<()>();
+        let (began, has_begun) = mpsc::channel();
+        pool.spawner().spawn(move || {
+            began.send(()).unwrap();
+            let _ = released.recv();
+        });
+        has_begun.recv().unwrap();
+        release
+    }
+
+    #[test]
+    fn a_pool_whose_threads_are_stuck_grows() {
+        let pool = Pool::new("test", 1).unwrap();
+        let _release = stuck(&pool);
+        let (sender, receiver) = mpsc::channel();
+        pool.spawner().spawn(move || sender.send(()).unwrap());
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while receiver.try_recv().is_err() {
+            assert!(Instant::now() < deadline);
+            pool.relieve();
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_pool_grows_only_while_tasks_wait_and_to_a_bound() {
+        let pool = Pool::new("test", 1).unwrap();
+        let mut releases = vec![stuck(&pool)];
+        (0..10).for_each(|_| pool.relieve());
+        assert_eq!(pool.shared.queue().threads, 1);
+        for _ in 1..MOST_THREADS {
+            let (release, released) = mpsc::channel::<()>();
+            releases.push(release);
+            pool.spawner().spawn(move || {
+                let _ = released.recv();
+            });
+        }
+        pool.spawner().spawn(|| ());
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while pool.shared.queue().threads < MOST_THREADS || pool.shared.queue().tasks.len() > 1 {
+            assert!(Instant::now() < deadline);
+            pool.relieve();
+            thread::yield_now();
+        }
+        (0..10).for_each(|_| pool.relieve());
+        assert_eq!(pool.shared.queue().threads, MOST_THREADS);
+        drop(releases);
+    }
+
+    #[test]
+    fn the_end_of_a_pool_does_not_wait_for_what_is_stuck() {
+        let pool = Pool::new("test", 1).unwrap().with_patience(Duration::from_millis(20));
+        let _release = stuck(&pool);
+        drop(pool);
     }
 
     #[test]

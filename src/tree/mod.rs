@@ -64,6 +64,8 @@ pub struct Settings {
     pub open_archives: u64,
     /// Threads that decode.
     pub threads: usize,
+    /// Whether those do all else, too, because few threads are allowed.
+    pub few_threads: bool,
     /// Where members that can only be decoded whole are decoded to.
     pub temporary: PathBuf,
     /// Bytes that they may take there; `None` for a tenth of what is free.
@@ -86,6 +88,7 @@ impl Default for Settings {
             open_archives: 16 << 10,
             // Two at least: one may be at a long first pass while the other serves rows.
             threads: std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 16)),
+            few_threads: false,
             temporary: std::env::var_os("TMPDIR").map_or_else(|| "/var/tmp".into(), PathBuf::from),
             scratch_size: None,
             indexes: None,

@@ -9,7 +9,9 @@ use std::{
     fmt,
     fs::File,
     io,
-    os::{fd::OwnedFd, unix::ffi::OsStrExt, unix::ffi::OsStringExt, unix::fs::FileExt},
+    os::{
+        fd::AsRawFd, fd::OwnedFd, unix::ffi::OsStrExt, unix::ffi::OsStringExt, unix::fs::FileExt,
+    },
     path::Path,
     sync::{Arc, OnceLock},
 };
@@ -282,7 +284,20 @@ fn open_beneath(
 /// The mount that an open file lies in, from the kernel's own memory.
 fn mount_id(file: &OwnedFd) -> io::Result<u64> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
-    Ok(rustix::fs::statx(file, "", flags, StatxFlags::MNT_ID)?.stx_mnt_id)
+    let statx = rustix::fs::statx(file, "", flags, StatxFlags::MNT_ID)?;
+    // Linux before 5.8 leaves the number out, says so in the mask, and reports no error.
+    if statx.stx_mask & StatxFlags::MNT_ID.bits() == 0 {
+        return mount_id_by_fdinfo(file);
+    }
+    Ok(statx.stx_mnt_id)
+}
+
+/// The same from /proc/self/fdinfo (proc(5)), ten times slower, which every Linux has.
+fn mount_id_by_fdinfo(file: &OwnedFd) -> io::Result<u64> {
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd()))?;
+    text.lines()
+        .find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok())
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "fdinfo tells no mnt_id"))
 }
 
 /// Whether a mount is one of npzfs, by /proc/self/mountinfo (proc(5)): its type is the first field
@@ -325,5 +340,24 @@ impl PlainFile {
             }
         }
         Ok(done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fdinfo_tells_the_mount_that_statx_tells() {
+        for path in ["/", "/proc", "/dev"] {
+            let file = File::open(path).unwrap().into();
+            assert_eq!(mount_id_by_fdinfo(&file).unwrap(), mount_id(&file).unwrap(), "{path}");
+        }
+    }
+
+    #[test]
+    fn mounts_differ_by_their_number_in_fdinfo() {
+        let [root, proc] = ["/", "/proc"].map(|path| File::open(path).unwrap().into());
+        assert_ne!(mount_id_by_fdinfo(&root).unwrap(), mount_id_by_fdinfo(&proc).unwrap());
     }
 }

@@ -95,6 +95,7 @@ impl Tree {
         let server = Server::new(Limits {
             memory: settings.cache_size,
             threads: settings.threads,
+            few_threads: settings.few_threads,
             temporary: settings.temporary.clone(),
             scratch_size: settings.scratch_size,
             indexes: settings.indexes.clone(),
@@ -155,6 +156,12 @@ impl Tree {
     /// Runs `task` on a thread that may wait for decoding.
     pub fn spawn(&self, task: impl FnOnce() + Send + 'static) {
         self.server.spawn(task);
+    }
+
+    /// Lets the pools grow whose threads are stuck in the source. To be called every so often while
+    /// there are requests.
+    pub fn relieve(&self) {
+        self.server.relieve();
     }
 
     /// Saves the indexes of what has not been decoded to its end.

@@ -17,6 +17,7 @@ fn member(threads: usize) -> (Server, OpenArchive, Arc<Content>) {
     let limits = Limits {
         memory: 8 << 20,
         threads,
+        few_threads: false,
         temporary: std::env::temp_dir(),
         scratch_size: None,
         indexes: None,

@@ -22,6 +22,7 @@ fn server(verify: Verify) -> Server {
         threads: 2,
         temporary,
         scratch_size: None,
+        few_threads: false,
         indexes,
         copies,
         verify,

@@ -1,0 +1,85 @@
+//! More threads that answer a mount which is served already, for when the first are stuck in the source.
+
+use std::{
+    io,
+    mem::ManuallyDrop,
+    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+    thread,
+};
+
+use fuser::{Config, Session, SessionACL};
+use rustix::{
+    io::DupFlags,
+    net::{AddressFamily, SendFlags, SocketFlags, SocketType},
+};
+
+use crate::fuse::Watched;
+
+/// Starts `threads` that answer what comes through `device`.
+///
+/// fuser has a fixed number of threads for a session, and begins each with INIT, which a kernel asks
+/// once. So this session has its INIT from a socket, and then the device in the place of that.
+///
+/// # Errors
+/// When there are no more descriptors or threads.
+pub fn join(
+    filesystem: Watched,
+    device: &OwnedFd,
+    acl: SessionACL,
+    threads: usize,
+) -> io::Result<()> {
+    let (ours, session) = rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    rustix::net::send(&ours, &init(), SendFlags::empty())?;
+    let mut config = Config::default();
+    config.n_threads = Some(threads);
+    config.clone_fd = false;
+    let session = Session::from_fd(filesystem, session, acl, config)?;
+    replace(session.as_fd().as_raw_fd(), device)?;
+    let run = move || {
+        if let Err(error) = session.run() {
+            log::debug!("a session that joined has ended: {error}");
+        }
+    };
+    thread::Builder::new().name("joined".into()).spawn(run)?;
+    Ok(())
+}
+
+/// Lets go of the device, whoever has it: a thread that is stuck in the source for good keeps the
+/// descriptors of the process open after its end, and those who use the mount would wait for it.
+pub fn let_go() -> io::Result<()> {
+    let null = OwnedFd::from(std::fs::File::open("/dev/null")?);
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        let entry = entry?;
+        let is_device = std::fs::read_link(entry.path()).is_ok_and(|to| to.ends_with("dev/fuse"));
+        let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        if let Some(number) = number.filter(|_| is_device) {
+            replace(number, &null)?;
+        }
+    }
+    Ok(())
+}
+
+/// Puts another description of `by` in the place of the open descriptor `number`.
+fn replace(number: i32, by: impl AsFd) -> io::Result<()> {
+    // SAFETY: the caller has seen the descriptor `number` open. It stays open, for dup3(2) replaces it
+    // in one step, and it is not closed here: its owner goes on owning it.
+    let mut replaced = unsafe { ManuallyDrop::new(OwnedFd::from_raw_fd(number)) };
+    Ok(rustix::io::dup3(by, &mut replaced, DupFlags::CLOEXEC)?)
+}
+
+/// What the kernel writes for INIT: struct fuse_in_header and struct fuse_init_in, protocol 7.40.
+fn init() -> Vec<u8> {
+    const LENGTH: u32 = 40 + 64;
+    const OPCODE: u32 = 26;
+    // length, opcode, number (64 bits), inode (64), uid, gid, pid, padding
+    let header = [LENGTH, OPCODE, 1, 0, 0, 0, 0, 0, 0, 0];
+    // major, minor, read-ahead, flags, flags2, unused
+    let body = [7, 40, 128 << 10, 0, 0];
+    let words = header.into_iter().chain(body).chain([0; 11]);
+    words.flat_map(u32::to_ne_bytes).collect()
+}

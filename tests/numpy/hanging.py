@@ -1,0 +1,118 @@
+"""A filesystem that hangs when it is told to, for what lies below a source. Needs root."""
+
+import ctypes
+import os
+import signal
+import stat
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+from mounting import mounted, poll
+
+# Numbers of requests, linux/fuse.h.
+OPERATIONS = {"lookup": 1, "getattr": 3, "open": 14, "read": 15, "readdir": 28}
+OPEN, READ, RELEASE, FLUSH, INIT, OPENDIR, READDIR, RELEASEDIR, ACCESS = 14, 15, 18, 25, 26, 27, 28, 29, 34
+FORGET, INTERRUPT, DESTROY, BATCH_FORGET = 2, 36, 38, 42
+ENOENT, ENOSYS = 2, 38
+# Of what the kernel offers with INIT; the last in the second word.
+ASYNC_READ, INIT_EXT, PASSTHROUGH = 1 << 0, 1 << 30, 1 << 5
+
+
+class Hanging:
+    """Shows the files of `content` in `path`; `hang("read")` has it answer no read any more."""
+
+    def __init__(self, content, path, control):
+        self.path, self.control = Path(path), Path(control)
+        self.control.write_text("")
+        self.path.mkdir()
+        command = [sys.executable, __file__, str(content), str(path), str(control)]
+        self.process = subprocess.Popen(command)
+        poll(lambda: mounted(self.path) and os.listdir(self.path) is not None, 10, "it is mounted")
+
+    def hang(self, *operations):
+        # In one step: the server may read it at any moment.
+        draft = self.control.with_suffix(".draft")
+        draft.write_text(" ".join(operations))
+        draft.rename(self.control)
+
+    def end(self):
+        """All that hangs is an error from now on."""
+        subprocess.run(["umount", "-f", "-l", self.path], check=False)
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+
+def attributes(ino, path):
+    at = os.lstat(path)
+    mode = stat.S_IFDIR | 0o755 if stat.S_ISDIR(at.st_mode) else stat.S_IFREG | 0o644
+    times = [int(at.st_mtime)] * 3
+    return struct.pack("<6Q10I", ino, at.st_size, 1, *times, 0, 0, 0, mode, 1, 0, 0, 0, 4096, 0)
+
+
+def answer(content, names, opcode, node, body):
+    """The body of the reply, or an errno."""
+    path = content if node == 1 else content / names[node - 2]
+    if opcode == INIT:
+        # Reads are asynchronous, as those of every server are. With a stack of two nothing is passed
+        # through to here, past npzfs: the kernel would wait, and not the server.
+        flags, flags2, stack = ASYNC_READ | INIT_EXT, PASSTHROUGH, 2
+        sizes = (131072, flags, 12, 9, 131072, 1, 0, 0, flags2, stack)
+        return struct.pack("<4I2H2I2H2I24x", 7, 40, *sizes)
+    if opcode == OPERATIONS["lookup"]:
+        name = os.fsdecode(body.rstrip(b"\0"))
+        if name not in names:
+            return ENOENT
+        ino = names.index(name) + 2
+        # Good for no time: each look asks.
+        return struct.pack("<4Q2I", ino, 0, 0, 0, 0, 0) + attributes(ino, content / name)
+    if opcode == OPERATIONS["getattr"]:
+        return struct.pack("<Q2I", 0, 0, 0) + attributes(node, path)
+    if opcode in (OPEN, OPENDIR):
+        return struct.pack("<Q2I", 0, 0, 0)
+    if opcode == READ:
+        _, offset, size = struct.unpack_from("<QQI", body)
+        return path.read_bytes()[offset : offset + size]
+    if opcode == READDIR:
+        _, offset, _ = struct.unpack_from("<QQI", body)
+        entries = b""
+        for number, name in enumerate(names[offset:], offset + 1):
+            raw = os.fsencode(name)
+            entries += struct.pack("<QQII", number + 1, number, len(raw), 8) + raw
+            entries += bytes(-len(entries) % 8)
+        return entries
+    if opcode in (RELEASE, RELEASEDIR, FLUSH, ACCESS):
+        return b""
+    return ENOSYS
+
+
+def serve(content, path, control):
+    device = os.open("/dev/fuse", os.O_RDWR)
+    options = f"fd={device},rootmode=40000,user_id=0,group_id=0,allow_other"
+    libc = ctypes.CDLL(None, use_errno=True)
+    failed = libc.mount(b"hanging", os.fsencode(path), b"fuse.hanging", 6, options.encode())
+    assert failed == 0, os.strerror(ctypes.get_errno())
+    names = sorted(os.listdir(content))
+    while True:
+        try:
+            request = os.read(device, 1 << 18)
+        except OSError:
+            return  # it was unmounted
+        _, opcode, unique, node = struct.unpack_from("<IIQQ", request)
+        if opcode in (FORGET, BATCH_FORGET, INTERRUPT):
+            continue
+        if opcode in [OPERATIONS[name] for name in control.read_text().split()]:
+            continue  # never answered
+        said = answer(content, names, opcode, node, request[40:])
+        error, said = (-said, b"") if isinstance(said, int) else (0, said)
+        try:
+            os.write(device, struct.pack("<IiQ", 16 + len(said), error, unique) + said)
+        except OSError:
+            pass  # its reader is gone
+        if opcode == DESTROY:
+            return
+
+
+if __name__ == "__main__":
+    serve(*map(Path, sys.argv[1:]))
