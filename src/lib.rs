@@ -11,6 +11,7 @@ pub mod archive;
 pub mod cli;
 pub mod daemon;
 pub mod fuse;
+pub mod malloc;
 pub mod saved;
 pub mod serve;
 pub mod tree;

@@ -82,6 +82,12 @@ impl Archive {
         })
     }
 
+    /// How long the central directory is by the last end record in the `tail` of a file, in bytes; 0 if
+    /// there is none.
+    pub fn directory_len(tail: &[u8]) -> u64 {
+        central::directory_len(tail)
+    }
+
     /// The file.
     pub fn source(&self) -> &Arc<SourceFile> {
         &self.source
@@ -261,7 +267,7 @@ impl Archive {
     /// Decodes a member of any supported method into `out`, checking size and CRC-32.
     ///
     /// As in CPython's zipfile, whatever a decoder has beyond the declared size is ignored.
-    /// Takes at most some 300 MiB, whatever the member asks for.
+    /// Takes at most some 150 MiB, whatever the member asks for.
     ///
     /// # Errors
     /// As `data_offset`, and what `out` says.

@@ -30,8 +30,6 @@ const PIECE: u64 = 1 << 20;
 /// The largest central directory that is read: over a million members with names of 60 bytes.
 /// Without a bound, a file decides how much memory we take.
 const MAX_DIRECTORY: u64 = 128 << 20;
-/// Members for which room is made before they are seen: 4 MiB.
-const MOST_RESERVED: u64 = 1 << 16;
 /// How many end records are tried. Each may lead through a whole directory.
 const MAX_END_RECORDS: usize = 4;
 
@@ -105,8 +103,8 @@ impl Central {
                 ))
             })?;
             if central.members.is_empty() {
-                // As if all others were like the first.
-                let count = ((extent.end - extent.start) / entry.len as u64).min(MOST_RESERVED);
+                // As if all others were like the first; its comment may be long.
+                let count = (extent.end - extent.start) / entry.len as u64;
                 central.reserve(count as usize, entry.name.len());
             }
             central.push(&entry, at_in_directory, extent.shift);
@@ -176,6 +174,18 @@ fn end_records(tail: &[u8]) -> impl Iterator<Item = usize> {
         .filter(move |&at| is_record(at) && at + END_LEN + comment_len(at) == tail.len())
         .filter(move |&at| Some(at) != zipfile_takes);
     zipfile_takes.into_iter().chain(others)
+}
+
+/// The length of the central directory by the last end record, or the zip64 record where that should
+/// be; unchecked.
+pub(super) fn directory_len(tail: &[u8]) -> u64 {
+    let Some(at) = end_records(tail).next() else { return 0 };
+    let record64 = at
+        .checked_sub((LOCATOR64_LEN + END64_LEN) as usize)
+        .map(|start| &tail[start..])
+        .filter(|record| record.starts_with(&END64));
+    let len = record64.map_or(u64::from(le32(&tail[at + 12..])), |record| le64(&record[40..]));
+    len.min(MAX_DIRECTORY)
 }
 
 /// Where a central directory lies.

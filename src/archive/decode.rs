@@ -4,7 +4,7 @@
 //! here, and in the decoder
 //! - deflate, deflate64: windows of 32 and 64 KiB;
 //! - bzip2: blocks of 900 kB, some 4 MB in all;
-//! - lzma, xz: the dictionary, which `lzma.rs` limits to 256 MiB; it grows with what is decoded;
+//! - lzma, xz: the dictionary, which `lzma.rs` limits to 128 MiB; it grows with what is decoded;
 //! - zstd: the window, which the zstd library limits to 128 MiB (`ZSTD_d_windowLogMax` 27) unless
 //!   told otherwise, and nobody tells it.
 

@@ -5,6 +5,8 @@
 use std::{
     borrow::Cow,
     collections::{HashMap, hash_map},
+    iter::Peekable,
+    ops::Range,
 };
 
 use super::{
@@ -82,17 +84,19 @@ impl Dir {
         self.parent
     }
 
-    /// `rows` are sorted by name.
-    fn new(parent: DirId, rows: &[(u32, Cow<'_, [u8]>, Entry)]) -> Self {
-        let mut names = Vec::with_capacity(rows.iter().map(|row| row.1.len()).sum());
-        let rows = rows
-            .iter()
-            .map(|(_, name, entry)| {
-                names.extend_from_slice(name);
-                Row { name_end: names.len() as u32, entry: *entry }
-            })
-            .collect();
-        Self { parent, names: names.into(), rows }
+    /// `rows` are `count` names of `len` bytes in all, sorted.
+    fn new<'a>(
+        parent: DirId,
+        count: usize,
+        len: usize,
+        rows: impl Iterator<Item = NamedEntry<'a>>,
+    ) -> Self {
+        let (mut names, mut own) = (Vec::with_capacity(len), Vec::with_capacity(count));
+        for (name, entry) in rows {
+            names.extend_from_slice(&name);
+            own.push(Row { name_end: names.len() as u32, entry });
+        }
+        Self { parent, names: names.into(), rows: own.into() }
     }
 
     fn name(&self, index: usize) -> &[u8] {
@@ -112,32 +116,42 @@ pub(super) struct Tree {
     pub warning: Option<String>,
 }
 
-/// Makes directories of the names of `count` members in central directory order.
+/// Makes directories of the names of `count` members in central directory order. For a million of them it
+/// takes some 50 MB while it works, beside what it returns: each table has a number or two a name.
 pub(super) fn build<'a>(count: usize, name_of: impl Fn(usize) -> &'a [u8]) -> Tree {
     let mut changes = vec![None; count];
     let mut paths = Vec::new();
-    let mut shown = Vec::with_capacity(count);
+    // Where the path of each member ends in `paths`. It is empty if the member is not shown, and ends
+    // in `/` if it is a directory.
+    let mut ends: Vec<u32> = Vec::with_capacity(count);
     for (member, its_change) in changes.iter_mut().enumerate() {
-        let start = paths.len();
         *its_change = match name::show(name_of(member), &mut paths) {
             Ok(name::Shown { is_dir, change }) => {
-                shown.push((member, start..paths.len(), is_dir));
+                if is_dir {
+                    paths.push(b'/');
+                }
                 change
             }
             Err(change) => Some(change),
-        }
+        };
+        // They fit: a central directory is far shorter, and its names grow threefold at most.
+        ends.push(paths.len() as u32);
     }
 
     // All directories first: a file may come before the directory that has its name.
-    let mut builder = Builder::default();
-    let mut files = Vec::with_capacity(shown.len());
-    for (member, range, is_dir) in shown {
-        match builder.add_dirs(&paths[range], is_dir) {
-            Some((_, b"")) => {}
-            Some((dir, name)) => files.push(File { dir, name, member }),
+    let mut builder = Builder::new(&paths);
+    let mut files = Vec::with_capacity(count);
+    let mut start = 0;
+    for (member, end) in ends.iter().enumerate() {
+        let path = start..*end;
+        start = *end;
+        match builder.add_dirs(path) {
+            Some((_, name)) if name.is_empty() => {}
+            Some((dir, name)) => files.push(File::new(dir, name, member)),
             None => changes[member] = Some(Change::TooMany),
         }
     }
+    drop(ends);
     builder.add_files(files, |covered, by| {
         // The last of a repeated name is what everyone expects; anything else is told.
         if name_of(covered) != name_of(by) {
@@ -162,41 +176,48 @@ fn sentence<'a>(changes: &[Option<Change>], name_of: impl Fn(usize) -> &'a [u8])
     ))
 }
 
-/// A file in the directory it lies in.
-struct File<'p> {
+/// A file in the directory it lies in; its name is a part of all paths.
+struct File {
     dir: u32,
-    name: &'p [u8],
-    member: usize,
+    name_start: u32,
+    name_len: u32,
+    member: u32,
 }
 
-impl<'p> File<'p> {
-    fn key(&self) -> (u32, &'p [u8]) {
-        (self.dir, self.name)
+impl File {
+    fn new(dir: u32, name: Range<u32>, member: usize) -> Self {
+        let name_len = name.end - name.start;
+        Self { dir, name_start: name.start, name_len, member: member as u32 }
+    }
+
+    fn key<'p>(&self, paths: &'p [u8]) -> (u32, &'p [u8]) {
+        (self.dir, &paths[self.name_start as usize..][..self.name_len as usize])
     }
 }
 
 /// Directories and files by the directory they lie in and their name there.
-#[derive(Default)]
 struct Builder<'p> {
+    paths: &'p [u8],
     dirs: HashMap<(u32, &'p [u8]), u32>,
     /// Sorted.
-    files: Vec<File<'p>>,
+    files: Vec<File>,
     /// Files whose name is a directory's, under the name they got, and the number to go on with for
     /// the next file that would get it: long names are shortened, so many may come to one.
     renamed: HashMap<(u32, Vec<u8>), (usize, u64)>,
 }
 
 impl<'p> Builder<'p> {
-    /// Adds the directories of a path. Returns the last of them and the name that is left;
-    /// `None` if there are too many.
-    fn add_dirs(&mut self, path: &'p [u8], is_dir: bool) -> Option<(u32, &'p [u8])> {
-        let (dirs, name) = match path.iter().rposition(|&byte| byte == b'/') {
-            _ if is_dir => (path, &b""[..]),
-            Some(slash) => (&path[..slash], &path[slash + 1..]),
-            None => (&b""[..], path),
-        };
+    fn new(paths: &'p [u8]) -> Self {
+        Self { paths, dirs: HashMap::new(), files: Vec::new(), renamed: HashMap::new() }
+    }
+
+    /// Adds the directories of a path. Returns the last of them and the name that is left, which is
+    /// empty if all of it is directories; `None` if there are too many.
+    fn add_dirs(&mut self, range: Range<u32>) -> Option<(u32, Range<u32>)> {
+        let path = &self.paths[range.start as usize..range.end as usize];
+        let dirs = path.iter().rposition(|&byte| byte == b'/').map_or(0, |slash| slash + 1);
         let mut dir = DirId::ROOT.0;
-        for component in dirs.split(|&byte| byte == b'/').filter(|c| !c.is_empty()) {
+        for component in path[..dirs].split(|&byte| byte == b'/').filter(|c| !c.is_empty()) {
             let next = self.dirs.len() + 1;
             dir = match self.dirs.entry((dir, component)) {
                 hash_map::Entry::Occupied(entry) => *entry.get(),
@@ -204,27 +225,35 @@ impl<'p> Builder<'p> {
                 hash_map::Entry::Vacant(entry) => *entry.insert(next as u32),
             };
         }
-        Some((dir, name))
+        Some((dir, range.start + dirs as u32..range.end))
     }
 
     /// Adds files; of those with one name the last in central directory order wins. `covered` hears
     /// of each that lost, and by which.
-    fn add_files(&mut self, mut files: Vec<File<'p>>, mut covered: impl FnMut(usize, usize)) {
+    fn add_files(&mut self, mut files: Vec<File>, mut covered: impl FnMut(usize, usize)) {
+        let paths = self.paths;
         // Most writers have sorted them, or nearly: cheaper than to hash 10,000 names.
-        files.sort_by(|a, b| (a.key(), a.member).cmp(&(b.key(), b.member)));
+        files.sort_unstable_by(|a, b| (a.key(paths), a.member).cmp(&(b.key(paths), b.member)));
         files.dedup_by(|next, kept| {
-            let same = next.key() == kept.key();
+            let same = next.key(paths) == kept.key(paths);
             if same {
-                covered(kept.member, next.member);
+                covered(kept.member as usize, next.member as usize);
                 kept.member = next.member;
             }
             same
         });
-        let clash = |file: &File<'_>| self.dirs.contains_key(&file.key());
-        let (mut clashes, files): (Vec<_>, _) = files.into_iter().partition(clash);
+        let mut clashes = Vec::new();
+        files.retain(|file| {
+            let (dir, name) = file.key(paths);
+            let clashes_with = self.dirs.contains_key(&(dir, name));
+            if clashes_with {
+                clashes.push((file.member as usize, dir, name));
+            }
+            !clashes_with
+        });
         self.files = files;
-        clashes.sort_unstable_by_key(|file| file.member);
-        for File { dir, name, member } in clashes {
+        clashes.sort_unstable_by_key(|(member, ..)| *member);
+        for (member, dir, name) in clashes {
             let name = self.free_name(dir, name);
             self.renamed.insert((dir, name), (member, 2));
         }
@@ -243,7 +272,8 @@ impl<'p> Builder<'p> {
             let mut fitting = Vec::new();
             name::append_component(&wanted, &mut fitting);
             let key = (dir, fitting.as_slice());
-            let is_file = || self.files.binary_search_by_key(&key, File::key).is_ok();
+            let is_file =
+                || self.files.binary_search_by_key(&key, |file| file.key(self.paths)).is_ok();
             if self.dirs.contains_key(&key) || is_file() {
                 number += 1;
                 continue;
@@ -265,31 +295,61 @@ impl<'p> Builder<'p> {
 
     fn finish(self) -> Vec<Dir> {
         let mut parents = vec![DirId::ROOT; self.dirs.len() + 1];
-        let mut rows: Vec<(u32, Cow<'p, [u8]>, Entry)> = Vec::new();
-        rows.reserve_exact(self.dirs.len() + self.files.len() + self.renamed.len());
         let member_entry = |member| Entry::Member(MemberId(member as u32));
+        // What is not a file under its own name.
+        let mut others: Vec<(u32, Cow<'p, [u8]>, Entry)> = Vec::new();
+        others.reserve_exact(self.dirs.len() + self.renamed.len());
         for ((dir, name), child) in self.dirs {
             parents[child as usize] = DirId(dir);
-            rows.push((dir, name.into(), Entry::Dir(DirId(child))));
-        }
-        for File { dir, name, member } in self.files {
-            rows.push((dir, name.into(), member_entry(member)));
+            others.push((dir, name.into(), Entry::Dir(DirId(child))));
         }
         for ((dir, name), (member, _)) in self.renamed {
-            rows.push((dir, name.into(), member_entry(member)));
+            others.push((dir, name.into(), member_entry(member)));
         }
-        // The files are in order already, and this sort takes them as one run.
-        rows.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+        others.sort_unstable_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
 
-        let mut rows = rows.as_slice();
-        (0..)
-            .zip(parents)
-            .map(|(dir, parent)| {
-                let (own, others) = rows.split_at(rows.partition_point(|row| row.0 == dir));
-                rows = others;
-                Dir::new(parent, own)
-            })
-            .collect()
+        let (mut files, mut others) = (&self.files[..], &others[..]);
+        let mut dirs = Vec::with_capacity(parents.len());
+        for (dir, parent) in (0..).zip(parents) {
+            let (own_files, left) = files.split_at(files.partition_point(|file| file.dir == dir));
+            files = left;
+            let (own_others, left) = others.split_at(others.partition_point(|row| row.0 == dir));
+            others = left;
+            let count = own_files.len() + own_others.len();
+            let len: usize = own_files.iter().map(|file| file.name_len as usize).sum();
+            let len = len + own_others.iter().map(|(_, name, _)| name.len()).sum::<usize>();
+            let files = own_files.iter().map(|file| {
+                (Cow::Borrowed(file.key(self.paths).1), member_entry(file.member as usize))
+            });
+            let others = own_others.iter().map(|(_, name, entry)| (Cow::Borrowed(&**name), *entry));
+            let rows = Merged { files: files.peekable(), others: others.peekable() };
+            dirs.push(Dir::new(parent, count, len, rows));
+        }
+        dirs
+    }
+}
+
+/// Two sorted sequences of names as one.
+struct Merged<A: Iterator, B: Iterator> {
+    files: Peekable<A>,
+    others: Peekable<B>,
+}
+
+type NamedEntry<'a> = (Cow<'a, [u8]>, Entry);
+
+impl<'a, A, B> Iterator for Merged<A, B>
+where
+    A: Iterator<Item = NamedEntry<'a>>,
+    B: Iterator<Item = NamedEntry<'a>>,
+{
+    type Item = NamedEntry<'a>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match (self.files.peek(), self.others.peek()) {
+            (Some((file, _)), Some((other, _))) if other < file => self.others.next(),
+            (None, Some(_)) => self.others.next(),
+            _ => self.files.next(),
+        }
     }
 }
 

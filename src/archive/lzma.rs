@@ -7,8 +7,9 @@ use std::io::{self, BufRead, Read};
 
 use lzma_rust2::{LzmaReader, XzReader};
 
-/// The largest dictionary that is allocated: four times that of `xz -9`.
-const MAX_DICTIONARY: u32 = 256 << 20;
+/// The largest dictionary that is allocated: twice that of `xz -9`. One decoder at a time has a large
+/// one.
+const MAX_DICTIONARY: u32 = 128 << 20;
 /// What `lzma-rust2` reckons for that dictionary and the decoder's own tables and buffers.
 const MAX_XZ_MEMORY_KIB: u32 = (MAX_DICTIONARY >> 10) + (1 << 10);
 

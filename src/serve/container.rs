@@ -93,6 +93,26 @@ impl OpenArchive {
         Ok(content)
     }
 
+    /// A handle of `content`, one of its members, was closed.
+    pub fn closed(self: &Arc<Self>, content: &Content) {
+        self.shared.resting.closed(&Arc::downgrade(self), MemberId(content.number()));
+    }
+
+    /// Drops the content of a member, unless somebody has it or it is worth keeping.
+    pub(super) fn drop_content(&self, id: MemberId) {
+        let mut contents = self.contents();
+        let is_idle =
+            |content: &Arc<Content>| Arc::strong_count(content) == 1 && !content.is_worth_keeping();
+        let dropped =
+            if contents.get(&id).is_some_and(is_idle) { contents.remove(&id) } else { None };
+        if contents.len() < contents.capacity() / 4 {
+            contents.shrink_to_fit();
+        }
+        drop(contents);
+        // Outside of the lock: it may be much.
+        drop(dropped);
+    }
+
     /// Saves what has been learnt of members that are not decoded to their ends.
     pub fn save_indexes(&self) {
         if let Some(index) = &self.index {
@@ -186,7 +206,8 @@ impl OpenArchive {
 pub struct OpenNpyGz {
     npy: Arc<NpyGz>,
     shared: Shared,
-    content: Mutex<Arc<Content>>,
+    /// Once somebody has asked for it: most that are listed are never opened.
+    content: Mutex<Option<Arc<Content>>>,
     confirmed: Arc<Confirmed>,
     index: Option<Arc<ArchiveIndex>>,
 }
@@ -208,8 +229,7 @@ impl OpenNpyGz {
         let shared = server.shared.clone();
         let index = shared.index(npy.source().clone(), move || identified.identity());
         let confirmed = Confirmed::new(1);
-        let content = Mutex::new(new_content(&npy, &shared, &confirmed, index.as_ref()));
-        Self { npy, shared, content, confirmed, index }
+        Self { npy, shared, content: Mutex::default(), confirmed, index }
     }
 
     /// Saves what has been learnt of it.
@@ -229,10 +249,11 @@ impl OpenNpyGz {
     #[must_use]
     pub fn content(&self) -> Arc<Content> {
         let mut content = self.content.lock().unwrap_or_else(PoisonError::into_inner);
-        if content.is_superseded() {
-            *content = new_content(&self.npy, &self.shared, &self.confirmed, self.index.as_ref());
+        if let Some(content) = content.as_ref().filter(|content| !content.is_superseded()) {
+            return content.clone();
         }
-        content.clone()
+        let new = new_content(&self.npy, &self.shared, &self.confirmed, self.index.as_ref());
+        content.insert(new).clone()
     }
 }
 

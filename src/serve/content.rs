@@ -14,6 +14,7 @@ use super::{
     background::Background,
     copy::{CopyHandle, MemberCopy},
     deflated::Deflated,
+    index::LEAST_ENCODED,
     stored::Stored,
     verify::{self, Verdict},
     whole::Whole,
@@ -196,6 +197,24 @@ impl Content {
             Encoding::Deflated(deflated) => deflated.reader().frontier(),
             Encoding::Whole(..) => 0,
         }
+    }
+
+    /// Its number among the members of its archive.
+    pub(super) fn number(&self) -> u32 {
+        self.verdict.number()
+    }
+
+    /// Whether to make it again would cost more than to decode a few milliseconds, or would lose what is
+    /// known of damage.
+    pub(super) fn is_worth_keeping(&self) -> bool {
+        let is_known_wrong = self.damage().is_some();
+        let is_being_compared = self.begun.is_set() && !self.is_settled();
+        let is_large = match &self.bytes {
+            Encoding::Stored(_) => false,
+            Encoding::Deflated(deflated) => deflated.encoded_size() >= LEAST_ENCODED,
+            Encoding::Whole(..) => true,
+        };
+        is_known_wrong || is_being_compared || is_large
     }
 
     /// Whether there is nothing more to compare.

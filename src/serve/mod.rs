@@ -18,6 +18,7 @@ mod index;
 mod news;
 mod pattern;
 mod pool;
+mod resting;
 mod scratch;
 mod stored;
 mod verify;
@@ -50,6 +51,7 @@ use copy::{Copier, MemberCopy};
 use idle::IdleCores;
 use index::ArchiveIndex;
 use pool::{Pool, Spawner};
+use resting::Resting;
 use scratch::Scratch;
 use seekable_deflate::Memory;
 use verify::{Alarm, Confirmed, Subject, Verdict};
@@ -121,6 +123,7 @@ struct Shared {
     /// Decodes whole members: long tasks, kept from the short ones.
     whole: Spawner,
     whole_queue: Arc<WholeQueue>,
+    resting: Arc<Resting>,
     scratch: Arc<Scratch>,
     read_ahead: u64,
     indexes: Option<Arc<Indexes>>,
@@ -214,6 +217,7 @@ impl Server {
             whole: whole.spawner(),
             reply: reply.spawner(),
             whole_queue: Arc::default(),
+            resting: Arc::default(),
             scratch: Scratch::new(limits.temporary, limits.scratch_size),
             // An eighth, so that several readers fit beside what is being read.
             read_ahead: READ_AHEAD.min(limits.memory / 8),
@@ -270,5 +274,10 @@ impl Once {
     /// True the first time.
     pub fn first(&self) -> bool {
         !self.0.swap(true, Ordering::Relaxed)
+    }
+
+    /// Whether there was a first time.
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
     }
 }

@@ -168,6 +168,11 @@ impl Verdict {
         })
     }
 
+    /// Its number among the members of its archive.
+    pub fn number(&self) -> u32 {
+        self.subject.number
+    }
+
     /// Whether its bytes are to be compared with its CRC-32 at all, and have not been yet.
     pub fn is_open(&self) -> bool {
         self.policy != Verify::Never && !self.is_settled()

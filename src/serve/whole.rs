@@ -16,10 +16,13 @@ use std::{
 };
 
 use super::{Asker, Error, Reply, Shared, copy::MemberCopy, pool::Spawner, scratch::ScratchId};
-use crate::archive::{Archive, MemberId};
+use crate::archive::{Archive, MemberId, Method};
 
 /// Members of more decoded bytes are long: at 10 MB/s, as bzip2 has it, these take 6 s.
 const LONG: u64 = 64 << 20;
+
+/// A dictionary grows with what is decoded: that of a member of at most so many bytes is small.
+const SMALL_DICTIONARY: u64 = 8 << 20;
 
 /// How often the cheapest goes first before the oldest does.
 const CHEAP_ONES: u32 = 8;
@@ -61,7 +64,7 @@ pub struct WholeQueue(Mutex<Queue>);
 struct Queue {
     /// In the order in which they came.
     waiting: Vec<Arc<Whole>>,
-    /// Long ones that are being decoded.
+    /// Long ones, and those whose decoder may take much memory, that are being decoded: one at a time.
     long: usize,
     /// Cheap ones that went first since the oldest did.
     passed: u32,
@@ -144,8 +147,11 @@ impl Whole {
         self.archive.member(self.member).size
     }
 
+    /// Whether it keeps others waiting, or its decoder may have a dictionary of a hundred MiB.
     fn is_long(&self) -> bool {
-        self.size() > LONG
+        let member = self.archive.member(self.member);
+        let has_dictionary = matches!(member.method, Method::Lzma | Method::Xz | Method::Zstd);
+        self.size() > LONG || (has_dictionary && self.size() > SMALL_DICTIONARY)
     }
 
     // Nothing that can panic runs under this lock; a poisoned one is still whole.

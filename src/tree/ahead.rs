@@ -27,6 +27,9 @@ use crate::serve::{OpenArchive, Server};
 /// Archives that are worth another thread: each takes some 10 us, waking a thread 5 to 30.
 const WORTH_A_THREAD: usize = 16;
 
+/// A larger file, in bytes, may have a directory of 100,000 members and more.
+pub(super) const LARGE: u64 = 8 << 20;
+
 /// What the files of some rows of a listing turned out to be, in the order of the rows.
 pub(super) type FoundAhead<C> = std::iter::Peekable<std::vec::IntoIter<FoundRow<C>>>;
 
@@ -111,6 +114,10 @@ impl<C: Container> Work<C> {
 
     fn open(&self, row: usize, name: &OsStr) -> Option<FoundRow<C>> {
         let (file, stat) = open_regular(&self.directory, name).ok()?;
+        // It may take much memory, and all that are opened together stay until they are shown.
+        if stat.generation().size > LARGE {
+            return None;
+        }
         let warn = |warning: &str| log::warn!("{}: {warning}", self.path.join(name).display());
         let found = self.containers.examine(file, &stat, &self.server, warn).ok()?;
         Some((row, found, stat))

@@ -91,8 +91,11 @@ impl Handles {
         let handle = self.open.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
         let Some(handle) = handle else { return };
         self.holders().give_back(handle.file());
-        if let Handle::Member { content, .. } = &*handle {
+        if let Handle::Member { content, container, .. } = &*handle {
             content.closed();
+            if let Held::Archive(archive) = container {
+                archive.closed(content);
+            }
         }
     }
 

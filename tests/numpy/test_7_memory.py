@@ -1,0 +1,94 @@
+"""Rule 7.13: memory does not grow with what is looked at."""
+
+import gzip
+import os
+import struct
+import zipfile
+import zlib
+
+import numpy as np
+import pytest
+
+from arrays import same
+from mounting import Child, in_child
+
+MIB = 1 << 20
+
+
+def large_archive(path, members):
+    """An archive of many members, written faster than by zipfile."""
+    data, out, central = b"x", bytearray(), bytearray()
+    crc32 = zlib.crc32(data)
+    for number in range(members):
+        name = b"%08d.npy" % number
+        offset = len(out)
+        fields = (0, 0, 0, 33, crc32, 1, 1, len(name), 0)
+        out += struct.pack("<4s5H3I2H", b"PK\3\4", 20, *fields) + name + data
+        central += struct.pack("<4s6H3I5H2I", b"PK\1\2", 20, 20, *fields, 0, 0, 0, 0, offset) + name
+    start = len(out)
+    end64 = start + len(central)
+    out += central
+    out += struct.pack("<4sQ2H2I4Q", b"PK\6\6", 44, 45, 45, 0, 0, members, members,
+                       len(central), start)
+    out += struct.pack("<4sIQI", b"PK\6\7", 0, end64, 1)
+    out += struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0)
+    path.write_bytes(out)
+
+
+def test_7_13_large_archives_that_are_opened_at_once_take_turns(source, mount):
+    for number in range(6):
+        large_archive(source / f"{number}.npz", 200_000)
+    np.savez(source / "good.npz", x=np.arange(100))
+    mnt = mount(source)
+    paths = [mnt / f"{number}.npz/00199999.npy" for number in range(6)] * 2
+    children = [Child(path.read_bytes) for path in paths]
+    same(in_child(np.load, mnt / "good.npz/x.npy"), np.arange(100))
+    assert [child.result() for child in children] == [b"x"] * len(paths)
+    # Each takes 17 MB while it is open, and three times as much while it is parsed.
+    assert mnt.peak_memory() < 130 * MIB
+
+
+def test_7_13_listing_large_archives_keeps_few_of_them(source, mount):
+    for number in range(6):
+        large_archive(source / f"{number}.npz", 200_000)
+    mnt = mount(source)
+    names = [(entry.name, entry.is_dir()) for entry in os.scandir(mnt.path)]
+    assert sorted(names) == [(f"{number}.npz", True) for number in range(6)]
+    for number in range(6):
+        assert len(os.listdir(mnt / f"{number}.npz")) == 200_000
+    assert mnt.peak_memory() < 130 * MIB
+
+
+def test_7_13_members_that_are_read_once_are_forgotten(source, mount):
+    content = bytes(range(256)) * 8
+    with zipfile.ZipFile(source / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(20_000):
+            archive.writestr(f"{number}.npy", content)
+    mnt = mount(source)
+    (mnt / "a.npz/0.npy").read_bytes()
+    before = mnt.peak_memory()
+    for number in range(20_000):
+        with open(mnt / f"a.npz/{number}.npy", "rb", buffering=0) as file:
+            assert file.read() == content
+    # At 2 KiB each, all of them would take 40 MiB.
+    assert mnt.peak_memory() < before + 20 * MIB
+
+
+HEADERS = {
+    "dtype": "{'descr': '%s', 'fortran_order': False, 'shape': (1,)}" % ("\\x00" * (1 << 18)),
+    "shape": "{'descr': '<f4', 'fortran_order': False, 'shape': (%s)}" % ("1," * (1 << 19)),
+    "fields": "{'descr': [%s], 'fortran_order': False, 'shape': (1,)}"
+    % ",".join(f"('{n}','<f4')" for n in range(40_000)),
+}
+
+
+@pytest.mark.parametrize("kind", HEADERS)
+def test_7_13_long_headers_are_not_kept(source, mount, kind):
+    text = HEADERS[kind].encode()
+    content = gzip.compress(b"\x93NUMPY\2\0" + struct.pack("<I", len(text)) + text, 9)
+    for number in range(200):
+        (source / f"{number}.npy.gz").write_bytes(content)
+    mnt = mount(source)
+    assert len(os.listdir(mnt.path)) == 200
+    assert [entry.stat().st_size >= 0 for entry in os.scandir(mnt.path)] == [True] * 200
+    assert mnt.peak_memory() < 120 * MIB
