@@ -1,0 +1,55 @@
+"""Rule 9.1, where several mounts, or the end of one, are in it."""
+
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from mounting import poll
+from noise import noise
+
+
+def state(path):
+    return os.getxattr(path, "user.npzfs.state").decode()
+
+
+@pytest.fixture
+def indexes(tmp_path):
+    return tmp_path / "indexes"
+
+
+def test_9_1_what_two_mounts_find_out_is_saved_together(source, mount, indexes):
+    arrays = {name: noise(seed) for seed, name in enumerate("ab")}
+    np.savez_compressed(source / "a.npz", **arrays)
+    both = [mount(source, "--index-dir", indexes) for _ in range(2)]
+    for one, name in zip(both, "ab", strict=True):
+        # Both have looked for saved indexes before either saves.
+        assert state(one / f"a.npz/{name}.npy").startswith("unverified: 0 of ")
+    for one, name in zip(both, "ab", strict=True):
+        assert (np.load(one / f"a.npz/{name}.npy") == arrays[name]).all()
+    for one in both:
+        one.stop()
+    third = mount(source, "--index-dir", indexes)
+    assert {state(third / f"a.npz/{name}.npy") for name in "ab"} == {"ready"}
+
+
+def test_9_1_a_mount_that_is_taken_away_in_use_saves_what_it_knows(source, mount, indexes):
+    np.savez_compressed(source / "a.npz", x=noise())
+    options = ("--index-dir", indexes, "--verify", "never")
+    one = mount(source, *options)
+    with open(one / "a.npz/x.npy", "rb", buffering=0) as file:
+        os.pread(file.fileno(), 4096, 2_000_000)
+        os.kill(one.pid, signal.SIGTERM)
+        poll(lambda: one.process.poll() is not None, 60, "the server ends after its grace")
+    one.stop()
+    one = mount(source, *options)
+    assert int(state(one / "a.npz/x.npy").split()[1]) > 2_000_000
+
+
+def test_9_1_members_of_less_than_a_mebibyte_leave_nothing(source, mount, indexes):
+    np.savez_compressed(source / "a.npz", x=noise()[:100])
+    one = mount(source, "--index-dir", indexes)
+    assert (np.load(one / "a.npz/x.npy") == noise()[:100]).all()
+    one.stop()
+    assert list(indexes.iterdir()) == []
