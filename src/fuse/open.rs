@@ -10,6 +10,10 @@ use crate::{
     tree::{Backing, FsError, Ino, Opened, Opening, Tree},
 };
 
+/// How often an open waits until a member has been compared. Once is enough, unless its index turns out
+/// to be wrong meanwhile.
+const MOST_TRIES: u32 = 3;
+
 /// Opens files, and answers when they are open.
 #[derive(Clone)]
 pub(super) struct Opener {
@@ -21,12 +25,20 @@ pub(super) struct Opener {
 impl Opener {
     /// Opens `ino` for `user`; answers when its bytes have been compared, if they have to be.
     pub fn open(self, ino: INodeNo, user: u32, ticket: Ticket, reply: ReplyOpen) {
+        self.try_open(ino, user, ticket, reply, MOST_TRIES);
+    }
+
+    fn try_open(self, ino: INodeNo, user: u32, ticket: Ticket, reply: ReplyOpen, tries: u32) {
         match self.tree.open(Ino(ino.0), user) {
             Ok(Opening::Done(opened)) => self.answer(ino, opened, ticket, reply),
+            // It changes faster than it is compared: the kernel looks it up again.
+            Ok(Opening::Verify(_)) if tries == 0 => reply.error(Errno::ESTALE),
             Ok(Opening::Verify(content)) => {
                 content.verify(Box::new(move |verified| match verified {
                     // What it is, it is known to be now.
-                    Ok(_) | Err(serve::Error::Damaged(_)) => self.open(ino, user, ticket, reply),
+                    Ok(_) | Err(serve::Error::Damaged(_) | serve::Error::Refuted) => {
+                        self.try_open(ino, user, ticket, reply, tries - 1);
+                    }
                     Err(serve::Error::Overwritten) => reply.error(Errno::ESTALE),
                     Err(error) => {
                         reply.error(errno(&self.tree, "open", ino, &FsError::Content(error)));
