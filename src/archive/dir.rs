@@ -158,7 +158,7 @@ pub(super) fn build<'a>(count: usize, name_of: impl Fn(usize) -> &'a [u8]) -> Tr
             changes[covered] = Some(Change::Covered);
         }
     });
-    for &(member, _) in builder.renamed.values() {
+    for &member in builder.renamed.values() {
         changes[member] = Some(Change::Renamed);
     }
     Tree { dirs: builder.finish(), warning: sentence(&changes, name_of) }
@@ -201,14 +201,22 @@ struct Builder<'p> {
     dirs: HashMap<(u32, &'p [u8]), u32>,
     /// Sorted.
     files: Vec<File>,
-    /// Files whose name is a directory's, under the name they got, and the number to go on with for
-    /// the next file that would get it: long names are shortened, so many may come to one.
-    renamed: HashMap<(u32, Vec<u8>), (usize, u64)>,
+    /// Files whose name is a directory's, under the name they got.
+    renamed: HashMap<(u32, Vec<u8>), usize>,
+    /// For names that were wanted for them and are taken, the number to go on with: long names are
+    /// shortened, so many may come to one.
+    next: HashMap<(u32, Vec<u8>), u64>,
 }
 
 impl<'p> Builder<'p> {
     fn new(paths: &'p [u8]) -> Self {
-        Self { paths, dirs: HashMap::new(), files: Vec::new(), renamed: HashMap::new() }
+        Self {
+            paths,
+            dirs: HashMap::new(),
+            files: Vec::new(),
+            renamed: HashMap::new(),
+            next: HashMap::new(),
+        }
     }
 
     /// Adds the directories of a path. Returns the last of them and the name that is left, which is
@@ -255,14 +263,14 @@ impl<'p> Builder<'p> {
         clashes.sort_unstable_by_key(|(member, ..)| *member);
         for (member, dir, name) in clashes {
             let name = self.free_name(dir, name);
-            self.renamed.insert((dir, name), (member, 2));
+            self.renamed.insert((dir, name), member);
         }
     }
 
     /// `name.member`, or with the lowest number that is not taken: `name.member.2`.
     fn free_name(&mut self, dir: u32, name: &[u8]) -> Vec<u8> {
         let mut number = 1;
-        // The names that others got before.
+        // The names that are taken.
         let mut passed = Vec::new();
         loop {
             let mut wanted = [name, b".member"].concat();
@@ -271,26 +279,22 @@ impl<'p> Builder<'p> {
             }
             let mut fitting = Vec::new();
             name::append_component(&wanted, &mut fitting);
-            let key = (dir, fitting.as_slice());
-            let is_file =
-                || self.files.binary_search_by_key(&key, |file| file.key(self.paths)).is_ok();
-            if self.dirs.contains_key(&key) || is_file() {
-                number += 1;
-                continue;
-            }
             let key = (dir, fitting);
-            let Some((_, next)) = self.renamed.get(&key) else {
-                for passed in passed {
-                    if let Some((_, next)) = self.renamed.get_mut(&passed) {
-                        *next = number + 1;
-                    }
-                }
+            if !self.is_taken(&key) {
+                // Whoever comes to one of them has those in between tried already.
+                self.next.extend(passed.into_iter().map(|passed| (passed, number + 1)));
                 return key.1;
-            };
-            // Those who came here before have tried the numbers in between.
-            number = (*next).max(number + 1);
+            }
+            number = self.next.get(&key).copied().unwrap_or(0).max(number + 1);
             passed.push(key);
         }
+    }
+
+    fn is_taken(&self, (dir, name): &(u32, Vec<u8>)) -> bool {
+        let key = (*dir, name.as_slice());
+        self.dirs.contains_key(&key)
+            || self.files.binary_search_by_key(&key, |file| file.key(self.paths)).is_ok()
+            || self.renamed.contains_key(&(*dir, name.clone()))
     }
 
     fn finish(self) -> Vec<Dir> {
@@ -303,7 +307,7 @@ impl<'p> Builder<'p> {
             parents[child as usize] = DirId(dir);
             others.push((dir, name.into(), Entry::Dir(DirId(child))));
         }
-        for ((dir, name), (member, _)) in self.renamed {
+        for ((dir, name), member) in self.renamed {
             others.push((dir, name.into(), member_entry(member)));
         }
         others.sort_unstable_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));

@@ -18,9 +18,7 @@ const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (commit ", env!("NPZF
 /// Between the options and the end of `--help`.
 const EXAMPLES: &str = "\
 Mount options, for -o and fstab(5):
-  layout= ttl= cache_size= index_dir=  as the options above
-  index_dir_size= log_file=
-  disk_cache= disk_cache_size= scratch_size= verify=
+  layout= ttl= cache_size= verify= ... as the options above, with _ for -
   allow_other allow_root               let others in, as far as file modes allow
   default_permissions noexec fsname=   as in mount.fuse3(8)
   ro nofail _netdev user x-... and the like are accepted; a mount is always ro,nosuid,nodev

@@ -59,13 +59,11 @@ pub struct Arguments {
     /// What they may take there [default: 10G]
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     disk_cache_size: Option<u64>,
-    /// What members of bzip2, xz and the like may take in $TMPDIR, where they are decoded whole
-    /// [default: a tenth of what is free]
+    /// What bzip2, xz ... may take in $TMPDIR [default: a tenth]
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     scratch_size: Option<u64>,
-    /// When members are compared with their CRC-32: small ones before they are read, the others in the
-    /// background; all in the background; all before; never [default: small]
-    #[arg(long, value_name = "small|background|always|never", value_parser = parse_verify)]
+    /// Check CRC-32s: small, background, always, never [default: small]
+    #[arg(long, value_name = "WHEN", value_parser = parse_verify)]
     verify: Option<Verify>,
     /// Log to this file; else to the system log, or standard error with -f
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]

@@ -20,6 +20,7 @@ use lru::LruCache;
 use super::{
     Attr, FsError, Ino, Kind, Layout, Tree,
     node::{Node, Version},
+    opened::{Container, Containers},
     present,
     resolve::{enter_entry, stat_of},
     source::{At, SourceName},
@@ -76,10 +77,10 @@ impl Tree {
             Node::Source(node) if node.kind == Kind::Directory => {
                 let path = node.path();
                 let at = self.source.open_directory(&path)?;
-                let listing = self.listing(ino, &at, cookie)?;
+                let (major, minor) = node.id.dev;
+                let device = rustix::fs::makedev(major, minor);
+                let listing = self.listing(ino, &at, device, cookie)?;
                 if show_dots(cookie, show) {
-                    let (major, minor) = node.id.dev;
-                    let device = rustix::fs::makedev(major, minor);
                     self.show_source(&at, device, &listing, cookie, look_up, show);
                 }
             }
@@ -222,25 +223,32 @@ impl Tree {
 
     /// The names of a source directory: as they are at the start of a listing, and as they were
     /// then further on.
-    fn listing(&self, ino: Ino, at: &At<'_>, cookie: u64) -> Result<Arc<Listing>, FsError> {
+    fn listing(
+        &self,
+        ino: Ino,
+        at: &At<'_>,
+        device: u64,
+        cookie: u64,
+    ) -> Result<Arc<Listing>, FsError> {
         let known = self.listings.get(ino);
         match known {
             Some(listing) if cookie > 0 => Ok(listing),
             known => {
-                let listing = Arc::new(Listing::new(self.list_source(at)?, known.as_deref()));
+                let listing =
+                    Arc::new(Listing::new(self.list_source(at, device)?, known.as_deref()));
                 self.listings.put(ino, listing.clone());
                 Ok(listing)
             }
         }
     }
 
-    fn list_source(&self, at: &At<'_>) -> Result<Vec<Name>, FsError> {
+    fn list_source(&self, at: &At<'_>, device: u64) -> Result<Vec<Name>, FsError> {
         let mut names = at.list()?;
         // In byte order, so that looking one up is a binary search.
         names.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         let has = |name: &OsStr| names.binary_search_by(|entry| (*entry.0).cmp(name)).is_ok();
         let beside = self.settings.layout == Layout::Beside;
-        self.open_what_decides(at, &names);
+        self.open_what_decides(at, device, &names);
         let mut shown = Vec::with_capacity(names.len());
         for (name, ino, kind) in &names {
             let kind = match kind {
@@ -277,18 +285,35 @@ impl Tree {
     }
 
     /// Opens the files of which only what they hold tells which names are shown.
-    fn open_what_decides(&self, at: &At<'_>, names: &[SourceName]) {
-        let unknown = |is_one: &dyn Fn(&OsStr) -> bool| -> Vec<(usize, OsString)> {
-            let names = names.iter().filter(|(name, _, kind)| {
-                kind.is_none_or(|kind| kind == Kind::File) && is_one(name)
-            });
-            names.enumerate().map(|(row, (name, ..))| (row, name.clone())).collect()
-        };
-        // What they are is remembered.
-        let _known =
-            self.open_rows(&self.npy_gzs, at, unknown(&|name| present::npy_of_gz(name).is_some()));
+    fn open_what_decides(&self, at: &At<'_>, device: u64, names: &[SourceName]) {
+        let is_gz = |name: &OsStr| present::npy_of_gz(name).is_some();
+        self.open_unknown(&self.npy_gzs, at, device, names, &is_gz);
         if self.settings.layout == Layout::Beside {
-            let _known = self.open_rows(&self.archives, at, unknown(&present::is_npz));
+            self.open_unknown(&self.archives, at, device, names, &present::is_npz);
+        }
+    }
+
+    /// Opens those that `is_one` may mean, and of which nothing is known. What they are is remembered.
+    fn open_unknown<C: Container + Send + Sync + 'static>(
+        &self,
+        containers: &Arc<Containers<C>>,
+        at: &At<'_>,
+        device: u64,
+        names: &[SourceName],
+        is_one: &dyn Fn(&OsStr) -> bool,
+    ) {
+        let unknown: Vec<_> = names
+            .iter()
+            .filter(|(name, ino, kind)| {
+                kind.is_none_or(|kind| kind == Kind::File)
+                    && is_one(name)
+                    && !containers.remembers(device, *ino)
+            })
+            .collect();
+        // Each is open until all of its part are.
+        for part in unknown.chunks(AHEAD) {
+            let rows = part.iter().enumerate().map(|(row, (name, ..))| (row, name.clone()));
+            drop(self.open_rows(containers, at, rows.collect()));
         }
     }
 }

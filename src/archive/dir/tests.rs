@@ -241,3 +241,21 @@ fn names_that_are_shortened_to_one_are_counted_on() {
     assert!(numbers.len() > count / 2, "{}", numbers.len());
     assert!(numbers.last() <= Some(&count), "none is left out");
 }
+
+/// The names that are wanted for them are those of other files.
+#[test]
+fn names_that_are_taken_by_files_are_passed_once() {
+    let count = 5_000;
+    let unique = |number: u32| of_crc_0(format!("{}{number:08x}....", "x".repeat(239)).as_bytes());
+    let names: Vec<_> = (0..).filter_map(unique).take(count).collect();
+    let both = names.iter().flat_map(|name| [name.clone(), [name, &b"/"[..]].concat()]);
+    let taken = (1..=count).map(|number| {
+        let end = if number == 1 { String::new() } else { format!(".{number}") };
+        let mut path = Vec::new();
+        name::append_component(&[&names[0], &b".member"[..], end.as_bytes()].concat(), &mut path);
+        path
+    });
+    let all: Vec<_> = both.chain(taken).collect();
+    let tree = build(all.len(), |index| &all[index]);
+    assert_eq!(tree.dirs[0].entries().len(), 3 * count);
+}

@@ -1,0 +1,27 @@
+//! Any bytes as a `.npy.gz`: refused, or one whose size is known.
+//!
+//! `cargo fuzz run npy_gz -- -max_total_time=600`, on nightly or with `RUSTC_BOOTSTRAP=1`.
+
+#![no_main]
+
+use std::{fs::File, io::Write, sync::Arc};
+
+use libfuzzer_sys::fuzz_target;
+use npzfs::archive::{NpyGz, SourceFile};
+use rustix::fs::MemfdFlags;
+
+fuzz_target!(|input: &[u8]| {
+    let file = rustix::fs::memfd_create("npy.gz", MemfdFlags::CLOEXEC).expect("memfd");
+    let mut file = File::from(file);
+    file.write_all(input).expect("memory takes all");
+    let Ok(source) = SourceFile::new(file) else { return };
+    match NpyGz::open(Arc::new(source)) {
+        Ok(npy) => {
+            let header = npy.header().expect("it was read before");
+            assert_eq!(header.file_size(), Some(npy.size()));
+            assert!(npy.size() <= input.len() as u64 * 1032);
+            npy.identity().expect("the file is still there");
+        }
+        Err(error) => assert!(error.to_string().len() < 1000),
+    }
+});

@@ -1,0 +1,56 @@
+//! Any bytes as a zip archive: refused, or a tree of unique names whose members decode or fail.
+//!
+//! `cargo fuzz run zip -- -max_total_time=600`, on nightly or with `RUSTC_BOOTSTRAP=1`.
+
+#![no_main]
+
+use std::{collections::HashSet, fs::File, io::Write, sync::Arc};
+
+use libfuzzer_sys::fuzz_target;
+use npzfs::archive::{Archive, DirId, Entry, SourceFile};
+use rustix::fs::MemfdFlags;
+
+/// Larger members take too long for a fuzzer, and their decoders are others'.
+const LARGEST: u64 = 1 << 20;
+
+/// How many members are decoded: many may share their bytes.
+const MOST: u32 = 8;
+
+fuzz_target!(|input: &[u8]| {
+    let file = rustix::fs::memfd_create("archive", MemfdFlags::CLOEXEC).expect("memfd");
+    let mut file = File::from(file);
+    file.write_all(input).expect("memory takes all");
+    let Ok(source) = SourceFile::new(file) else { return };
+    let Ok(archive) = Archive::open(Arc::new(source)) else { return };
+    let (dirs, members) = archive.counts();
+    let mut shown = HashSet::new();
+    for dir in (0..dirs).map(DirId) {
+        let mut before: Option<&[u8]> = None;
+        for (name, entry) in archive.dir(dir).entries() {
+            assert!(before.is_none_or(|before| before < name), "names are in order, each once");
+            assert!(!name.is_empty() && name.len() <= 255);
+            assert!(!name.contains(&b'/') && !name.contains(&0) && name != b"." && name != b"..");
+            assert_eq!(archive.dir(dir).get(name), Some(entry));
+            match entry {
+                Entry::Dir(below) => {
+                    assert!(below.0 < dirs && below != DirId::ROOT);
+                    assert_eq!(archive.dir(below).parent(), dir);
+                }
+                Entry::Member(id) => assert!(id.0 < members && shown.insert(id.0)),
+            }
+            before = Some(name);
+        }
+    }
+    assert!(archive.memory() < 64 * (input.len() as u64 + 4096), "memory follows from length");
+    for id in (0..members.min(MOST)).map(npzfs::archive::MemberId) {
+        let member = archive.member(id).clone();
+        if archive.data_offset(id).is_err() || member.size > LARGEST {
+            continue;
+        }
+        let mut decoded = Vec::new();
+        if archive.decode(id, &mut decoded).is_ok() {
+            assert_eq!(decoded.len() as u64, member.size);
+            assert_eq!(crc32fast::hash(&decoded), member.crc32);
+        }
+    }
+});
