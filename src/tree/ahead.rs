@@ -28,7 +28,7 @@ use crate::serve::{OpenArchive, Server};
 const WORTH_A_THREAD: usize = 16;
 
 /// A larger file, in bytes, may have a directory of 100,000 members and more.
-pub(super) const LARGE: u64 = 8 << 20;
+const LARGE: u64 = 8 << 20;
 
 /// What the files of some rows of a listing turned out to be, in the order of the rows.
 pub(super) type FoundAhead<C> = std::iter::Peekable<std::vec::IntoIter<FoundRow<C>>>;

@@ -18,7 +18,7 @@ use std::{
 use lru::LruCache;
 use rustix::fs::{AtFlags, StatxFlags};
 
-use super::{ahead::LARGE, attr::Stat};
+use super::attr::Stat;
 use crate::{
     archive::{self, Archive, Generation, NpyGz, SourceFile},
     serve::{OpenArchive, OpenNpyGz, Server},
@@ -26,6 +26,9 @@ use crate::{
 
 /// What an open `.npy.gz` takes, in bytes, if some of them have been read.
 const NPY_GZ_MEMORY: u64 = 4 << 10;
+
+/// A file that takes more memory, in bytes, is heavy: an archive of some 50,000 members.
+const HEAVY: u64 = 4 << 20;
 
 /// Files that are opened before the heap is looked through for what can be given back: what each needed
 /// for a moment lies between what is kept of others. 30,000 small `.npy.gz` took 488 MiB.
@@ -118,7 +121,7 @@ pub(super) struct Containers<C> {
     /// Bytes that the open ones may take together, and take.
     memory: u64,
     used: AtomicU64,
-    /// One large file at a time is parsed: that takes a multiple of what stays.
+    /// One heavy file at a time is parsed: that takes a multiple of what stays.
     parsing: Mutex<()>,
     /// How many have been opened since memory was last given back.
     opened: AtomicU64,
@@ -240,16 +243,15 @@ impl<C: Container> Containers<C> {
         }
         let generation = stat.generation();
         let key = (generation.dev, generation.ino);
-        let parsing = (generation.size > LARGE).then(|| self.parsing.lock());
-        // Who waited for another to parse it finds it now.
-        if parsing.is_some()
-            && let Some(found) = self.known(stat)
-        {
-            return Ok(found);
-        }
         let (source, tail) = SourceFile::with_tail(file, generation)?;
+        let memory = C::memory_by(&tail);
+        let parsing = (memory > HEAVY).then(|| self.parsing.lock());
         if parsing.is_some() {
-            self.shrink_to(self.memory.saturating_sub(C::memory_by(&tail)));
+            // Who waited for another to parse it finds it now.
+            if let Some(found) = self.known(stat) {
+                return Ok(found);
+            }
+            self.shrink_to(self.memory.saturating_sub(memory));
         }
         if self.opened.fetch_add(1, Ordering::Relaxed) % TRIM_EVERY == TRIM_EVERY - 1 {
             crate::malloc::give_back_rest();

@@ -2,6 +2,7 @@
 
 import bz2
 import errno
+import gzip
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 import zipmaker
-from arrays import same
+from arrays import npy, same
 from mounting import Child, errno_of, in_child, poll
 from zipmaker import BZIP2, DEFLATED, LZMA, STORED, XZ, ZSTD, Entry
 
@@ -197,3 +198,16 @@ def test_7_9_stored_and_deflated_members_need_one_descriptor_for_their_archive(s
     assert [handle.read(9) for handle in handles] == [b"%d" % n for n in range(300)]
     for handle in handles:
         handle.close()
+
+
+def test_7_9_listing_does_not_take_all_descriptors(source, mount):
+    content = gzip.compress(npy(np.arange(10)))
+    for number in range(1500):
+        (source / f"{number}.npy.gz").write_bytes(content)
+    mnt = mount(source, under=["prlimit", "--nofile=512:512"])
+    child = Child(lambda: sorted(os.listdir(mnt.path)))
+    most = 0
+    while child.running():
+        most = max(most, descriptors(mnt))
+    assert child.result() == sorted(f"{number}.npy" for number in range(1500))
+    assert most < 400
