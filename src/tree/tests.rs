@@ -471,3 +471,21 @@ fn an_archive_that_is_closed_while_it_is_looked_up_is_counted_once() {
         assert!(tree.archives.is_counted_right());
     }
 }
+
+#[test]
+fn archives_that_go_for_others_are_counted_out() {
+    let dir = Dir::new();
+    let tree = dir.tree(Settings { open_archives: 2, ..Settings::default() });
+    for number in 0..5 {
+        dir.write(&format!("{number}.npz"), &testing::zip(&[("x", b"bytes", false)]));
+        tree.lookup(Ino::ROOT, name(&format!("{number}.npz"))).unwrap();
+        assert!(tree.archives.is_counted_right(), "{number}");
+    }
+    // As when descriptors are short.
+    let mut closed = 0;
+    while tree.archives.close_oldest() {
+        closed += 1;
+        assert!(tree.archives.is_counted_right());
+    }
+    assert_eq!(closed, 2);
+}
