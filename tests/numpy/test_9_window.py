@@ -136,7 +136,8 @@ def test_9_6_damage_that_later_windows_carry_does_not_outlast_a_restore(
         one.stop()
 
 
-WRITERS = [(ATTACKER, 0o644)]
+# A file that others may write holds their bytes, whoever owns it.
+WRITERS = [(ATTACKER, 0o644), (VICTIM, 0o664), (VICTIM, 0o666)]
 writers = pytest.mark.parametrize(("owner", "mode"), WRITERS)
 
 
