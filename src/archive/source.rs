@@ -189,13 +189,15 @@ impl SourceFile {
         Ok(SameFile(*hash.first_chunk().expect("16 of 32 bytes")))
     }
 
-    /// Whether its owner is known. Where none is, all files have the same: network filesystems and
-    /// user namespaces show the owners that they cannot name as this one.
+    /// Whether its bytes are those of its owner: the owner is known, and nobody else may write it (of an
+    /// ACL, the mode shows the mask in the bits of the group). Network filesystems and user namespaces
+    /// show all owners that they cannot name as one.
     ///
     /// # Errors
     /// When it cannot be asked.
-    pub fn has_owner(&self) -> io::Result<bool> {
-        Ok(rustix::fs::fstat(&self.file)?.st_uid != NOBODY)
+    pub fn is_its_owners(&self) -> io::Result<bool> {
+        let stat = rustix::fs::fstat(&self.file)?;
+        Ok(stat.st_uid != NOBODY && stat.st_mode & 0o022 == 0)
     }
 
     /// The file, for kernel passthrough and statfs.

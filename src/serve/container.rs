@@ -192,10 +192,10 @@ impl OpenArchive {
         let &Member { size, crc32, .. } = archive.member(id);
         let mtime = archive.source().generation().mtime.0;
         self.shared.copy(size, Some(crc32), move || {
-            // The central directory has the CRC-32 of every member. Where no owner is known, that
-            // keeps nobody from making another file of the same one.
+            // The central directory has the CRC-32 of every member. Where others may write the file,
+            // that keeps nobody from making another of the same.
             let source = archive.source();
-            let file = if source.has_owner()? { None } else { Some(source.same_file()?) };
+            let file = if source.is_its_owners()? { None } else { Some(source.same_file()?) };
             Ok(CopyKey { identity: archive.identity()?, stream, size, mtime, file })
         })
     }

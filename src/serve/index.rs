@@ -144,7 +144,7 @@ impl ArchiveIndex {
     /// confirmed each span is checked whenever it is decoded, so it is true of each archive of this
     /// content and owner; all else of this file alone.
     fn trust(&self, is_stream: bool, confirmed: bool) -> io::Result<Trust> {
-        let of_content = is_stream && confirmed && self.source.has_owner()?;
+        let of_content = is_stream && confirmed && self.source.is_its_owners()?;
         let file = if of_content { None } else { Some(self.source.same_file()?) };
         Ok(Trust { confirmed, file })
     }
