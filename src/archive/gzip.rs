@@ -11,11 +11,10 @@ use std::{
     sync::Arc,
 };
 
-use flate2::bufread::MultiGzDecoder;
-
 use super::{
     Error, Identity, SourceFile,
     decode::Encoded,
+    gunzip,
     npy::{self, NpyError},
 };
 
@@ -99,32 +98,34 @@ impl NpyGz {
 fn read_header(source: &SourceFile) -> Result<npy::Header, Error> {
     let read_error = RefCell::new(None);
     let len = source.generation().size.min(MAX_ENCODED);
-    let mut decoder = MultiGzDecoder::new(Encoded::new(source, 0, len, &read_error));
-    let mut start = Vec::new();
-    let mut wanted = npy::MIN_HEADER_LEN;
-    loop {
-        let filled = fill(&mut decoder, &mut start, wanted);
-        if let Some(error) = read_error.take() {
-            return Err(Error::Io(error));
-        }
-        filled.map_err(|error| {
-            Error::Corrupt(format!("gzip after {} decoded bytes: {error}", start.len()))
-        })?;
-        match npy::Header::parse(&start) {
-            Ok(header) => return Ok(header),
-            Err(NpyError::Truncated { needed }) if needed > wanted && start.len() == wanted => {
-                wanted = needed;
+    let encoded = Encoded::new(source, 0, len, &read_error);
+    gunzip::with_decoded(encoded, |decoded| {
+        let mut start = Vec::new();
+        let mut wanted = npy::MIN_HEADER_LEN;
+        loop {
+            let filled = fill(decoded, &mut start, wanted);
+            if let Some(error) = read_error.take() {
+                return Err(Error::Io(error));
             }
-            Err(error) => return Err(Error::Corrupt(format!("no .npy inside: {error}"))),
+            filled.map_err(|error| {
+                Error::Corrupt(format!("gzip after {} decoded bytes: {error}", start.len()))
+            })?;
+            match npy::Header::parse(&start) {
+                Ok(header) => return Ok(header),
+                Err(NpyError::Truncated { needed }) if needed > wanted && start.len() == wanted => {
+                    wanted = needed;
+                }
+                Err(error) => return Err(Error::Corrupt(format!("no .npy inside: {error}"))),
+            }
         }
-    }
+    })
 }
 
 /// Reads until `buf` has `wanted` bytes or the stream ends. The error of an end that comes too
 /// early is kept back, since the bytes before it may be enough to say what is wrong.
-fn fill(decoder: &mut impl Read, buf: &mut Vec<u8>, wanted: usize) -> io::Result<()> {
+fn fill(decoded: &mut dyn Read, buf: &mut Vec<u8>, wanted: usize) -> io::Result<()> {
     let missing = (wanted - buf.len()) as u64;
-    match decoder.take(missing).read_to_end(buf) {
+    match decoded.take(missing).read_to_end(buf) {
         Ok(_) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(()),
         Err(error) => Err(error),

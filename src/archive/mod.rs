@@ -13,6 +13,7 @@ mod decode;
 mod dir;
 mod error;
 mod generation;
+mod gunzip;
 mod gzip;
 mod identity;
 mod lzma;

@@ -4,7 +4,10 @@ use std::{
     collections::HashMap,
     fmt,
     ops::Range,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use lru::LruCache;
@@ -20,7 +23,7 @@ use crate::{Format, Span, core::Core, window::Packer};
 /// of a saved index are not counted. A span that somebody still holds is no longer counted once it
 /// is dropped from here.
 pub struct Memory {
-    limit: u64,
+    limit: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -94,7 +97,7 @@ impl Memory {
     #[must_use]
     pub fn new(limit: u64) -> Arc<Self> {
         Arc::new(Self {
-            limit,
+            limit: limit.into(),
             state: Mutex::new(State {
                 next_reader: 0,
                 spans: LruCache::unbounded(),
@@ -129,13 +132,24 @@ impl Memory {
     }
 
     /// The budget in bytes.
-    pub(crate) fn limit(&self) -> u64 {
-        self.limit
+    #[must_use]
+    pub fn limit(&self) -> u64 {
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// Changes the budget to `limit` bytes, and drops the spans that are too many by it. Windows
+    /// that are too many are given up when one of their readers advances.
+    pub fn set_limit(&self, limit: u64) {
+        self.limit.store(limit, Ordering::Relaxed);
+        let mut state = self.lock();
+        let dropped = state.fit(limit);
+        drop(state);
+        drop(dropped);
     }
 
     /// Whether indexes take so much that they had better be packed: a half of what they may.
     pub(crate) fn is_tight(&self) -> bool {
-        self.lock().index_bytes > self.limit / 4
+        self.lock().index_bytes > self.limit() / 4
     }
 
     /// A name for one more reader.
@@ -197,13 +211,13 @@ impl Memory {
     pub(crate) fn insert(&self, reader: ReaderId, number: usize, span: &Span) {
         let bytes = span.memory();
         let mut state = self.lock();
-        if state.index_bytes + state.reserved_bytes + bytes > self.limit {
+        if state.index_bytes + state.reserved_bytes + bytes > self.limit() {
             return;
         }
         let replaced = state.spans.put((reader, number), span.clone());
         state.span_bytes += bytes;
         state.span_bytes -= replaced.as_ref().map_or(0, Span::memory);
-        let dropped = state.fit(self.limit);
+        let dropped = state.fit(self.limit());
         drop(state);
         drop((replaced, dropped));
     }
@@ -214,7 +228,7 @@ impl Memory {
         // Spans end up to a match too far: then a buffer would be too short for the next.
         let len = len.next_multiple_of(PAGE);
         let mut state = self.lock();
-        let used = state.used_buffer(len, self.limit);
+        let used = state.used_buffer(len, self.limit());
         let bytes = used.as_ref().map_or(len, Vec::capacity) as u64;
         state.lent_bytes += bytes;
         drop(state);
@@ -240,7 +254,7 @@ impl Memory {
 
     fn set_aside(self: &Arc<Self>, mut state: MutexGuard<'_, State>, bytes: u64) -> Reserved {
         state.reserved_bytes += bytes;
-        let dropped = state.fit(self.limit);
+        let dropped = state.fit(self.limit());
         drop(state);
         drop(dropped);
         Reserved { memory: Arc::clone(self), bytes }
@@ -260,7 +274,7 @@ impl Memory {
         state.index_bytes = state.index_bytes - before + bytes;
 
         // Indexes are thinned without this lock: theirs may be held by somebody who wants it.
-        while grown && state.index_bytes > self.limit / 2 {
+        while grown && state.index_bytes > self.limit() / 2 {
             let largest = state.indexes.iter().filter(|(_, index)| !index.least);
             let largest = largest.max_by_key(|(_, index)| index.bytes);
             let Some((&reader, index)) = largest else { break };
@@ -276,7 +290,7 @@ impl Memory {
                 state.index_bytes = state.index_bytes - before + bytes;
             }
         }
-        let dropped = state.fit(self.limit);
+        let dropped = state.fit(self.limit());
         drop(state);
         drop(dropped);
     }
@@ -395,7 +409,7 @@ impl State {
 impl fmt::Debug for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Memory")
-            .field("limit", &self.limit)
+            .field("limit", &self.limit())
             .field("used", &self.used())
             .finish_non_exhaustive()
     }
@@ -521,6 +535,24 @@ mod tests {
         memory.give_up(reader, 0..1);
         assert!(memory.buffer(2_000_000).0.len() >= 2_000_000);
         assert!(memory.peek(reader, 1).is_some());
+    }
+
+    #[test]
+    fn a_smaller_budget_drops_what_is_too_much_at_once() {
+        let memory = Memory::new(50_000);
+        let reader = memory.add_reader();
+        for number in 0..4 {
+            memory.insert(reader, number, &span(vec![1; 10_000]));
+        }
+        memory.set_limit(25_000);
+        let cached = || (0..6).filter(|at| memory.peek(reader, *at).is_some()).collect::<Vec<_>>();
+        assert_eq!(cached(), [2, 3]);
+        assert!(memory.used() < 25_000);
+        memory.insert(reader, 4, &span(vec![1; 10_000]));
+        assert_eq!(cached(), [3, 4]);
+        memory.set_limit(50_000);
+        memory.insert(reader, 5, &span(vec![1; 10_000]));
+        assert_eq!(cached(), [3, 4, 5]);
     }
 
     #[test]
