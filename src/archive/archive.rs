@@ -18,7 +18,7 @@ use seekable_deflate::ReadAt;
 use super::{
     Dir, DirId, Entry, Error, Identity, Member, MemberId, Method, SourceFile,
     central::{self, Central, le16, le32},
-    decode, dir,
+    decode, dir, lzma,
     source::TAIL_READ,
 };
 
@@ -29,6 +29,9 @@ const LOCAL_NAME_LEN: usize = 26;
 const CENTRAL_NAME_LEN: usize = 28;
 /// Read together with a header, so that a name of usual length costs no second read.
 const USUAL_NAME_LEN: usize = 200;
+
+/// The largest dictionary or window of a decoder, in bytes.
+pub const MAX_DICTIONARY: u32 = lzma::MAX_DICTIONARY;
 
 /// The most decoded bytes that DEFLATE makes of one byte: a length of 258 for a code of one bit
 /// and a distance for another.
@@ -82,10 +85,9 @@ impl Archive {
         })
     }
 
-    /// How long the central directory is by the last end record in the `tail` of a file, in bytes; 0 if
-    /// there is none.
-    pub fn directory_len(tail: &[u8]) -> u64 {
-        central::directory_len(tail)
+    /// Bytes of the longest central directory that [`Archive::parse`] may read for these arguments.
+    pub fn directory_len(source: &SourceFile, tail: &[u8]) -> u64 {
+        central::directory_len(source, tail)
     }
 
     /// The file.
@@ -267,13 +269,22 @@ impl Archive {
     /// Decodes a member of any supported method into `out`, checking size and CRC-32.
     ///
     /// As in CPython's zipfile, whatever a decoder has beyond the declared size is ignored.
-    /// Takes at most some 150 MiB, whatever the member asks for.
+    /// Takes at most some 8 MiB, and a dictionary or window, at most [`MAX_DICTIONARY`].
     ///
     /// # Errors
-    /// As `data_offset`, and what `out` says.
-    pub fn decode(&self, id: MemberId, out: &mut dyn Write) -> Result<(), Error> {
+    /// As `data_offset`, and what `out` says. `Io` with `OutOfMemory` if an xz dictionary has more than
+    /// `most` bytes, which is less than that.
+    pub fn decode(&self, id: MemberId, most: u32, out: &mut dyn Write) -> Result<(), Error> {
         let offset = self.data_offset(id)?;
-        decode::decode(&self.source, self.member(id), offset, out)
+        decode::decode(&self.source, self.member(id), offset, most, out)
+    }
+
+    /// The dictionary or window in bytes that decoding a member takes, as far as its start tells.
+    ///
+    /// # Errors
+    /// As `data_offset`.
+    pub fn dictionary(&self, id: MemberId) -> Result<u32, Error> {
+        Ok(decode::dictionary(&self.source, self.member(id), self.data_offset(id)?)?)
     }
 
     /// About how many bytes of memory this takes.

@@ -176,16 +176,23 @@ fn end_records(tail: &[u8]) -> impl Iterator<Item = usize> {
     zipfile_takes.into_iter().chain(others)
 }
 
-/// The length of the central directory by the last end record, or the zip64 record where that should
-/// be; unchecked.
-pub(super) fn directory_len(tail: &[u8]) -> u64 {
-    let Some(at) = end_records(tail).next() else { return 0 };
-    let record64 = at
-        .checked_sub((LOCATOR64_LEN + END64_LEN) as usize)
-        .map(|start| &tail[start..])
-        .filter(|record| record.starts_with(&END64));
-    let len = record64.map_or(u64::from(le32(&tail[at + 12..])), |record| le64(&record[40..]));
-    len.min(MAX_DIRECTORY)
+/// Bytes of the longest central directory that [`Central::read`] may read for these arguments.
+pub(super) fn directory_len(source: &SourceFile, tail: &[u8]) -> u64 {
+    let size = source.generation().size;
+    let tail_start = size - tail.len() as u64;
+    // Read by itself where it lies elsewhere, as few do.
+    let mut bytes = Bytes { source, size, piece: Vec::new(), piece_start: 0 };
+    let len = |position: usize| {
+        let record = &tail[position..position + END_LEN];
+        let locator = position.checked_sub(LOCATOR64_LEN as usize).map(|at| &tail[at..]);
+        if locator.is_none_or(|locator| !locator.starts_with(&LOCATOR64)) {
+            return u64::from(le32(&record[12..]));
+        }
+        let extent = Extent::find(&mut bytes, record, tail_start + position as u64);
+        extent.map_or(0, |extent| extent.end - extent.start)
+    };
+    let longest = end_records(tail).take(MAX_END_RECORDS).map(len).max();
+    longest.unwrap_or(0).min(MAX_DIRECTORY).min(size)
 }
 
 /// Where a central directory lies.

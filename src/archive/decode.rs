@@ -24,26 +24,28 @@ const PIECE: usize = 64 << 10;
 ///
 /// # Errors
 /// `Corrupt` if the bytes do not decode, end early, or have another CRC-32; `Io` if reading them
-/// or writing to `out` fails.
+/// or writing to `out` fails, and `Io` with `OutOfMemory` if they want a dictionary of more than `most`
+/// bytes, unless that is more than anybody gets.
 pub(super) fn decode(
     source: &SourceFile,
     member: &Member,
     offset: u64,
+    most: u32,
     out: &mut dyn Write,
 ) -> Result<(), Error> {
     let read_error = RefCell::new(None);
     let encoded = Encoded::new(source, offset, member.encoded_size, &read_error);
     let result = match member.method {
         // As in zipfile, a decoder that nothing is asked of is not made.
-        _ if member.size == 0 => copy(io::empty(), member, out),
-        Method::Stored => copy(encoded, member, out),
-        Method::Deflated => copy(flate2::bufread::DeflateDecoder::new(encoded), member, out),
+        _ if member.size == 0 => copy(io::empty(), member, most, out),
+        Method::Stored => copy(encoded, member, most, out),
+        Method::Deflated => copy(flate2::bufread::DeflateDecoder::new(encoded), member, most, out),
         Method::Lzma => lzma::lzma_reader(encoded, member.size)
-            .map_err(|error| undecodable(member, 0, &error))
-            .and_then(|decoder| copy(decoder, member, out)),
-        Method::Xz => copy(lzma::xz_reader(encoded), member, out),
+            .map_err(|error| undecodable(member, 0, most, &error))
+            .and_then(|decoder| copy(decoder, member, most, out)),
+        Method::Xz => copy(lzma::xz_reader(encoded, most), member, most, out),
         Method::Deflate64 | Method::Bzip2 | Method::Zstd => {
-            zip::with_decoder(member.method, encoded, |decoder| copy(decoder, member, out))
+            zip::with_decoder(member.method, encoded, |decoder| copy(decoder, member, most, out))
         }
         Method::Other(method) => Err(Error::UnsupportedMethod(method)),
     };
@@ -54,8 +56,35 @@ pub(super) fn decode(
     }
 }
 
-/// Copies exactly the size of `member` from `decoder` to `out`, and compares the CRC-32.
-fn copy(mut decoder: impl Read, member: &Member, out: &mut dyn Write) -> Result<(), Error> {
+/// The dictionary or window in bytes that decoding `member` takes, as far as its start tells: what
+/// follows may ask for more.
+///
+/// # Errors
+/// When its start cannot be read.
+pub(super) fn dictionary(source: &SourceFile, member: &Member, offset: u64) -> io::Result<u32> {
+    let mut start = vec![0; member.encoded_size.min(lzma::DICTIONARY_IS_WITHIN) as usize];
+    Ok(match member.method {
+        Method::Lzma => {
+            source.read_exact_at(&mut start, offset)?;
+            lzma::lzma_dictionary(&start)
+        }
+        Method::Xz => {
+            source.read_exact_at(&mut start, offset)?;
+            lzma::xz_dictionary(&start)
+        }
+        Method::Zstd => lzma::MAX_DICTIONARY,
+        _ => 0,
+    })
+}
+
+/// Copies exactly the size of `member` from `decoder` to `out`, and compares the CRC-32. The dictionary
+/// of the decoder has `most` bytes at most.
+fn copy(
+    mut decoder: impl Read,
+    member: &Member,
+    most: u32,
+    out: &mut dyn Write,
+) -> Result<(), Error> {
     let mut piece = vec![0; PIECE];
     let mut crc = crc32fast::Hasher::new();
     let mut done = 0;
@@ -70,7 +99,7 @@ fn copy(mut decoder: impl Read, member: &Member, out: &mut dyn Write) -> Result<
             }
             Ok(len) => len,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(undecodable(member, done, &error)),
+            Err(error) => return Err(undecodable(member, done, most, &error)),
         };
         crc.update(&piece[..len]);
         out.write_all(&piece[..len])?;
@@ -86,7 +115,10 @@ fn copy(mut decoder: impl Read, member: &Member, out: &mut dyn Write) -> Result<
     )))
 }
 
-fn undecodable(member: &Member, done: u64, error: &io::Error) -> Error {
+fn undecodable(member: &Member, done: u64, most: u32, error: &io::Error) -> Error {
+    if error.kind() == io::ErrorKind::OutOfMemory && most < lzma::MAX_DICTIONARY {
+        return Error::Io(io::Error::new(error.kind(), error.to_string()));
+    }
     Error::Corrupt(format!("{} after {done} decoded bytes: {error}", member.method))
 }
 

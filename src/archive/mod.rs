@@ -23,7 +23,7 @@ pub mod npy;
 mod source;
 mod zip;
 
-pub use archive::Archive;
+pub use archive::{Archive, MAX_DICTIONARY};
 pub use dir::{Dir, DirId, Entry};
 pub use error::Error;
 pub use generation::Generation;

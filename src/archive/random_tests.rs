@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::{collection::vec, prelude::*, sample::select};
 
 use super::{
-    Archive, Entry, Error, MemberId,
+    Archive, Entry, Error, MAX_DICTIONARY, MemberId,
     testing::{RawMember, RawZip, deflate, open, paths, read},
 };
 
@@ -145,7 +145,7 @@ fn check_answers(bytes: &[u8]) -> Option<Archive> {
             continue;
         }
         let mut out = Vec::new();
-        match archive.decode(id, &mut out) {
+        match archive.decode(id, MAX_DICTIONARY, &mut out) {
             Ok(()) => assert_eq!(crc32fast::hash(&out), archive.member(id).crc32),
             Err(Error::Io(error)) => panic!("{error}"),
             Err(_) => {}
@@ -166,7 +166,7 @@ fn every_flipped_bit_of_a_small_zip_is_answered() {
         let whole = check_answers(&bytes).unwrap();
         for (id, plain) in (0..).map(MemberId).zip(PLAIN) {
             let mut out = Vec::new();
-            whole.decode(id, &mut out).unwrap();
+            whole.decode(id, MAX_DICTIONARY, &mut out).unwrap();
             assert_eq!(out, plain);
         }
     }

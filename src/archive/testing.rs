@@ -2,7 +2,7 @@
 
 use std::{fs::File, io::Write, sync::Arc};
 
-use super::{Archive, Dir, DirId, Entry, Error, SourceFile};
+use super::{Archive, Dir, DirId, Entry, Error, MAX_DICTIONARY, SourceFile};
 
 /// An unnamed file that holds `bytes`.
 pub fn file_of(bytes: &[u8]) -> File {
@@ -47,7 +47,7 @@ pub fn read(archive: &Archive, path: &str) -> Result<Vec<u8>, Error> {
             Some(Entry::Dir(child)) => dir = child,
             Some(Entry::Member(id)) => {
                 let mut out = Vec::new();
-                return archive.decode(id, &mut out).map(|()| out);
+                return archive.decode(id, MAX_DICTIONARY, &mut out).map(|()| out);
             }
             None => panic!("there is no {component:?} of {path:?}"),
         }

@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand.
 
 mod demo;
+mod memory;
 mod mount;
 mod mount_options;
 mod size;
@@ -18,7 +19,7 @@ const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (commit ", env!("NPZF
 /// Between the options and the end of `--help`.
 const EXAMPLES: &str = "\
 Mount options, for -o and fstab(5):
-  layout= ttl= cache_size= verify= ... as the options above, with _ for -
+  layout= memory_limit= verify= ...    as the options above, with _ for -
   allow_other allow_root               let others in, as far as file modes allow
   default_permissions noexec fsname=   as in mount.fuse3(8)
   ro nofail _netdev user x-... and the like are accepted; a mount is always ro,nosuid,nodev

@@ -5,7 +5,7 @@ use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
 use clap::{Args, ValueHint};
 use log::LevelFilter;
 
-use super::{complain, end, mount_options::MountOptions, size};
+use super::{complain, end, memory, mount_options::MountOptions, size};
 use crate::{
     daemon::{self, Ground, Launch, Log, Options},
     serve::Verify,
@@ -44,7 +44,10 @@ pub struct Arguments {
     /// How long the kernel may keep names and attributes [default: 1]
     #[arg(long, value_name = "SECONDS", value_parser = parse_ttl)]
     ttl: Option<Duration>,
-    /// Memory for decoded data [default: 64M]
+    /// Memory for everything [default: 256M]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    memory_limit: Option<u64>,
+    /// What decoded data may take of it [default: a quarter, 64M at most]
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     cache_size: Option<u64>,
     /// Where indexes are kept for the next mount [default: ~/.cache/npzfs]
@@ -130,9 +133,10 @@ fn options(arguments: Arguments) -> Result<(Options, Option<PathBuf>), String> {
     if let Some(ttl) = arguments.ttl.or(given.ttl) {
         settings.ttl = ttl;
     }
-    if let Some(cache_size) = arguments.cache_size.or(given.cache_size) {
-        settings.cache_size = cache_size;
-    }
+    (settings.memory_limit, settings.cache_size) = memory::divide(
+        arguments.memory_limit.or(given.memory_limit),
+        arguments.cache_size.or(given.cache_size),
+    )?;
     settings.scratch_size = arguments.scratch_size.or(given.scratch_size);
     if let Some(verify) = arguments.verify.or(given.verify) {
         settings.verify = verify;

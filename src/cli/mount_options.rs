@@ -15,6 +15,7 @@ use crate::{daemon::Access, serve::Verify, tree::Layout};
 pub struct MountOptions {
     pub layout: Option<Layout>,
     pub ttl: Option<Duration>,
+    pub memory_limit: Option<u64>,
     pub cache_size: Option<u64>,
     pub log_file: Option<PathBuf>,
     pub index_dir: Option<PathBuf>,
@@ -100,6 +101,7 @@ impl MountOptions {
         match name.as_ref() {
             "layout" => self.layout = Some(mount::parse_layout(&text()?).map_err(wrong)?),
             "ttl" => self.ttl = Some(mount::parse_ttl(&text()?).map_err(wrong)?),
+            "memory_limit" => self.memory_limit = Some(size::parse(&text()?).map_err(wrong)?),
             "cache_size" => self.cache_size = Some(size::parse(&text()?).map_err(wrong)?),
             "log_file" => self.log_file = Some(given()?.into()),
             "index_dir" => self.index_dir = Some(given()?.into()),
@@ -182,7 +184,7 @@ mod tests {
 
     #[test]
     fn our_own_options_are_read() {
-        let text = "layout=beside,ttl=2.5,cache_size=1G,index_dir=/i,index_dir_size=2G,\
+        let text = "layout=beside,ttl=2.5,memory_limit=5G,cache_size=1G,index_dir=/i,index_dir_size=2G,\
                     disk_cache=/d,disk_cache_size=3G,scratch_size=4G,verify=always,log_file=/a\\,b\\\\c\\d,fsname=x=y,\
                     noexec,allow_root,default_permissions";
         assert_eq!(
@@ -190,6 +192,7 @@ mod tests {
             Ok(MountOptions {
                 layout: Some(Layout::Beside),
                 ttl: Some(Duration::from_millis(2500)),
+                memory_limit: Some(5 << 30),
                 cache_size: Some(1 << 30),
                 log_file: Some(r"/a,b\c\d".into()),
                 index_dir: Some("/i".into()),
@@ -227,6 +230,7 @@ mod tests {
             ("ttl=-1", "ttl"),
             ("ttl=", "ttl"),
             ("cache_size=much", "cache_size"),
+            ("memory_limit=1e9", "memory_limit"),
             ("verify=often", "verify"),
             ("log_file", "log_file"),
             ("subtype=sshfs", "subtype"),

@@ -203,7 +203,6 @@ impl Mount {
             filesystem: joined,
             device: relieving,
             acl,
-            tree: self.tree.clone(),
             ended: self.ended.clone(),
             events: events.clone(),
             is_refused: false,
@@ -340,7 +339,6 @@ struct More {
     filesystem: Watched,
     device: OwnedFd,
     acl: SessionACL,
-    tree: Option<Arc<Tree>>,
     ended: Arc<OnceLock<bool>>,
     events: Sender<Event>,
     /// Whether there were no more threads to be had.
@@ -366,10 +364,8 @@ impl Relief for More {
         }
     }
 
-    fn serve(&mut self) {
-        if let Some(tree) = &self.tree {
-            tree.relieve();
-        }
+    fn serve(&mut self, is_old: bool) {
+        self.filesystem.relieve(is_old);
     }
 
     fn give_up(&mut self) {

@@ -3,12 +3,17 @@
 use std::{
     collections::VecDeque,
     io,
-    sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
 
 use fuser::{INodeNo, Notifier};
+
+use crate::tree::Tree;
 
 /// Listings that are remembered at most, 24 bytes each; the oldest beyond are dropped early. With a
 /// timeout of a year there would be no end of them.
@@ -27,6 +32,19 @@ struct Shared {
     after: Duration,
     kept: Mutex<Kept>,
     changed: Condvar,
+    /// Whether names are being dropped.
+    is_dropping: AtomicBool,
+    /// How often names were dropped.
+    rounds: AtomicU64,
+}
+
+/// Names are being dropped, until this is.
+struct Dropping<'a>(&'a Shared);
+
+impl Drop for Dropping<'_> {
+    fn drop(&mut self) {
+        self.0.is_dropping.store(false, Ordering::Release);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -44,6 +62,8 @@ impl KernelCache {
             after,
             kept: Mutex::default(),
             changed: Condvar::new(),
+            is_dropping: AtomicBool::new(false),
+            rounds: AtomicU64::new(0),
         }))
     }
 
@@ -92,6 +112,32 @@ impl KernelCache {
         };
         if let Err(error) = thread::Builder::new().name("pages".into()).spawn(drop) {
             log::warn!("pages of inode {ino} may stay cached, though they may be wrong: {error}");
+        }
+    }
+
+    /// Names of `tree` are to be dropped, for the kernel refers to so much that it takes too much of our
+    /// memory. One thread at a time does it.
+    pub(super) fn drop_names(&self, tree: &Arc<Tree>) {
+        let Some(notifier) = self.0.notifier.get().cloned() else { return };
+        if self.0.is_dropping.swap(true, Ordering::Acquire) {
+            return;
+        }
+        let (shared, tree) = (self.0.clone(), tree.clone());
+        let drop_all = move || {
+            let _dropping = Dropping(&shared);
+            let round = shared.rounds.fetch_add(1, Ordering::Relaxed);
+            let names = tree.names_to_forget(round);
+            log::debug!("the kernel is asked to forget {} names", names.len());
+            for (directory, name) in names {
+                if let Err(error) = notifier.inval_entry(INodeNo(directory.0), &name) {
+                    log::debug!("the kernel did not forget a name: {error}");
+                }
+            }
+        };
+        let builder = thread::Builder::new().name("names".into());
+        if let Err(error) = builder.spawn(drop_all) {
+            self.0.is_dropping.store(false, Ordering::Release);
+            log::debug!("no thread to drop names: {error}");
         }
     }
 

@@ -35,8 +35,9 @@ const GONE: u64 = 100;
 pub trait Relief: Send {
     /// All threads that answer are stuck. Starts more of them, and says how many.
     fn answer(&mut self, threads: usize) -> usize;
-    /// Lets pools grow whose threads are stuck.
-    fn serve(&mut self);
+    /// Lets pools grow whose threads are stuck, and things go that take too much memory. Whether any
+    /// request `is_old`: then somebody may hold a directory locked.
+    fn serve(&mut self, is_old: bool);
     /// The mount is gone, and some of its requests do not end.
     fn give_up(&mut self);
 }
@@ -182,7 +183,7 @@ impl<R: Relief> Watch<R> {
                 self.threads += self.relief.answer(self.threads);
             }
             if idle == 0 {
-                self.relief.serve();
+                self.relief.serve(!old.is_empty());
             }
             for (unique, reader) in old {
                 if wants_to_end(reader) {

@@ -49,6 +49,14 @@ impl Watched {
         }
     }
 
+    /// Lets pools grow and memory go. To be called every so often while there are requests; `is_old`
+    /// says whether one of them has been waiting.
+    pub fn relieve(&self, is_old: bool) {
+        if let Some(served) = self.served.get() {
+            served.relieve(is_old);
+        }
+    }
+
     /// Runs `work`, which answers by itself.
     fn at_work(&self, work: impl FnOnce(&Npzfs)) {
         // There is no request before INIT, and INIT sets it.

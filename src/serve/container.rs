@@ -26,7 +26,7 @@ use crate::{
 #[derive(Debug)]
 pub struct OpenArchive {
     archive: Arc<Archive>,
-    shared: Shared,
+    shared: Arc<Shared>,
     /// `None` if nothing is saved.
     index: Option<Arc<ArchiveIndex>>,
     contents: Mutex<HashMap<MemberId, Arc<Content>>>,
@@ -205,7 +205,7 @@ impl OpenArchive {
 #[derive(Debug)]
 pub struct OpenNpyGz {
     npy: Arc<NpyGz>,
-    shared: Shared,
+    shared: Arc<Shared>,
     /// Once somebody has asked for it: most that are listed are never opened.
     content: Mutex<Option<Arc<Content>>>,
     confirmed: Arc<Confirmed>,
@@ -259,7 +259,7 @@ impl OpenNpyGz {
 
 fn new_content(
     npy: &Arc<NpyGz>,
-    shared: &Shared,
+    shared: &Arc<Shared>,
     confirmed: &Arc<Confirmed>,
     index: Option<&Arc<ArchiveIndex>>,
 ) -> Arc<Content> {
@@ -298,7 +298,7 @@ fn deflated(
     source: Arc<SourceFile>,
     encoded: std::ops::Range<u64>,
     options: Options,
-    shared: &Shared,
+    shared: &Arc<Shared>,
     verdict: Arc<Verdict>,
     key: StreamKey,
     index: Option<&Arc<ArchiveIndex>>,

@@ -50,7 +50,7 @@ pub struct Deflated {
     /// Decoded, in bytes.
     size: u64,
     spacing: u64,
-    shared: Shared,
+    shared: Arc<Shared>,
     verdict: Arc<Verdict>,
     waiting: Mutex<Waiting>,
     /// What saves its index, if that is worth it, and under which name.
@@ -77,7 +77,7 @@ impl Deflated {
         encoded_size: u64,
         size: u64,
         spacing: u64,
-        shared: Shared,
+        shared: Arc<Shared>,
         verdict: Arc<Verdict>,
         index: Option<(StreamKey, Arc<ArchiveIndex>)>,
     ) -> Arc<Self> {

@@ -19,6 +19,7 @@ mod news;
 mod pattern;
 mod pool;
 mod resting;
+mod room;
 mod scratch;
 mod stored;
 mod verify;
@@ -43,6 +44,7 @@ pub use copy::CopyHandle;
 pub use error::Error;
 pub use news::{News, Repeats};
 pub use pattern::Pattern;
+pub use room::Reserved;
 pub use scratch::is_out_of_descriptors;
 pub use verify::Verify;
 
@@ -52,6 +54,7 @@ use idle::IdleCores;
 use index::ArchiveIndex;
 use pool::{Pool, Spawner};
 use resting::Resting;
+use room::Room;
 use scratch::Scratch;
 use seekable_deflate::Memory;
 use verify::{Alarm, Confirmed, Subject, Verdict};
@@ -68,8 +71,10 @@ pub type Reply = Box<dyn FnOnce(Result<&[u8], Error>) + Send>;
 /// How much memory and how many threads serving may take, and where whole members go.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Bytes for decoded spans and for the windows of indexes.
-    pub memory: u64,
+    /// Bytes that the process may take.
+    pub memory_limit: u64,
+    /// Bytes of them for decoded spans and for the windows of indexes.
+    pub cache_size: u64,
     /// Threads that decode spans.
     pub threads: usize,
     /// Whether those do all else, too: a process that may have few threads.
@@ -89,7 +94,7 @@ pub struct Limits {
 /// The pools and the memory that all contents share.
 #[derive(Debug)]
 pub struct Server {
-    shared: Shared,
+    shared: Arc<Shared>,
     // Dropped first to last: each joins its threads.
     decoders: Pool,
     whole_decoders: Pool,
@@ -110,11 +115,12 @@ impl Drop for Server {
 }
 
 /// What a content needs of the server.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Shared {
     memory: Arc<Memory>,
-    /// Bytes that it may take.
+    /// Bytes that it may take while there is memory.
     cache_size: u64,
+    room: Arc<Room>,
     /// Decodes spans: short tasks.
     decode: Spawner,
     idle: Arc<IdleCores>,
@@ -177,6 +183,9 @@ const WHOLE_THREADS: usize = 2;
 /// How long the end waits for an index that is being written.
 const SAVING: Duration = Duration::from_secs(60);
 
+/// What the cache keeps of its size when memory is short: one part in so many.
+const LEAST_CACHE: u64 = 8;
+
 /// Farthest a sequential reader is read ahead of, in decoded bytes, whatever the memory.
 const READ_AHEAD: u64 = 4 << 20;
 
@@ -209,9 +218,10 @@ impl Server {
         if !limits.few_threads {
             comparing.spawner().spawn(move || finisher.run());
         }
-        let shared = Shared {
-            memory: Memory::new(limits.memory),
-            cache_size: limits.memory,
+        let shared = Arc::new(Shared {
+            memory: Memory::new(limits.cache_size),
+            cache_size: limits.cache_size,
+            room: Room::new(limits.memory_limit),
             decode: decode.spawner(),
             idle: Arc::default(),
             whole: whole.spawner(),
@@ -220,14 +230,14 @@ impl Server {
             resting: Arc::default(),
             scratch: Scratch::new(limits.temporary, limits.scratch_size),
             // An eighth, so that several readers fit beside what is being read.
-            read_ahead: READ_AHEAD.min(limits.memory / 8),
+            read_ahead: READ_AHEAD.min(limits.cache_size / 8),
             indexes: limits.indexes,
             saver: saver.spawner(),
             copier,
             verify: limits.verify,
             background,
             alarm: Arc::default(),
-        };
+        });
         Ok(Self {
             shared,
             decoders: decode,
@@ -252,11 +262,47 @@ impl Server {
         self.shared.scratch.give_one_up()
     }
 
-    /// Lets the pools grow whose threads are stuck in the source.
+    /// Lets the pools grow whose threads are stuck in the source, and the cache take what memory there
+    /// is.
     pub fn relieve(&self) {
+        let Shared { memory, room, cache_size, .. } = &*self.shared;
+        let cache = memory.used().saturating_add_signed(room.look());
+        memory.set_limit(cache.clamp(cache_size / LEAST_CACHE, *cache_size));
         for pool in [&self.decoders, &self.whole_decoders] {
             pool.relieve();
         }
+    }
+
+    /// Sets what gives memory up once the cache has given all that it is to give; it is told how many
+    /// bytes are missing. Once, before anything is served.
+    pub fn on_memory_shortage(&self, give_way: impl Fn(u64) + Send + Sync + 'static) {
+        let memory = self.shared.memory.clone();
+        let least = self.shared.cache_size / LEAST_CACHE;
+        self.shared.room.on_shortage(move |bytes| {
+            let used = memory.used();
+            memory.set_limit(used.saturating_sub(bytes).max(least));
+            let given = used.saturating_sub(memory.used());
+            if given < bytes {
+                give_way(bytes - given);
+            }
+            crate::malloc::give_back_rest();
+        });
+    }
+
+    /// Whether there is memory for what somebody wants to hold.
+    ///
+    /// # Errors
+    /// `OutOfMemory`.
+    pub fn check_memory(&self) -> io::Result<()> {
+        self.shared.room.check()
+    }
+
+    /// Reserves memory for what takes many MiB.
+    ///
+    /// # Errors
+    /// `OutOfMemory`, at once or after two seconds.
+    pub fn reserve_memory(&self, bytes: u64) -> io::Result<Reserved> {
+        self.shared.room.reserve(bytes)
     }
 
     /// Runs `task` where short decoding happens: for questions that may need the start of a

@@ -8,7 +8,7 @@
 use std::{
     fmt,
     fs::File,
-    io::{self, Write},
+    io::{self, Seek, Write},
     mem,
     ops::Range,
     os::unix::fs::FileExt,
@@ -16,13 +16,16 @@ use std::{
 };
 
 use super::{Asker, Error, Reply, Shared, copy::MemberCopy, pool::Spawner, scratch::ScratchId};
-use crate::archive::{Archive, MemberId, Method};
+use crate::archive::{Archive, MAX_DICTIONARY, MemberId, Method};
 
 /// Members of more decoded bytes are long: at 10 MB/s, as bzip2 has it, these take 6 s.
 const LONG: u64 = 64 << 20;
 
 /// A dictionary grows with what is decoded: that of a member of at most so many bytes is small.
 const SMALL_DICTIONARY: u64 = 8 << 20;
+
+/// What a decoder takes beside its dictionary, in bytes: bzip2 4 MiB, lzma up to 6.
+const DECODER: u64 = 8 << 20;
 
 /// How often the cheapest goes first before the oldest does.
 const CHEAP_ONES: u32 = 8;
@@ -34,7 +37,7 @@ const LOOK_EVERY: u64 = 4 << 20;
 pub struct Whole {
     archive: Arc<Archive>,
     member: MemberId,
-    shared: Shared,
+    shared: Arc<Shared>,
     copy: Option<Arc<MemberCopy>>,
     id: ScratchId,
     state: Mutex<Progress>,
@@ -134,7 +137,7 @@ impl Whole {
     pub fn new(
         archive: Arc<Archive>,
         member: MemberId,
-        shared: Shared,
+        shared: Arc<Shared>,
         copy: Option<Arc<MemberCopy>>,
     ) -> Arc<Self> {
         let id = shared.scratch.name();
@@ -220,8 +223,29 @@ impl Whole {
     }
 
     fn decode_into(&self, file: &File) -> Result<(), Error> {
+        let mut dictionary = self.archive.dictionary(self.member)?;
+        loop {
+            // What is not decoded is never copied into a dictionary.
+            let memory = DECODER + u64::from(dictionary).min(self.size());
+            let _reserved = self.shared.room.reserve(memory)?;
+            match self.decode_with(dictionary, file) {
+                // A later block of the stream asks for more than the first.
+                Err(Error::Io(error))
+                    if error.kind() == io::ErrorKind::OutOfMemory
+                        && dictionary < MAX_DICTIONARY =>
+                {
+                    let mut file = file;
+                    file.rewind()?;
+                    dictionary = MAX_DICTIONARY;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    fn decode_with(&self, dictionary: u32, file: &File) -> Result<(), Error> {
         let mut out = io::BufWriter::with_capacity(1 << 18, Wanted { whole: self, file, left: 0 });
-        self.archive.decode(self.member, &mut out)?;
+        self.archive.decode(self.member, dictionary, &mut out)?;
         Ok(out.flush()?)
     }
 
@@ -260,7 +284,7 @@ impl Whole {
             return Ok(head);
         }
         let mut head = Head { bytes: Vec::new(), limit: len as usize };
-        match self.archive.decode(self.member, &mut head) {
+        match self.archive.decode(self.member, MAX_DICTIONARY, &mut head) {
             Err(error) if head.bytes.len() < head.limit => Err(error.into()),
             // Enough is enough: the sink itself ended the decoding.
             Ok(()) | Err(_) => Ok(head.bytes),

@@ -4,7 +4,7 @@
 //! nothing for the others: one large archive may lie under many names. What an inode stands for is
 //! made each time somebody asks.
 
-use std::{collections::BTreeMap, fmt};
+use std::fmt;
 
 /// Makes what the inode at a place stands for.
 pub(super) type NodeOf<N> = Box<dyn Fn(u32) -> N + Send + Sync>;
@@ -16,15 +16,19 @@ const CHUNK: u32 = 64;
 pub(super) struct Block<N> {
     len: u32,
     node_of: NodeOf<N>,
-    /// By their first places over `CHUNK`, those with inodes that live.
-    chunks: BTreeMap<u32, Chunk>,
+    /// Those with inodes that live, in the order of their places. One of most archives, so that a map
+    /// would be the largest part of them: a million members that are looked up in any order move half
+    /// a MiB at most for each of 15,000 chunks.
+    chunks: Vec<Chunk>,
     /// Those who are about to look something up.
     pub users: usize,
 }
 
 struct Chunk {
+    /// Its first place over `CHUNK`.
+    number: u32,
     /// Inodes with a lookup count above zero.
-    live: usize,
+    live: u32,
     /// A bit for each inode: whether it has been opened.
     opened: u64,
     lookups: Box<[u64]>,
@@ -32,7 +36,7 @@ struct Chunk {
 
 impl<N> Block<N> {
     pub fn new(len: u32, node_of: NodeOf<N>) -> Self {
-        Self { len, node_of, chunks: BTreeMap::new(), users: 0 }
+        Self { len, node_of, chunks: Vec::new(), users: 0 }
     }
 
     /// How many numbers it has.
@@ -45,23 +49,49 @@ impl<N> Block<N> {
         if place >= self.len {
             return;
         }
-        let start = place / CHUNK * CHUNK;
-        let chunk = self.chunks.entry(place / CHUNK);
-        let chunk = chunk.or_insert_with(|| Chunk::new(CHUNK.min(self.len - start)));
-        let Some(lookups) = chunk.lookups.get_mut((place - start) as usize) else { return };
-        chunk.live += usize::from(*lookups == 0);
+        let number = place / CHUNK;
+        let at = match self.find(place) {
+            Ok(at) => at,
+            Err(at) => {
+                if self.chunks.is_empty() {
+                    self.chunks.reserve_exact(1);
+                }
+                self.chunks.insert(at, Chunk::new(number, CHUNK.min(self.len - number * CHUNK)));
+                at
+            }
+        };
+        let chunk = &mut self.chunks[at];
+        let lookups = &mut chunk.lookups[(place % CHUNK) as usize];
+        chunk.live += u32::from(*lookups == 0);
         *lookups += 1;
+    }
+
+    /// Where the chunk of `place` is, or would be.
+    fn find(&self, place: u32) -> Result<usize, usize> {
+        self.chunks.binary_search_by_key(&(place / CHUNK), |chunk| chunk.number)
+    }
+
+    fn chunk(&mut self, place: u32) -> Option<&mut Chunk> {
+        let at = self.find(place).ok()?;
+        Some(&mut self.chunks[at])
     }
 
     /// What the inode at `place` stands for, if the kernel refers to it.
     pub fn get(&self, place: u32) -> Option<N> {
-        let lookups = self.chunks.get(&(place / CHUNK))?.lookups.get((place % CHUNK) as usize)?;
+        let chunk = &self.chunks[self.find(place).ok()?];
+        let lookups = chunk.lookups.get((place % CHUNK) as usize)?;
         (*lookups > 0).then(|| (self.node_of)(place))
+    }
+
+    /// What the first inode stands for, if no other lives.
+    pub fn only_first(&self) -> Option<N> {
+        let [chunk] = &*self.chunks else { return None };
+        if chunk.live == 1 { self.get(0) } else { None }
     }
 
     /// Notes that the inode at `place` is opened; whether it was not before, as far as is known.
     pub fn open(&mut self, place: u32) -> bool {
-        let Some(chunk) = self.chunks.get_mut(&(place / CHUNK)) else { return false };
+        let Some(chunk) = self.chunk(place) else { return false };
         let bit = 1 << (place % CHUNK);
         let is_first = chunk.opened & bit == 0;
         chunk.opened |= bit;
@@ -70,7 +100,8 @@ impl<N> Block<N> {
 
     /// The kernel drops `count` references.
     pub fn forget(&mut self, place: u32, count: u64) {
-        let Some(chunk) = self.chunks.get_mut(&(place / CHUNK)) else { return };
+        let Ok(at) = self.find(place) else { return };
+        let chunk = &mut self.chunks[at];
         let Some(lookups) = chunk.lookups.get_mut((place % CHUNK) as usize) else { return };
         if *lookups == 0 {
             return;
@@ -80,7 +111,10 @@ impl<N> Block<N> {
             chunk.opened &= !(1 << (place % CHUNK));
             chunk.live -= 1;
             if chunk.live == 0 {
-                self.chunks.remove(&(place / CHUNK));
+                self.chunks.remove(at);
+                if self.chunks.len() < self.chunks.capacity() / 4 {
+                    self.chunks.shrink_to_fit();
+                }
             }
         }
     }
@@ -92,21 +126,21 @@ impl<N> Block<N> {
 
     /// Bytes it takes, about, without those of what `node_of` holds.
     pub fn memory(&self) -> u64 {
-        // A BTreeMap's nodes are two thirds full where keys come in order or at random.
-        let chunk = size_of::<(u32, Chunk)>() * 3 / 2 + size_of::<[u64; CHUNK as usize]>();
-        (size_of::<Self>() + self.chunks.len() * chunk) as u64
+        let chunks = size_of::<Chunk>() * self.chunks.capacity();
+        let lookups = size_of::<u64>() * CHUNK.min(self.len) as usize * self.chunks.len();
+        (size_of::<Self>() + chunks + lookups) as u64
     }
 
     /// How many inodes live, and the sum of their lookup counts.
     pub fn count(&self) -> (usize, u64) {
-        let chunks = || self.chunks.values();
-        (chunks().map(|chunk| chunk.live).sum(), chunks().flat_map(|chunk| &chunk.lookups).sum())
+        let live: u32 = self.chunks.iter().map(|chunk| chunk.live).sum();
+        (live as usize, self.chunks.iter().flat_map(|chunk| &chunk.lookups).sum())
     }
 }
 
 impl Chunk {
-    fn new(len: u32) -> Self {
-        Self { live: 0, opened: 0, lookups: vec![0; len as usize].into() }
+    fn new(number: u32, len: u32) -> Self {
+        Self { number, live: 0, opened: 0, lookups: vec![0; len as usize].into() }
     }
 }
 
@@ -148,7 +182,7 @@ mod tests {
         let full = block.memory();
         assert!((2_500_000 * 8..40 << 20).contains(&full), "{full}");
         (0..2_500_000).for_each(|place| block.forget(place, 1));
-        assert_eq!(block.memory(), empty);
+        assert!(block.memory() < empty + 1000, "{}", block.memory());
     }
 
     #[test]

@@ -59,15 +59,12 @@ impl FsError {
             Self::Content(error) | Self::Known(error) => match error {
                 serve::Error::Encrypted => Errno::ACCESS,
                 serve::Error::UnsupportedMethod(_) => Errno::OPNOTSUPP,
-                serve::Error::Io(error) => match error.kind() {
-                    io::ErrorKind::FileTooLarge => Errno::FBIG,
-                    io::ErrorKind::StorageFull => Errno::NOSPC,
-                    io::ErrorKind::OutOfMemory => Errno::NOMEM,
-                    _ => Errno::IO,
-                },
+                serve::Error::Io(error) => of_kind(error),
                 _ => Errno::IO,
             },
-            Self::Io(error) => return error.raw_os_error().unwrap_or(Errno::IO.raw_os_error()),
+            Self::Io(error) => {
+                return error.raw_os_error().unwrap_or(of_kind(error).raw_os_error());
+            }
         };
         errno.raw_os_error()
     }
@@ -77,9 +74,21 @@ impl FsError {
     pub fn is_news(&self) -> bool {
         match self {
             Self::Content(_) => true,
-            Self::Io(_) => self.errno() == Errno::IO.raw_os_error(),
+            Self::Io(_) => {
+                [Errno::IO, Errno::NOMEM].iter().any(|errno| errno.raw_os_error() == self.errno())
+            }
             _ => false,
         }
+    }
+}
+
+/// The errno for what is no fault of the bytes.
+fn of_kind(error: &io::Error) -> Errno {
+    match error.kind() {
+        io::ErrorKind::FileTooLarge => Errno::FBIG,
+        io::ErrorKind::StorageFull => Errno::NOSPC,
+        io::ErrorKind::OutOfMemory => Errno::NOMEM,
+        _ => Errno::IO,
     }
 }
 

@@ -24,6 +24,10 @@ impl Ino {
     pub const ROOT: Self = Self(1);
 }
 
+/// Bytes of what all inodes of an archive share: its version, and what its `Weak` keeps of the archive
+/// that was closed.
+const VERSION: usize = 300;
+
 /// Bytes of the path that a key and a node share, and of the counts beside it, as a typical one has.
 const PATH: usize = 96;
 
@@ -168,7 +172,29 @@ impl<K: Eq + Hash, N> Inodes<K, N> {
             if let Some(key) = key {
                 table.by_key.remove(&key);
             }
+            table.shrink();
         }
+    }
+
+    /// How many inodes and blocks of them there are.
+    pub fn things(&self) -> usize {
+        self.table().by_key.len()
+    }
+
+    /// The inode of `key`.
+    pub fn number_of(&self, key: &K) -> Option<Ino> {
+        self.table().by_key.get(key).copied()
+    }
+
+    /// What those of which `is_meant` by their number stand for, and of blocks the first, if no other
+    /// in it lives.
+    pub fn some(&self, is_meant: impl Fn(Ino) -> bool) -> Vec<Arc<N>> {
+        let table = self.table();
+        let single = table.by_number.iter().filter(|(ino, _)| is_meant(**ino));
+        let single = single.map(|(_, entry)| entry.node.clone());
+        let first = table.blocks.iter().filter(|(first, _)| is_meant(**first));
+        let first = first.filter_map(|(_, (_, block))| block.only_first().map(Arc::new));
+        single.chain(first).collect()
     }
 
     /// Bytes in use, about.
@@ -180,7 +206,7 @@ impl<K: Eq + Hash, N> Inodes<K, N> {
         let capacity = table.by_number.capacity().max(table.by_key.capacity());
         let keys = table.by_key.len();
         let blocks: u64 = table.blocks.values().map(|(_, block)| block.memory()).sum();
-        (capacity * single + keys * things) as u64 + blocks
+        (capacity * single + keys * things + table.blocks.len() * VERSION) as u64 + blocks
     }
 
     /// How many inodes live, and the sum of their lookup counts.
@@ -227,6 +253,17 @@ impl<K: Eq + Hash, N> Table<K, N> {
             && let Some((key, _)) = self.blocks.remove(&first)
         {
             self.by_key.remove(&key);
+            self.shrink();
+        }
+    }
+
+    /// Gives back what the maps have had room for when there was much more in them.
+    fn shrink(&mut self) {
+        if self.by_number.len() < self.by_number.capacity() / 4 {
+            self.by_number.shrink_to(self.by_number.len() * 2);
+        }
+        if self.by_key.len() < self.by_key.capacity() / 4 {
+            self.by_key.shrink_to(self.by_key.len() * 2);
         }
     }
 }

@@ -8,6 +8,7 @@
 use std::{
     collections::HashMap,
     ffi::{OsStr, OsString},
+    io, mem,
     os::unix::ffi::OsStrExt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -23,7 +24,7 @@ use super::{
     opened::{Container, Containers},
     present,
     resolve::{enter_entry, stat_of},
-    source::{At, SourceName},
+    source::{At, NAMES_AT_ONCE, SourceName},
 };
 use crate::{
     archive::{Archive, DirId, Entry},
@@ -71,6 +72,8 @@ impl Tree {
         look_up: bool,
         show: &mut Show<'_>,
     ) -> Result<(), FsError> {
+        // Who lists gets the names all the same.
+        let look_up = look_up && self.server.check_memory().is_ok();
         // All that can fail comes before the first entry: a reader would take an error behind it
         // for the end.
         match &*self.node(ino)? {
@@ -174,6 +177,10 @@ impl Tree {
                         listed.kind = Some(attr.kind);
                         listed.looked_up = Some((ino, attr));
                     }
+                    // It is there, and may be a directory.
+                    Err(FsError::Io(error)) if error.kind() == io::ErrorKind::OutOfMemory => {
+                        listed.kind = Some(name.kind).filter(|_| !name.perhaps_archive);
+                    }
                     // Gone since the names were taken, or in a directory that can be listed but
                     // not searched: an entry without an inode is not one for readdir(3) either.
                     Err(_) => continue,
@@ -182,7 +189,7 @@ impl Tree {
                 let is_archive = match ahead {
                     Some((found, _)) => Some(found.is_ok()),
                     None if open || self.archives.remembers(device, name.ino) => {
-                        Some(self.is_archive(at, &name.name))
+                        self.is_archive(at, &name.name).ok()
                     }
                     None => None,
                 };
@@ -215,10 +222,18 @@ impl Tree {
         shown
     }
 
-    fn is_archive(&self, at: &At<'_>, name: &OsStr) -> bool {
-        at.stat(name).is_ok_and(|stat| {
-            stat.kind() == Kind::File && self.archive_at(at, name, stat).0.is_ok()
-        })
+    fn is_archive(&self, at: &At<'_>, name: &OsStr) -> Result<bool, FsError> {
+        let Some(stat) = at.stat(name).ok().filter(|stat| stat.kind() == Kind::File) else {
+            return Ok(false);
+        };
+        Ok(self.archive_at(at, name, stat)?.0.is_ok())
+    }
+
+    fn is_npy_gz(&self, at: &At<'_>, name: &OsStr) -> Result<bool, FsError> {
+        let Some(stat) = at.stat(name).ok().filter(|stat| stat.kind() == Kind::File) else {
+            return Ok(false);
+        };
+        Ok(self.npy_gz_at(at, name, stat)?.0.is_ok())
     }
 
     /// The names of a source directory: as they are at the start of a listing, and as they were
@@ -243,7 +258,11 @@ impl Tree {
     }
 
     fn list_source(&self, at: &At<'_>, device: u64) -> Result<Vec<Name>, FsError> {
-        let mut names = at.list()?;
+        let mut reserved = Vec::new();
+        let mut names = at.list(|| {
+            reserved.push(self.server.reserve_memory(NAMES_AT_ONCE as u64 * NAME_MEMORY)?);
+            Ok(())
+        })?;
         // In byte order, so that looking one up is a binary search.
         names.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         let has = |name: &OsStr| names.binary_search_by(|entry| (*entry.0).cmp(name)).is_ok();
@@ -264,15 +283,13 @@ impl Tree {
                 let directory = present::beside(name);
                 if !beside {
                     perhaps_archive = true;
-                } else if !has(&directory) && self.is_archive(at, name) {
+                } else if !has(&directory) && self.is_archive(at, name)? {
                     shown.push(Name::new(directory, Kind::Directory));
                 }
             } else if kind == Kind::File
                 && let Some(npy) = present::npy_of_gz(name)
                 && !has(npy)
-                && at.stat(name).is_ok_and(|stat| {
-                    stat.kind() == Kind::File && self.npy_gz_at(at, name, stat).0.is_ok()
-                })
+                && self.is_npy_gz(at, name)?
             {
                 shown.push(Name::new(npy.to_owned(), Kind::File));
                 if !beside {
@@ -379,6 +396,9 @@ impl Listing {
     }
 }
 
+/// What a name takes in bytes while a directory is read: 152 if it has 24 bytes at most.
+const NAME_MEMORY: u64 = 160;
+
 /// Names that are kept of listings that may be read on: some 16 MiB.
 const KEPT: usize = 1 << 18;
 
@@ -393,6 +413,15 @@ impl Default for Listings {
 }
 
 impl Listings {
+    /// Forgets all: who goes on with one reads its directory again.
+    pub fn clear(&self) {
+        let mut kept = self.lock();
+        let listings = mem::replace(&mut kept.0, LruCache::unbounded());
+        kept.1 = 0;
+        drop(kept);
+        drop(listings);
+    }
+
     fn get(&self, ino: Ino) -> Option<Arc<Listing>> {
         self.lock().0.get(&ino).cloned()
     }

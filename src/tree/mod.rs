@@ -6,6 +6,7 @@
 mod ahead;
 mod attr;
 mod block;
+mod crowd;
 mod error;
 mod handle;
 mod inode;
@@ -57,7 +58,9 @@ pub struct Settings {
     pub layout: Layout,
     /// How long the kernel may keep names and attributes.
     pub ttl: Duration,
-    /// Bytes for decoded spans and indexes.
+    /// Bytes that the process may take.
+    pub memory_limit: u64,
+    /// Bytes of them for decoded spans and indexes.
     pub cache_size: u64,
     /// Archives that are kept open at most, each with a file descriptor, and as many `.npy.gz`; no
     /// more than a quarter of the descriptors the process may have.
@@ -83,6 +86,7 @@ impl Default for Settings {
         Self {
             layout: Layout::Replace,
             ttl: Duration::from_secs(1),
+            memory_limit: 256 << 20,
             cache_size: 64 << 20,
             // So many that a walk over thousands does not drop their indexes.
             open_archives: 16 << 10,

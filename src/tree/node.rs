@@ -35,12 +35,12 @@ pub(super) enum Key {
     /// One that may have others.
     SourceAt(Arc<Path>, FileId),
     /// With the numbers of its directories and members.
-    Archive(VersionKey, (u32, u32)),
-    NpyGz(VersionKey),
+    Archive(Arc<VersionKey>, (u32, u32)),
+    NpyGz(Arc<VersionKey>),
 }
 
 /// A generation of a container under a path. Without ctime, which a rename changes too.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 pub(super) struct VersionKey {
     pub path: Arc<Path>,
     pub id: FileId,
@@ -99,12 +99,12 @@ impl SourceNode {
 /// while nobody reads, and opened again if it is still there.
 #[derive(Debug)]
 pub(super) struct Version<C> {
-    pub key: VersionKey,
+    pub key: Arc<VersionKey>,
     container: Mutex<Weak<C>>,
 }
 
 impl<C> Version<C> {
-    pub fn new(key: VersionKey, container: &Arc<C>) -> Self {
+    pub fn new(key: Arc<VersionKey>, container: &Arc<C>) -> Self {
         Self { key, container: Mutex::new(Arc::downgrade(container)) }
     }
 

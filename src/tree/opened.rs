@@ -30,9 +30,8 @@ const NPY_GZ_MEMORY: u64 = 4 << 10;
 /// A file that takes more memory, in bytes, is heavy: an archive of some 50,000 members.
 const HEAVY: u64 = 4 << 20;
 
-/// Files that are opened before the heap is looked through for what can be given back: what each needed
-/// for a moment lies between what is kept of others. 30,000 small `.npy.gz` took 488 MiB.
-const TRIM_EVERY: u64 = 1024;
+/// What parsing takes, beside what it leaves: 160 MiB for a million members, which keep 53.
+const PARSING: u64 = 2;
 
 /// What a file can turn out to be.
 pub(super) trait Container: Sized {
@@ -47,7 +46,7 @@ pub(super) trait Container: Sized {
     /// About how many bytes of memory it takes, always the same; indexes are counted elsewhere.
     fn memory(&self) -> u64;
     /// About how many it will take, by the end of its file.
-    fn memory_by(tail: &[u8]) -> u64;
+    fn memory_by(source: &SourceFile, tail: &[u8]) -> u64;
     /// What the user should know of it.
     fn warning(&self) -> Option<&str>;
 }
@@ -69,9 +68,9 @@ impl Container for OpenArchive {
         self.archive().memory()
     }
 
-    fn memory_by(tail: &[u8]) -> u64 {
+    fn memory_by(source: &SourceFile, tail: &[u8]) -> u64 {
         // A header has 46 bytes and a name; what is kept of it takes about as much and half.
-        Archive::directory_len(tail).saturating_mul(3) / 2
+        Archive::directory_len(source, tail).saturating_mul(3) / 2
     }
 
     fn warning(&self) -> Option<&str> {
@@ -96,7 +95,7 @@ impl Container for OpenNpyGz {
         NPY_GZ_MEMORY
     }
 
-    fn memory_by(_tail: &[u8]) -> u64 {
+    fn memory_by(_source: &SourceFile, _tail: &[u8]) -> u64 {
         NPY_GZ_MEMORY
     }
 
@@ -123,8 +122,6 @@ pub(super) struct Containers<C> {
     used: AtomicU64,
     /// One heavy file at a time is parsed: that takes a multiple of what stays.
     parsing: Mutex<()>,
-    /// How many have been opened since memory was last given back.
-    opened: AtomicU64,
 }
 
 #[derive(Debug, Clone)]
@@ -148,7 +145,6 @@ impl<C: Container> Containers<C> {
             memory,
             used: AtomicU64::new(0),
             parsing: Mutex::default(),
-            opened: AtomicU64::new(0),
         }
     }
 
@@ -169,6 +165,28 @@ impl<C: Container> Containers<C> {
                 self.used.fetch_sub(known.what.memory(), Ordering::Relaxed);
             }
         }
+    }
+
+    /// Closes those that were least recently used and nobody else holds, until they took `bytes`
+    /// together; returns what they took.
+    pub fn give_up(&self, bytes: u64) -> u64 {
+        let mut given = 0;
+        let mut closed = Vec::new();
+        let mut open = lock(&self.open);
+        let idle = open.iter().rev().filter(|(_, known)| Arc::strong_count(&known.what) == 1);
+        let keys =
+            idle.map(|(key, known)| (*key, known.what.memory())).take_while(|(_, memory)| {
+                let is_needed = given < bytes;
+                given += if is_needed { *memory } else { 0 };
+                is_needed
+            });
+        let keys: Vec<_> = keys.collect();
+        for (key, memory) in keys {
+            self.used.fetch_sub(memory, Ordering::Relaxed);
+            closed.extend(open.pop(&key));
+        }
+        drop(open);
+        given
     }
 
     /// Closes the least recently used; `false` if none is open. For whoever lacks a descriptor.
@@ -244,18 +262,19 @@ impl<C: Container> Containers<C> {
         let generation = stat.generation();
         let key = (generation.dev, generation.ino);
         let (source, tail) = SourceFile::with_tail(file, generation)?;
-        let memory = C::memory_by(&tail);
+        let memory = C::memory_by(&source, &tail);
         let parsing = (memory > HEAVY).then(|| self.parsing.lock());
-        if parsing.is_some() {
-            // Who waited for another to parse it finds it now.
-            if let Some(found) = self.known(stat) {
-                return Ok(found);
+        let _reserved = match parsing {
+            Some(_) => {
+                // Who waited for another to parse it finds it now.
+                if let Some(found) = self.known(stat) {
+                    return Ok(found);
+                }
+                self.shrink_to(self.memory.saturating_sub(memory));
+                Some(server.reserve_memory(memory.saturating_mul(PARSING))?)
             }
-            self.shrink_to(self.memory.saturating_sub(memory));
-        }
-        if self.opened.fetch_add(1, Ordering::Relaxed) % TRIM_EVERY == TRIM_EVERY - 1 {
-            crate::malloc::give_back_rest();
-        }
+            None => None,
+        };
         match C::open(Arc::new(source), tail, server) {
             Ok(container) => {
                 let container = Arc::new(container);

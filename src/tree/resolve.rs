@@ -32,6 +32,7 @@ impl Tree {
     pub fn lookup(&self, parent: Ino, name: &OsStr) -> Result<(Ino, Attr), FsError> {
         match &*self.node(parent)? {
             Node::Source(directory) if directory.kind == Kind::Directory => {
+                self.server.check_memory()?;
                 self.note_lookup(parent, name);
                 self.lookup_at(&self.source.at(&directory.path()), name)
             }
@@ -74,6 +75,7 @@ impl Tree {
         directory: DirId,
         name: &OsStr,
     ) -> Result<(Ino, Attr), FsError> {
+        self.server.check_memory()?;
         archive.source().check().map_err(|_| FsError::Stale)?;
         let entry = archive.dir(directory).get(name.as_encoded_bytes()).ok_or(FsError::NotFound)?;
         let stat = stat_of(archive.source())?;
@@ -113,12 +115,12 @@ impl Tree {
         let path = || at.path.join(name).into();
         if stat.kind() == Kind::File && self.settings.layout == Layout::Replace {
             if present::is_npz(name) {
-                if let (Ok(archive), stat) = self.archive_at(at, name, stat) {
+                if let (Ok(archive), stat) = self.archive_at(at, name, stat)? {
                     return Ok(Resolved::Archive(path(), stat, archive));
                 }
             } else if let Some(npy) = present::npy_of_gz(name)
                 && at.stat(npy).is_err()
-                && self.npy_gz_at(at, name, stat).0.is_ok()
+                && self.npy_gz_at(at, name, stat)?.0.is_ok()
             {
                 return Err(FsError::NotFound);
             }
@@ -132,13 +134,13 @@ impl Tree {
             && let Some(archive) = present::archive_beside(name)
         {
             let stat = file_at(at, archive)?;
-            if let (Ok(open), stat) = self.archive_at(at, archive, stat) {
+            if let (Ok(open), stat) = self.archive_at(at, archive, stat)? {
                 return Ok(Resolved::Archive(at.path.join(archive).into(), stat, open));
             }
         }
         if let Some(gz) = present::gz_of_npy(name) {
             let stat = file_at(at, &gz)?;
-            if let (Ok(npy), stat) = self.npy_gz_at(at, &gz, stat) {
+            if let (Ok(npy), stat) = self.npy_gz_at(at, &gz, stat)? {
                 return Ok(Resolved::NpyGz(at.path.join(gz).into(), stat, npy));
             }
         }
@@ -150,7 +152,7 @@ impl Tree {
         at: &At<'_>,
         name: &OsStr,
         stat: Stat,
-    ) -> (Found<OpenArchive>, Stat) {
+    ) -> Result<(Found<OpenArchive>, Stat), FsError> {
         self.find(&self.archives, at, name, stat)
     }
 
@@ -159,30 +161,35 @@ impl Tree {
         at: &At<'_>,
         name: &OsStr,
         stat: Stat,
-    ) -> (Found<OpenNpyGz>, Stat) {
+    ) -> Result<(Found<OpenNpyGz>, Stat), FsError> {
         self.find(&self.npy_gzs, at, name, stat)
     }
 
-    /// What the file called `name` turned out to be; one that cannot be read is none.
+    /// What the file called `name` turned out to be; one that cannot be read is none. One that there
+    /// is no memory for may be either.
     fn find<C: Container>(
         &self,
         containers: &Containers<C>,
         at: &At<'_>,
         name: &OsStr,
         stat: Stat,
-    ) -> (Found<C>, Stat) {
+    ) -> Result<(Found<C>, Stat), FsError> {
         let open = || at.open_file(name);
         let warn = |warning: &str| log::warn!("{}: {warning}", at.path.join(name).display());
         match containers.find(stat, &self.server, open, warn) {
-            Ok(found) => found,
-            Err(error) => (Err(format!("unreadable: {error}").into()), stat),
+            Ok(found) => Ok(found),
+            Err(error) if error.kind() == io::ErrorKind::OutOfMemory => {
+                let path = at.path.join(name);
+                Err(io::Error::new(error.kind(), format!("{}: {error}", path.display())).into())
+            }
+            Err(error) => Ok((Err(format!("unreadable: {error}").into()), stat)),
         }
     }
 
     pub(super) fn root_archive(&self) -> Result<(Stat, Arc<OpenArchive>), FsError> {
         let name = self.source.archive().unwrap_or_default();
         let at = self.source.at(Path::new(""));
-        match self.archive_at(&at, name, at.stat(name)?) {
+        match self.archive_at(&at, name, at.stat(name)?)? {
             (Ok(archive), stat) => Ok((stat, archive)),
             (Err(why), _) => Err(serve::Error::Damaged(why).into()),
         }
@@ -249,12 +256,12 @@ impl Tree {
     fn reopen<C: Container>(
         &self,
         containers: &Containers<C>,
-        key: &VersionKey,
+        key: &Arc<VersionKey>,
     ) -> Result<Arc<C>, FsError> {
         let (directory, name) = split(&key.path);
         let at = self.source.at(directory);
         let stat = file_at(&at, name).map_err(|_| FsError::Stale)?;
-        match self.find(containers, &at, name, stat) {
+        match self.find(containers, &at, name, stat)? {
             (Ok(container), stat)
                 if version_key(key.path.clone(), &stat, container.source()) == *key =>
             {
@@ -304,15 +311,15 @@ fn file_at(at: &At<'_>, name: &OsStr) -> Result<Stat, FsError> {
     if stat.kind() == Kind::File { Ok(stat) } else { Err(FsError::NotFound) }
 }
 
-fn version_key(path: Arc<Path>, stat: &Stat, source: &SourceFile) -> VersionKey {
+fn version_key(path: Arc<Path>, stat: &Stat, source: &SourceFile) -> Arc<VersionKey> {
     let generation = source.generation();
-    VersionKey {
+    Arc::new(VersionKey {
         path,
         id: stat.id(),
         size: generation.size,
         mtime: generation.mtime,
         fingerprint: source.fingerprint(),
-    }
+    })
 }
 
 pub(super) fn stat_of(source: &SourceFile) -> Result<Stat, FsError> {

@@ -222,8 +222,8 @@ impl At<'_> {
     }
 
     /// The names in it but `.` and `..`, with their inode numbers, and their kinds where they are
-    /// known.
-    pub fn list(&self) -> io::Result<Vec<SourceName>> {
+    /// known. Calls `grow` before each [`NAMES_AT_ONCE`] of them but the first.
+    pub fn list(&self, mut grow: impl FnMut() -> io::Result<()>) -> io::Result<Vec<SourceName>> {
         let mut names = Vec::new();
         // Not by its descriptor: what may be listed and not searched has no `.` either.
         let open = self.source.open_at(self.path, OFlags::RDONLY | OFlags::DIRECTORY)?;
@@ -232,6 +232,9 @@ impl At<'_> {
             let name = entry.file_name().to_bytes();
             if name != b"." && name != b".." {
                 let kind = Kind::of(entry.file_type());
+                if names.len() % NAMES_AT_ONCE == NAMES_AT_ONCE - 1 {
+                    grow()?;
+                }
                 names.push((OsStr::from_bytes(name).to_owned(), entry.ino(), kind));
             }
         }
@@ -249,6 +252,9 @@ impl At<'_> {
         self.source.open_at(&self.path.join(name), flags)
     }
 }
+
+/// Names of a directory between two questions whether there is memory for more.
+pub(super) const NAMES_AT_ONCE: usize = 1 << 16;
 
 /// NONBLOCK: should a fifo have taken a file's place, opening it must not wait.
 const FOR_READING: OFlags =

@@ -1,5 +1,6 @@
 //! The tree without /dev/fuse.
 
+mod crowd;
 mod random;
 
 use std::{

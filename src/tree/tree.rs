@@ -54,7 +54,7 @@ pub struct Tree {
     pub(super) root: Stat,
     pub(super) inodes: Inodes<Key, Node>,
     handles: Handles,
-    pub(super) listings: Listings,
+    pub(super) listings: Arc<Listings>,
 }
 
 /// An opened file.
@@ -93,7 +93,8 @@ impl Tree {
     /// When a single archive cannot be parsed, or threads cannot be started.
     pub fn new(source: Source, settings: Settings) -> io::Result<Self> {
         let server = Server::new(Limits {
-            memory: settings.cache_size,
+            memory_limit: settings.memory_limit,
+            cache_size: settings.cache_size,
             threads: settings.threads,
             few_threads: settings.few_threads,
             temporary: settings.temporary.clone(),
@@ -125,12 +126,25 @@ impl Tree {
             root: directory,
             inodes: Inodes::new(root),
             handles: Handles::new(descriptors.unwrap_or(u64::MAX)),
-            listings: Listings::default(),
+            listings: Arc::default(),
         };
         let shortage = (tree.server.clone(), tree.archives.clone(), tree.npy_gzs.clone());
         tree.source.on_shortage(move || {
             let (server, archives, npy_gzs) = &shortage;
             server.give_up_descriptor() || archives.close_oldest() || npy_gzs.close_oldest()
+        });
+        // Weak: an archive that is open has the server.
+        let kept = (Arc::downgrade(&tree.archives), Arc::downgrade(&tree.npy_gzs));
+        let listings = tree.listings.clone();
+        tree.server.on_memory_shortage(move |bytes| {
+            let (Some(archives), Some(npy_gzs)) = (kept.0.upgrade(), kept.1.upgrade()) else {
+                return;
+            };
+            let mut given = archives.give_up(bytes);
+            given += npy_gzs.give_up(bytes.saturating_sub(given));
+            if given < bytes {
+                listings.clear();
+            }
         });
         if tree.source.archive().is_some() {
             tree.root_archive().map_err(|error| {
@@ -261,6 +275,7 @@ impl Tree {
     /// `IsADirectory`; `Stale` when the name must be looked up again; bad news about the member as
     /// far as it is known; or what the source says.
     pub fn open(&self, ino: Ino, user: u32) -> Result<Opening, FsError> {
+        self.server.check_memory()?;
         match &*self.node(ino)? {
             Node::Source(node) if node.kind == Kind::File => {
                 let file = match node.open_file() {

@@ -147,7 +147,7 @@ impl Tree {
         }
         let (directory, name) = split(&path);
         let at = self.source.at(directory);
-        Ok(match self.archive_at(&at, name, at.stat(name)?) {
+        Ok(match self.archive_at(&at, name, at.stat(name)?)? {
             (Ok(_), _) => "ready".to_owned(),
             (Err(why), _) => why.to_string(),
         })

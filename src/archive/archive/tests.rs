@@ -71,7 +71,7 @@ fn the_local_header_is_read_once() {
     assert_eq!(archive.data_offset(MemberId(0)).unwrap(), 31);
     let mut out = Vec::new();
     assert!(matches!(
-        archive.decode(MemberId(0), &mut out),
+        archive.decode(MemberId(0), MAX_DICTIONARY, &mut out),
         Err(Error::Io(error)) if SourceFile::is_stale(&error)
     ));
 }

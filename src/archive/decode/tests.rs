@@ -5,7 +5,7 @@ use lzma_rust2::{LzmaOptions, LzmaWriter, XzOptions, XzWriter};
 
 use super::*;
 use crate::archive::{
-    Archive, MemberId,
+    Archive, MAX_DICTIONARY, MemberId,
     testing::{RawMember, RawZip, deflate, file_of, open, read},
 };
 
@@ -281,7 +281,7 @@ fn a_file_overwritten_while_it_is_decoded_is_stale_and_not_corrupt() {
         let archive = Archive::open(source.into()).unwrap();
         archive.data_offset(MemberId(0)).unwrap();
         let mut overwrite = OnFirstWrite(Some(file));
-        match archive.decode(MemberId(0), &mut overwrite) {
+        match archive.decode(MemberId(0), MAX_DICTIONARY, &mut overwrite) {
             Err(Error::Io(error)) => assert!(SourceFile::is_stale(&error), "{error}"),
             other => panic!("{other:?} for method {method}"),
         }
@@ -318,7 +318,7 @@ fn an_error_of_the_writer_comes_back_as_it_is() {
     let data = sample(1000);
     for (method, encoded) in encodings(&data) {
         let archive = archive_of(method, &encoded, &data);
-        match archive.decode(MemberId(0), &mut Full) {
+        match archive.decode(MemberId(0), MAX_DICTIONARY, &mut Full) {
             Err(Error::Io(error)) => assert_eq!(error.raw_os_error(), Some(28)),
             other => panic!("{other:?}"),
         }

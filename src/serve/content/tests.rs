@@ -15,7 +15,8 @@ const WAIT: Duration = Duration::from_secs(60);
 /// A member of eight strides that has been decoded once, with none at hand but the last.
 fn member(threads: usize) -> (Server, OpenArchive, Arc<Content>) {
     let limits = Limits {
-        memory: 8 << 20,
+        memory_limit: 1 << 30,
+        cache_size: 8 << 20,
         threads,
         few_threads: false,
         temporary: std::env::temp_dir(),

@@ -18,7 +18,8 @@ fn server(verify: Verify) -> Server {
     let temporary = std::env::temp_dir();
     let (indexes, copies) = (None, None);
     Server::new(Limits {
-        memory: CACHE,
+        memory_limit: 1 << 30,
+        cache_size: CACHE,
         threads: 2,
         temporary,
         scratch_size: None,

@@ -1,0 +1,76 @@
+//! How `--memory-limit` and `--cache-size` go together.
+
+/// What the program needs beside the cache: threads and their buffers, and what is open. Bytes.
+const BESIDE: u64 = 40 << 20;
+
+/// The smallest limit, in bytes.
+const LEAST_LIMIT: u64 = BESIDE + (8 << 20);
+
+/// Both in bytes, if neither is given.
+const DEFAULT_LIMIT: u64 = 256 << 20;
+const DEFAULT_CACHE: u64 = 64 << 20;
+
+/// The limit and the size of the cache within it.
+///
+/// Whoever asks for a large cache alone, as was enough before there was a limit, gets as much
+/// beside it as there is by default.
+///
+/// # Errors
+/// A sentence for people, if there is no room for what the program needs besides.
+pub fn divide(limit: Option<u64>, cache: Option<u64>) -> Result<(u64, u64), String> {
+    let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+    match (limit, cache) {
+        (None, cache) => {
+            let cache = cache.unwrap_or(DEFAULT_CACHE);
+            Ok((DEFAULT_LIMIT.max(cache.saturating_add(DEFAULT_LIMIT - DEFAULT_CACHE)), cache))
+        }
+        (Some(limit), _) if limit < LEAST_LIMIT => Err(format!(
+            "--memory-limit of {limit} bytes is too small: give {} MiB or more",
+            mib(LEAST_LIMIT)
+        )),
+        (Some(limit), None) => Ok((limit, DEFAULT_CACHE.min(limit / 4).min(limit - BESIDE))),
+        (Some(limit), Some(cache)) if cache > limit - BESIDE => Err(format!(
+            "--cache-size of {} MiB does not fit into --memory-limit: it may be {} MiB less than that \
+             at most",
+            mib(cache),
+            mib(BESIDE)
+        )),
+        (Some(limit), Some(cache)) => Ok((limit, cache)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::divide;
+
+    const M: u64 = 1 << 20;
+
+    #[test]
+    fn the_limit_covers_the_cache() {
+        for (limit, cache, divided) in [
+            (None, None, (256 * M, 64 * M)),
+            (None, Some(0), (256 * M, 0)),
+            (None, Some(1024 * M), (1216 * M, 1024 * M)),
+            (None, Some(u64::MAX), (u64::MAX, u64::MAX)),
+            (Some(128 * M), None, (128 * M, 32 * M)),
+            (Some(48 * M), None, (48 * M, 8 * M)),
+            (Some(50 * M), Some(0), (50 * M, 0)),
+            (Some(4096 * M), None, (4096 * M, 64 * M)),
+            (Some(4096 * M), Some(4000 * M), (4096 * M, 4000 * M)),
+        ] {
+            assert_eq!(divide(limit, cache), Ok(divided), "{limit:?} {cache:?}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_what_would() {
+        for (limit, cache, named) in [
+            (47 * M, None, "48 MiB"),
+            (0, Some(0), "48 MiB"),
+            (256 * M, Some(217 * M), "40 MiB less"),
+        ] {
+            let error = divide(Some(limit), cache).expect_err("does not fit");
+            assert!(error.contains(named), "{error}");
+        }
+    }
+}

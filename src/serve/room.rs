@@ -1,0 +1,311 @@
+//! The memory of the process, and its limit (`--memory-limit`).
+//!
+//! What takes memory is of many kinds: spans, parsed archives, inodes, handles, listings, buffers, and
+//! what the allocator cannot give back. So it is measured, not added up: what of the process is
+//! resident and not of a file, as the kernel says, is what a memory cgroup counts too. Nearly all of
+//! it may grow freely, and gives way when [`Room::look`] finds too much; an eighth of the limit is
+//! for what comes between two looks. Only work that takes many MiB at once, parsing a large archive
+//! or decoding with a large dictionary, [reserves](Room::reserve) them before it begins.
+
+use std::{
+    fmt, fs, io,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+/// How long a reservation waits for others to end, before it is refused.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long after nothing gave way it is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Measures the bytes that the process has now.
+type Measure = Box<dyn Fn() -> u64 + Send + Sync>;
+
+/// Gives up about so many bytes of what is only kept.
+type GiveWay = Box<dyn Fn(u64) + Send + Sync>;
+
+/// The memory of the process.
+pub struct Room {
+    /// Bytes.
+    limit: u64,
+    measure: Measure,
+    give_way: OnceLock<GiveWay>,
+    state: Mutex<State>,
+    /// A reservation has ended.
+    changed: Condvar,
+    /// The last look found more than the limit, and nothing that gave way.
+    full: AtomicBool,
+}
+
+#[derive(Default)]
+struct State {
+    /// Bytes that were measured when nothing was reserved.
+    base: u64,
+    /// Bytes that are reserved, whether they have been taken yet or not.
+    reserved: u64,
+    /// When it was last tried in vain to have others give way, and what was in use then.
+    in_vain: Option<(Instant, u64)>,
+}
+
+/// Bytes that may be taken, until this is dropped.
+#[derive(Debug)]
+#[must_use]
+pub struct Reserved {
+    room: Arc<Room>,
+    bytes: u64,
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.room.state().reserved -= self.bytes;
+        self.room.changed.notify_all();
+    }
+}
+
+impl Room {
+    /// Room for `limit` bytes.
+    pub fn new(limit: u64) -> Arc<Self> {
+        Self::with_measure(limit, resident)
+    }
+
+    fn with_measure(limit: u64, measure: impl Fn() -> u64 + Send + Sync + 'static) -> Arc<Self> {
+        Arc::new(Self {
+            limit,
+            measure: Box::new(measure),
+            give_way: OnceLock::new(),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            full: AtomicBool::new(false),
+        })
+    }
+
+    /// Sets what gives memory up; once. Called without any lock of this, by whoever looks or
+    /// reserves.
+    pub fn on_shortage(&self, give_way: impl Fn(u64) + Send + Sync + 'static) {
+        let is_first = self.give_way.set(Box::new(give_way)).is_ok();
+        debug_assert!(is_first, "what gives way is set once");
+    }
+
+    /// Bytes that are to be in use at most, so that an eighth is left for what comes unasked.
+    fn mark(&self) -> u64 {
+        self.limit - self.limit / 8
+    }
+
+    /// Looks at what is in use, and has what is only kept give way if it is too much. Returns the
+    /// bytes to the mark, less than none if there are too many.
+    pub fn look(&self) -> i64 {
+        let mut used = (self.measure)();
+        if used > self.mark() && self.is_worth_trying(used) {
+            self.give_way(used - self.mark());
+            used = (self.measure)();
+            self.state().in_vain = (used > self.mark()).then(|| (Instant::now(), used));
+        }
+        let is_full = used > self.limit;
+        if is_full && !self.full.swap(true, Ordering::Relaxed) {
+            log::warn!(
+                "{} MiB of memory are in use, and {} are allowed: until it is less, nothing more is \
+                 opened or looked up; give it more with --memory-limit",
+                used >> 20,
+                self.limit >> 20
+            );
+        }
+        self.full.store(is_full, Ordering::Relaxed);
+        let mut state = self.state();
+        if state.reserved == 0 {
+            state.base = used;
+        }
+        let taken = used.max(state.base + state.reserved);
+        self.mark().cast_signed() - taken.cast_signed()
+    }
+
+    /// Whether there is room for what somebody wants to hold.
+    ///
+    /// # Errors
+    /// `OutOfMemory` if more than the limit is in use.
+    pub fn check(&self) -> io::Result<()> {
+        if self.full.load(Ordering::Relaxed) {
+            return Err(out_of_memory("--memory-limit is in use"));
+        }
+        Ok(())
+    }
+
+    /// Reserves `bytes`, for which others may give way or end.
+    ///
+    /// # Errors
+    /// `OutOfMemory` if there is no room for them.
+    pub fn reserve(self: &Arc<Self>, bytes: u64) -> io::Result<Reserved> {
+        let since = Instant::now();
+        let mut has_given = false;
+        loop {
+            let used = (self.measure)();
+            let mut state = self.state();
+            if state.reserved == 0 {
+                state.base = used;
+            }
+            let wanted = used.max(state.base + state.reserved).saturating_add(bytes);
+            let Some(missing) = wanted.checked_sub(self.mark()).filter(|missing| *missing > 0)
+            else {
+                state.reserved += bytes;
+                return Ok(Reserved { room: self.clone(), bytes });
+            };
+            if !has_given {
+                drop(state);
+                self.give_way(missing);
+                has_given = true;
+                continue;
+            }
+            // What is reserved ends; without, somebody may just be done with what he holds.
+            let patience = if state.reserved > 0 { PATIENCE } else { PATIENCE / 8 };
+            let left = patience.checked_sub(since.elapsed()).filter(|left| !left.is_zero());
+            let Some(left) = left.filter(|_| bytes < self.mark()) else {
+                return Err(out_of_memory(&format!(
+                    "it takes {} MiB of memory, and --memory-limit leaves {}",
+                    bytes.div_ceil(1 << 20),
+                    bytes.saturating_sub(missing) >> 20
+                )));
+            };
+            let waited = self.changed.wait_timeout(state, left.min(PATIENCE / 40));
+            drop(waited.unwrap_or_else(PoisonError::into_inner));
+            has_given = false;
+        }
+    }
+
+    /// Whether others may have something to give up again: to look for it costs milliseconds.
+    fn is_worth_trying(&self, used: u64) -> bool {
+        let in_vain = self.state().in_vain;
+        in_vain.is_none_or(|(when, then)| used > then + self.limit / 64 || when.elapsed() > AGAIN)
+    }
+
+    fn give_way(&self, bytes: u64) {
+        if let Some(give_way) = self.give_way.get() {
+            give_way(bytes);
+        }
+    }
+
+    // Nothing panics between two changes that belong together.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Room {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Room").field("limit", &self.limit).finish_non_exhaustive()
+    }
+}
+
+fn out_of_memory(why: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::OutOfMemory, why)
+}
+
+/// Bytes of the process that are resident and of no file; 0 if the kernel does not say. Takes a
+/// microsecond (proc_pid_statm(5)).
+fn resident() -> u64 {
+    fs::read_to_string("/proc/self/statm").ok().and_then(|text| of_statm(&text)).unwrap_or(0)
+}
+
+/// The same by the text of /proc/PID/statm: size, resident, shared ..., in pages.
+fn of_statm(text: &str) -> Option<u64> {
+    let mut pages = text.split(' ').map(|pages| pages.parse::<u64>().ok());
+    let (_size, resident, shared) = (pages.next()??, pages.next()??, pages.next()??);
+    Some(resident.saturating_sub(shared) * rustix::param::page_size() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU64;
+
+    use super::*;
+
+    /// Room for 800 bytes, of which 700 are the mark, and how many are in use.
+    fn room() -> (Arc<Room>, Arc<AtomicU64>) {
+        let used = Arc::new(AtomicU64::new(0));
+        let measured = used.clone();
+        (Room::with_measure(800, move || measured.load(Ordering::Relaxed)), used)
+    }
+
+    /// Lets at most `most` bytes give way in all.
+    fn give_way(room: &Room, used: &Arc<AtomicU64>, most: u64) {
+        let (used, left) = (used.clone(), AtomicU64::new(most));
+        room.on_shortage(move |bytes| {
+            let given = bytes.min(left.load(Ordering::Relaxed));
+            left.fetch_sub(given, Ordering::Relaxed);
+            used.fetch_sub(given, Ordering::Relaxed);
+        });
+    }
+
+    #[test]
+    fn what_is_kept_gives_way_at_the_mark_and_others_are_refused_at_the_limit() {
+        let (room, used) = room();
+        give_way(&room, &used, 150);
+        for (now, left, is_full) in [
+            (600, 100, false),
+            (750, 0, false),
+            (800, 0, false),
+            (800, -100, false),
+            (801, -101, true),
+            (750, -50, false),
+        ] {
+            used.store(now, Ordering::Relaxed);
+            assert_eq!((room.look(), room.check().is_err()), (left, is_full), "{now}");
+        }
+    }
+
+    #[test]
+    fn work_reserves_what_is_left_once_the_kept_gave_way() {
+        let (room, used) = room();
+        give_way(&room, &used, 100);
+        used.store(400, Ordering::Relaxed);
+        let first = room.reserve(350).expect("50 give way");
+        assert_eq!(used.load(Ordering::Relaxed), 350);
+        assert_eq!(room.look(), 0, "what is reserved counts before it is taken");
+        used.store(600, Ordering::Relaxed);
+        assert_eq!(room.look(), 0, "and not twice while it is");
+        drop(first);
+        used.store(350, Ordering::Relaxed);
+        assert_eq!(room.look(), 350);
+        let error = room.reserve(500).expect_err("only 50 more give way");
+        assert_eq!(error.kind(), io::ErrorKind::OutOfMemory);
+        assert_eq!(used.load(Ordering::Relaxed), 300);
+        drop(room.reserve(400).expect("there was no room for the other alone"));
+    }
+
+    #[test]
+    fn work_waits_for_other_work_to_end() {
+        let (room, _) = room();
+        let first = room.reserve(500).expect("there is room");
+        let (other, (begun, begins)) = (room.clone(), std::sync::mpsc::channel());
+        let waiting = std::thread::spawn(move || {
+            begun.send(()).expect("somebody waits");
+            other.reserve(400).map(|reserved| reserved.bytes)
+        });
+        begins.recv().expect("it begins");
+        drop(first);
+        assert_eq!(waiting.join().expect("no panic").expect("there is room by now"), 400);
+        assert_eq!(room.state().reserved, 0);
+    }
+
+    #[test]
+    fn what_never_fits_is_refused_at_once() {
+        let (room, _) = room();
+        let _other = room.reserve(100).expect("there is room");
+        let since = Instant::now();
+        let error = room.reserve(701 << 20).expect_err("more than the limit");
+        assert!(error.to_string().contains("701 MiB"), "{error}");
+        assert!(since.elapsed() < PATIENCE);
+    }
+
+    #[test]
+    fn pages_of_files_are_not_counted() {
+        let page = rustix::param::page_size() as u64;
+        assert_eq!(of_statm("62000 3000 1000 5 0 900 0\n"), Some(2000 * page));
+        for bad in ["", "1 2", "1 x 3", "1 2\n"] {
+            assert_eq!(of_statm(bad), None, "{bad:?}");
+        }
+        assert!(resident() > 0);
+    }
+}

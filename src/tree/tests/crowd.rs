@@ -1,0 +1,86 @@
+//! What the kernel is asked to forget.
+
+use std::collections::BTreeSet;
+
+use super::*;
+
+/// A tree with little memory over 1,500 files and 300 archives in a directory, half of them below
+/// another; all are looked up, and the members of one archive.
+fn crowded(dir: &Dir, layout: Layout) -> (Tree, Vec<(Ino, OsString, Ino)>) {
+    fs::create_dir_all(dir.path("d/e")).unwrap();
+    let archive = testing::zip(&[("x", b"x", false)]);
+    for number in 0..900 {
+        let below = if number % 2 == 0 { "d" } else { "d/e" };
+        dir.write(&format!("{below}/{number}"), b"plain");
+        if number < 300 {
+            dir.write(&format!("{below}/{number}.npz"), &archive);
+        }
+    }
+    let tree = dir.tree(Settings { layout, memory_limit: 1200 << 10, ..Settings::default() });
+    let (d, _) = tree.lookup(Ino::ROOT, name("d")).unwrap();
+    let (e, _) = tree.lookup(d, name("e")).unwrap();
+    let mut found = Vec::new();
+    for directory in [d, e] {
+        for listed in names(&tree, directory).into_keys().filter(|listed| listed != "e") {
+            let (ino, _) = tree.lookup(directory, &listed).unwrap();
+            found.push((directory, listed, ino));
+        }
+    }
+    (tree, found)
+}
+
+/// Those that are to be forgotten until there are few enough.
+fn forgotten(tree: &Tree, found: &[(Ino, OsString, Ino)]) -> BTreeSet<(Ino, OsString)> {
+    let mut forgotten = BTreeSet::new();
+    for round in 0..100 {
+        for (directory, name) in tree.names_to_forget(round) {
+            let wanted = (directory, name.clone());
+            let (.., ino) = found.iter().find(|(d, n, _)| (*d, n) == (directory, &name)).unwrap();
+            if forgotten.insert(wanted) {
+                tree.forget(*ino, 1);
+            }
+        }
+    }
+    forgotten
+}
+
+#[test]
+fn names_go_until_inodes_take_a_quarter_of_the_memory() {
+    for layout in [Layout::Replace, Layout::Beside] {
+        let dir = Dir::new();
+        let (tree, found) = crowded(&dir, layout);
+        assert!(tree.is_crowded());
+        let before = tree.references().0;
+        let forgotten = forgotten(&tree, &found);
+        assert!(!tree.is_crowded(), "{} bytes", tree.inode_memory());
+        assert_eq!(tree.references().0, before - forgotten.len());
+        assert!(forgotten.len() < before / 3 * 2, "{} of {before}", forgotten.len());
+        for kind in [".npz", ".npz.d"] {
+            let archives =
+                forgotten.iter().filter(|(_, name)| name.to_string_lossy().ends_with(kind));
+            let is_there = kind == ".npz" || layout == Layout::Beside;
+            assert_eq!(archives.count() > 0, is_there, "{kind} in {layout:?}");
+        }
+    }
+}
+
+#[test]
+fn what_is_open_is_not_forgotten_and_no_directory_with_something_known_in_it() {
+    let dir = Dir::new();
+    let (tree, found) = crowded(&dir, Layout::Replace);
+    let mut kept = Vec::new();
+    for (directory, name, ino) in found.iter().filter(|(_, name, _)| name.len() < 6) {
+        if name.to_string_lossy().ends_with(".npz") {
+            tree.lookup(*ino, OsStr::new("x")).unwrap();
+        } else {
+            open(&tree, *ino);
+        }
+        kept.push((*directory, name.clone()));
+    }
+    // With every part of them that can be meant.
+    for round in 0..2_000 {
+        for named in tree.names_to_forget(round << 32) {
+            assert!(!kept.contains(&named), "{named:?}");
+        }
+    }
+}
