@@ -169,9 +169,11 @@ fn a_header_offset_that_leads_nowhere_is_corrupt() {
 
 #[test]
 fn sizes_that_cannot_be_are_corrupt_before_anything_is_read() {
-    let mut stored = RawMember::stored("x", b"data");
-    stored.size = 5;
-    corrupt(one(stored).data_offset(MemberId(0)));
+    for size in [3, 5] {
+        let mut stored = RawMember::stored("x", b"data");
+        (stored.size, stored.crc32) = (size, crc32fast::hash(b"dat"));
+        corrupt(one(stored).data_offset(MemberId(0)));
+    }
 
     let mut deflated = RawMember::deflated("x", b"data");
     deflated.size = deflated.encoded_size * 1032;
@@ -214,4 +216,14 @@ fn ten_thousand_members_take_less_than_150_bytes_each_beside_their_names() {
     let names = 10_000 * "array_00000.npy".len() as u64;
     let for_each = (archive.memory() - names) / 10_000;
     assert!(for_each < 80, "{for_each}");
+}
+
+#[test]
+fn names_are_part_of_the_memory_of_an_archive() {
+    let with_names_of = |len: usize| {
+        let name = |number| format!("{number:0len$}");
+        let members = (0..1000).map(|number| RawMember::stored(name(number), b""));
+        RawZip::of(members).open().unwrap().memory()
+    };
+    assert_eq!(with_names_of(200) - with_names_of(100), 1000 * 100);
 }
