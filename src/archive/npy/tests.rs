@@ -367,3 +367,12 @@ proptest! {
         prop_assert_eq!(header.file_size(), Some(expected));
     }
 }
+
+#[test]
+fn the_number_of_values_is_bounded() {
+    // The tuple is one of them.
+    let tuple = |values: usize| format!("({})", "0,".repeat(values - 1));
+    assert!(literal::parse(&tuple(1 << 18)).is_ok());
+    let error = literal::parse(&tuple((1 << 18) + 1)).unwrap_err();
+    assert!(error.contains("too much"), "{error}");
+}

@@ -286,3 +286,25 @@ fn times_before_1970_are_told_apart() {
     assert_ne!(packed((-1, 999_999_999)), packed((0, 0)));
     assert_ne!(packed((1, 0)), packed((0, 999_999_999)));
 }
+
+#[test]
+fn files_of_one_size_and_the_same_times_are_not_the_same_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    for number in 0.. {
+        let sources = ["a", "b"].map(|name| {
+            let path = dir.path().join(format!("{name}{number}"));
+            fs::write(&path, b"bytes").unwrap();
+            set_old_mtime(&path);
+            SourceFile::new(File::open(&path).unwrap()).unwrap()
+        });
+        let [one, other] = &sources;
+        // Both within one tick of the clock that ctimes are of.
+        if one.generation().ctime == other.generation().ctime {
+            assert_eq!(one.generation().mtime, other.generation().mtime);
+            assert_ne!(one.same_file().unwrap(), other.same_file().unwrap());
+            return;
+        }
+        assert!(std::time::Instant::now() < deadline, "no two files have one ctime");
+    }
+}
