@@ -231,6 +231,22 @@ def test_9_7_an_archive_that_is_given_to_another_user_starts_anew(source, mount,
         one.stop()
 
 
+def test_9_7_what_a_fuse_filesystem_says_of_owners_counts_for_itself_alone(
+    source, mount, indexes
+):
+    write_archive(source)
+    one = mount(source, "--index-dir", indexes)
+    assert (np.load(one / "a.npz/x.npy") == noise()).all()
+    one.stop()
+    fuse = mount(source, "--layout", "beside", "--index-dir-size", "0")
+    real, shown = os.stat(source / "a.npz"), os.stat(fuse / "a.npz")
+    assert real.st_uid == shown.st_uid and real.st_mtime_ns == shown.st_mtime_ns
+    for place, wanted in ((fuse.path, "unverified: 0 of "), (source, "ready")):
+        one = mount(place, "--index-dir", indexes)
+        assert state(one / "a.npz/x.npy").startswith(wanted)
+        one.stop()
+
+
 def test_9_3_what_another_user_could_have_written_is_not_used(source, mount, indexes):
     write_archive(source)
     one = mount(source, "--index-dir", indexes)
