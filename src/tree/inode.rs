@@ -403,10 +403,16 @@ mod tests {
                 });
             });
             has_begun.recv().unwrap();
+            let (comes, has_come) = mpsc::channel();
             scope.spawn(move || {
+                comes.send(()).unwrap();
                 inodes.at_first_open(ino, || unreachable!());
                 told.send("second").unwrap();
             });
+            has_come.recv().unwrap();
+            // Did it not wait, it would have told by now.
+            (0..1000).for_each(|_| std::thread::yield_now());
+            assert!(order.try_recv().is_err());
             // Another inode does not wait.
             let other = block.look_up(2);
             let mut was_done = false;
@@ -415,6 +421,22 @@ mod tests {
             end.send(()).unwrap();
         });
         assert_eq!(order.iter().collect::<Vec<_>>(), ["first", "second"]);
+    }
+
+    #[test]
+    fn a_block_of_which_nothing_is_left_leaves_nothing() {
+        let inodes = Inodes::new("root");
+        let empty = inodes.memory();
+        for key in 0..100 {
+            let block = inodes.block(key, from(1000), || (10, Box::new(|_| "node")));
+            assert_eq!(block.number(3), Ino(1003), "those before it are gone");
+            if key % 2 == 0 {
+                let ino = block.look_up(5);
+                drop(block);
+                inodes.forget(ino, 1);
+            }
+        }
+        assert_eq!(inodes.memory(), empty);
     }
 
     #[test]

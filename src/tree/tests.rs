@@ -2,13 +2,14 @@
 
 mod crowd;
 mod random;
+mod references;
 
 use std::{
     collections::BTreeMap,
     ffi::{OsStr, OsString},
     fs,
     path::PathBuf,
-    sync::{Mutex, mpsc},
+    sync::{Arc, Mutex, mpsc},
     thread,
     time::Duration,
 };

@@ -189,11 +189,14 @@ class Mount:
 def tree(path):
     """Everything below `path`: relative name -> bytes of a file, "-> text" of a link, or kind.
 
-    Descends by what the listing says (d_type), and asserts that lstat agrees with it.
+    Descends by what the listing says (d_type), and asserts that lstat agrees with it, and that
+    everything is named once.
     """
     found = {}
     with os.scandir(path) as entries:
         entries = sorted(entries, key=lambda entry: entry.name)
+    names = [entry.name for entry in entries]
+    assert len(set(names)) == len(names), names
     for entry in entries:
         mode = os.lstat(entry.path).st_mode
         assert entry.is_dir(follow_symlinks=False) == stat.S_ISDIR(mode), entry.path

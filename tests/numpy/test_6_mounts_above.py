@@ -142,3 +142,17 @@ def test_6_14_changes_of_the_source_raise_no_inotify_events(source, mount):
         assert poll(lambda: read(mnt / "a.npz/x.npy") == 1, 5, "the new generation shows")
         assert poll(lambda: read(mnt / "b.npz/x.npy") == 2, 5, "the new archive shows")
         assert events.read() is None
+
+
+def test_6_5_what_is_bound_within_the_source_has_a_number_for_each_path(source, mount):
+    (source / "real/d").mkdir(parents=True)
+    (source / "real/d/file").write_bytes(b"bytes")
+    with mounted_at(source / "bound", "--bind", source / "real"):
+        mnt = mount(source)
+        for _ in range(2):
+            for name in ("d", "d/file"):
+                real, bound = (os.stat(mnt / top / name).st_ino for top in ("real", "bound"))
+                assert real == os.stat(source / "real" / name).st_ino
+                assert bound > 1 << 62
+            assert (mnt / "bound/d/file").read_bytes() == b"bytes"
+        mnt.stop()
