@@ -208,12 +208,14 @@ fn an_overwritten_generation_gives_an_error_and_a_chance_to_look_again() {
     dir.write("a.npz", &testing::zip(&[("x", &stamped(1, 300_000), true)]));
     let tree = dir.tree(Settings::default());
     let (before, _) = tree.lookup(Ino::ROOT, name("a.npz")).unwrap();
-    let (x, _) = tree.lookup(before, name("x")).unwrap();
+    let (x, attr) = tree.lookup(before, name("x")).unwrap();
     let handle = open(&tree, x).id;
     dir.write("a.npz", &testing::zip(&[("x", &stamped(2, 300_000), true)]));
 
     let error = read(&tree, handle, 2_000_000, 8).unwrap_err();
     assert!(matches!(error, FsError::Content(serve::Error::Overwritten)), "{error}");
+    // A new mtime would have the kernel drop pages that are still right.
+    assert_eq!(tree.getattr(x).unwrap().mtime, attr.mtime);
     assert!(matches!(tree.open(x, 0), Err(FsError::Stale)));
     assert!(matches!(tree.lookup(before, name("x")), Err(FsError::Stale)));
 }

@@ -98,3 +98,13 @@ def test_6_9_a_link_to_a_plain_file_that_is_mapped_reads_the_same(source, mount)
     (source / "x.npy").unlink()
     assert (np.load(mnt / "y.npy") == np.arange(10_000)).all()
     assert (x == np.arange(10_000)).all()
+
+
+def test_1_2_access_says_what_the_modes_say(source, mount):
+    for mode in (0o644, 0o755):
+        (source / f"{mode:o}").write_bytes(b"#!/bin/sh\n")
+        (source / f"{mode:o}").chmod(mode)
+    mnt = mount(source)
+    assert not os.access(mnt / "644", os.X_OK)
+    assert os.access(mnt / "755", os.X_OK)
+    assert os.access(mnt / "644", os.R_OK)
