@@ -1,5 +1,6 @@
 //! The tree without /dev/fuse.
 
+mod bounds;
 mod crowd;
 mod random;
 mod references;

@@ -453,11 +453,12 @@ def test_1_11_a_single_archive_as_source(source, mount, name):
     assert stat.S_ISDIR(os.stat(mnt.path).st_mode)
 
 
-def test_1_11_the_root_is_empty_while_it_is_gone(source, mount):
+@pytest.mark.parametrize("ttl", [0, 1])
+def test_1_11_the_root_is_empty_while_it_is_gone(source, mount, ttl):
     path = source / "a.npz"
     np.savez(path, x=np.arange(5))
     whole = path.read_bytes()
-    mnt = mount(path)
+    mnt = mount(path, "--ttl", ttl)
     path.write_bytes(whole[:-1])
     poll(lambda: os.listdir(mnt.path) == [], 2.5, "a pending archive has no members")
     assert os.getxattr(mnt.path, "user.npzfs.state").startswith(b"pending: ")

@@ -1,5 +1,7 @@
 """Rule 9.1, where several mounts, or the end of one, are in it."""
 
+import gzip
+import io
 import os
 import signal
 
@@ -45,6 +47,19 @@ def test_9_1_a_mount_that_is_taken_away_in_use_saves_what_it_knows(source, mount
     one.stop()
     one = mount(source, *options)
     assert int(state(one / "a.npz/x.npy").split()[1]) > 2_000_000
+
+
+def test_9_1_a_gzipped_npy_that_was_half_read_goes_on_from_there(source, mount, indexes):
+    plain = io.BytesIO()
+    np.save(plain, noise())
+    (source / "b.npy.gz").write_bytes(gzip.compress(plain.getvalue()))
+    options = ("--index-dir", indexes, "--verify", "never")
+    one = mount(source, *options)
+    with open(one / "b.npy", "rb", buffering=0) as file:
+        os.pread(file.fileno(), 4096, 2_000_000)
+    one.stop()
+    one = mount(source, *options)
+    assert int(state(one / "b.npy").split()[1]) > 2_000_000
 
 
 def test_9_1_members_of_less_than_a_mebibyte_leave_nothing(source, mount, indexes):

@@ -1,0 +1,29 @@
+//! What stays small, however often and whatever is asked.
+
+use std::{io::Write, path::Path};
+
+use super::*;
+
+#[test]
+fn a_failure_of_the_source_that_repeats_is_told_once() {
+    let tree = Dir::new().tree(Settings::default());
+    let error = FsError::from(rustix::io::Errno::IO);
+    let told = (0..100).filter(|_| tree.news("read", &error).is_some());
+    assert_eq!(told.count(), 1);
+}
+
+#[test]
+fn why_a_file_is_no_container_is_remembered_in_200_bytes() {
+    let dir = Dir::new();
+    let dtype = "\u{1}".repeat(100);
+    let dict = format!("{{'descr': '{dtype}', 'fortran_order': False, 'shape': ()}}");
+    let npy = [b"\x93NUMPY\x01\x00", &(dict.len() as u16).to_le_bytes()[..], dict.as_bytes()];
+    let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    gz.write_all(&npy.concat()).unwrap();
+    dir.write("a.npy.gz", &gz.finish().unwrap());
+    let tree = dir.tree(Settings::default());
+    let at = tree.source.at(Path::new(""));
+    let stat = at.stat(name("a.npy.gz")).unwrap();
+    let why = tree.npy_gz_at(&at, name("a.npy.gz"), stat).0.unwrap_err();
+    assert!(why.contains("dtype") && (100..=200).contains(&why.len()), "{why}");
+}
