@@ -201,3 +201,65 @@ pub fn parse_ttl(text: &str) -> Result<Duration, String> {
     let ttl = Duration::try_from_secs_f64(seconds).map_err(|_| wrong())?;
     Ok(ttl.min(LONGEST_TTL))
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::daemon::Access;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    fn parsed(line: &[&str]) -> (Options, Option<PathBuf>) {
+        let line = ["npzfs"].iter().chain(line).chain(&["source", "mountpoint"]);
+        options(Line::parse_from(line).arguments).expect("the line is valid")
+    }
+
+    const ALL: &str = "layout=beside,ttl=7,cache_size=1M,scratch_size=2M,verify=never,index_dir=/i,\
+                       index_dir_size=3M,disk_cache=/d,disk_cache_size=4M,log_file=/l,fsname=f,\
+                       allow_other,default_permissions,noexec";
+
+    #[test]
+    fn what_o_says_reaches_the_mount() {
+        let (options, log_file) = parsed(&["-o", ALL]);
+        let Settings { layout, ttl, cache_size, scratch_size, verify, .. } = options.settings;
+        assert_eq!((layout, ttl), (Layout::Beside, Duration::from_secs(7)));
+        assert_eq!((cache_size, scratch_size), (1 << 20, Some(2 << 20)));
+        assert_eq!(verify, Verify::Never);
+        assert_eq!((options.index_dir, options.index_dir_size), (Some("/i".into()), 3 << 20));
+        assert_eq!((options.disk_cache, options.disk_cache_size), (Some("/d".into()), 4 << 20));
+        assert_eq!((log_file, options.fs_name), (Some("/l".into()), Some("f".into())));
+        assert_eq!(options.access, Access::Everybody);
+        assert!(options.default_permissions && options.noexec);
+    }
+
+    #[test]
+    fn what_is_said_without_o_goes_before_it() {
+        let line = "--layout replace --ttl 8 --cache-size 5M --scratch-size 6M --verify background \
+                    --index-dir /j --index-dir-size 7M --disk-cache /e --disk-cache-size 8M \
+                    --log-file /m -o";
+        let line: Vec<_> = line.split_whitespace().chain([ALL]).collect();
+        let (options, log_file) = parsed(&line);
+        let Settings { layout, ttl, cache_size, scratch_size, verify, .. } = options.settings;
+        assert_eq!((layout, ttl), (Layout::Replace, Duration::from_secs(8)));
+        assert_eq!((cache_size, scratch_size), (5 << 20, Some(6 << 20)));
+        assert_eq!(verify, Verify::Background);
+        assert_eq!((options.index_dir, options.index_dir_size), (Some("/j".into()), 7 << 20));
+        assert_eq!((options.disk_cache, options.disk_cache_size), (Some("/e".into()), 8 << 20));
+        assert_eq!(log_file, Some("/m".into()));
+    }
+
+    #[test]
+    fn a_time_is_in_seconds_and_a_year_at_most() {
+        assert_eq!(parse_ttl("0.25"), Ok(Duration::from_millis(250)));
+        assert_eq!(parse_ttl("1e12"), Ok(LONGEST_TTL));
+        for wrong in ["", "-1", "nan", "inf", "1e300", "1s"] {
+            assert!(parse_ttl(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -4,6 +4,7 @@ import gzip
 import io
 import os
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -68,3 +69,24 @@ def test_9_1_members_of_less_than_a_mebibyte_leave_nothing(source, mount, indexe
     assert (np.load(one / "a.npz/x.npy") == noise()[:100]).all()
     one.stop()
     assert list(indexes.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("environment", "place"),
+    [
+        (["CACHE_DIRECTORY={}/service:{}/other"], "service"),
+        (["CACHE_DIRECTORY="], "cache/npzfs"),
+        (["XDG_CACHE_HOME={}/xdg"], "xdg/npzfs"),
+        (["XDG_CACHE_HOME=relative", "HOME={}/home"], "home/.cache/npzfs"),
+    ],
+)
+def test_9_1_where_indexes_are_saved_if_that_is_not_said(
+    source, mount, tmp_path, environment, place
+):
+    np.savez_compressed(source / "a.npz", x=noise())
+    environment = [each.replace("{}", str(tmp_path)) for each in environment]
+    one = mount(source, under=["env", "-C", tmp_path, *environment])
+    assert (np.load(one / "a.npz/x.npy") == noise()).all()
+    one.stop()
+    saved = list(tmp_path.rglob("*.index"))
+    assert [path.parent.relative_to(tmp_path) for path in saved] == [Path(place)]
