@@ -231,3 +231,12 @@ def test_7_9_archives_that_nobody_has_open_make_room(source, mount):
     for handle in handles:
         handle.close()
     assert not mnt.log()
+
+
+def test_7_9_descriptors_are_those_of_the_hard_limit(source, mount):
+    for number in range(300):
+        (source / f"{number}").write_bytes(b"x")
+    mnt = mount(source, under=["prlimit", "--nofile=128:1024"])
+    handles = [open(mnt / f"{number}", "rb", buffering=0) for number in range(300)]
+    for handle in handles:
+        handle.close()
