@@ -490,3 +490,6 @@ fn few_threads(settings: &Settings) -> Result<bool, Error> {
 fn threads() -> usize {
     thread::available_parallelism().map_or(4, |cores| cores.get().clamp(4, 8))
 }
+
+#[cfg(test)]
+mod tests;
