@@ -57,6 +57,8 @@ mod source;
 mod spacing;
 mod sparse;
 mod stream;
+#[cfg(test)]
+mod waiting;
 mod whole;
 mod window;
 

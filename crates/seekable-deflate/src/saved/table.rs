@@ -83,3 +83,101 @@ fn check_window(record: &Record, end: u64) -> Result<u64, IndexError> {
     // The lengths add up in the header, so this cannot overflow unless it is wrong.
     end.checked_add(window.packed_len.into()).ok_or(IndexError::Corrupt("length of a window"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{BitOffset, Format, Options, crc::Crc, frontier::Sums, saved::layout::Lies};
+
+    /// Of 1000 encoded and 100,000 decoded bytes.
+    fn header() -> Header {
+        let whole = Crc::new(7, 100_000);
+        Header {
+            options: Options {
+                format: Format::Deflate,
+                spacing: 50_000,
+                decoded_len: None,
+                crc32: None,
+            },
+            encoded_len: 1000,
+            sums: Sums { whole, member: whole },
+            complete: false,
+            checkpoints: 3,
+            table_crc32: 0,
+            windows_len: 20,
+        }
+    }
+
+    fn records() -> [Record; 3] {
+        let window = |at| Some(Lies { at, packed_len: 10, len: 32768, crc32: 0 });
+        let at = |encoded, decoded, place, window| Record {
+            encoded: BitOffset(encoded),
+            decoded,
+            place,
+            crc32: 0,
+            window,
+        };
+        let coded = Place::Coded { header: BitOffset(100) };
+        let stored = Place::Stored { left: 5, last: false };
+        [
+            at(0, 0, None, None),
+            at(4001, 50_000, Some(coded), window(0)),
+            at(8000, 100_000, Some(stored), window(10)),
+        ]
+    }
+
+    #[test]
+    fn a_table_that_contradicts_itself_is_corrupt() {
+        assert_eq!(check(&header(), &records()), Ok(()));
+        type Change = fn(&mut [Record; 3]);
+        let changes: [(&str, Change); 14] = [
+            ("the first checkpoint", |of| of[0].decoded = 1),
+            ("the first checkpoint", |of| of[0].place = Some(Place::BlockHeader)),
+            ("order of checkpoints", |of| of[2].encoded = of[1].encoded),
+            ("order of checkpoints", |of| of[2].decoded = of[1].decoded),
+            ("a checkpoint behind the end", |of| of[2].encoded.0 += 8),
+            ("a checkpoint behind the end", |of| of[2].decoded += 1),
+            ("a span of more than its bits can yield", |of| of[1].encoded.0 = 387),
+            ("place of a checkpoint", |of| of[1].place = None),
+            ("place of a checkpoint", |of| {
+                of[1].place = Some(Place::Coded { header: of[1].encoded });
+            }),
+            ("place of a checkpoint", |of| of[1].place = of[2].place),
+            ("place of a window", |of| of[2].window.as_mut().unwrap().at = 9),
+            ("length of a window", |of| of[1].window.as_mut().unwrap().len = 32769),
+            ("length of a window", |of| {
+                (of[1].decoded, of[1].window.as_mut().unwrap().len) = (1000, 1001);
+            }),
+            ("length of the windows", |of| of[2].window.as_mut().unwrap().packed_len = 9),
+        ];
+        for (what, change) in changes {
+            let mut records = records();
+            change(&mut records);
+            assert_eq!(check(&header(), &records), Err(IndexError::Corrupt(what)));
+        }
+        // 129 bytes for a bit are the most there can be.
+        let mut records = records();
+        records[1].encoded.0 = 388;
+        assert_eq!(check(&header(), &records), Ok(()));
+    }
+
+    #[test]
+    fn the_last_checkpoint_is_the_frontier_unless_the_index_is_complete() {
+        let is_last = Err(IndexError::Corrupt("the last checkpoint"));
+        let complete = Header { complete: true, ..header() };
+        assert_eq!(check(&complete, &records()), is_last);
+        assert_eq!(check(&Header { windows_len: 10, ..header() }, &records()[..2]), is_last);
+        assert_eq!(check(&Header { windows_len: 10, ..complete }, &records()[..2]), Ok(()));
+    }
+
+    #[test]
+    fn a_member_is_no_longer_than_its_stream() {
+        let len = Header::LEN as u64 + header().table_len() + header().windows_len;
+        let of = |member| {
+            let sums = Sums { member: Crc::new(7, member), ..header().sums };
+            Header::of(&Header { sums, ..header() }.to_bytes(), len).map(|_| ())
+        };
+        assert_eq!(of(100_000), Ok(()));
+        assert_eq!(of(100_001), Err(IndexError::Corrupt("lengths of the stream")));
+    }
+}

@@ -123,6 +123,8 @@ fn a_wrong_checksum_is_known_at_the_end_and_fails_every_read_from_then_on() {
     }
     assert!(matches!(reader.damage(), Some(Error::Checksum { .. })));
     assert_eq!(source.bytes_read(), bytes_read);
+    // What nobody may have is not kept.
+    assert!(memory.used() <= reader.index_bytes(), "{}", memory.used());
 }
 
 #[test]
@@ -253,4 +255,21 @@ fn bytes_that_change_behind_the_frontier_are_never_returned() {
     // Put right again it is read again.
     source.bytes.lock().unwrap()[45_000] ^= 1;
     assert!(read(&reader, 40_000, 10).unwrap() == plain[40_000..40_010]);
+}
+
+#[test]
+fn spans_of_a_damaged_stream_are_no_pair() {
+    let plain = literals(400_000);
+    let encoded = deflate(&plain, Encoder::Flate2(6));
+    let mut options = known(&plain, 32 << 10);
+    options.crc32 = options.crc32.map(|crc| !crc);
+    let memory = Memory::new(PLENTY);
+    let reader = reader_within(&encoded[..], options, &memory);
+    let offsets = [10, 100_010];
+    read(&reader, 0, 300_000).unwrap();
+    memory.clear();
+    assert!(reader.is_faster_as_pair(offsets));
+    read(&reader, 300_000, 100_000).unwrap_err();
+    assert!(!reader.is_faster_as_pair(offsets));
+    assert!(reader.span_pair_at(offsets).is_none());
 }

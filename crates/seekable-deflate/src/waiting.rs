@@ -1,0 +1,164 @@
+//! Those who wait for a span that another thread decodes: however that ends, they are answered.
+
+use std::{
+    io,
+    sync::{
+        Arc, Condvar, Mutex,
+        mpsc::{self, Receiver},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::{Error, Format, Memory, Options, ReadAt, SavedIndex, Span, core::Core};
+
+/// Nothing that is right takes so long.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// What a read does.
+#[derive(Clone, Copy)]
+enum Then {
+    Wait,
+    Read,
+    Fail,
+    /// Once; others read.
+    Panic,
+}
+
+/// A source whose reads do what they are told.
+struct Gated {
+    encoded: Vec<u8>,
+    then: Mutex<Then>,
+    changed: Condvar,
+}
+
+impl Gated {
+    fn tell(&self, then: Then) {
+        *self.then.lock().unwrap() = then;
+        self.changed.notify_all();
+    }
+}
+
+impl ReadAt for Gated {
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        let then = self.then.lock().unwrap();
+        let is_waiting = |then: &mut Then| matches!(then, Then::Wait);
+        let mut then = self.changed.wait_while(then, is_waiting).unwrap();
+        let now = *then;
+        if let Then::Panic = now {
+            *then = Then::Read;
+        }
+        drop(then);
+        match now {
+            Then::Fail => Err(io::Error::other("unplugged")),
+            Then::Panic => panic!("a broken source"),
+            Then::Wait | Then::Read => self.encoded.read_exact_at(buf, offset),
+        }
+    }
+}
+
+/// A stream of 50,000 bytes, each of which is the number of its thousand, in spans of 10,000; no
+/// memory keeps any. Its source reads nothing at first.
+fn stream() -> (Arc<Core>, Arc<Gated>) {
+    // Stored blocks of five bytes of header and 1000 of data.
+    let block = |number| {
+        let header = [u8::from(number == 49), 0xe8, 3, 0x17, 0xfc];
+        header.into_iter().chain([number; 1000])
+    };
+    let encoded: Vec<u8> = (0..50).flat_map(block).collect();
+    let options = Options {
+        format: Format::Deflate,
+        spacing: 10_000,
+        decoded_len: Some(50_000),
+        crc32: None,
+    };
+    let core = Core::new(0..encoded.len() as u64, options, Memory::new(0));
+    let source = Gated { encoded, then: Mutex::new(Then::Wait), changed: Condvar::new() };
+    (core, Arc::new(source))
+}
+
+type Answer = Result<Option<Span>, Error>;
+
+/// Asks for the span of a decoded byte, on a thread of its own.
+fn ask(core: &Arc<Core>, source: &Arc<Gated>, offset: u64) -> Receiver<Answer> {
+    let (answer, answered) = mpsc::channel();
+    let (core, source) = (Arc::clone(core), Arc::clone(source));
+    thread::spawn(move || answer.send(core.span_at(&source, offset)));
+    answered
+}
+
+fn is_right(answered: &Receiver<Answer>, offset: u64) -> bool {
+    let span = answered.recv_timeout(DEADLINE).expect("nobody is left waiting").unwrap().unwrap();
+    span.bytes()[(offset - span.start()) as usize] == (offset / 1000) as u8
+}
+
+fn until(condition: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < DEADLINE, "it does not come to that");
+        thread::yield_now();
+    }
+}
+
+/// Two who ask for bytes ahead: one decodes at the frontier, the other waits.
+fn two_at_the_frontier(core: &Arc<Core>, source: &Arc<Gated>) -> [Receiver<Answer>; 2] {
+    let first = ask(core, source, 49_999);
+    until(|| core.lock().advancing);
+    let second = ask(core, source, 30_000);
+    until(|| core.lock().ahead.len() == 1);
+    [first, second]
+}
+
+#[test]
+fn a_failure_at_the_frontier_is_told_to_all_who_wait() {
+    let (core, source) = stream();
+    let both = two_at_the_frontier(&core, &source);
+    source.tell(Then::Fail);
+    for answered in both {
+        let answer = answered.recv_timeout(DEADLINE).expect("nobody is left waiting");
+        assert!(matches!(answer, Err(Error::Source(_))));
+    }
+    source.tell(Then::Read);
+    assert!(is_right(&ask(&core, &source, 30_000), 30_000));
+}
+
+#[test]
+fn a_panic_behind_the_frontier_leaves_nobody_waiting() {
+    let (core, source) = stream();
+    source.tell(Then::Read);
+    assert!(is_right(&ask(&core, &source, 49_999), 49_999));
+    source.tell(Then::Wait);
+    let first = ask(&core, &source, 5000);
+    until(|| core.lock().behind.contains_key(&0));
+    let second = ask(&core, &source, 6000);
+    // The map, the one who decodes, and the one who waits.
+    until(|| Arc::strong_count(&core.lock().behind[&0]) == 3);
+    source.tell(Then::Panic);
+    assert!(first.recv_timeout(DEADLINE).is_err(), "it panicked");
+    assert!(is_right(&second, 6000));
+    assert!(core.lock().behind.is_empty());
+}
+
+#[test]
+fn an_index_that_is_adopted_during_a_pass_takes_effect_behind_its_span() {
+    let (other, source) = stream();
+    source.tell(Then::Read);
+    assert!(is_right(&ask(&other, &source, 49_999), 49_999));
+    let mut index = Vec::new();
+    assert!(other.write_index(&source, &mut index).unwrap());
+    let len = index.len() as u64;
+    let saved = SavedIndex::new(Arc::new(index), 0..len).unwrap();
+
+    let (core, source) = stream();
+    let [first, second] = two_at_the_frontier(&core, &source);
+    core.adopt(&saved).unwrap();
+    assert_eq!(core.lock().index.frontier(), 0, "somebody is at work there");
+    source.tell(Then::Read);
+    assert!(is_right(&first, 49_999) && is_right(&second, 30_000));
+    let state = core.lock();
+    assert_eq!((state.index.len(), state.index.frontier()), (5, 50_000));
+    drop(state);
+    for offset in (0..50_000).step_by(1000) {
+        assert!(is_right(&ask(&core, &source, offset), offset));
+    }
+}
