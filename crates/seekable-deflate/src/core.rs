@@ -211,3 +211,41 @@ impl State {
         self.index.bytes() + self.live.as_ref().map_or(0, |live| live.memory() as u64)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Format;
+
+    /// Of 50 stored blocks of 1000 bytes, in spans of 10,000.
+    fn core(crc32: Option<u32>) -> (Arc<Core>, Vec<u8>) {
+        let block = |number: u8| {
+            let header = [u8::from(number == 49), 0xe8, 3, 0x17, 0xfc];
+            header.into_iter().chain([number; 1000])
+        };
+        let encoded: Vec<u8> = (0..50).flat_map(block).collect();
+        let options =
+            Options { format: Format::Deflate, spacing: 10_000, decoded_len: Some(50_000), crc32 };
+        (Core::new(0..encoded.len() as u64, options, Memory::new(1 << 20)), encoded)
+    }
+
+    #[test]
+    fn who_has_no_window_left_to_give_up_gives_up_the_paused_decoder() {
+        let (core, encoded) = core(None);
+        core.span_at(&encoded, 30_000).unwrap();
+        assert!(core.lock().live.is_some());
+        (0..10).for_each(|_| _ = core.thin());
+        assert!(core.lock().live.is_none());
+        assert!(core.span_at(&encoded, 49_999).is_ok());
+    }
+
+    #[test]
+    fn bytes_of_a_damaged_stream_that_come_into_the_cache_late_are_not_given() {
+        let (core, encoded) = core(Some(7));
+        let span = core.span_at(&encoded, 0).unwrap().unwrap();
+        assert!(core.span_at(&encoded, 49_999).is_err());
+        // As by a thread that was at it.
+        core.memory.insert(core.id, 0, &span);
+        assert!(core.cached_span_at(0).is_none());
+    }
+}

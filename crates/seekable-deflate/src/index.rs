@@ -386,6 +386,35 @@ mod tests {
     }
 
     #[test]
+    fn an_index_goes_on_from_one_of_the_same_places_and_checksums_alone() {
+        let longer = index(5);
+        assert!(index(3).begins(&longer) && longer.begins(&longer));
+        assert!(!index(6).begins(&longer));
+        type Change = fn(&mut Index);
+        let changes: [Change; 4] = [
+            |of| of.crcs[1] = 7,
+            |of| of.checkpoints[2].encoded.0 += 1,
+            |of| of.checkpoints[2].decoded += 1,
+            |of| of.checkpoints[2].place = None,
+        ];
+        for change in changes {
+            let mut other = index(3);
+            change(&mut other);
+            assert!(!other.begins(&longer));
+        }
+    }
+
+    #[test]
+    fn a_window_that_was_dropped_while_it_was_packed_does_not_come_back() {
+        let mut index = index(4);
+        let window = index.checkpoints[1].window.clone().unwrap();
+        index.thin();
+        let bytes = index.bytes();
+        index.replace(1, &window, Window::default());
+        assert_eq!((windows(&index), index.bytes()), (vec![0, 2, 4], bytes));
+    }
+
+    #[test]
     fn the_distance_between_checkpoints_doubles_as_they_grow_many() {
         let spacing = Spacing::new(100, 1 << 20);
         let spans = spacing.spans;

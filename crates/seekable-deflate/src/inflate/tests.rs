@@ -380,3 +380,17 @@ fn behind_an_unknown_window_each_unit_is_a_byte_or_names_the_one_it_stands_for()
         }
     }
 }
+
+#[test]
+fn a_block_that_is_stored_since_goes_on_at_a_whole_byte() {
+    let encoded = [&[1, 20, 0, 235, 255][..], &[7; 20]].concat();
+    let mut input = Input::new(0..encoded.len() as u64);
+    let mut bits = Bits::new(&mut input, &encoded);
+    let mut decoder = Decoder::new();
+    // A checkpoint within a coded block, as the source had it before.
+    let place = Place::Coded { header: BitOffset(0) };
+    decoder.resume(&mut bits, BitOffset(8 * 5 + 3), place, u64::MAX).unwrap();
+    let mut out = Output::<u8>::new(vec![0; Output::room(0, 5)], &[]);
+    assert_eq!(decoder.decode(&mut bits, &mut out, 5).unwrap(), Stop::Limit);
+    assert_eq!(out.decoded_from(0), [7; 5]);
+}

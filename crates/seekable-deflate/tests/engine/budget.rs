@@ -78,6 +78,20 @@ fn a_reader_at_its_end_holds_no_decoder() {
 }
 
 #[test]
+fn windows_count_as_what_they_take_packed() {
+    let plain = data(Data::Text, 1 << 20, 1);
+    let encoded = deflate(&plain, Encoder::Flate2(6));
+    let memory = Memory::new(PLENTY);
+    let reader = reader_within(&encoded[..], bare(65536), &memory);
+    read(&reader, 0, 2 << 20).unwrap();
+    memory.clear();
+    let before = memory.used();
+    while reader.pack() {}
+    assert!(memory.used() < before);
+    assert_eq!(memory.used(), reader.index_bytes());
+}
+
+#[test]
 fn spans_of_a_thousandfold_stream_stay_small() {
     let plain = data(Data::Zeros, 40 << 20, 1);
     let encoded = deflate(&plain, Encoder::Flate2(9));
