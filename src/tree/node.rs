@@ -128,6 +128,17 @@ mod tests {
     use crate::tree::Timestamp;
 
     #[test]
+    fn two_who_open_a_file_at_once_share_what_the_first_opened() {
+        let id = FileId { dev: (0, 1), ino: 2, btime: Timestamp::default() };
+        let node = SourceNode::new(Path::new("f").into(), id, Kind::File);
+        let open = || tempfile::tempfile().unwrap();
+        let (first, second) = (node.share(open()), node.share(open()));
+        assert!(Arc::ptr_eq(&first, &second));
+        drop((first, second));
+        assert!(node.open_file().is_none());
+    }
+
+    #[test]
     fn one_file_under_many_names_has_keys_with_many_hashes() {
         let hasher = RandomState::new();
         let key = |path| VersionKey {
