@@ -1,8 +1,8 @@
 //! Indexes that the stream contradicts: it was another one when they were written.
 
-use std::{io, thread};
+use std::{io, sync::Arc, thread};
 
-use seekable_deflate::{Format, IndexError, Options};
+use seekable_deflate::{Format, IndexError, Options, SavedIndex};
 
 use crate::{
     saved::{load, options, resumed, written},
@@ -124,5 +124,27 @@ fn threads_that_find_an_index_wrong_at_once_all_get_the_right_bytes() {
                 });
             }
         });
+    }
+}
+
+#[test]
+fn a_complete_index_with_another_checksum_than_was_promised_is_refused() {
+    let plain = data(Data::Text, 300_000, 1);
+    let encoded = deflate(&plain, Encoder::Flate2(6));
+    let first = reader(&encoded[..], known(&plain, 50_000));
+    read(&first, 0, plain.len() + 1).unwrap();
+    let mut index = Vec::new();
+    assert!(first.write_index(&mut index).unwrap());
+    for (is_changed, fits) in [(false, true), (true, false)] {
+        if is_changed {
+            // The checksum of all bytes, and that of the header (docs/index-format.md).
+            index[76] ^= 1;
+            let crc32 = crc32fast::hash(&index[..88]);
+            index[88..92].copy_from_slice(&crc32.to_le_bytes());
+        }
+        let len = index.len() as u64;
+        let saved = SavedIndex::new(Arc::new(index.clone()), 0..len).unwrap();
+        let later = reader(&encoded[..], known(&plain, 50_000));
+        assert_eq!(later.adopt_index(saved).is_ok(), fits);
     }
 }
