@@ -208,3 +208,21 @@ fn header_of(content: &Arc<Content>) -> Option<npy::Header> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_longer_than_an_attribute_may_be_is_none() {
+        let dtype = |len| {
+            let descr = "x".repeat(len);
+            let (shape, fortran_order) = (Vec::new(), false);
+            let header =
+                npy::Header { data_offset: 0, descr, fortran_order, shape, itemsize: None };
+            of_header(Xattr::Dtype, &header)
+        };
+        assert!(dtype(LONGEST).is_ok());
+        assert!(matches!(dtype(LONGEST + 1), Err(FsError::NoAttribute)));
+    }
+}
