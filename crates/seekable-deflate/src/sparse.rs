@@ -169,21 +169,19 @@ mod tests {
 
     #[test]
     fn all_is_needed_where_the_stream_is_not_what_it_was() {
-        // A stored block of 20 bytes, then one of a type that there is none of.
-        let encoded = [&[0, 20, 0, 235, 255][..], &[7; 20], &[7]].concat();
-        let start = Start {
-            at: BitOffset(8 * 5),
-            place: Place::Stored { left: 20, last: false },
-            window: 3,
-        };
-        let needed = |len| {
-            let range = 0..encoded.len() as u64;
-            Tracer::new(Format::Deflate, range.clone())
-                .needed(&encoded, start, len)
-                .unwrap()
-                .to_vec()
-        };
-        assert_eq!(needed(20), [false; 3]);
-        assert_eq!(needed(21), [true; 3]);
+        // A stored block of 20 bytes, then one of a type that there is none of; or nothing.
+        let bad = [&[0, 20, 0, 235, 255][..], &[7; 20], &[7]].concat();
+        let ended = [&[1, 20, 0, 235, 255][..], &[7; 20]].concat();
+        for (encoded, last) in [(bad, false), (ended, true)] {
+            let place = Place::Stored { left: 20, last };
+            let start = Start { at: BitOffset(8 * 5), place, window: 3 };
+            let needed = |len| {
+                let range = 0..encoded.len() as u64;
+                let mut tracer = Tracer::new(Format::Deflate, range);
+                tracer.needed(&encoded, start, len).unwrap().to_vec()
+            };
+            assert_eq!(needed(20), [false; 3]);
+            assert_eq!(needed(21), [true; 3]);
+        }
     }
 }
