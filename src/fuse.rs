@@ -110,15 +110,6 @@ impl Npzfs {
         contain(|| self.tree.save_indexes());
     }
 
-    fn relieve(&self, is_old: bool) {
-        self.tree.relieve();
-        // A request that waits for the source may hold its directory locked, and behind somebody who
-        // wants to change the directory all others would wait as well.
-        if !is_old && self.tree.is_crowded() {
-            self.cache.drop_names(&self.tree);
-        }
-    }
-
     fn ttl(&self) -> Duration {
         self.tree.settings().ttl
     }

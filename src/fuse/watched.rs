@@ -52,8 +52,12 @@ impl Watched {
     /// Lets pools grow and memory go. To be called every so often while there are requests; `is_old`
     /// says whether one of them has been waiting.
     pub fn relieve(&self, is_old: bool) {
-        if let Some(served) = self.served.get() {
-            served.relieve(is_old);
+        let Some(Npzfs { tree, cache, .. }) = self.served.get() else { return };
+        tree.relieve();
+        // A request that waits for the source may hold its directory locked, and behind somebody who
+        // wants to change the directory all others would wait as well.
+        if !is_old && tree.is_crowded() {
+            cache.drop_names(tree);
         }
     }
 

@@ -14,7 +14,6 @@ fn no_more_than_64_threads_answer() {
         filesystem: Watched::new(Npzfs::new(Arc::new(tree))),
         device: std::fs::File::open("/dev/null").expect("it is there").into(),
         acl: SessionACL::Owner,
-        tree: None,
         ended: Arc::default(),
         events,
         is_refused: false,
