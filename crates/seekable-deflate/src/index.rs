@@ -415,6 +415,16 @@ mod tests {
     }
 
     #[test]
+    fn a_missing_window_comes_back_but_not_at_the_frontier() {
+        let mut index = index(3);
+        (1..=3).for_each(|number| index.drop_window(number));
+        assert!(index.put_missing(1, &[8; 4]) && !index.put_missing(1, &[9; 4]));
+        // A pass that goes on there has a window of a gzip member that may be shorter.
+        assert!(!index.put_missing(3, &[8; 4]));
+        assert_eq!(windows(&index), [0, 1]);
+    }
+
+    #[test]
     fn the_distance_between_checkpoints_doubles_as_they_grow_many() {
         let spacing = Spacing::new(100, 1 << 20);
         let spans = spacing.spans;

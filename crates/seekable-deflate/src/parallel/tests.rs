@@ -28,6 +28,8 @@ use crate::{
     window::Window,
 };
 
+mod gzip;
+mod memory;
 mod parts;
 
 const EAGER: Tuning =
@@ -320,51 +322,6 @@ fn complete_chunks_are_settled_before_the_frontier_gets_there() {
 }
 
 #[test]
-fn what_was_decoded_ahead_can_be_given_up_at_any_time() {
-    let plain = floats(LEN);
-    let encoded = deflate(&plain, 6);
-    let source = &encoded[..];
-    let core = core(&encoded, &bare(100_000), EAGER, PLENTY);
-    let mut at = 0;
-    let mut dropped = 0;
-    for turns in (1..).map(|number| number % 40) {
-        for _ in 0..turns {
-            assert_eq!(core.ahead.wants_help(), core.ahead.help(&core, &source));
-        }
-        let Some(span) = core.span_at(&source, at as u64).unwrap() else { break };
-        assert!(span.bytes() == &plain[at..at + span.bytes().len()]);
-        at += span.bytes().len();
-        // What is given up comes again only when the frontier goes on.
-        if turns % 3 == 0 {
-            dropped += u64::from(core.memory.reserved() > 0);
-            core.ahead.clear();
-            assert!(!core.ahead.help(&core, &source));
-            assert_eq!(core.memory.reserved(), 0);
-        }
-    }
-    assert!(at == plain.len() && dropped > 10, "{dropped} times");
-}
-
-#[test]
-fn what_helpers_were_at_when_it_was_given_up_is_not_kept() {
-    let encoded = deflate(&floats(LEN), 6);
-    let source = &encoded[..];
-    let core = core(&encoded, &bare(100_000), EAGER, PLENTY);
-    let mut at = 0;
-    let job = loop {
-        (0..20).for_each(|_| _ = core.ahead.help(&core, &source));
-        at += core.span_at(&source, at).unwrap().unwrap().bytes().len() as u64;
-        if let Some(job) = core.ahead.lock().chain.claim(&core.memory) {
-            break job;
-        }
-    };
-    core.ahead.clear();
-    assert!(core.memory.reserved() > 0, "the job has it");
-    core.ahead.run(job, &core, &source);
-    assert_eq!(core.memory.reserved(), 0);
-}
-
-#[test]
 fn a_chunk_that_somebody_else_works_on_by_now_is_not_ended() {
     let encoded = deflate(&floats(LEN), 6);
     let core = core(&encoded, &bare(100_000), EAGER, PLENTY);
@@ -420,32 +377,6 @@ fn damage_is_told_as_without_help() {
     for wrong in [LEN as u64 / 2, LEN as u64 - 1, LEN as u64 + 1, LEN as u64 / 100_000 * 100_000] {
         let options = Options { decoded_len: Some(wrong), ..bare(100_000) };
         check(&format!("length {wrong}"), &encoded, &options);
-    }
-}
-
-#[test]
-fn gzip_members_end_chunks() {
-    let mut encoded = Vec::new();
-    for part in mixed(LEN).chunks(LEN / 3) {
-        let mut encoder = flate2::write::GzEncoder::new(&mut encoded, flate2::Compression::new(6));
-        encoder.write_all(part).unwrap();
-        encoder.finish().unwrap();
-    }
-    let options = Options { format: Format::Gzip, ..bare(100_000) };
-    assert!(check("members", &encoded, &options) > 0);
-    // A trailer that is wrong.
-    let at = encoded.len() - 6;
-    encoded[at] ^= 1;
-    check("trailer", &encoded, &options);
-}
-
-#[test]
-fn what_is_decoded_ahead_stays_within_the_memory() {
-    let plain = [labels(2 << 20), vec![0; 20 << 20], labels(2 << 20), floats(2 << 20)].concat();
-    let encoded = deflate(&plain, 6);
-    for memory in [1 << 20, 4 << 20, 16 << 20] {
-        let (left, _) = in_turns(&encoded, &bare(100_000), 50, memory);
-        assert!(left.bytes == plain, "{memory}");
     }
 }
 

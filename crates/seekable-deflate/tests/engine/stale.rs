@@ -148,3 +148,29 @@ fn a_complete_index_with_another_checksum_than_was_promised_is_refused() {
         assert_eq!(later.adopt_index(saved).is_ok(), fits);
     }
 }
+
+#[test]
+fn after_a_wrong_index_no_other_is_believed_that_goes_farther() {
+    for format in [Format::Deflate, Format::Gzip] {
+        let [(old, _), (new, plain)] = rewritten(format);
+        let options = Options { crc32: None, ..options(format, &plain, 50_000, true) };
+        let first = reader(&old[..], options.clone());
+        read(&first, 0, plain.len() + 1).unwrap();
+        let wrong = written(&first).unwrap();
+        let second = reader(&new[..], options.clone());
+        read(&second, 0, plain.len() + 1).unwrap();
+        let right = written(&second).unwrap();
+
+        let later = resumed(&new[..], options.clone(), wrong);
+        while !later.has_dropped_index() {
+            let _ = read(&later, 310_000, 200_000).unwrap();
+        }
+        // It fits, as far as the reader can tell: what would be next may be as wrong.
+        assert!(later.frontier() < plain.len() as u64);
+        let refused = later.adopt_index(load(right.clone()).unwrap());
+        assert!(matches!(refused, Err(IndexError::Distrusted)), "{refused:?}");
+        // Nothing is believed of one that goes no farther.
+        assert!(read(&later, 0, plain.len() + 1).unwrap() == plain);
+        later.adopt_index(load(right).unwrap()).unwrap();
+    }
+}

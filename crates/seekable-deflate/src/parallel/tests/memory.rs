@@ -1,0 +1,90 @@
+//! What is decoded ahead against the memory for it.
+
+use super::*;
+
+#[test]
+fn what_was_decoded_ahead_can_be_given_up_at_any_time() {
+    let plain = floats(LEN);
+    let encoded = deflate(&plain, 6);
+    let source = &encoded[..];
+    let core = core(&encoded, &bare(100_000), EAGER, PLENTY);
+    let mut at = 0;
+    let mut dropped = 0;
+    for turns in (1..).map(|number| number % 40) {
+        for _ in 0..turns {
+            assert_eq!(core.ahead.wants_help(), core.ahead.help(&core, &source));
+        }
+        let Some(span) = core.span_at(&source, at as u64).unwrap() else { break };
+        assert!(span.bytes() == &plain[at..at + span.bytes().len()]);
+        at += span.bytes().len();
+        // What is given up comes again only when the frontier goes on.
+        if turns % 3 == 0 {
+            dropped += u64::from(core.memory.reserved() > 0);
+            core.ahead.clear();
+            assert!(!core.ahead.help(&core, &source));
+            assert_eq!(core.memory.reserved(), 0);
+        }
+    }
+    assert!(at == plain.len() && dropped > 10, "{dropped} times");
+}
+
+#[test]
+fn what_helpers_were_at_when_it_was_given_up_is_not_kept() {
+    let encoded = deflate(&floats(LEN), 6);
+    let source = &encoded[..];
+    let core = core(&encoded, &bare(100_000), EAGER, PLENTY);
+    let mut at = 0;
+    let job = loop {
+        (0..20).for_each(|_| _ = core.ahead.help(&core, &source));
+        at += core.span_at(&source, at).unwrap().unwrap().bytes().len() as u64;
+        if let Some(job) = core.ahead.lock().chain.claim(&core.memory) {
+            break job;
+        }
+    };
+    core.ahead.clear();
+    assert!(core.memory.reserved() > 0, "the job has it");
+    core.ahead.run(job, &core, &source);
+    assert_eq!(core.memory.reserved(), 0);
+}
+
+#[test]
+fn what_is_decoded_ahead_stays_within_the_memory() {
+    let plain = [labels(2 << 20), vec![0; 20 << 20], labels(2 << 20), floats(2 << 20)].concat();
+    let encoded = deflate(&plain, 6);
+    for memory in [1 << 20, 4 << 20, 16 << 20] {
+        let (left, _) = in_turns(&encoded, &bare(100_000), 50, memory);
+        assert!(left.bytes == plain, "{memory}");
+    }
+}
+
+/// A core with a span that waits to be made from what was decoded ahead.
+fn with_a_job(source: &&[u8]) -> Arc<Core> {
+    let core = core(source, &bare(100_000), EAGER, PLENTY);
+    let mut at = 0;
+    while !core.ahead.lock().chain.has_waiting() {
+        (0..20).for_each(|_| _ = core.ahead.help(&core, source));
+        at += core.span_at(source, at).unwrap().unwrap().bytes().len() as u64;
+    }
+    core
+}
+
+#[test]
+fn a_span_that_is_made_ahead_is_counted_with_its_window() {
+    let encoded = deflate(&floats(LEN), 6);
+    let core = with_a_job(&&encoded[..]);
+    let before = core.memory.reserved();
+    let job = core.ahead.lock().chain.claim(&core.memory).unwrap();
+    assert_eq!(core.memory.reserved() - before, 100_000 + HISTORY as u64);
+    drop(job);
+    assert_eq!(core.memory.reserved(), before);
+}
+
+#[test]
+fn no_span_is_made_ahead_that_there_is_no_memory_for() {
+    let encoded = deflate(&floats(LEN), 6);
+    let core = with_a_job(&&encoded[..]);
+    let others = core.memory.reserve_anyway(PLENTY / 8 * 3 - core.memory.reserved());
+    assert!(core.ahead.lock().chain.claim(&core.memory).is_none());
+    drop(others);
+    assert!(core.ahead.lock().chain.claim(&core.memory).is_some());
+}
