@@ -66,6 +66,9 @@ pub struct SourceFile {
     racy: AtomicBool,
     /// One thread at a time compares the fingerprint.
     comparing: Mutex<()>,
+    /// Whether reads of it panic, to see what becomes of those who wait for them.
+    #[cfg(test)]
+    pub panics: AtomicBool,
 }
 
 impl SourceFile {
@@ -100,6 +103,8 @@ impl SourceFile {
             stale: AtomicBool::new(false),
             racy: AtomicBool::new(is_recent(generation.mtime)),
             comparing: Mutex::new(()),
+            #[cfg(test)]
+            panics: AtomicBool::new(false),
         };
         Ok((source, tail))
     }
@@ -213,6 +218,8 @@ impl SourceFile {
 
 impl seekable_deflate::ReadAt for SourceFile {
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        #[cfg(test)]
+        assert!(!self.panics.load(Ordering::Relaxed), "of the test");
         let in_file =
             offset.checked_add(buf.len() as u64).is_some_and(|end| end <= self.generation.size);
         let read = if in_file {

@@ -27,7 +27,7 @@ pub struct Content {
     /// The file it lies in.
     source: Arc<SourceFile>,
     size: u64,
-    bytes: Encoding,
+    pub(super) bytes: Encoding,
     read_ahead: u64,
     /// Its decoded copy, if it may have one.
     copy: Option<Arc<MemberCopy>>,

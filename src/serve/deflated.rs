@@ -460,3 +460,6 @@ fn settle(waiting: &mut Waiting, result: Result<Span, Error>, failing: Range<u64
         Err(error) => waiting.fail(&failing, &error),
     }
 }
+
+#[cfg(test)]
+mod tests;

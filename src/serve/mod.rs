@@ -22,6 +22,8 @@ mod resting;
 mod room;
 mod scratch;
 mod stored;
+#[cfg(test)]
+mod testing;
 mod verify;
 mod waiting;
 mod whole;

@@ -96,17 +96,26 @@ impl WholeQueue {
 
     fn run_one(self: &Arc<Self>, threads: &Spawner) {
         let Some(whole) = self.lock().take() else { return };
-        let is_long = whole.is_long();
+        let _turn = whole.is_long().then_some(LongTurn { queue: self, threads });
         whole.decode();
-        if is_long {
-            let mut queue = self.lock();
-            queue.long -= 1;
-            let is_left = !queue.waiting.is_empty();
-            drop(queue);
-            // Its turn came while this one was decoded, and it was not taken.
-            if is_left {
-                self.spawn(threads);
-            }
+    }
+}
+
+/// The turn of a long one. It ends also if decoding panics: else no other would ever have its own.
+struct LongTurn<'a> {
+    queue: &'a Arc<WholeQueue>,
+    threads: &'a Spawner,
+}
+
+impl Drop for LongTurn<'_> {
+    fn drop(&mut self) {
+        let mut queue = self.queue.lock();
+        queue.long -= 1;
+        let is_left = !queue.waiting.is_empty();
+        drop(queue);
+        // Its turn came while this one was decoded, and it was not taken.
+        if is_left {
+            self.queue.spawn(self.threads);
         }
     }
 }
@@ -353,3 +362,6 @@ impl Write for Head {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -308,3 +308,27 @@ fn files_of_one_size_and_the_same_times_are_not_the_same_file() {
         assert!(std::time::Instant::now() < deadline, "no two files have one ctime");
     }
 }
+
+/// As a kernel before Linux 6.13 leaves it if the file is written twice within a tick: the second
+/// write has changed neither the size nor a time.
+#[test]
+fn bytes_that_changed_within_a_tick_of_the_first_write_are_stale() {
+    let mut fixture = Fixture::new();
+    overwrite_byte(&fixture.path(), 0);
+    set_old_mtime(&fixture.path());
+    let now = Generation::of(fixture.source.file()).unwrap();
+    assert_eq!((now.size, now.mtime), (LEN as u64, fixture.source.generation().mtime));
+    fixture.source.accepted_ctime = packed(now.ctime).into();
+    assert!(fixture.source.check().is_ok(), "nothing tells them apart but the bytes");
+    fixture.source.racy = true.into();
+    fixture.assert_stale();
+}
+
+#[test]
+fn a_file_that_was_written_a_moment_before_is_compared_until_the_tick_is_over() {
+    let fixture = Fixture::new();
+    fixture.source.racy.store(true, Ordering::Relaxed);
+    fixture.source.check().unwrap();
+    assert!(!fixture.source.racy.load(Ordering::Relaxed), "its mtime is long ago");
+    fixture.assert_fresh();
+}

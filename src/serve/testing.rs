@@ -1,0 +1,64 @@
+//! What tests of this layer share: servers, and reads that wait.
+
+use std::{
+    sync::{
+        Arc,
+        mpsc::{self, Receiver},
+    },
+    time::{Duration, Instant},
+};
+
+use super::{Asker, Content, Error, Limits, OpenArchive, Server, Verify};
+use crate::archive::{
+    Entry,
+    testing::{self, RawMember, RawZip},
+};
+
+/// How long anything may take before a test gives up on it.
+pub const WAIT: Duration = Duration::from_secs(60);
+
+/// A server of so many threads that keeps `memory` bytes of what it decodes. It saves nothing, and
+/// compares nothing unasked.
+pub fn server(threads: usize, memory: u64) -> Server {
+    Server::new(Limits {
+        memory_limit: 1 << 30,
+        cache_size: memory,
+        threads,
+        few_threads: false,
+        temporary: std::env::temp_dir(),
+        scratch_size: None,
+        indexes: None,
+        copies: None,
+        verify: Verify::Never,
+    })
+    .unwrap()
+}
+
+/// An archive of these members, with their contents in the order of their names.
+pub fn serve(members: &[RawMember], server: &Server) -> (OpenArchive, Vec<Arc<Content>>) {
+    let archive = RawZip::of(members.iter().cloned()).open().unwrap();
+    let open = OpenArchive::new(archive, server);
+    let contents = testing::paths(open.archive()).into_iter().map(|(_, entry)| match entry {
+        Entry::Member(id) => open.content(id).unwrap(),
+        Entry::Dir(_) => unreachable!(),
+    });
+    let contents = contents.collect();
+    (open, contents)
+}
+
+/// Reads 8 bytes.
+pub fn read(content: &Arc<Content>, offset: u64) -> Receiver<Result<Vec<u8>, Error>> {
+    let (sender, receiver) = mpsc::channel();
+    content.read(None, Asker::unknown(), offset, 8, move |bytes| {
+        let _ = sender.send(bytes.map(<[u8]>::to_vec)); // nobody may wait any more
+    });
+    receiver
+}
+
+pub fn wait_until(condition: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < WAIT);
+        std::thread::yield_now();
+    }
+}
