@@ -108,14 +108,19 @@ impl Directory {
     pub fn draft(&self) -> io::Result<Draft<'_>> {
         loop {
             let (name, file) = self.create_draft()?;
-            // The lock says that its writer lives; where files cannot be locked, their age does.
-            let _ = rustix::fs::flock(&file, FlockOperation::LockExclusive);
-            let draft = Draft { directory: self, name: Some(name), file };
-            // Somebody else may have found it before it was locked, and taken it for abandoned.
-            if draft.file.metadata()?.nlink() > 0 {
+            if let Some(draft) = self.lock_draft(name, file)? {
                 return Ok(draft);
             }
         }
+    }
+
+    /// Locks a file that was just created; `None` if it is gone.
+    fn lock_draft(&self, name: String, file: File) -> io::Result<Option<Draft<'_>>> {
+        // The lock says that its writer lives; where files cannot be locked, their age does.
+        let _ = rustix::fs::flock(&file, FlockOperation::LockExclusive);
+        let draft = Draft { directory: self, name: Some(name), file };
+        // Somebody else may have found it before it was locked, and taken it for abandoned.
+        Ok((draft.file.metadata()?.nlink() > 0).then_some(draft))
     }
 
     fn create_draft(&self) -> io::Result<(String, File)> {
@@ -349,114 +354,4 @@ impl Drop for Draft<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{fs, io::Write};
-
-    use super::*;
-
-    fn directory(limit: u64) -> (tempfile::TempDir, Directory) {
-        let place = tempfile::tempdir().unwrap();
-        let directory = Directory::open(&place.path().join("a/b"), ".idx", limit).unwrap();
-        (place, directory)
-    }
-
-    fn save(directory: &Directory, name: &str, bytes: &[u8]) {
-        let draft = directory.draft().unwrap();
-        draft.file().write_all(bytes).unwrap();
-        draft.finish(name).unwrap();
-    }
-
-    fn set_used(directory: &Directory, name: &str, seconds: u64) {
-        let file = File::options().write(true).open(directory.path().join(name)).unwrap();
-        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-        file.set_times(fs::FileTimes::new().set_accessed(time)).unwrap();
-    }
-
-    fn names(directory: &Directory) -> Vec<String> {
-        let entries = fs::read_dir(directory.path()).unwrap();
-        let mut names: Vec<_> =
-            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-        names.sort();
-        names
-    }
-
-    #[test]
-    fn a_file_is_there_when_it_is_finished_and_not_before() {
-        let (_place, directory) = directory(u64::MAX);
-        let draft = directory.draft().unwrap();
-        draft.file().write_all(b"one").unwrap();
-        assert!(directory.file("a.idx").unwrap().is_none());
-        draft.finish("a.idx").unwrap();
-        let file = directory.file("a.idx").unwrap().unwrap();
-        save(&directory, "a.idx", b"two");
-        let bytes = |file: File| io::read_to_string(file).unwrap();
-        assert_eq!(bytes(file), "one", "who has it open keeps what it had");
-        assert_eq!(bytes(directory.file("a.idx").unwrap().unwrap()), "two");
-        assert_eq!(names(&directory), ["a.idx"]);
-    }
-
-    #[test]
-    fn a_draft_that_is_given_up_leaves_nothing() {
-        let (_place, directory) = directory(u64::MAX);
-        drop(directory.draft().unwrap());
-        assert!(names(&directory).is_empty());
-    }
-
-    #[test]
-    fn the_least_recently_used_files_go_first() {
-        let (_place, directory) = directory(3 * 4096);
-        for (number, name) in ["a.idx", "b.idx", "c.idx", "d.idx"].iter().enumerate() {
-            save(&directory, name, &[1; 4096]);
-            set_used(&directory, name, 1_000_000 + number as u64);
-        }
-        assert!(directory.file("a.idx").unwrap().is_some(), "used again");
-        fs::write(directory.path().join("notes.txt"), "not ours").unwrap();
-        assert_eq!(directory.shrink().unwrap(), 3 * 4096);
-        assert_eq!(names(&directory), ["a.idx", "c.idx", "d.idx", "notes.txt"]);
-    }
-
-    #[test]
-    fn what_a_dead_server_left_is_cleared_away_and_what_is_being_written_stays() {
-        let (_place, directory) = directory(u64::MAX);
-        let draft = directory.draft().unwrap();
-        fs::write(directory.path().join(format!("{DRAFT}7-7-7")), "left").unwrap();
-        directory.shrink().unwrap();
-        assert_eq!(names(&directory).len(), 1);
-        draft.finish("a.idx").unwrap();
-        assert_eq!(names(&directory), ["a.idx"]);
-    }
-
-    #[test]
-    fn room_is_made_for_what_fits_and_drafts_count_by_their_length() {
-        let (_place, directory) = directory(4 * 4096);
-        for (number, name) in ["a.idx", "b.idx"].iter().enumerate() {
-            save(&directory, name, &[1; 4096]);
-            set_used(&directory, name, 1_000_000 + number as u64);
-        }
-        assert!(!directory.make_room(5 * 4096).unwrap(), "it is larger than the limit");
-        assert_eq!(names(&directory).len(), 2, "so nothing was removed for it");
-        assert!(directory.make_room(2 * 4096).unwrap());
-        assert_eq!(names(&directory).len(), 2);
-        let draft = directory.draft().unwrap();
-        draft.file().set_len(2 * 4096).unwrap();
-        assert!(!directory.make_room(3 * 4096).unwrap(), "the draft is in the way");
-        assert_eq!(names(&directory).len(), 3, "so nothing was removed for it");
-        assert!(directory.make_room(4096).unwrap());
-        drop(draft);
-        assert_eq!(names(&directory), ["b.idx"]);
-    }
-
-    #[test]
-    fn a_file_that_others_may_write_is_not_used() {
-        use std::os::unix::fs::PermissionsExt;
-        let (_place, directory) = directory(u64::MAX);
-        save(&directory, "a.idx", b"bytes");
-        let path = directory.path().join("a.idx");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o620)).unwrap();
-        assert!(matches!(directory.file("a.idx"), Err(Error::Untrusted { mode: 0o620, .. })));
-        fs::remove_file(&path).unwrap();
-        std::os::unix::fs::symlink("b.idx", &path).unwrap();
-        save(&directory, "b.idx", b"bytes");
-        assert!(matches!(directory.file("a.idx"), Err(Error::Io(_))));
-    }
-}
+mod tests;
