@@ -186,3 +186,31 @@ impl Shared {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn the_oldest_listings_beyond_a_number_are_dropped_before_their_time() {
+        const BEYOND: u64 = 3;
+        let cache = KernelCache::new(Duration::from_secs(1 << 25));
+        (0..MOST_KEPT as u64 + BEYOND).for_each(|ino| cache.drop_later(INodeNo(ino)));
+        let (sender, dropped) = mpsc::channel();
+        let shared = cache.0.clone();
+        let thread = thread::spawn(move || {
+            while let Some(ino) = shared.next() {
+                sender.send(ino.0).unwrap();
+            }
+        });
+        for ino in 0..BEYOND {
+            assert_eq!(dropped.recv_timeout(Duration::from_secs(60)), Ok(ino));
+        }
+        cache.end();
+        thread.join().unwrap();
+        assert!(dropped.recv().is_err(), "the others have their time");
+        assert_eq!(cache.0.lock().listings.len(), MOST_KEPT);
+    }
+}

@@ -219,4 +219,12 @@ mod tests {
             assert_eq!(waiting.want(&range), wanted, "{range:?}");
         }
     }
+
+    #[test]
+    fn a_few_buffers_of_replies_are_kept() {
+        (0..10).for_each(|_| keep_spare(vec![0; 1 << 20]));
+        assert!((1..=4).contains(&SPARES.lock().unwrap().len()));
+        let spare = take_spare();
+        assert!(spare.is_empty() && spare.capacity() >= 1 << 20);
+    }
 }
