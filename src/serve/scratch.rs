@@ -159,11 +159,9 @@ impl Scratch {
     /// Takes the space on the disk, of which a part is left to others.
     fn allocate(&self, file: &File, size: u64) -> io::Result<()> {
         loop {
-            let stat = self.stat()?;
-            let total = stat.f_blocks.saturating_mul(stat.f_frsize);
-            let result = match free(&stat).checked_sub(total / LEFT_FREE) {
-                Some(free) if free >= size => allocate(file, size),
-                _ => Err(Errno::NOSPC),
+            let result = match has_room(&self.stat()?, size) {
+                true => allocate(file, size),
+                false => Err(Errno::NOSPC),
             };
             match result {
                 Ok(()) => return Ok(()),
@@ -237,6 +235,12 @@ impl Drop for Taken<'_> {
         files.used -= self.size;
         files.written -= 1;
     }
+}
+
+/// Whether so many bytes leave to others what they are to have.
+fn has_room(stat: &StatVfs, size: u64) -> bool {
+    let total = stat.f_blocks.saturating_mul(stat.f_frsize);
+    free(stat).checked_sub(total / LEFT_FREE).is_some_and(|free| free >= size)
 }
 
 /// Bytes that this user may take.
@@ -325,6 +329,28 @@ mod tests {
     fn more_than_the_disk_has_is_no_room() {
         let (_place, scratch) = scratch(u64::MAX);
         assert_eq!(scratch.begin(1 << 60).unwrap_err().kind(), io::ErrorKind::StorageFull);
+        assert_eq!(scratch.files().used, 0);
+    }
+
+    #[test]
+    fn a_twentieth_of_the_disk_is_left_to_others() {
+        let (_place, scratch) = scratch(0);
+        let disk = StatVfs { f_blocks: 1000, f_frsize: 4096, ..scratch.stat().unwrap() };
+        for (available, blocks, has_it) in
+            [(1000, 950, true), (1000, 951, false), (51, 1, true), (50, 1, false), (10, 0, false)]
+        {
+            let disk = StatVfs { f_bavail: available, ..disk };
+            assert_eq!(has_room(&disk, blocks * 4096), has_it, "{blocks} of {available}");
+        }
+    }
+
+    #[test]
+    fn what_is_left_to_others_is_not_taken_though_it_is_there() {
+        let (_place, scratch) = scratch(u64::MAX);
+        let stat = scratch.stat().unwrap();
+        let left = stat.f_blocks * stat.f_frsize / LEFT_FREE;
+        let size = free(&stat).saturating_sub(left / 2).max(1);
+        assert_eq!(scratch.begin(size).unwrap_err().kind(), io::ErrorKind::StorageFull);
         assert_eq!(scratch.files().used, 0);
     }
 }
