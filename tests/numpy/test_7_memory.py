@@ -1,5 +1,6 @@
 """Rule 7.13: memory does not grow with what is looked at."""
 
+import errno
 import gzip
 import os
 import struct
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from arrays import same
-from mounting import Child, in_child
+from mounting import Child, errno_of, in_child
 
 MIB = 1 << 20
 
@@ -72,6 +73,29 @@ def test_7_13_members_that_are_read_once_are_forgotten(source, mount):
             assert file.read() == content
     # At 2 KiB each, all of them would take 40 MiB.
     assert mnt.peak_memory() < before + 20 * MIB
+
+
+def test_7_13_files_that_the_kernel_has_forgotten_take_no_memory(source, mount):
+    mnt = mount(source, "--ttl", "0")
+    # A file that the kernel refers to takes as much as its path, 3 KiB here, and some 400 bytes.
+    below = "/".join([letter * 250 for letter in "abcdefghijkl"])
+    (source / below).mkdir(parents=True)
+    there, shown = os.open(source / below, os.O_PATH), os.open(mnt / below, os.O_PATH)
+    used = []
+    for batch in range(11):
+        names = [f"{batch} {number}" for number in range(500)]
+        for name in names:
+            os.mknod(name, dir_fd=there)
+            os.stat(name, dir_fd=shown)
+        for name in names:
+            os.unlink(name, dir_fd=there)
+            # The kernel looks, finds nothing, and forgets what there was.
+            assert errno_of(os.stat, name, dir_fd=shown) == errno.ENOENT
+        used.append(mnt.memory())
+    os.close(there)
+    os.close(shown)
+    # If they stayed, 5,000 would take 17 MiB.
+    assert used[-1] < used[0] + 6 * MIB, used
 
 
 HEADERS = {
