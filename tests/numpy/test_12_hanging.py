@@ -14,8 +14,6 @@ import pytest
 from hanging import Hanging
 from mounting import binary, mounted, poll
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a hanging filesystem needs root")
-
 # More than there are threads at first, on any machine.
 STUCK = 16
 
@@ -23,6 +21,7 @@ STUCK = 16
 @pytest.fixture
 def hung(source, tmp_path):
     """A filesystem below the source, and neighbours beside it that do not hang."""
+    assert os.geteuid() == 0, "only root can mount what hangs: run this test as root"
     content = tmp_path / "content"
     content.mkdir()
     noise = np.random.default_rng(1).integers(0, 256, 1 << 20, dtype=np.uint8)
@@ -173,6 +172,7 @@ def as_user_with(threads):
 @pytest.fixture
 def users(monkeypatch):
     """A directory of that user, with a source, a mountpoint and the program."""
+    assert os.geteuid() == 0, "only root can start a program as another user: run this test as root"
     directory = Path(tempfile.mkdtemp())
     monkeypatch.setenv("NPZFS", str(shutil.copy(binary(), directory / "npzfs")))
     for path in (directory / "source", directory / "mountpoint"):
