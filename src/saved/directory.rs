@@ -326,6 +326,14 @@ impl Draft<'_> {
         &self.file
     }
 
+    /// Opens it once more, to be read. `None` if somebody has removed it.
+    ///
+    /// # Errors
+    /// As [`Directory::file`].
+    pub fn open(&self) -> Result<Option<File>, Error> {
+        self.name.as_ref().map_or(Ok(None), |name| self.directory.file(name))
+    }
+
     /// Gives the file its name, in the place of one that has it, once it is on the disk.
     ///
     /// # Errors

@@ -60,10 +60,13 @@ impl Indexes {
         if len > limit {
             return Err(Error::TooLarge { len, limit });
         }
+        // Before it has its name: what somebody removes at once is still known here, so that it is
+        // saved again with what comes next.
+        let file = draft.open()?;
         draft.finish(&name(identity))?;
         // It is saved, whatever becomes of others, and of it.
         let _ = self.directory.shrink();
-        Ok(self.load(identity).unwrap_or(None))
+        Ok(file.and_then(|file| IndexFile::parse(file, identity).ok()))
     }
 
     /// Takes the index of a stream out of the file of its archive. Returns what is left, if there
@@ -88,7 +91,11 @@ fn name(identity: &Identity) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{
+        fs,
+        sync::atomic::{AtomicBool, Ordering},
+        thread,
+    };
 
     use super::*;
     use crate::archive::SameFile;
@@ -133,6 +140,28 @@ mod tests {
             assert!(file.index(key(9)).is_err(), "these bytes are no index");
         }
         assert!(indexes.load(&Identity { hash: [8; 32], fraction: 0 }).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_is_removed_as_soon_as_it_is_saved_is_still_known() {
+        let place = tempfile::tempdir().unwrap();
+        let indexes = Indexes::open(place.path(), u64::MAX).unwrap();
+        let path = place.path().join(name(&ARCHIVE));
+        let is_over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    let _ = fs::remove_file(&path); // seldom is it there
+                }
+            });
+            let is_known = |_| {
+                let saved = indexes.save(&ARCHIVE, vec![(key(0), PARTIAL, bytes(b"one"))]);
+                bytes_of(&saved.unwrap()?, key(0))
+            };
+            let known = (0..50).filter_map(is_known).count();
+            is_over.store(true, Ordering::Relaxed);
+            assert_eq!(known, 50);
+        });
     }
 
     #[test]
