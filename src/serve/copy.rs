@@ -198,7 +198,11 @@ impl MemberCopy {
             return Ok(State::GivenUp);
         }
         self.finish(draft, key)?;
-        Ok(if self.find().is_some() { State::There } else { State::GivenUp })
+        Ok(match store.find(key)? {
+            Some(_) => State::There,
+            // Somebody has removed it already.
+            None => State::ABSENT,
+        })
     }
 
     fn finish(&self, draft: Draft, key: &CopyKey) -> Result<(), saved::Error> {
@@ -277,44 +281,4 @@ impl MemberCopy {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use super::*;
-    use crate::{archive::Identity, saved::StreamKey, serve::pool::Pool};
-
-    #[test]
-    fn a_copy_is_asked_for_once_and_when_it_is_gone_only_after_as_many_reads() {
-        let place = tempfile::tempdir().unwrap();
-        let copier = Copier {
-            store: Arc::new(Copies::open(place.path(), u64::MAX).unwrap()),
-            thread: Pool::new("test", 1).unwrap().spawner(),
-            ending: Arc::default(),
-            out_of_order: Arc::default(),
-        };
-        let key = CopyKey {
-            identity: Identity { hash: [1; 32], fraction: 0 },
-            stream: StreamKey { header_offset: 0, encoded_size: 50 },
-            size: 100,
-            mtime: 1_700_000_000,
-            file: None,
-        };
-        let copy = MemberCopy::new(copier, 100, None, Box::new(move || Ok(key)));
-        let of_asked = || [60, 60, 60, 60].map(|bytes| copy.asked(bytes));
-        assert_eq!(of_asked(), [false, false, true, false]);
-
-        let early = CopyHandle::default();
-        assert!(copy.of(&early).is_none());
-        let made = copy.make_whole(|file| Ok(file.write_all_at(&[7; 100], 0)?));
-        assert!(matches!(made, Some(Ok(_))));
-        assert!(copy.of(&early).is_some(), "a handle that was opened before reads it, too");
-        assert_eq!(of_asked(), [false; 4], "there is one");
-
-        for file in fs::read_dir(place.path()).unwrap() {
-            fs::remove_file(file.unwrap().path()).unwrap();
-        }
-        assert!(copy.open(&CopyHandle::default()).is_none());
-        assert!(copy.of(&early).is_some(), "who has it keeps it");
-        assert_eq!(of_asked(), [false, false, true, false]);
-    }
-}
+mod tests;
