@@ -17,21 +17,25 @@ use crate::archive::{
 /// How long anything may take before a test gives up on it.
 pub const WAIT: Duration = Duration::from_secs(60);
 
-/// A server of so many threads that keeps `memory` bytes of what it decodes. It saves nothing, and
-/// compares nothing unasked.
-pub fn server(threads: usize, memory: u64) -> Server {
-    Server::new(Limits {
+/// A cache of 8 MiB, a GiB in all, and nothing saved.
+pub fn limits(threads: usize, verify: Verify) -> Limits {
+    Limits {
         memory_limit: 1 << 30,
-        cache_size: memory,
+        cache_size: 8 << 20,
         threads,
         few_threads: false,
         temporary: std::env::temp_dir(),
         scratch_size: None,
         indexes: None,
         copies: None,
-        verify: Verify::Never,
-    })
-    .unwrap()
+        verify,
+    }
+}
+
+/// A server of so many threads that keeps `memory` bytes of what it decodes. It compares nothing
+/// unasked.
+pub fn server(threads: usize, memory: u64) -> Server {
+    Server::new(Limits { cache_size: memory, ..limits(threads, Verify::Never) }).unwrap()
 }
 
 /// An archive of these members, with their contents in the order of their names.
