@@ -312,3 +312,6 @@ fn deflated(
     let new = Deflated::new(reader, encoded_size, size, spacing, shared, verdict, index);
     Encoding::Deflated(new)
 }
+
+#[cfg(test)]
+mod tests;
