@@ -326,6 +326,24 @@ mod tests {
     }
 
     #[test]
+    fn as_many_are_kept_as_descriptors_allow() {
+        let (_place, mut scratch) = scratch(1 << 30);
+        Arc::get_mut(&mut scratch).unwrap().most = 8;
+        for _ in 0..20 {
+            write(&scratch, 1).unwrap();
+        }
+        assert_eq!(scratch.files().kept.len(), 8);
+    }
+
+    #[test]
+    fn the_space_is_taken_before_anything_is_written() {
+        use std::os::unix::fs::MetadataExt;
+        let (_place, scratch) = scratch(4 << 20);
+        let writing = scratch.begin(4 << 20).unwrap();
+        assert!(writing.file().metadata().unwrap().blocks() * 512 >= 4 << 20);
+    }
+
+    #[test]
     fn more_than_the_disk_has_is_no_room() {
         let (_place, scratch) = scratch(u64::MAX);
         assert_eq!(scratch.begin(1 << 60).unwrap_err().kind(), io::ErrorKind::StorageFull);
