@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     archive::{Identity, testing::RawMember},
     saved::StreamKey,
-    serve::{content::Encoding, pool::Pool, testing::*},
+    serve::{Limits, Server, Verify, content::Encoding, pool::Pool, testing::*},
 };
 
 /// The copy of a member of `size` bytes, kept in `place` and made by `pool`.
@@ -35,8 +35,11 @@ fn a_copy_is_asked_for_once_and_when_it_is_gone_only_after_as_many_reads() {
 
     let early = CopyHandle::default();
     assert!(copy.of(&early).is_none());
+    copy.copier.out_of_order.store(true, Ordering::Relaxed);
     let made = copy.make_whole(|file| Ok(file.write_all_at(&[7; 100], 0)?));
     assert!(matches!(made, Some(Ok(_))));
+    let is_told = !copy.copier.out_of_order.load(Ordering::Relaxed);
+    assert!(is_told, "should the directory be out of order again");
     assert!(copy.of(&early).is_some(), "a handle that was opened before reads it, too");
     assert_eq!(of_asked(), [false; 4], "there is one");
 
@@ -80,4 +83,15 @@ fn one_that_is_removed_as_soon_as_it_is_made_may_be_made_again() {
         given_up
     });
     assert_eq!(given_up, 0);
+}
+
+#[test]
+fn small_members_have_no_copies() {
+    let place = tempfile::tempdir().unwrap();
+    let copies = Some(Arc::new(Copies::open(place.path(), u64::MAX).unwrap()));
+    let server = Server::new(Limits { copies, ..limits(1, Verify::Never) }).unwrap();
+    for (size, may) in [(LEAST_SIZE - 1, false), (LEAST_SIZE, true)] {
+        let copy = server.shared.copy(size, None, || unreachable!("it is not looked for"));
+        assert_eq!(copy.is_some(), may);
+    }
 }
