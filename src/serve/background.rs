@@ -88,7 +88,7 @@ impl Background {
     pub fn run(self: &Arc<Self>) {
         while let Some(content) = self.next() {
             let before = content.verified();
-            let was_answered = self.part(&content);
+            let was_answered = self.part(&content, PATIENCE);
             let bytes = content.verified().saturating_sub(before);
             // One that fails, or does not get on, is tried again when it is read again.
             let goes_on = !content.is_settled() && (bytes > 0 || !was_answered);
@@ -130,8 +130,8 @@ impl Background {
         now.saturating_sub(self.last_read.load(Ordering::Relaxed)) > QUIET.as_millis() as u64
     }
 
-    /// Compares a part of `content`; `false` if that took too long to wait for.
-    fn part(self: &Arc<Self>, content: &Content) -> bool {
+    /// Compares a part of `content`; `false` if that takes longer than `patience`.
+    fn part(self: &Arc<Self>, content: &Content, patience: Duration) -> bool {
         let done = Arc::new(AtomicBool::new(false));
         let (this, told) = (self.clone(), done.clone());
         content.verify_part(Box::new(move |_| {
@@ -140,7 +140,7 @@ impl Background {
             let _queue = this.queue();
             this.changed.notify_all();
         }));
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience;
         let mut queue = self.queue();
         while !done.load(Ordering::Acquire) && !queue.over {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -173,3 +173,6 @@ impl Background {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -364,6 +364,35 @@ mod tests {
     }
 
     #[test]
+    fn a_pool_whose_thread_works_for_long_does_not_grow() {
+        let pool = Pool::new("test", 1).unwrap();
+        let (began, has_begun) = mpsc::channel();
+        let (release, released) = mpsc::channel::<()>();
+        pool.spawner().spawn(move || {
+            began.send(()).unwrap();
+            while released.try_recv() == Err(mpsc::TryRecvError::Empty) {
+                std::hint::spin_loop();
+            }
+        });
+        has_begun.recv().unwrap();
+        pool.spawner().spawn(|| ());
+        let number = pool.shared.queue().numbers[0];
+        let path = format!("/proc/self/task/{number}/schedstat");
+        let used = || std::fs::read_to_string(&path).unwrap();
+        for _ in 0..10 {
+            pool.relieve();
+            let before = used();
+            let deadline = Instant::now() + Duration::from_secs(60);
+            while used() == before {
+                assert!(Instant::now() < deadline);
+                thread::yield_now();
+            }
+        }
+        assert_eq!(pool.shared.queue().threads, 1);
+        drop(release);
+    }
+
+    #[test]
     fn the_end_of_a_pool_does_not_wait_for_what_is_stuck() {
         let pool = Pool::new("test", 1).unwrap().with_patience(Duration::from_millis(20));
         let _release = stuck(&pool);

@@ -154,3 +154,6 @@ impl Stored {
         self.pass.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests;

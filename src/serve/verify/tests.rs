@@ -193,18 +193,33 @@ fn spans_stay_decoded_if_a_reader_is_about_to_come_and_else_they_do_not() {
 fn of_a_file_that_is_being_overwritten_no_damage_is_told() {
     let server = server(Verify::Small);
     let data = vec![7; 100_000];
-    let bytes = RawZip::of([RawMember { crc32: 1, ..RawMember::stored("x", &data) }]).bytes();
     let place = tempfile::tempdir().unwrap();
     let path = place.path().join("a.npz");
-    std::fs::write(&path, &bytes).unwrap();
-    let source = crate::archive::SourceFile::new(File::open(&path).unwrap()).unwrap();
-    let open = OpenArchive::new(Archive::open(source.into()).unwrap(), &server);
-    let Some((_, Entry::Member(id))) = testing::paths(open.archive()).pop() else { unreachable!() };
-    let content = open.content(id).unwrap();
-    let mut file = File::options().append(true).open(&path).unwrap();
-    file.write_all(b"more").unwrap();
-    assert!(verify(&content).unwrap_err().is_overwritten());
-    assert!(content.damage().is_none());
+    for member in [RawMember::stored("x", &data), RawMember::deflated("x", &data)] {
+        let bytes = RawZip::of([RawMember { crc32: 1, ..member }]).bytes();
+        std::fs::write(&path, &bytes).unwrap();
+        let source = crate::archive::SourceFile::new(File::open(&path).unwrap()).unwrap();
+        let open = OpenArchive::new(Archive::open(source.into()).unwrap(), &server);
+        let mut paths = testing::paths(open.archive());
+        let Some((_, Entry::Member(id))) = paths.pop() else { unreachable!() };
+        let content = open.content(id).unwrap();
+        let mut file = File::options().append(true).open(&path).unwrap();
+        file.write_all(b"more").unwrap();
+        assert!(verify(&content).unwrap_err().is_overwritten());
+        assert!(content.damage().is_none());
+    }
+}
+
+#[test]
+fn a_member_of_a_file_that_was_overwritten_is_not_condemned() {
+    let mut file = testing::file_of(b"bytes");
+    let source = Arc::new(crate::archive::SourceFile::new(file.try_clone().unwrap()).unwrap());
+    let subject = Subject { source, number: 0, is_stored: true, size: 5, encoded_size: 5 };
+    let members = Confirmed::new(1);
+    let verdict = Verdict::new(subject, Verify::Small, 0, members, None, Arc::default());
+    file.write_all(b"others").unwrap();
+    verdict.condemn(Error::Damaged("of the test".into()));
+    assert!(verdict.error().is_none());
 }
 
 #[test]

@@ -1,0 +1,75 @@
+use std::{fs::File, io::Write, sync::mpsc};
+
+use super::*;
+use crate::{
+    archive::{
+        Archive, Entry, SourceFile,
+        testing::{self, RawMember, RawZip},
+    },
+    serve::{OpenArchive, Server, Verify, testing::limits},
+};
+
+const WAIT: Duration = Duration::from_secs(60);
+
+fn server() -> Server {
+    Server::new(limits(1, Verify::Background)).unwrap()
+}
+
+fn content(server: &Server, path: &std::path::Path) -> (OpenArchive, Arc<Content>) {
+    let zip = RawZip::of([RawMember::stored("x", vec![1; 3 << 20])]);
+    std::fs::write(path, zip.bytes()).unwrap();
+    let source = SourceFile::new(File::open(path).unwrap()).unwrap();
+    let archive = Archive::open(Arc::new(source)).unwrap();
+    let Some((_, Entry::Member(id))) = testing::paths(&archive).pop() else { unreachable!() };
+    let open = OpenArchive::new(archive, server);
+    let content = open.content(id).unwrap();
+    (open, content)
+}
+
+#[test]
+fn the_end_of_a_server_is_the_end_of_its_background() {
+    let server = server();
+    let background = server.shared.background.clone();
+    assert!(!background.queue().over);
+    drop(server);
+    assert!(background.queue().over);
+}
+
+#[test]
+fn what_cannot_be_compared_is_not_tried_without_end() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("a.npz");
+    let server = server();
+    let (open, content) = content(&server, &path);
+    File::options().append(true).open(&path).unwrap().write_all(b"more").unwrap();
+    drop(open);
+    let background = &server.shared.background;
+    background.finish(&content);
+    let start = Instant::now();
+    loop {
+        let queue = background.queue();
+        // Whoever compares has it, or it stands in the queue.
+        if queue.contents.is_empty() && Arc::strong_count(&content) == 1 {
+            break;
+        }
+        drop(queue);
+        assert!(start.elapsed() < WAIT);
+        std::thread::yield_now();
+    }
+    assert!(!content.is_settled());
+}
+
+#[test]
+fn a_member_whose_source_hangs_lets_others_have_their_turn() {
+    let place = tempfile::tempdir().unwrap();
+    let server = server();
+    let (_open, content) = content(&server, &place.path().join("a.npz"));
+    let (release, released) = mpsc::channel::<()>();
+    server.spawn(move || {
+        let _ = released.recv();
+    });
+    let background = Background::new(server.shared.decode.clone());
+    assert!(!background.part(&content, Duration::from_millis(20)));
+    drop(release);
+    assert!(background.part(&content, WAIT));
+}
