@@ -216,6 +216,10 @@ mod tests {
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
         assert!(matches!(copies.find(&key(1)), Err(Error::Unfit(_))));
+        fs::remove_dir(&path).unwrap();
+        let mode = rustix::fs::Mode::RUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        assert!(matches!(copies.find(&key(1)), Err(Error::Unfit(_))), "nobody waits for a writer");
     }
 
     #[test]

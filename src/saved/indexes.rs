@@ -236,6 +236,35 @@ mod tests {
         assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1);
     }
 
+    #[test]
+    fn a_smaller_limit_holds_from_the_start() {
+        let place = tempfile::tempdir().unwrap();
+        let indexes = Indexes::open(place.path(), u64::MAX).unwrap();
+        indexes.save(&ARCHIVE, vec![(key(0), PARTIAL, bytes(b"one"))]).unwrap();
+        Indexes::open(place.path(), 1).unwrap();
+        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn an_index_of_any_length_is_copied_whole() {
+        let place = tempfile::tempdir().unwrap();
+        let indexes = Indexes::open(place.path(), u64::MAX).unwrap();
+        let whole: Vec<u8> = (0..700_000_u32).map(|n| (n % 251) as u8).collect();
+        let one = whole.clone();
+        let one: WriteIndex = Box::new(move |out| Ok(out.write_all(&one).map(|()| true)?));
+        let saved = indexes.save(&ARCHIVE, vec![(key(0), PARTIAL, one)]).unwrap().unwrap();
+        assert_eq!(bytes_of(&saved, key(0)), Some(whole));
+    }
+
+    #[test]
+    fn what_says_neither_that_it_was_right_nor_of_which_file_it_is_is_not_used() {
+        let place = tempfile::tempdir().unwrap();
+        let indexes = Indexes::open(place.path(), u64::MAX).unwrap();
+        let nothing = Trust { confirmed: false, file: None };
+        indexes.save(&ARCHIVE, vec![(key(0), nothing, bytes(b"one"))]).unwrap();
+        assert!(matches!(indexes.load(&ARCHIVE), Err(Error::Unfit(_))));
+    }
+
     /// Every damage is either seen at once or lies in the bytes of an index, which looks after
     /// itself.
     #[test]
