@@ -255,6 +255,8 @@ fn is_ending(status: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::{sync::mpsc, time::Instant};
+
     use super::*;
 
     #[test]
@@ -276,6 +278,82 @@ mod tests {
             );
             assert_eq!(is_ending(&status), ends, "{status}");
         }
+    }
+
+    #[test]
+    fn a_request_is_open_until_it_is_answered_and_its_reference_is_kept_once() {
+        let requests = Arc::new(Requests::default());
+        let ticket = |unique| {
+            let open = Open { reader: 1, since: 0 };
+            requests.lock().open.insert(unique, open);
+            Ticket { requests: requests.clone(), unique }
+        };
+        drop(ticket(1));
+        assert!(requests.lock().open.is_empty());
+        assert!(ticket(2).take());
+        assert!(requests.lock().open.is_empty());
+        let interrupted = ticket(3);
+        requests.lock().open.clear();
+        assert!(!interrupted.take());
+    }
+
+    #[test]
+    fn a_thread_that_got_done_is_not_stuck() {
+        let requests = Requests::default();
+        let counts = || {
+            let state = requests.lock();
+            (state.busy, state.done)
+        };
+        requests.at_work(|| assert_eq!(counts(), (1, 0)));
+        assert_eq!(counts(), (0, 1));
+    }
+
+    /// Tells what it was called for.
+    struct Told(mpsc::Sender<&'static str>);
+
+    impl Relief for Told {
+        fn answer(&mut self, _threads: usize) -> usize {
+            self.0.send("answer").unwrap();
+            0
+        }
+
+        fn serve(&mut self, _is_old: bool) {
+            self.0.send("serve").unwrap();
+        }
+
+        fn give_up(&mut self) {}
+    }
+
+    #[test]
+    fn who_looks_on_wakes_for_a_request_that_is_stuck() {
+        let requests = Arc::new(Requests::default());
+        let (sender, told) = mpsc::channel();
+        let device = fs::File::open("/dev/null").unwrap().into();
+        requests.watch(device, 1, Told(sender)).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !requests.lock().asleep {
+            assert!(Instant::now() < deadline);
+            thread::yield_now();
+        }
+        while told.try_recv().is_ok() {}
+        let (release, released) = mpsc::channel::<()>();
+        let at_work = requests.clone();
+        let stuck = thread::spawn(move || {
+            at_work.at_work(|| {
+                let _ = released.recv();
+            });
+        });
+        for what in ["answer", "serve"] {
+            while told.recv_timeout(Duration::from_secs(60)).unwrap() != what {}
+        }
+        drop(release);
+        stuck.join().unwrap();
+        requests.end();
+    }
+
+    #[test]
+    fn a_request_that_panics_takes_no_thread_with_it() {
+        crate::fuse::contain(|| panic!("of the test"));
     }
 
     #[test]
