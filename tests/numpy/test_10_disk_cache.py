@@ -109,6 +109,19 @@ def test_10_1_a_member_that_is_read_again_becomes_a_file(mount, archive, cache):
     assert not mnt.log()
 
 
+def test_10_1_who_has_it_open_and_who_opens_it_then_read_the_same(mount, archive, cache):
+    """One through the server and its pages, and the other not past it meanwhile."""
+    content = npy(noise())
+    mnt = mount(archive.parent, "--disk-cache", cache)
+    path = mnt / "a.npz/x.npy"
+    with open(path, "rb", buffering=0) as held:
+        assert read_a_lot(path, cache) == content
+        for _ in range(2):
+            with open(path, "rb") as file:
+                assert file.read() == content
+            assert os.pread(held.fileno(), len(content), 0) == content
+
+
 def test_10_1_a_gzipped_npy_becomes_a_file(mount, source, cache):
     content = npy(noise())
     (source / "b.npy.gz").write_bytes(gzip.compress(content))

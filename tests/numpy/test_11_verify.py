@@ -95,12 +95,13 @@ def test_11_3_a_mismatch_ends_open_handles_and_mappings(source, mount, method):
         poll(lambda: pages[:100] == b"", 60, "the page is gone")
 
     with open(path, "rb", buffering=0) as file:
-        assert os.pread(file.fileno(), 4096, 0)
+        for offset in (0, 1 << 20):
+            assert os.pread(file.fileno(), 4096, offset)
         with pytest.raises(Ended) as ended:
             in_child(mapped)
         assert ended.value.signal == signal.SIGBUS
         # Also what is in no cache, and also what was.
-        for offset in (0, LARGE // 2, LARGE - 4096):
+        for offset in (0, 1 << 20, LARGE // 2, LARGE - 4096):
             assert errno_of(os.pread, file.fileno(), 4096, offset) == errno.EIO
     assert errno_of(open, path, "rb") == errno.EIO
 

@@ -1,6 +1,7 @@
-"""Rules 1 and 6.9, where a test as root over an ordinary filesystem would not notice that they break."""
+"""Rules 1, 6.9 and 8.1, where a test as root over an ordinary filesystem would not notice that they break."""
 
 import errno
+import mmap
 import os
 import stat
 import subprocess
@@ -62,6 +63,27 @@ def test_1_4_device_numbers_are_the_sources(source, mount, numbers):
     assert (os.major(shown), os.minor(shown)) == numbers
 
 
+def test_1_9_names_of_any_length_are_listed(source, mount):
+    names = sorted(f"{number:04}" + "x" * (number % 97) for number in range(3000))
+    for name in names:
+        (source / name).touch()
+    mnt = mount(source)
+    assert sorted(os.listdir(mnt.path)) == names
+
+
+def test_1_9_special_files_are_listed_as_such(source, mount):
+    """By the types of the listing alone, as find(1) goes by them."""
+    kinds = {"s": stat.S_IFSOCK, "p": stat.S_IFIFO, "f": stat.S_IFREG}
+    for kind, mode in kinds.items():
+        for number in range(500):
+            os.mknod(source / f"{kind}{number}", mode | 0o600)
+    mnt = mount(source)
+    for kind in kinds:
+        command = ["find", mnt.path, "-type", kind, "-printf", "%f\n"]
+        found = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+        assert sorted(found) == sorted(f"{kind}{number}" for number in range(500))
+
+
 def test_6_9_plain_files_that_the_server_reads_show_new_bytes(overlay, mount):
     path = overlay / "notes"
     path.write_bytes(b"old" * 100)
@@ -75,6 +97,17 @@ def test_6_9_plain_files_that_the_server_reads_show_new_bytes(overlay, mount):
             poll(
                 lambda c=content: os.pread(held.fileno(), 9000, 0) == c, 5, "to old handles too"
             )
+
+
+def test_8_1_a_plain_file_ends_where_it_ends(overlay, mount):
+    (overlay / "notes").write_bytes(b"x" * 100)
+    mnt = mount(overlay)
+    file = os.open(mnt / "notes", os.O_RDONLY | os.O_DIRECT)
+    with mmap.mmap(-1, 8192) as buffer:
+        assert os.preadv(file, [buffer], 0) == 100
+        assert buffer[:101] == b"x" * 100 + b"\0"
+        assert os.preadv(file, [buffer], 4096) == 0
+    os.close(file)
 
 
 def test_6_9_what_replaced_a_plain_file_is_opened_as_another(source, mount):

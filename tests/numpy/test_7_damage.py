@@ -92,6 +92,24 @@ def test_7_2_a_pending_archive_becomes_a_directory(source, mount):
     assert kinds["a.npz"]
 
 
+def test_7_2_a_listing_follows_what_becomes_an_archive(source, mount):
+    """The directory's mtime, by which the kernel drops a listing itself, stays as it is."""
+    good = good_archive(source / "a.npz")
+    (source / "a.npz").write_bytes(good[:200])
+    mnt = mount(source)
+
+    def is_listed_as_directory():
+        with os.scandir(mnt.path) as entries:
+            [entry] = entries
+            return entry.is_dir(follow_symlinks=False)
+
+    assert (mnt / "a.npz").is_file()
+    assert not is_listed_as_directory()
+    with open(source / "a.npz", "ab") as file:
+        file.write(good[200:])
+    poll(is_listed_as_directory, SOON, "it is listed as a directory")
+
+
 def test_7_2_a_corrupt_archive_is_repaired_and_broken_again(source, mount):
     good = good_archive(source / "a.npz")
     mnt = mount(source)

@@ -4,6 +4,7 @@ import bz2
 import errno
 import gzip
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -169,6 +170,16 @@ def test_7_11_the_log_does_not_grow_with_reads(source, mount, tmp_path):
         subprocess.run(["umount", disk], check=True)
 
 
+def test_7_11_the_log_does_not_grow_with_opens(source, mount):
+    secret = Entry(b"secret", b"no", encoded=bytes(14), flags=zipmaker.ENCRYPTED)
+    zipmaker.write(source / "a.npz", [secret])
+    mnt = mount(source)
+    for _ in range(50):
+        assert errno_of(open, mnt / "a.npz/secret", "rb") == errno.EACCES
+        assert errno_of(open, mnt / "a.npz/nothing", "rb") == errno.ENOENT
+    assert len(mnt.log().splitlines()) == 1, mnt.log()
+
+
 def test_7_12_a_small_member_does_not_wait_for_large_ones(source, mount):
     size = 600_000_000
     bomb = bz2.compress(bytes(size // 100)) * 100  # streams may follow each other in bzip2
@@ -240,3 +251,57 @@ def test_7_9_descriptors_are_those_of_the_hard_limit(source, mount):
     handles = [open(mnt / f"{number}", "rb", buffering=0) for number in range(300)]
     for handle in handles:
         handle.close()
+
+
+def test_7_9_a_file_of_a_member_is_closed_for_want_of_a_descriptor(source, mount):
+    content = [b"%d" % number * 1000 for number in range(3)]
+    entries = [Entry(b"%d" % n, data, BZIP2) for n, data in enumerate(content)]
+    zipmaker.write(source / "a.npz", entries)
+    mnt = mount(source)
+    handles = [open(mnt / f"a.npz/{number}", "rb", buffering=0) for number in range(3)]
+    for number in range(2):
+        assert handles[number].read(10_000) == content[number]
+    # From now on it has as many as it may have.
+    before = resource.prlimit(mnt.pid, resource.RLIMIT_NOFILE)
+    numbers = {int(number) for number in os.listdir(f"/proc/{mnt.pid}/fd")}
+    most = next(number for number in range(len(numbers) + 1) if number not in numbers)
+    resource.prlimit(mnt.pid, resource.RLIMIT_NOFILE, (most, before[1]))
+    assert handles[2].read(10_000) == content[2]
+    resource.prlimit(mnt.pid, resource.RLIMIT_NOFILE, before)
+    for handle in handles:
+        handle.close()
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A disk of 10 MiB for what members are decoded to."""
+    assert os.geteuid() == 0, "only root can mount a disk to be filled: run this test as root"
+    path = tmp_path / "disk"
+    path.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=10M", "tmpfs", path], check=True)
+    yield path
+    subprocess.run(["umount", "-l", path], check=True)
+
+
+def test_7_10_a_twentieth_of_the_disk_is_left_free(source, mount, disk):
+    sizes = {"too large": (10 << 20) - (400 << 10), "right": (10 << 20) - (600 << 10)}
+    members = [Entry(name.encode(), bytes(size), BZIP2) for name, size in sizes.items()]
+    zipmaker.write(source / "a.npz", members)
+    mnt = mount(source, "--scratch-size", "1G", under=["env", f"TMPDIR={disk}"])
+    with open(mnt / "a.npz/too large", "rb", buffering=0) as file:
+        assert errno_of(os.pread, file.fileno(), 10, 0) == errno.ENOSPC
+    with open(mnt / "a.npz/right", "rb", buffering=0) as file:
+        assert os.pread(file.fileno(), 10, 0) == bytes(10)
+    mnt.stop()
+
+
+def test_7_10_a_tenth_of_what_is_free_is_the_default(source, mount, disk):
+    sizes = {"too large": (1 << 20) + (8 << 10), "right": (1 << 20) - (32 << 10)}
+    members = [Entry(name.encode(), bytes(size), BZIP2) for name, size in sizes.items()]
+    zipmaker.write(source / "a.npz", members)
+    mnt = mount(source, under=["env", f"TMPDIR={disk}"])
+    with open(mnt / "a.npz/too large", "rb", buffering=0) as file:
+        assert errno_of(os.pread, file.fileno(), 10, 0) == errno.EFBIG
+    with open(mnt / "a.npz/right", "rb", buffering=0) as file:
+        assert os.pread(file.fileno(), 10, 0) == bytes(10)
+    mnt.stop()

@@ -1,4 +1,4 @@
-"""Rule 9.1, where several mounts, or the end of one, are in it."""
+"""Rules 9.1 and 9.5, where several mounts, or the end of one, are in it."""
 
 import gzip
 import io
@@ -90,3 +90,13 @@ def test_9_1_where_indexes_are_saved_if_that_is_not_said(
     one.stop()
     saved = list(tmp_path.rglob("*.index"))
     assert [path.parent.relative_to(tmp_path) for path in saved] == [Path(place)]
+
+
+def test_9_5_an_index_that_is_too_large_is_told_once(source, mount, indexes):
+    arrays = {name: noise(seed) for seed, name in enumerate("ab")}
+    np.savez_compressed(source / "a.npz", **arrays)
+    one = mount(source, "--index-dir", indexes, "--index-dir-size", "4K", "--verify", "never")
+    assert (np.load(one / "a.npz/a.npy") == arrays["a"]).all()
+    poll(lambda: one.log_lines("no index saved"), 20, "it says so")
+    one.stop()
+    assert len(one.log_lines("no index saved")) == 1, one.log()
