@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import select
 import signal
 import stat
 import struct
@@ -21,7 +22,10 @@ ASYNC_READ, INIT_EXT, PASSTHROUGH = 1 << 0, 1 << 30, 1 << 5
 
 
 class Hanging:
-    """Shows the files of `content` in `path`; `hang("read")` has it answer no read any more."""
+    """Shows the files of `content` in `path`; `hang("read")` has it answer no read any more.
+
+    What it does not answer it answers once it hangs in something else, or `hang()` in nothing.
+    """
 
     def __init__(self, content, path, control):
         self.path, self.control = Path(path), Path(control)
@@ -36,6 +40,16 @@ class Hanging:
         draft = self.control.with_suffix(".draft")
         draft.write_text(" ".join(operations))
         draft.rename(self.control)
+
+    def held(self):
+        """How many requests it has not answered, and may answer later."""
+        count = self.control.with_suffix(".held")
+        return int("0" + count.read_text()) if count.exists() else 0
+
+    def released(self):
+        """How many files that were open in it have been closed."""
+        log = self.control.with_suffix(".released")
+        return log.stat().st_size if log.exists() else 0
 
     def end(self):
         """All that hangs is an error from now on."""
@@ -94,16 +108,35 @@ def serve(content, path, control):
     failed = libc.mount(b"hanging", os.fsencode(path), b"fuse.hanging", 6, options.encode())
     assert failed == 0, os.strerror(ctypes.get_errno())
     names = sorted(os.listdir(content))
+    held = []
+
+    def hangs(request):
+        return struct.unpack_from("<I", request, 4)[0] in [
+            OPERATIONS[name] for name in control.read_text().split()
+        ]
+
     while True:
-        try:
-            request = os.read(device, 1 << 18)
-        except OSError:
-            return  # it was unmounted
+        ready = next((request for request in held if not hangs(request)), None)
+        if ready is not None:
+            held.remove(ready)
+            request = ready
+        elif held and not select.select([device], [], [], 0.02)[0]:
+            continue
+        else:
+            try:
+                request = os.read(device, 1 << 18)
+            except OSError:
+                return  # it was unmounted
         _, opcode, unique, node = struct.unpack_from("<IIQQ", request)
         if opcode in (FORGET, BATCH_FORGET, INTERRUPT):
             continue
-        if opcode in [OPERATIONS[name] for name in control.read_text().split()]:
-            continue  # never answered
+        if hangs(request):
+            held.append(request)
+            control.with_suffix(".held").write_text(str(len(held)))
+            continue
+        if opcode == RELEASE:
+            with open(control.with_suffix(".released"), "ab") as log:
+                log.write(b".")
         said = answer(content, names, opcode, node, request[40:])
         error, said = (-said, b"") if isinstance(said, int) else (0, said)
         try:

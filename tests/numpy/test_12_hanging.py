@@ -119,6 +119,41 @@ def test_12_2_a_reader_that_is_killed_ends(source, mount, hung, way):
         hung.end()
 
 
+def test_12_2_one_that_asks_for_attributes_ends_too(source, mount, hung):
+    m = mount(source, "--ttl", "30")
+    paths = [str(m / "hung" / f"{number}.npy") for number in range(STUCK)]
+    for path in paths:
+        os.stat(path)
+    hung.hang("lookup", "getattr")
+    # The name is known; what it is now is asked for (AT_EMPTY_PATH, AT_STATX_FORCE_SYNC).
+    code = (
+        "import ctypes\n"
+        "file = os.open(path, os.O_PATH)\n"
+        "ctypes.CDLL(None).statx(file, b'', 0x1000 | 0x2000, 0x7ff, bytes(256))\n"
+    )
+    stuck = readers(code, paths)
+    try:
+        poll(lambda: hung.held() >= STUCK, 20, "they are stuck")
+        end(stuck)  # fails if one does not end
+    finally:
+        hung.end()
+
+
+def test_12_2_what_is_opened_for_a_killed_reader_is_closed(source, mount, hung):
+    m = mount(source)
+    paths = [str(m / "hung" / f"{number}.npy") for number in range(STUCK)]
+    for path in paths:
+        os.stat(path)
+    before = hung.released()
+    hung.hang("open")
+    stuck = readers("open(path, 'rb')", paths)
+    poll(lambda: hung.held() >= STUCK, 20, "they are stuck")
+    end(stuck)
+    assert hung.released() == before
+    hung.hang()
+    poll(lambda: hung.released() >= before + STUCK, 20, "what was opened for nobody is closed")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_12_3_the_server_ends_while_requests_are_stuck(source, mount, hung, number):
     m = mount(source)
