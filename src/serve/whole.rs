@@ -96,7 +96,7 @@ impl WholeQueue {
 
     fn run_one(self: &Arc<Self>, threads: &Spawner) {
         let Some(whole) = self.lock().take() else { return };
-        let _turn = whole.is_long().then_some(LongTurn { queue: self, threads });
+        let _turn = whole.is_long().then(|| LongTurn { queue: self, threads });
         whole.decode();
     }
 }
