@@ -6,6 +6,7 @@
 
 mod attributes;
 mod cache;
+mod lookup;
 mod open;
 mod passthrough;
 mod requests;
@@ -187,19 +188,7 @@ impl Filesystem for Npzfs {
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let ticket = self.requests.ticket(req);
-        contain(|| {
-            match self.tree.lookup(Ino(parent.0), name) {
-                // The kernel will not hear of this reference, and so not give it back.
-                Ok((ino, _)) if !ticket.take() => {
-                    self.tree.forget(ino, 1);
-                }
-                Ok((ino, attr)) => {
-                    // Inode numbers are never used again, so one generation number does.
-                    reply.entry(&self.ttl(), &file_attr(ino, &attr), Generation(0));
-                }
-                Err(error) => reply.error(self.errno("lookup in", parent, &error)),
-            }
-        });
+        contain(|| lookup::look_up(&self.tree, parent, name, ticket, reply));
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, count: u64) {

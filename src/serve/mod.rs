@@ -103,6 +103,7 @@ pub struct Server {
     _reply: Pool,
     _saver: Pool,
     _copier: Option<Pool>,
+    heavy: Pool,
     _background: Pool,
 }
 
@@ -213,6 +214,8 @@ impl Server {
             ending: Arc::default(),
             out_of_order: Arc::default(),
         });
+        // They are parsed one at a time.
+        let heavy = other("heavy", 1)?;
         let comparing = other("verify", 1)?;
         let background = Background::new(decode.spawner());
         let finisher = background.clone();
@@ -247,6 +250,7 @@ impl Server {
             _reply: reply,
             _saver: saver,
             _copier: copying,
+            heavy,
             _background: comparing,
         })
     }
@@ -270,7 +274,7 @@ impl Server {
         let Shared { memory, room, cache_size, .. } = &*self.shared;
         let cache = memory.used().saturating_add_signed(room.look());
         memory.set_limit(cache.clamp(cache_size / LEAST_CACHE, *cache_size));
-        for pool in [&self.decoders, &self.whole_decoders] {
+        for pool in [&self.decoders, &self.whole_decoders, &self.heavy] {
             pool.relieve();
         }
     }
@@ -305,6 +309,11 @@ impl Server {
     /// `OutOfMemory`, at once or after two seconds.
     pub fn reserve_memory(&self, bytes: u64) -> io::Result<Reserved> {
         self.shared.room.reserve(bytes)
+    }
+
+    /// Runs `task`, which may wait for seconds, where nobody waits for anything else.
+    pub fn spawn_heavy(&self, task: impl FnOnce() + Send + 'static) {
+        self.heavy.spawner().spawn(task);
     }
 
     /// Runs `task` where short decoding happens: for questions that may need the start of a

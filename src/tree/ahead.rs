@@ -119,7 +119,7 @@ impl<C: Container> Work<C> {
             return None;
         }
         let warn = |warning: &str| log::warn!("{}: {warning}", self.path.join(name).display());
-        let found = self.containers.examine(file, &stat, &self.server, warn).ok()?;
+        let found = self.containers.examine(file, &stat, &self.server, false, warn).ok()?;
         Some((row, found, stat))
     }
 

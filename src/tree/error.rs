@@ -37,6 +37,8 @@ pub enum FsError {
     Content(serve::Error),
     /// The same, and the log has it already.
     Known(serve::Error),
+    /// A large archive is to be opened first, by somebody who can wait for it.
+    Heavy,
     /// The source said no.
     Io(io::Error),
 }
@@ -54,6 +56,7 @@ impl FsError {
             Self::NotASymlink => Errno::INVAL,
             Self::NoAttribute => Errno::NODATA,
             Self::TooManyOpen => Errno::NFILE,
+            Self::Heavy => Errno::AGAIN,
             Self::ReadOnly => Errno::ROFS,
             Self::NotPermitted => Errno::ACCESS,
             Self::Content(error) | Self::Known(error) => match error {
@@ -67,6 +70,16 @@ impl FsError {
             }
         };
         errno.raw_os_error()
+    }
+
+    /// Whether it says nothing of what a name stands for.
+    #[must_use]
+    pub fn leaves_open(&self) -> bool {
+        match self {
+            Self::Heavy => true,
+            Self::Io(error) => error.kind() == io::ErrorKind::OutOfMemory,
+            _ => false,
+        }
     }
 
     /// Whether the failure is news for the log, or an ordinary answer.
@@ -103,6 +116,7 @@ impl fmt::Display for FsError {
             Self::NotASymlink => f.write_str("not a symbolic link"),
             Self::NoAttribute => f.write_str("no such extended attribute"),
             Self::TooManyOpen => f.write_str("too many files are open"),
+            Self::Heavy => f.write_str("a large archive is to be opened first"),
             Self::ReadOnly => f.write_str("the mount is read-only"),
             Self::NotPermitted => f.write_str("its mode does not allow it"),
             Self::Stale => f.write_str("replaced since it was looked up"),

@@ -8,7 +8,7 @@
 use std::{
     collections::HashMap,
     ffi::{OsStr, OsString},
-    io, mem,
+    mem,
     os::unix::ffi::OsStrExt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -79,10 +79,12 @@ impl Tree {
         match &*self.node(ino)? {
             Node::Source(node) if node.kind == Kind::Directory => {
                 let path = node.path();
-                let at = self.source.open_directory(&path)?;
+                let mut at = self.source.open_directory(&path)?;
                 let (major, minor) = node.id.dev;
                 let device = rustix::fs::makedev(major, minor);
                 let listing = self.listing(ino, &at, device, cookie)?;
+                // The names are there; what large archives are is asked by who wants to know.
+                at.waits = false;
                 if show_dots(cookie, show) {
                     self.show_source(&at, device, &listing, cookie, look_up, show);
                 }
@@ -178,7 +180,7 @@ impl Tree {
                         listed.looked_up = Some((ino, attr));
                     }
                     // It is there, and may be a directory.
-                    Err(FsError::Io(error)) if error.kind() == io::ErrorKind::OutOfMemory => {
+                    Err(error) if error.leaves_open() => {
                         listed.kind = Some(name.kind).filter(|_| !name.perhaps_archive);
                     }
                     // Gone since the names were taken, or in a directory that can be listed but

@@ -237,6 +237,7 @@ impl<C: Container> Containers<C> {
         &self,
         stat: Stat,
         server: &Server,
+        waits: bool,
         open: impl FnOnce() -> io::Result<(File, Stat)>,
         warn: impl FnOnce(&str),
     ) -> io::Result<(Found<C>, Stat)> {
@@ -245,15 +246,17 @@ impl<C: Container> Containers<C> {
         }
         // `stat` was taken a moment ago; what counts is the file that is opened.
         let (file, stat) = open()?;
-        Ok((self.examine(file, &stat, server, warn)?, stat))
+        Ok((self.examine(file, &stat, server, waits, warn)?, stat))
     }
 
-    /// What an open file turns out to be; `stat` has just been taken of it.
+    /// What an open file turns out to be; `stat` has just been taken of it. If it is heavy, who does not
+    /// wait gets `WouldBlock`.
     pub fn examine(
         &self,
         file: File,
         stat: &Stat,
         server: &Server,
+        waits: bool,
         warn: impl FnOnce(&str),
     ) -> io::Result<Found<C>> {
         if let Some(found) = self.known(stat) {
@@ -263,6 +266,9 @@ impl<C: Container> Containers<C> {
         let key = (generation.dev, generation.ino);
         let (source, tail) = SourceFile::with_tail(file, generation)?;
         let memory = C::memory_by(&source, &tail);
+        if memory > HEAVY && !waits {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
         let parsing = (memory > HEAVY).then(|| self.parsing.lock());
         let _reserved = match parsing {
             Some(_) => {

@@ -30,11 +30,27 @@ impl Tree {
     /// # Errors
     /// `NotFound`, `NotADirectory`, `Stale`, or what the source says.
     pub fn lookup(&self, parent: Ino, name: &OsStr) -> Result<(Ino, Attr), FsError> {
+        self.lookup_now(parent, name, true)
+    }
+
+    /// The same; if a large archive has to be opened for it, only if the caller `waits`.
+    ///
+    /// # Errors
+    /// As `lookup`, and `Heavy`.
+    pub fn lookup_now(
+        &self,
+        parent: Ino,
+        name: &OsStr,
+        waits: bool,
+    ) -> Result<(Ino, Attr), FsError> {
         match &*self.node(parent)? {
             Node::Source(directory) if directory.kind == Kind::Directory => {
                 self.server.check_memory()?;
                 self.note_lookup(parent, name);
-                self.lookup_at(&self.source.at(&directory.path()), name)
+                let path = directory.path();
+                let mut at = self.source.at(&path);
+                at.waits = waits;
+                self.lookup_at(&at, name)
             }
             Node::ArchiveRoot => {
                 let (version, archive) = self.root_version().map_err(|_| FsError::NotFound)?;
@@ -176,8 +192,11 @@ impl Tree {
     ) -> Result<(Found<C>, Stat), FsError> {
         let open = || at.open_file(name);
         let warn = |warning: &str| log::warn!("{}: {warning}", at.path.join(name).display());
-        match containers.find(stat, &self.server, open, warn) {
+        match containers.find(stat, &self.server, at.waits, open, warn) {
             Ok(found) => Ok(found),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && !at.waits => {
+                Err(FsError::Heavy)
+            }
             Err(error) if error.kind() == io::ErrorKind::OutOfMemory => {
                 let path = at.path.join(name);
                 Err(io::Error::new(error.kind(), format!("{}: {error}", path.display())).into())

@@ -178,13 +178,13 @@ impl Source {
 
     /// The directory `path`, for a question about one name in it.
     pub(super) fn at<'a>(&'a self, path: &'a Path) -> At<'a> {
-        At { source: self, path, open: None }
+        At { source: self, path, open: None, waits: true }
     }
 
     /// The directory `path`, opened once for questions about many names in it.
     pub(super) fn open_directory<'a>(&'a self, path: &'a Path) -> io::Result<At<'a>> {
         let open = self.open_at(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW)?;
-        Ok(At { source: self, path, open: Some(open) })
+        Ok(At { source: self, path, open: Some(open), waits: true })
     }
 
     /// What statvfs(2) says of the filesystem the source lies on.
@@ -203,6 +203,8 @@ pub(super) struct At<'a> {
     /// Relative to the source.
     pub path: &'a Path,
     open: Option<OwnedFd>,
+    /// Whether large archives are opened when they are asked for, which may take seconds.
+    pub waits: bool,
 }
 
 impl At<'_> {

@@ -172,6 +172,11 @@ impl Tree {
         self.server.spawn(task);
     }
 
+    /// Runs `task` on the thread that may wait for large archives.
+    pub fn spawn_heavy(&self, task: impl FnOnce() + Send + 'static) {
+        self.server.spawn_heavy(task);
+    }
+
     /// Lets the pools grow whose threads are stuck in the source. To be called every so often while
     /// there are requests.
     pub fn relieve(&self) {

@@ -49,6 +49,20 @@ def test_7_13_large_archives_that_are_opened_at_once_take_turns(source, mount):
     assert mnt.peak_memory() < 130 * MIB
 
 
+def test_7_13_large_archives_do_not_keep_those_who_answer_from_others(source, mount):
+    """More who wait for large archives than there ever are threads that answer."""
+    for number in range(3):
+        large_archive(source / f"{number}.npz", 100_000)
+    np.savez(source / "good.npz", x=np.arange(100))
+    mnt = mount(source, "-v")
+    paths = [mnt / f"{number % 3}.npz/{number:08}.npy" for number in range(90)]
+    children = [Child(path.read_bytes) for path in paths]
+    for _ in range(20):
+        assert (mnt / "good.npz/x.npy").read_bytes()[-8:] == struct.pack("<q", 99)
+    assert [child.result() for child in children] == [b"x"] * len(paths)
+    assert not mnt.log_lines("more answer")
+
+
 def test_7_13_listing_large_archives_keeps_few_of_them(source, mount):
     for number in range(6):
         large_archive(source / f"{number}.npz", 200_000)

@@ -1,0 +1,48 @@
+//! Looks names up, now or when a large archive has been opened for it.
+
+use std::{ffi::OsStr, sync::Arc};
+
+use fuser::{Generation, INodeNo, ReplyEntry};
+
+use super::{attributes::file_attr, errno, requests::Ticket};
+use crate::tree::{Attr, FsError, Ino, Tree};
+
+/// Looks `name` up in `parent`, and answers when it is found. Parsing a large archive takes up to a
+/// second, and others may be waiting for theirs before it: a thread that answers requests does not
+/// wait for that.
+pub(super) fn look_up(
+    tree: &Arc<Tree>,
+    parent: INodeNo,
+    name: &OsStr,
+    ticket: Ticket,
+    reply: ReplyEntry,
+) {
+    match tree.lookup_now(Ino(parent.0), name, false) {
+        Err(FsError::Heavy) => {
+            let (waiting, name) = (tree.clone(), name.to_owned());
+            tree.spawn_heavy(move || {
+                let found = waiting.lookup(Ino(parent.0), &name);
+                answer(&waiting, parent, found, ticket, reply);
+            });
+        }
+        found => answer(tree, parent, found, ticket, reply),
+    }
+}
+
+fn answer(
+    tree: &Tree,
+    parent: INodeNo,
+    found: Result<(Ino, Attr), FsError>,
+    ticket: Ticket,
+    reply: ReplyEntry,
+) {
+    match found {
+        // The kernel will not hear of this reference, and so not give it back.
+        Ok((ino, _)) if !ticket.take() => tree.forget(ino, 1),
+        // Inode numbers are never used again, so one generation number does.
+        Ok((ino, attr)) => {
+            reply.entry(&tree.settings().ttl, &file_attr(ino, &attr), Generation(0));
+        }
+        Err(error) => reply.error(errno(tree, "lookup in", parent, &error)),
+    }
+}
