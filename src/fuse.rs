@@ -23,17 +23,16 @@ use std::{
 };
 
 use fuser::{
-    AccessFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
-    IoctlFlags, KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs,
-    ReplyXattr, Request,
+    AccessFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags, IoctlFlags,
+    KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyXattr, Request,
 };
 
 use self::{
-    attributes::{dots_attr, file_attr, file_type},
+    attributes::file_attr,
     open::Opener,
     passthrough::Passthrough,
-    unknown::Listing,
+    unknown::{Listing, Reply},
 };
 pub use self::{
     cache::KernelCache,
@@ -42,7 +41,7 @@ pub use self::{
 };
 use crate::{
     serve,
-    tree::{FsError, Handle, HandleId, Ino, Tree, Xattr},
+    tree::{FsError, Handle, HandleId, Ino, Listed, Tree, Xattr},
 };
 
 /// Requests that the kernel may have under way for read-ahead. Its default of 12 throttles several
@@ -131,6 +130,16 @@ impl Npzfs {
     fn opener(&self) -> Opener {
         let (tree, passthrough) = (self.tree.clone(), self.passthrough.clone());
         Opener { tree, passthrough, cache: self.cache.clone() }
+    }
+}
+
+/// The number that an entry of `directory` is listed with.
+fn number_in(directory: INodeNo, entry: &Listed<'_>) -> INodeNo {
+    match (&entry.looked_up, entry.number) {
+        (Some((found, _)), _) => INodeNo(found.0),
+        (None, Some(number)) => INodeNo(number.0),
+        (None, None) if entry.name == "." => directory,
+        (None, None) => UNKNOWN_INO,
     }
 }
 
@@ -367,14 +376,9 @@ impl Filesystem for Npzfs {
         reply: ReplyDirectory,
     ) {
         contain(|| {
-            let mut listing = Listing::new(reply, self.device.as_ref());
+            let mut listing = Listing::new(Reply::Names(reply), self.device.as_ref());
             let listed = self.tree.read_directory(Ino(ino.0), offset, false, &mut |entry| {
-                let number = match entry.number {
-                    Some(number) => INodeNo(number.0),
-                    None if entry.name == "." => ino,
-                    None => UNKNOWN_INO,
-                };
-                listing.add(number, entry.cookie, entry.kind, entry.name)
+                listing.add(number_in(ino, &entry), entry.cookie, entry.kind, entry.name)
             });
             match listed {
                 Ok(()) => {
@@ -393,36 +397,32 @@ impl Filesystem for Npzfs {
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectoryPlus,
+        reply: ReplyDirectoryPlus,
     ) {
         let ticket = self.requests.ticket(req);
         contain(|| {
             let ttl = self.ttl();
-            let mut count = 0;
             let mut references = Vec::new();
+            let mut listing = Listing::new(Reply::Entries(reply), self.device.as_ref());
             let listed = self.tree.read_directory(Ino(ino.0), offset, true, &mut |entry| {
-                let attr = match &entry.looked_up {
-                    Some((found, attr)) => file_attr(*found, attr),
-                    // The kernel takes no reference to the dots.
-                    None => dots_attr(if entry.name == "." { ino } else { UNKNOWN_INO }),
-                };
-                let name = entry.name;
-                let full = reply.add(attr.ino, entry.cookie, name, &ttl, &attr, Generation(0));
-                count += usize::from(!full);
-                if let Some((found, _)) = entry.looked_up.as_ref().filter(|_| !full) {
-                    references.push(*found);
+                let number = number_in(ino, &entry);
+                let plain = (number, entry.cookie, entry.kind, entry.name);
+                let is_added = listing.add_with(entry.looked_up.as_ref(), ttl, plain);
+                if let Some((found, _)) = entry.looked_up.filter(|_| is_added) {
+                    references.push(found);
                 }
-                !full
+                is_added
             });
             match listed {
                 Ok(()) if !ticket.take() => references.into_iter().for_each(|found| {
                     self.tree.forget(found, 1);
                 }),
                 Ok(()) => {
-                    reply.ok();
+                    let count = listing.count;
+                    listing.send(req.unique().0);
                     self.listed(ino, offset, count);
                 }
-                Err(error) => reply.error(self.errno("readdir", ino, &error)),
+                Err(error) => listing.fail(self.errno("readdir", ino, &error)),
             }
         });
     }

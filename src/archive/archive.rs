@@ -17,7 +17,7 @@ use seekable_deflate::ReadAt;
 
 use super::{
     Dir, DirId, Entry, Error, Identity, Member, MemberId, Method, SourceFile,
-    central::{self, Central, le16, le32},
+    central::{self, Central, GROWS_BY, Grow, le16, le32},
     decode, dir, lzma,
     source::TAIL_READ,
 };
@@ -63,15 +63,24 @@ impl Archive {
         let mut tail = vec![0; size.min(TAIL_READ) as usize];
         let start = size - tail.len() as u64;
         source.read_exact_at(&mut tail, start)?;
-        Self::parse(source, tail)
+        Self::parse(source, tail, &mut |_| Ok(()))
     }
 
-    /// As `open`, where `tail` has been read with the source ([`SourceFile::with_tail`]).
+    /// As `open`, where `tail` has been read with the source ([`SourceFile::with_tail`]). `grow` is
+    /// asked before more than a few MiB are taken, of which half go when it is done.
     ///
     /// # Errors
-    /// As `open`.
-    pub fn parse(source: Arc<SourceFile>, tail: Vec<u8>) -> Result<Self, Error> {
-        let central = Central::read(&source, tail)?;
+    /// As `open`, and `Io` with what `grow` says.
+    pub fn parse(
+        source: Arc<SourceFile>,
+        tail: Vec<u8>,
+        grow: &mut Grow<'_>,
+    ) -> Result<Self, Error> {
+        let central = Central::read(&source, tail, grow)?;
+        let more = dir::build_memory(central.members.len(), &central.names);
+        if more > GROWS_BY {
+            grow(more)?;
+        }
         let tree = dir::build(central.members.len(), |index| central.name(index));
         Ok(Self {
             source,

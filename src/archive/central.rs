@@ -10,7 +10,7 @@
 //! name, believes entry counts, looks for the directory by its signature, and keeps some
 //! 300 bytes a member.
 
-use std::ops::Range;
+use std::{io, ops::Range};
 
 use super::{Error, Member, Method, SourceFile, cp437};
 use seekable_deflate::ReadAt;
@@ -32,6 +32,12 @@ const PIECE: u64 = 1 << 20;
 const MAX_DIRECTORY: u64 = 128 << 20;
 /// How many end records are tried. Each may lead through a whole directory.
 const MAX_END_RECORDS: usize = 4;
+
+/// Is asked whether there are so many bytes of memory more, before they are taken.
+pub type Grow<'a> = dyn FnMut(u64) -> io::Result<()> + 'a;
+
+/// Bytes that are asked for at a time. Of what takes less nobody is asked.
+pub(super) const GROWS_BY: u64 = 4 << 20;
 
 /// General purpose bits (APPNOTE 4.4.4).
 const ENCRYPTED: u16 = 1 << 0;
@@ -58,8 +64,9 @@ impl Central {
     /// Finds the end record in the `tail` of the file and reads the directory before it.
     ///
     /// # Errors
-    /// `Pending` without an end record, `Corrupt` if none leads to a directory, `Io`.
-    pub fn read(source: &SourceFile, tail: Vec<u8>) -> Result<Self, Error> {
+    /// `Pending` without an end record, `Corrupt` if none leads to a directory, `Io`, and what `grow`
+    /// says.
+    pub fn read(source: &SourceFile, tail: Vec<u8>, grow: &mut Grow<'_>) -> Result<Self, Error> {
         let size = source.generation().size;
         let tail_start = size - tail.len() as u64;
         let mut bytes = Bytes { source, size, piece: tail.clone(), piece_start: tail_start };
@@ -69,7 +76,7 @@ impl Central {
         for position in end_records(&tail).take(MAX_END_RECORDS) {
             let record = &tail[position..position + END_LEN];
             let read = Extent::find(&mut bytes, record, tail_start + position as u64)
-                .and_then(|extent| Self::read_extent(&mut bytes, extent));
+                .and_then(|extent| Self::read_extent(&mut bytes, extent, grow));
             match read {
                 // Zeros after a signature in a comment make an empty archive: only believed
                 // if nothing better comes.
@@ -86,7 +93,12 @@ impl Central {
         }
     }
 
-    fn read_extent(bytes: &mut Bytes<'_>, extent: Extent) -> Result<Self, Error> {
+    fn read_extent(
+        bytes: &mut Bytes<'_>,
+        extent: Extent,
+        grow: &mut Grow<'_>,
+    ) -> Result<Self, Error> {
+        let mut asked = GROWS_BY;
         let mut central = Self { range: extent.start..extent.end, ..Self::default() };
         let mut at = extent.start;
         while at < extent.end {
@@ -108,9 +120,19 @@ impl Central {
                 central.reserve(count as usize, entry.name.len());
             }
             central.push(&entry, at_in_directory, extent.shift);
+            if central.memory() > asked {
+                grow(GROWS_BY)?;
+                asked += GROWS_BY;
+            }
             at += entry.len as u64;
         }
         Ok(central)
+    }
+
+    /// Bytes in use.
+    fn memory(&self) -> u64 {
+        let member = size_of::<Member>() + 2 * size_of::<u32>();
+        (self.members.len() * member + self.names.len()) as u64
     }
 
     fn reserve(&mut self, count: usize, name_len: usize) {

@@ -116,6 +116,14 @@ pub(super) struct Tree {
     pub warning: Option<String>,
 }
 
+/// Bytes that [`build`] takes at most for `names`, those of `count` members one after the other: all
+/// paths, and all of them again in their directories; some numbers for each member; and what a
+/// directory takes while it is made.
+pub(super) fn build_memory(count: usize, names: &[u8]) -> u64 {
+    let slashes = names.iter().filter(|byte| **byte == b'/').count();
+    (2 * names.len() + 64 * count + 320 * slashes.min(MAX_DIRS)) as u64
+}
+
 /// Makes directories of the names of `count` members in central directory order. For a million of them it
 /// takes some 50 MB while it works, beside what it returns: each table has a number or two a name.
 pub(super) fn build<'a>(count: usize, name_of: impl Fn(usize) -> &'a [u8]) -> Tree {

@@ -16,8 +16,8 @@ thread_local! {
     static INFLATE: RefCell<Decompress> = RefCell::new(Decompress::new(false));
 }
 
-/// Calls `work` with the decoded bytes of the gzip file `encoded`. Checksums are not looked at: that
-/// is for whoever decodes to the end.
+/// Calls `work` with the decoded bytes of the gzip file `encoded`. The checksums of members are
+/// not looked at: that is for whoever decodes to their ends.
 pub(super) fn with_decoded<R: BufRead, T>(encoded: R, work: impl FnOnce(&mut dyn Read) -> T) -> T {
     INFLATE.with_borrow_mut(|inflate| work(&mut Gunzip { encoded, inflate, place: Place::Before }))
 }
@@ -92,26 +92,43 @@ const RESERVED: u8 = 0xe0;
 
 /// Passes over a member's header.
 fn read_header(encoded: &mut impl BufRead) -> io::Result<()> {
-    let mut header = [0; 10];
-    encoded.read_exact(&mut header)?;
-    let flags = header[3];
-    if header[..3] != [0x1f, 0x8b, 8] || flags & RESERVED != 0 {
+    let mut header = Header { encoded, crc: crc32fast::Hasher::new() };
+    let start = header.bytes::<10>()?;
+    let flags = start[3];
+    if start[..3] != [0x1f, 0x8b, 8] || flags & RESERVED != 0 {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "invalid gzip header"));
     }
     if flags & FEXTRA != 0 {
-        let mut len = [0; 2];
-        encoded.read_exact(&mut len)?;
-        skip(encoded, u16::from_le_bytes(len).into())?;
+        let len = u16::from_le_bytes(header.bytes()?);
+        (0..len).try_for_each(|_| header.bytes::<1>().map(drop))?;
     }
     for flag in [FNAME, FCOMMENT] {
         if flags & flag != 0 {
-            encoded.skip_until(0)?;
+            while header.bytes()? != [0] {}
         }
     }
     if flags & FHCRC != 0 {
-        skip(encoded, 2)?;
+        let crc = header.crc.clone().finalize() as u16;
+        if u16::from_le_bytes(header.bytes()?) != crc {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "wrong gzip header checksum"));
+        }
     }
     Ok(())
+}
+
+/// A member's header, hashed as it is read.
+struct Header<'a, R> {
+    encoded: &'a mut R,
+    crc: crc32fast::Hasher,
+}
+
+impl<R: BufRead> Header<'_, R> {
+    fn bytes<const N: usize>(&mut self) -> io::Result<[u8; N]> {
+        let mut bytes = [0; N];
+        self.encoded.read_exact(&mut bytes)?;
+        self.crc.update(&bytes);
+        Ok(bytes)
+    }
 }
 
 fn skip(encoded: &mut impl BufRead, len: u64) -> io::Result<()> {
@@ -185,6 +202,12 @@ mod tests {
         for bad in [&b"PK\x03\x04......"[..], b"\x1f\x8b\x09.......", b"\x1f\x8b\x08\xe0......"] {
             assert_eq!(decoded(bad), (Vec::new(), Some(io::ErrorKind::InvalidData)));
         }
+        let mut checked = encoded.clone();
+        checked[3] |= FHCRC;
+        let crc = crc32fast::hash(&checked[..10]) as u16;
+        let with = |crc: u16| [&checked[..10], &crc.to_le_bytes(), &checked[10..]].concat();
+        assert_eq!(decoded(&with(crc)), (vec![7; 1000], None));
+        assert_eq!(decoded(&with(crc ^ 1)), (Vec::new(), Some(io::ErrorKind::InvalidData)));
         let damaged = [&encoded[..10], &[0xff; 20]].concat();
         assert_eq!(decoded(&damaged).1, Some(io::ErrorKind::InvalidData));
     }

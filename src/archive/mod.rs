@@ -24,6 +24,7 @@ mod source;
 mod zip;
 
 pub use archive::{Archive, MAX_DICTIONARY};
+pub use central::Grow;
 pub use dir::{Dir, DirId, Entry};
 pub use error::Error;
 pub use generation::Generation;

@@ -9,7 +9,6 @@ use crate::tree::{Attr, Ino, Kind, Timestamp};
 
 /// The attributes of `ino` as fuser has them.
 pub(super) fn file_attr(ino: Ino, attr: &Attr) -> FileAttr {
-    let (major, minor) = attr.rdev;
     FileAttr {
         ino: INodeNo(ino.0),
         size: attr.size,
@@ -24,11 +23,15 @@ pub(super) fn file_attr(ino: Ino, attr: &Attr) -> FileAttr {
         nlink: 1,
         uid: attr.uid,
         gid: attr.gid,
-        // The kernel's own encoding (new_decode_dev).
-        rdev: (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12),
+        rdev: kernel_rdev(attr.rdev),
         blksize: attr.block_size,
         flags: 0,
     }
+}
+
+/// The numbers of a device as the kernel encodes them (new_decode_dev).
+pub(super) fn kernel_rdev((major, minor): (u32, u32)) -> u32 {
+    (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12)
 }
 
 /// Attributes of `.` and `..` in a listing, of which the kernel uses number and type.

@@ -1,18 +1,25 @@
-//! Listings with entries whose type is not known (DT_UNKNOWN), which fuser has no word for.
+//! Listings with entries that fuser has no words for: of an unknown type (DT_UNKNOWN), and, where
+//! attributes were asked for, without any.
 //!
 //! They are written to the kernel here, past fuser.
 
-use std::{ffi::OsStr, io::IoSlice, mem, os::fd::OwnedFd, os::unix::ffi::OsStrExt};
+use std::{
+    ffi::OsStr,
+    io::IoSlice,
+    mem,
+    os::{fd::OwnedFd, unix::ffi::OsStrExt},
+    time::Duration,
+};
 
-use fuser::{INodeNo, ReplyDirectory};
+use fuser::{Errno, Generation, INodeNo, ReplyDirectory, ReplyDirectoryPlus};
 
-use super::file_type;
-use crate::tree::Kind;
+use super::attributes::{dots_attr, file_attr, file_type, kernel_rdev};
+use crate::tree::{Attr, Ino, Kind};
 
 /// A listing that is being made.
 #[derive(Debug)]
 pub(super) struct Listing<'a> {
-    reply: ReplyDirectory,
+    reply: Reply,
     /// The device that the request came from; without it, fuser answers.
     device: Option<&'a OwnedFd>,
     /// Bytes of entries that the kernel takes.
@@ -22,6 +29,25 @@ pub(super) struct Listing<'a> {
     pub count: usize,
 }
 
+#[derive(Debug)]
+pub(super) enum Reply {
+    Names(ReplyDirectory),
+    /// Each with its inode and attributes.
+    Entries(ReplyDirectoryPlus),
+}
+
+impl Reply {
+    fn ok(self) {
+        match self {
+            Self::Names(reply) => reply.ok(),
+            Self::Entries(reply) => reply.ok(),
+        }
+    }
+}
+
+/// Bytes of struct fuse_entry_out.
+const ENTRY: usize = 128;
+
 /// Bytes of struct fuse_out_header.
 const HEADER: usize = 16;
 
@@ -29,7 +55,7 @@ const HEADER: usize = 16;
 const LEAST_ROOM: usize = 4096;
 
 impl<'a> Listing<'a> {
-    pub fn new(reply: ReplyDirectory, device: Option<&'a OwnedFd>) -> Self {
+    pub fn new(reply: Reply, device: Option<&'a OwnedFd>) -> Self {
         // fuser keeps it to itself otherwise. Filling its reply as well would tell, but that is
         // forgotten below, with all that it holds.
         let room = room_in(&format!("{reply:?}")).unwrap_or(LEAST_ROOM);
@@ -38,16 +64,57 @@ impl<'a> Listing<'a> {
 
     /// Adds an entry, if there is room for it.
     pub fn add(&mut self, ino: INodeNo, cookie: u64, kind: Option<Kind>, name: &OsStr) -> bool {
-        let is_added = match self.device {
-            Some(_) => self.add_entry(ino, cookie, kind, name),
-            None => !self.reply.add(ino, cookie, file_type(kind.unwrap_or(Kind::File)), name),
+        let is_added = match (&mut self.reply, self.device) {
+            (Reply::Names(reply), None) => {
+                !reply.add(ino, cookie, file_type(kind.unwrap_or(Kind::File)), name)
+            }
+            _ => self.add_entry(self.entries.len(), ino, cookie, kind, name),
         };
         self.count += usize::from(is_added);
         is_added
     }
 
-    fn add_entry(&mut self, ino: INodeNo, cookie: u64, kind: Option<Kind>, name: &OsStr) -> bool {
-        let before = self.entries.len();
+    /// Adds an entry with its inode and attributes, if there is room for it. Without them the kernel
+    /// looks the name up when somebody wants to know.
+    pub fn add_with(
+        &mut self,
+        looked_up: Option<&(Ino, Attr)>,
+        ttl: Duration,
+        (ino, cookie, kind, name): (INodeNo, u64, Option<Kind>, &OsStr),
+    ) -> bool {
+        let is_added = match (&mut self.reply, self.device) {
+            (Reply::Entries(reply), None) => {
+                let attr = match looked_up {
+                    Some((ino, attr)) => file_attr(*ino, attr),
+                    None if name == "." || name == ".." => dots_attr(ino),
+                    // fuser would make an inode of it.
+                    None => return true,
+                };
+                !reply.add(ino, cookie, name, &ttl, &attr, Generation(0))
+            }
+            _ => {
+                let before = self.entries.len();
+                match looked_up {
+                    Some((ino, attr)) => push_entry(&mut self.entries, *ino, attr, ttl),
+                    None => self.entries.resize(before + ENTRY, 0),
+                }
+                self.add_entry(before, ino, cookie, kind, name)
+            }
+        };
+        self.count += usize::from(is_added);
+        is_added
+    }
+
+    /// Adds a struct fuse_dirent, unless that is too much for the kernel: then all goes behind
+    /// `before`.
+    fn add_entry(
+        &mut self,
+        before: usize,
+        ino: INodeNo,
+        cookie: u64,
+        kind: Option<Kind>,
+        name: &OsStr,
+    ) -> bool {
         self.entries.extend(ino.0.to_ne_bytes());
         self.entries.extend(cookie.to_ne_bytes());
         self.entries.extend((name.len() as u32).to_ne_bytes());
@@ -80,8 +147,38 @@ impl<'a> Listing<'a> {
     }
 
     /// Says that there is none.
-    pub fn fail(self, error: fuser::Errno) {
-        self.reply.error(error);
+    pub fn fail(self, error: Errno) {
+        match self.reply {
+            Reply::Names(reply) => reply.error(error),
+            Reply::Entries(reply) => reply.error(error),
+        }
+    }
+}
+
+/// Appends a struct fuse_entry_out.
+fn push_entry(out: &mut Vec<u8>, ino: Ino, attr: &Attr, ttl: Duration) {
+    let times = [attr.atime, attr.mtime, attr.ctime];
+    // Number, generation, how long name and attributes may be kept: seconds, then the rest.
+    for number in [ino.0, 0, ttl.as_secs(), ttl.as_secs()] {
+        out.extend(number.to_ne_bytes());
+    }
+    for nanoseconds in [ttl.subsec_nanos(); 2] {
+        out.extend(nanoseconds.to_ne_bytes());
+    }
+    // struct fuse_attr.
+    for number in [ino.0, attr.size, attr.blocks] {
+        out.extend(number.to_ne_bytes());
+    }
+    for time in &times {
+        out.extend(time.seconds.to_ne_bytes());
+    }
+    for time in &times {
+        out.extend(time.nanoseconds.to_ne_bytes());
+    }
+    let mode = dirent_type(attr.kind) << 12 | u32::from(attr.mode);
+    let links = 1;
+    for number in [mode, links, attr.uid, attr.gid, kernel_rdev(attr.rdev), attr.block_size, 0] {
+        out.extend(number.to_ne_bytes());
     }
 }
 

@@ -127,9 +127,14 @@ impl Room {
     /// # Errors
     /// `OutOfMemory` if more than the limit is in use.
     pub fn check(&self) -> io::Result<()> {
-        if self.full.load(Ordering::Relaxed) {
+        if !self.full.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        // Requests that are refused at once are so short that nobody may look meanwhile.
+        if (self.measure)() > self.limit {
             return Err(out_of_memory("--memory-limit is in use"));
         }
+        self.full.store(false, Ordering::Relaxed);
         Ok(())
     }
 
@@ -138,6 +143,17 @@ impl Room {
     /// # Errors
     /// `OutOfMemory` if there is no room for them.
     pub fn reserve(self: &Arc<Self>, bytes: u64) -> io::Result<Reserved> {
+        let refused = |leaves: u64| {
+            out_of_memory(&format!(
+                "it takes {} MiB of memory, and --memory-limit leaves {}",
+                bytes.div_ceil(1 << 20),
+                leaves >> 20
+            ))
+        };
+        // Nobody is to give anything up for what never fits.
+        if bytes > self.mark() {
+            return Err(refused(self.mark()));
+        }
         let since = Instant::now();
         let mut has_given = false;
         loop {
@@ -161,12 +177,8 @@ impl Room {
             // What is reserved ends; without, somebody may just be done with what he holds.
             let patience = if state.reserved > 0 { PATIENCE } else { PATIENCE / 8 };
             let left = patience.checked_sub(since.elapsed()).filter(|left| !left.is_zero());
-            let Some(left) = left.filter(|_| bytes < self.mark()) else {
-                return Err(out_of_memory(&format!(
-                    "it takes {} MiB of memory, and --memory-limit leaves {}",
-                    bytes.div_ceil(1 << 20),
-                    bytes.saturating_sub(missing) >> 20
-                )));
+            let Some(left) = left else {
+                return Err(refused(bytes.saturating_sub(missing)));
             };
             let waited = self.changed.wait_timeout(state, left.min(PATIENCE / 40));
             drop(waited.unwrap_or_else(PoisonError::into_inner));
@@ -253,6 +265,10 @@ mod tests {
             used.store(now, Ordering::Relaxed);
             assert_eq!((room.look(), room.check().is_err()), (left, is_full), "{now}");
         }
+        used.store(801, Ordering::Relaxed);
+        room.look();
+        used.store(800, Ordering::Relaxed);
+        assert!(room.check().is_ok(), "without another look");
     }
 
     #[test]

@@ -83,12 +83,6 @@ impl<N> Block<N> {
         (*lookups > 0).then(|| (self.node_of)(place))
     }
 
-    /// What the first inode stands for, if no other lives.
-    pub fn only_first(&self) -> Option<N> {
-        let [chunk] = &*self.chunks else { return None };
-        if chunk.live == 1 { self.get(0) } else { None }
-    }
-
     /// Notes that the inode at `place` is opened; whether it was not before, as far as is known.
     pub fn open(&mut self, place: u32) -> bool {
         let Some(chunk) = self.chunk(place) else { return false };

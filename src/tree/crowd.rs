@@ -50,7 +50,7 @@ impl Tree {
     }
 
     /// Names that the kernel may forget, each with its directory: of files that are not open, and of
-    /// archives in which nothing is known to it. Others in each `round`. Asks the source.
+    /// archives, with which go the names below. Others in each `round`. Asks the source.
     #[must_use]
     pub fn names_to_forget(&self, round: u64) -> Vec<(Ino, OsString)> {
         let Some(part) = self.too_many() else { return Vec::new() };

@@ -186,14 +186,13 @@ impl<K: Eq + Hash, N> Inodes<K, N> {
         self.table().by_key.get(key).copied()
     }
 
-    /// What those of which `is_meant` by their number stand for, and of blocks the first, if no other
-    /// in it lives.
+    /// What those of which `is_meant` by their number stand for, and of blocks the first.
     pub fn some(&self, is_meant: impl Fn(Ino) -> bool) -> Vec<Arc<N>> {
         let table = self.table();
         let single = table.by_number.iter().filter(|(ino, _)| is_meant(**ino));
         let single = single.map(|(_, entry)| entry.node.clone());
         let first = table.blocks.iter().filter(|(first, _)| is_meant(**first));
-        let first = first.filter_map(|(_, (_, block))| block.only_first().map(Arc::new));
+        let first = first.filter_map(|(_, (_, block))| block.get(0).map(Arc::new));
         single.chain(first).collect()
     }
 

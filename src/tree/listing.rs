@@ -8,7 +8,6 @@
 use std::{
     collections::HashMap,
     ffi::{OsStr, OsString},
-    mem,
     os::unix::ffi::OsStrExt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -231,11 +230,16 @@ impl Tree {
         Ok(self.archive_at(at, name, stat)?.0.is_ok())
     }
 
-    fn is_npy_gz(&self, at: &At<'_>, name: &OsStr) -> Result<bool, FsError> {
-        let Some(stat) = at.stat(name).ok().filter(|stat| stat.kind() == Kind::File) else {
-            return Ok(false);
-        };
-        Ok(self.npy_gz_at(at, name, stat)?.0.is_ok())
+    /// Whether it is one; also if there is no memory to know: it then has many members.
+    fn may_be_archive(&self, at: &At<'_>, name: &OsStr) -> bool {
+        self.is_archive(at, name).unwrap_or(true)
+    }
+
+    fn is_npy_gz(&self, at: &At<'_>, name: &OsStr) -> bool {
+        at.stat(name).is_ok_and(|stat| {
+            stat.kind() == Kind::File
+                && self.npy_gz_at(at, name, stat).is_ok_and(|(found, _)| found.is_ok())
+        })
     }
 
     /// The names of a source directory: as they are at the start of a listing, and as they were
@@ -285,13 +289,13 @@ impl Tree {
                 let directory = present::beside(name);
                 if !beside {
                     perhaps_archive = true;
-                } else if !has(&directory) && self.is_archive(at, name)? {
+                } else if !has(&directory) && self.may_be_archive(at, name) {
                     shown.push(Name::new(directory, Kind::Directory));
                 }
             } else if kind == Kind::File
                 && let Some(npy) = present::npy_of_gz(name)
                 && !has(npy)
-                && self.is_npy_gz(at, name)?
+                && self.is_npy_gz(at, name)
             {
                 shown.push(Name::new(npy.to_owned(), Kind::File));
                 if !beside {
@@ -415,15 +419,6 @@ impl Default for Listings {
 }
 
 impl Listings {
-    /// Forgets all: who goes on with one reads its directory again.
-    pub fn clear(&self) {
-        let mut kept = self.lock();
-        let listings = mem::replace(&mut kept.0, LruCache::unbounded());
-        kept.1 = 0;
-        drop(kept);
-        drop(listings);
-    }
-
     fn get(&self, ino: Ino) -> Option<Arc<Listing>> {
         self.lock().0.get(&ino).cloned()
     }

@@ -30,9 +30,6 @@ const NPY_GZ_MEMORY: u64 = 4 << 10;
 /// A file that takes more memory, in bytes, is heavy: an archive of some 50,000 members.
 const HEAVY: u64 = 4 << 20;
 
-/// What parsing takes, beside what it leaves: 160 MiB for a million members, which keep 53.
-const PARSING: u64 = 2;
-
 /// What a file can turn out to be.
 pub(super) trait Container: Sized {
     /// Opens one; `tail` has been read with the source.
@@ -57,7 +54,12 @@ impl Container for OpenArchive {
         tail: Vec<u8>,
         server: &Server,
     ) -> Result<Self, archive::Error> {
-        Ok(Self::new(Archive::parse(source, tail)?, server))
+        let mut reserved = Vec::new();
+        let mut grow = |bytes| {
+            reserved.push(server.reserve_memory(bytes)?);
+            Ok(())
+        };
+        Ok(Self::new(Archive::parse(source, tail, &mut grow)?, server))
     }
 
     fn source(&self) -> &SourceFile {
@@ -270,17 +272,13 @@ impl<C: Container> Containers<C> {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         let parsing = (memory > HEAVY).then(|| self.parsing.lock());
-        let _reserved = match parsing {
-            Some(_) => {
-                // Who waited for another to parse it finds it now.
-                if let Some(found) = self.known(stat) {
-                    return Ok(found);
-                }
-                self.shrink_to(self.memory.saturating_sub(memory));
-                Some(server.reserve_memory(memory.saturating_mul(PARSING))?)
+        if parsing.is_some() {
+            // Who waited for another to parse it finds it now.
+            if let Some(found) = self.known(stat) {
+                return Ok(found);
             }
-            None => None,
-        };
+            self.shrink_to(self.memory.saturating_sub(memory));
+        }
         match C::open(Arc::new(source), tail, server) {
             Ok(container) => {
                 let container = Arc::new(container);

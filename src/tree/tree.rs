@@ -54,7 +54,7 @@ pub struct Tree {
     pub(super) root: Stat,
     pub(super) inodes: Inodes<Key, Node>,
     handles: Handles,
-    pub(super) listings: Arc<Listings>,
+    pub(super) listings: Listings,
 }
 
 /// An opened file.
@@ -126,7 +126,7 @@ impl Tree {
             root: directory,
             inodes: Inodes::new(root),
             handles: Handles::new(descriptors.unwrap_or(u64::MAX)),
-            listings: Arc::default(),
+            listings: Listings::default(),
         };
         let shortage = (tree.server.clone(), tree.archives.clone(), tree.npy_gzs.clone());
         tree.source.on_shortage(move || {
@@ -135,15 +135,10 @@ impl Tree {
         });
         // Weak: an archive that is open has the server.
         let kept = (Arc::downgrade(&tree.archives), Arc::downgrade(&tree.npy_gzs));
-        let listings = tree.listings.clone();
         tree.server.on_memory_shortage(move |bytes| {
-            let (Some(archives), Some(npy_gzs)) = (kept.0.upgrade(), kept.1.upgrade()) else {
-                return;
-            };
-            let mut given = archives.give_up(bytes);
-            given += npy_gzs.give_up(bytes.saturating_sub(given));
-            if given < bytes {
-                listings.clear();
+            if let (Some(archives), Some(npy_gzs)) = (kept.0.upgrade(), kept.1.upgrade()) {
+                let given = archives.give_up(bytes);
+                npy_gzs.give_up(bytes.saturating_sub(given));
             }
         });
         if tree.source.archive().is_some() {

@@ -49,13 +49,27 @@ def test_7_14_an_archive_that_needs_more_than_the_limit_is_enomem(source, mount)
         with pytest.raises(OSError) as refused:
             os.stat(mnt / "large.npz")
         assert refused.value.errno == errno.ENOMEM
-    # It is there, and nobody else suffers.
-    assert sorted(os.listdir(mnt.path)) == ["good.npz", "large.npz"]
-    assert sorted(entry.name for entry in os.scandir(mnt.path)) == ["good.npz", "large.npz"]
+        # It is there, and nobody else suffers; nor does the kernel learn anything wrong of it.
+        assert sorted(os.listdir(mnt.path)) == ["good.npz", "large.npz"]
+        assert sorted(entry.name for entry in os.scandir(mnt.path)) == ["good.npz", "large.npz"]
+        assert (mnt / "good.npz").is_dir()
     same(in_child(np.load, mnt / "good.npz/x.npy"), np.arange(100))
     [line] = mnt.log_lines("memory")
     assert "large.npz" in line and "--memory-limit" in line and "MiB" in line
     assert mnt.peak_memory() < 64 * MIB + BESIDE
+
+
+def test_7_14_beside_an_archive_that_needs_more_the_others_are_listed(source, mount):
+    large_archive(source / "large.npz", 1_000_000)
+    np.savez(source / "good.npz", x=np.arange(100))
+    mnt = mount(source, "--memory-limit", "64M", "--layout", "beside")
+    names = ["good.npz", "good.npz.d", "large.npz", "large.npz.d"]
+    assert sorted(os.listdir(mnt.path)) == names
+    assert sorted(entry.name for entry in os.scandir(mnt.path)) == names
+    with pytest.raises(OSError) as refused:
+        os.stat(mnt / "large.npz.d")
+    assert refused.value.errno == errno.ENOMEM
+    assert os.stat(mnt / "large.npz").st_size == os.stat(source / "large.npz").st_size
 
 
 def test_7_14_a_dictionary_takes_no_more_than_there_is(source, mount):
@@ -120,19 +134,29 @@ def test_7_14_nothing_more_is_opened_at_the_limit_and_what_is_open_reads_on(sour
 
 @pytest.mark.slow
 def test_7_15_the_kernel_forgets_names_that_take_too_much(source, mount):
-    # At 280 bytes each they would take 38 MiB, and there are 48 for all.
+    # At 300 and 700 bytes each they would take 47 MiB, and there are 48 for all.
+    np.savez(source / "one.npz", x=np.arange(3))
+    archive = (source / "one.npz").read_bytes()
     for directory in range(4):
         (source / str(directory)).mkdir()
-        for number in range(34_000):
-            (source / f"{directory}/{number}.txt").touch()
+        for number in range(34_000 if directory < 2 else 20_000):
+            path = source / f"{directory}/{number}"
+            if directory < 2:
+                path.with_suffix(".txt").touch()
+            else:
+                path.with_suffix(".npz").write_bytes(archive)
     (source / "0/held.txt").write_text("held")
     mnt = mount(source, "--memory-limit", "48M")
     held = mnt / "0/held.txt"
     with open(held) as file:
         number = os.stat(held).st_ino
         for directory in [0, 1, 2, 3, 0]:
-            size = sum(entry.stat().st_size for entry in os.scandir(mnt / str(directory)))
-            assert size == (4 if directory == 0 else 0)
+            entries = os.scandir(mnt / str(directory))
+            if directory < 2:
+                size = sum(entry.stat().st_size for entry in entries)
+                assert size == (4 if directory == 0 else 0)
+            else:
+                assert all(os.stat(f"{entry.path}/x.npy").st_size == 152 for entry in entries)
         assert file.read() == "held"
         assert os.stat(held).st_ino == number == os.fstat(file.fileno()).st_ino
     assert not mnt.log_lines("memory")

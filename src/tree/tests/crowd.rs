@@ -65,22 +65,18 @@ fn names_go_until_inodes_take_a_quarter_of_the_memory() {
 }
 
 #[test]
-fn what_is_open_is_not_forgotten_and_no_directory_with_something_known_in_it() {
+fn archives_are_forgotten_with_all_in_them_and_open_files_are_not() {
     let dir = Dir::new();
     let (tree, found) = crowded(&dir, Layout::Replace);
-    let mut kept = Vec::new();
-    for (directory, name, ino) in found.iter().filter(|(_, name, _)| name.len() < 6) {
-        if name.to_string_lossy().ends_with(".npz") {
+    let is_archive = |name: &OsStr| name.to_string_lossy().ends_with(".npz");
+    for (_, name, ino) in &found {
+        if is_archive(name) {
             tree.lookup(*ino, OsStr::new("x")).unwrap();
         } else {
             open(&tree, *ino);
         }
-        kept.push((*directory, name.clone()));
     }
-    // With every part of them that can be meant.
-    for round in 0..2_000 {
-        for named in tree.names_to_forget(round << 32) {
-            assert!(!kept.contains(&named), "{named:?}");
-        }
-    }
+    let forgotten: BTreeSet<_> = (0..100).flat_map(|round| tree.names_to_forget(round)).collect();
+    assert!(forgotten.len() > 100);
+    assert!(forgotten.iter().all(|(_, name)| is_archive(name)));
 }
