@@ -206,6 +206,17 @@ fn the_log_file_tells_what_happened_line_by_line() {
 }
 
 #[test]
+fn the_log_file_is_gone_on_with() {
+    let sandbox = Sandbox::new();
+    let log = sandbox.path("log");
+    fs::write(&log, "of the mount before\n").expect("write");
+    run(npzfs().args(["-v", "--log-file"]).args([&log, &sandbox.src(), &sandbox.mnt()])).succeeds();
+    let text = || fs::read_to_string(&log).expect("read");
+    eventually("it says what it serves", || text().contains("info: serving "));
+    assert!(text().starts_with("of the mount before\n"), "{}", text());
+}
+
+#[test]
 fn the_level_of_the_log_can_be_set_in_the_environment() {
     let sandbox = Sandbox::new();
     let mut command = npzfs();

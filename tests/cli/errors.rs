@@ -187,6 +187,14 @@ fn a_mountpoint_where_something_is_mounted() {
 }
 
 #[test]
+fn a_mount_of_ours_that_shows_nothing_is_busy_too() {
+    let sandbox = Sandbox::new();
+    run(npzfs().args([sandbox.dir("empty"), sandbox.mnt()])).succeeds();
+    run(npzfs().args([sandbox.src(), sandbox.mnt()])).fails(1, &["is busy", "fuse.npzfs of"]);
+    assert_eq!(sandbox.mounts().len(), 1, "the first mount stays alone");
+}
+
+#[test]
 fn an_empty_filesystem_can_be_mounted_on() {
     let sandbox = Sandbox::new();
     run(Command::new("mount").args(["-t", "tmpfs", "thing"]).arg(sandbox.mnt())).succeeds();

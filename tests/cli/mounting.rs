@@ -150,6 +150,17 @@ fn a_dead_mount_of_ours_is_cleared_and_mounted_again() {
 }
 
 #[test]
+fn a_dead_mount_is_known_as_such_while_the_kernel_remembers_its_attributes() {
+    let sandbox = Sandbox::new();
+    run(npzfs().args(["--ttl", "3600"]).args([sandbox.src(), sandbox.mnt()])).succeeds();
+    fs::metadata(sandbox.mnt()).expect("it is served");
+    sandbox.kill_server();
+    fs::metadata(sandbox.mnt()).expect("the kernel remembers");
+    sandbox.mount();
+    assert!(fs::read_dir(sandbox.mnt()).is_ok());
+}
+
+#[test]
 fn dead_mounts_on_top_of_each_other_are_all_cleared() {
     let sandbox = Sandbox::new();
     sandbox.dead_mount();

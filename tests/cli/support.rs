@@ -123,8 +123,12 @@ impl Sandbox {
     /// Leaves a dead mount of ours on `mnt`.
     pub fn dead_mount(&self) {
         self.mount();
-        let server = self.server();
-        kill("KILL", server);
+        self.kill_server();
+    }
+
+    /// Kills the server of `mnt`, and waits until the mount is dead.
+    pub fn kill_server(&self) {
+        kill("KILL", self.server());
         // While the server is being taken apart, it is ECONNABORTED.
         eventually("the mount is dead", || {
             fs::read_dir(self.mnt()).is_err_and(|error| error.raw_os_error() == Some(107))

@@ -56,20 +56,28 @@ fn a_mount_in_use_is_not_unmounted_and_its_users_are_named() {
 fn a_process_that_maps_a_file_is_named() {
     let sandbox = Sandbox::new();
     sandbox.mount();
-    let script = "import mmap, sys, time\n\
-                  with open(sys.argv[1], 'rb') as f: m = mmap.mmap(f.fileno(), 0, prot=1)\n\
-                  print('mapped', flush=True)\n\
+    // mmap of Python keeps a descriptor of its own, which would name it as well.
+    let script = "import ctypes, os, sys, time\n\
+                  libc = ctypes.CDLL(None)\n\
+                  numbers = [ctypes.c_int] * 3 + [ctypes.c_long]\n\
+                  libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *numbers]\n\
+                  file = os.open(sys.argv[1], os.O_RDONLY)\n\
+                  libc.mmap(None, 1, 1, 2, file, 0)\n\
+                  os.close(file)\n\
                   time.sleep(1000)";
     let child = Command::new("python3")
         .args(["-c", script])
         .arg(sandbox.path("mnt/notes.txt"))
-        .stdout(std::process::Stdio::piped())
         .spawn()
         .expect("python3");
     let user = User::new(child);
-    let maps = format!("/proc/{}/maps", user.pid());
-    eventually("it maps the file", || {
-        fs::read_to_string(&maps).is_ok_and(|text| text.contains("notes.txt"))
+    let [maps, descriptors] = ["maps", "fd"].map(|of| format!("/proc/{}/{of}", user.pid()));
+    let has_open = || {
+        let mut files = fs::read_dir(&descriptors).expect("it lives").flatten();
+        files.any(|file| fs::read_link(file.path()).is_ok_and(|to| to.ends_with("notes.txt")))
+    };
+    eventually("it maps the file and has closed it", || {
+        fs::read_to_string(&maps).is_ok_and(|text| text.contains("notes.txt")) && !has_open()
     });
     let named = format!(" ({})", user.pid());
     run(npzfs().arg("unmount").arg(sandbox.mnt())).fails(1, &["is in use by python3", &named]);
@@ -83,6 +91,16 @@ fn a_dead_mount_is_cleared() {
         run(npzfs().arg("unmount").args(option).arg(sandbox.mnt())).succeeds();
         assert_eq!(sandbox.mounts(), []);
     }
+}
+
+#[test]
+fn a_dead_mount_in_use_is_cleared_as_well() {
+    let sandbox = Sandbox::new();
+    sandbox.mount();
+    let _user = User::of(&sandbox);
+    sandbox.kill_server();
+    run(npzfs().arg("unmount").arg(sandbox.mnt())).succeeds();
+    assert_eq!(sandbox.mounts(), []);
 }
 
 #[test]

@@ -195,6 +195,19 @@ def test_12_3_an_unmount_ends_the_server(source, mount, hung):
     hung.end()
 
 
+def test_12_3_unmount_returns_when_the_server_has_ended(source, mount, hung):
+    m = mount(source)
+    os.stat(m / "hung")
+    hung.hang("read")
+    stuck = readers(WAYS["read"][1], [str(m / "hung" / f"{i}.npy") for i in range(STUCK)])
+    neighbours_answer(m.path)
+    end(stuck)
+    subprocess.run([binary(), "unmount", m.path], check=True, timeout=60)
+    # With requests that do not end, that took it some seconds.
+    assert m.process.poll() == 0
+    hung.end()
+
+
 # Threads are counted for each user, so this is one with a name (fusermount3 asks for it) and nothing else.
 USER = pwd.getpwnam("games").pw_uid
 
