@@ -394,6 +394,12 @@ impl Content {
         }
     }
 
+    /// Whether a handle of it was closed, and nobody has wanted what is not decoded yet since.
+    #[cfg(test)]
+    pub fn rests(&self) -> bool {
+        matches!(&self.bytes, Encoding::Deflated(deflated) if deflated.rests())
+    }
+
     /// The first `len` bytes, or all if there are fewer. Waits for decoding.
     ///
     /// # Errors

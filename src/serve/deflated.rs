@@ -336,6 +336,12 @@ impl Deflated {
         }
     }
 
+    /// Whether that was the last that happened to it.
+    #[cfg(test)]
+    pub fn rests(&self) -> bool {
+        self.waiting().resting
+    }
+
     fn decode(self: Arc<Self>, place: u64) {
         let Some((offset, other)) = self.begin(place) else { return };
         let pair = other.and_then(|other| Some((other, self.try_span_pair_at([offset, other])?)));

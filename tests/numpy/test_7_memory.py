@@ -3,6 +3,7 @@
 import errno
 import gzip
 import os
+import shutil
 import struct
 import zipfile
 import zlib
@@ -64,13 +65,15 @@ def test_7_13_large_archives_do_not_keep_those_who_answer_from_others(source, mo
 
 
 def test_7_13_listing_large_archives_keeps_few_of_them(source, mount):
-    for number in range(6):
-        large_archive(source / f"{number}.npz", 200_000)
+    large_archive(source / "0.npz", 200_000)
+    for number in range(1, 12):
+        shutil.copy(source / "0.npz", source / f"{number}.npz")
     mnt = mount(source)
-    names = [(entry.name, entry.is_dir()) for entry in os.scandir(mnt.path)]
-    assert sorted(names) == [(f"{number}.npz", True) for number in range(6)]
+    names = {entry.name: entry.is_dir() for entry in os.scandir(mnt.path)}
+    assert names == {f"{number}.npz": True for number in range(12)}
     for number in range(6):
         assert len(os.listdir(mnt / f"{number}.npz")) == 200_000
+    # Each takes 17 MB while it is open, and three times as much while it is parsed.
     assert mnt.peak_memory() < 130 * MIB
 
 

@@ -1,8 +1,8 @@
 //! What stays small, however often and whatever is asked.
 
-use std::{io::Write, path::Path};
+use std::{io::Write, num::NonZeroUsize, path::Path};
 
-use super::*;
+use super::{super::opened::Containers, *};
 
 #[test]
 fn a_failure_of_the_source_that_repeats_is_told_once() {
@@ -26,4 +26,17 @@ fn why_a_file_is_no_container_is_remembered_in_200_bytes() {
     let stat = at.stat(name("a.npy.gz")).unwrap();
     let why = tree.npy_gz_at(&at, name("a.npy.gz"), stat).unwrap().0.unwrap_err();
     assert!(why.contains("dtype") && (100..=200).contains(&why.len()), "{why}");
+}
+
+#[test]
+fn archives_that_are_not_large_make_room_for_others_too() {
+    let dir = Dir::new();
+    let mut tree = dir.tree(Settings::default());
+    // Memory for none of them: the newest stays all the same.
+    tree.archives = Arc::new(Containers::new(NonZeroUsize::new(5).unwrap(), 1));
+    for number in 0..5 {
+        dir.write(&format!("{number}.npz"), &testing::zip(&[("x", b"bytes", false)]));
+        tree.lookup(Ino::ROOT, name(&format!("{number}.npz"))).unwrap();
+    }
+    assert!(tree.archives.close_oldest() && !tree.archives.close_oldest());
 }
