@@ -123,6 +123,31 @@ fn a_failure_at_the_frontier_is_told_to_all_who_wait() {
 }
 
 #[test]
+fn a_panic_at_the_frontier_leaves_nobody_waiting() {
+    let (core, source) = stream();
+    let [first, second] = two_at_the_frontier(&core, &source);
+    source.tell(Then::Panic);
+    assert!(first.recv_timeout(DEADLINE).is_err(), "it panicked");
+    assert!(is_right(&second, 30_000));
+}
+
+#[test]
+fn all_who_wait_for_one_span_are_answered() {
+    let (core, source) = stream();
+    source.tell(Then::Read);
+    assert!(is_right(&ask(&core, &source, 49_999), 49_999));
+    source.tell(Then::Wait);
+    let first = ask(&core, &source, 5000);
+    until(|| core.lock().behind.contains_key(&0));
+    let others = [6000, 7000, 8000].map(|offset| (ask(&core, &source, offset), offset));
+    // The map, the one who decodes, and those who wait.
+    until(|| Arc::strong_count(&core.lock().behind[&0]) == 5);
+    source.tell(Then::Read);
+    assert!(is_right(&first, 5000));
+    assert!(others.iter().all(|(answer, offset)| is_right(answer, *offset)));
+}
+
+#[test]
 fn a_panic_behind_the_frontier_leaves_nobody_waiting() {
     let (core, source) = stream();
     source.tell(Then::Read);

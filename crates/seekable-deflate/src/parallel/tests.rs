@@ -21,7 +21,7 @@ use super::{
     settled::Settled,
 };
 use crate::{
-    Error, Format, Memory, Options, ReadAt,
+    Error, Format, Memory, Options, ReadAt, SavedIndex,
     core::Core,
     index::{Checkpoint, Known},
     inflate::HISTORY,
@@ -329,6 +329,22 @@ fn a_chunk_that_somebody_else_works_on_by_now_is_not_ended() {
     let Some(Task::Chunk { id, .. }) = core.ahead.task() else { panic!("there is no chunk") };
     drop(Unfinished { ahead: &core.ahead, id });
     assert!(!core.ahead.lock().slots[0].ended);
+}
+
+#[test]
+fn a_chunk_whose_helper_panicked_is_ended() {
+    struct Broken;
+    impl ReadAt for Broken {
+        fn read_exact_at(&self, _: &mut [u8], _: u64) -> io::Result<()> {
+            std::panic::resume_unwind(Box::new("of the test"));
+        }
+    }
+    let encoded = deflate(&floats(LEN), 6);
+    let core = core(&encoded, &bare(100_000), EAGER, PLENTY);
+    core.span_at(&&encoded[..], 0).unwrap();
+    let help = std::panic::AssertUnwindSafe(|| core.ahead.help(&core, &Broken));
+    assert!(std::panic::catch_unwind(help).is_err());
+    assert!(core.ahead.lock().slots[0].ended);
 }
 
 #[test]

@@ -266,6 +266,8 @@ fn damaged_windows_are_made_anew_and_the_index_written_next_has_them() {
             assert!(!later.has_damaged_windows());
             read(&later, plain.len() as u64 - 1, 1).unwrap();
             assert!(later.has_damaged_windows(), "{name}");
+            assert!(matches!(later.write_index(&mut Full), Err(Error::Sink(_))));
+            assert!(later.has_damaged_windows(), "{name}: there is none that was written since");
             let again = written(&later).unwrap();
             assert!(!later.has_damaged_windows() && !later.has_dropped_index(), "{name}");
             let last = resumed(&encoded[..], options, again);
@@ -398,17 +400,20 @@ fn packing_changes_no_byte_and_takes_less_memory() {
     }
 }
 
+/// A disk that is full.
+struct Full;
+
+impl io::Write for Full {
+    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+        Err(io::Error::other("full"))
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 #[test]
 fn an_error_of_source_or_sink_is_told_and_the_next_write_succeeds() {
-    struct Full;
-    impl io::Write for Full {
-        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
-            Err(io::Error::other("full"))
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
     let plain = data(Data::Text, 300_000, 1);
     let broken = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let fails = Arc::clone(&broken);

@@ -48,6 +48,25 @@ fn what_helpers_were_at_when_it_was_given_up_is_not_kept() {
 }
 
 #[test]
+fn what_was_decoded_ahead_goes_when_an_index_is_adopted() {
+    let encoded = deflate(&floats(LEN), 6);
+    let source = &encoded[..];
+    let whole = core(&encoded, &bare(100_000), Tuning::DEFAULT, PLENTY);
+    pass(&whole, &source, || ());
+    let mut index = Vec::new();
+    assert!(whole.write_index(&source, &mut index).unwrap());
+    let len = index.len() as u64;
+    let saved = SavedIndex::new(Arc::new(index), 0..len).unwrap();
+
+    let core = core(&encoded, &bare(100_000), EAGER, PLENTY);
+    core.span_at(&source, 0).unwrap();
+    (0..20).for_each(|_| _ = core.ahead.help(&core, &source));
+    assert!(core.memory.reserved() > 0);
+    core.adopt(&saved).unwrap();
+    assert_eq!(core.memory.reserved(), 0);
+}
+
+#[test]
 fn what_is_decoded_ahead_stays_within_the_memory() {
     let plain = [labels(2 << 20), vec![0; 20 << 20], labels(2 << 20), floats(2 << 20)].concat();
     let encoded = deflate(&plain, 6);
