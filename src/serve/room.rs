@@ -193,9 +193,13 @@ impl Room {
     }
 
     fn give_way(&self, bytes: u64) {
-        if let Some(give_way) = self.give_way.get() {
-            give_way(bytes);
-        }
+        let Some(give_way) = self.give_way.get() else { return };
+        let before = (self.measure)();
+        give_way(bytes);
+        // What is gone was there before anything was reserved, as far as anybody can tell.
+        let given = before.saturating_sub((self.measure)());
+        let mut state = self.state();
+        state.base = state.base.saturating_sub(given);
     }
 
     // Nothing panics between two changes that belong together.
@@ -288,6 +292,17 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::OutOfMemory);
         assert_eq!(used.load(Ordering::Relaxed), 300);
         drop(room.reserve(400).expect("there was no room for the other alone"));
+    }
+
+    #[test]
+    fn what_gave_way_while_something_was_reserved_is_there_for_more() {
+        let (room, used) = room();
+        give_way(&room, &used, 300);
+        used.store(400, Ordering::Relaxed);
+        let _first = room.reserve(200).expect("there is room");
+        let _second = room.reserve(300).expect("200 give way");
+        assert_eq!(used.load(Ordering::Relaxed), 200);
+        assert!(room.reserve(101).is_err(), "100 more give way, not 101");
     }
 
     #[test]
