@@ -7,9 +7,9 @@ use fuser::{Generation, INodeNo, ReplyEntry};
 use super::{attributes::file_attr, errno, requests::Ticket};
 use crate::tree::{Attr, FsError, Ino, Tree};
 
-/// Looks `name` up in `parent`, and answers when it is found. Parsing a large archive takes up to a
-/// second, and others may be waiting for theirs before it: a thread that answers requests does not
-/// wait for that.
+/// Looks `name` up in `parent`, and answers when it is found. Parsing an archive of many members takes a
+/// millisecond to a second, and others may be waiting for theirs before it: a thread that answers
+/// requests does not wait for that.
 pub(super) fn look_up(
     tree: &Arc<Tree>,
     parent: INodeNo,

@@ -214,8 +214,8 @@ impl Server {
             ending: Arc::default(),
             out_of_order: Arc::default(),
         });
-        // They are parsed one at a time.
-        let heavy = other("heavy", 1)?;
+        // What parses archives of many members; the largest go one at a time.
+        let heavy = other("heavy", limits.threads.max(1))?;
         let comparing = other("verify", 1)?;
         let background = Background::new(decode.spawner());
         let finisher = background.clone();

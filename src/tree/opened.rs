@@ -13,6 +13,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use lru::LruCache;
@@ -27,8 +28,18 @@ use crate::{
 /// What an open `.npy.gz` takes, in bytes, if some of them have been read.
 const NPY_GZ_MEMORY: u64 = 4 << 10;
 
+/// A file that takes more memory, in bytes, is slow to open: an archive of some 3,000 members, or one that
+/// asks for a quarter of a million directories in a MiB of names, which takes most of a second.
+const SLOW: u64 = 256 << 10;
+
 /// A file that takes more memory, in bytes, is heavy: an archive of some 50,000 members.
 const HEAVY: u64 = 4 << 20;
+
+/// How long it is known that there was no memory to open a file.
+const REFUSED: Duration = Duration::from_secs(5);
+
+/// Files of which that is known at most.
+const MOST_REFUSED: NonZeroUsize = NonZeroUsize::new(1 << 10).expect("not zero");
 
 /// What a file can turn out to be.
 pub(super) trait Container: Sized {
@@ -119,6 +130,8 @@ pub(super) struct Containers<C> {
     open: Remembered<Arc<C>>,
     /// Files that are none, and why.
     plain: Remembered<Arc<str>>,
+    /// Files that there was no memory for, when that was, and what they took.
+    refused: Remembered<(Instant, Arc<str>)>,
     /// Bytes that the open ones may take together, and take.
     memory: u64,
     used: AtomicU64,
@@ -144,6 +157,7 @@ impl<C: Container> Containers<C> {
         Self {
             open: Mutex::new(LruCache::new(files)),
             plain: Mutex::new(LruCache::new(PLAIN)),
+            refused: Mutex::new(LruCache::new(MOST_REFUSED)),
             memory,
             used: AtomicU64::new(0),
             parsing: Mutex::default(),
@@ -246,13 +260,29 @@ impl<C: Container> Containers<C> {
         if let Some(found) = self.known(&stat) {
             return Ok((found, stat));
         }
+        self.check_refused(&stat)?;
         // `stat` was taken a moment ago; what counts is the file that is opened.
         let (file, stat) = open()?;
         Ok((self.examine(file, &stat, server, waits, warn)?, stat))
     }
 
-    /// What an open file turns out to be; `stat` has just been taken of it. If it is heavy, who does not
-    /// wait gets `WouldBlock`.
+    /// Whether it was tried a moment ago to open the file, and there was no memory for it: else whoever
+    /// lists a directory of such files would wait for each.
+    fn check_refused(&self, stat: &Stat) -> io::Result<()> {
+        let generation = stat.generation();
+        let mut refused = lock(&self.refused);
+        match refused.get(&(generation.dev, generation.ino)) {
+            Some(Known { generation: of, what: (when, why) })
+                if *of == generation && when.elapsed() < REFUSED =>
+            {
+                Err(io::Error::new(io::ErrorKind::OutOfMemory, &**why))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What an open file turns out to be; `stat` has just been taken of it. If it is slow to open, who does
+    /// not wait gets `WouldBlock`.
     pub fn examine(
         &self,
         file: File,
@@ -268,7 +298,7 @@ impl<C: Container> Containers<C> {
         let key = (generation.dev, generation.ino);
         let (source, tail) = SourceFile::with_tail(file, generation)?;
         let memory = C::memory_by(&source, &tail);
-        if memory > HEAVY && !waits {
+        if memory > SLOW && !waits {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         let parsing = (memory > HEAVY).then(|| self.parsing.lock());
@@ -277,6 +307,7 @@ impl<C: Container> Containers<C> {
             if let Some(found) = self.known(stat) {
                 return Ok(found);
             }
+            self.check_refused(stat)?;
             self.shrink_to(self.memory.saturating_sub(memory));
         }
         match C::open(Arc::new(source), tail, server) {
@@ -296,7 +327,13 @@ impl<C: Container> Containers<C> {
                 self.shrink();
                 Ok(Ok(container))
             }
-            Err(archive::Error::Io(error)) => Err(error),
+            Err(archive::Error::Io(error)) => {
+                if error.kind() == io::ErrorKind::OutOfMemory {
+                    let what = (Instant::now(), shortened(error.to_string()).into());
+                    lock(&self.refused).put(key, Known { generation, what });
+                }
+                Err(error)
+            }
             Err(error) => {
                 let why: Arc<str> = shortened(error.to_string()).into();
                 lock(&self.plain).put(key, Known { generation, what: why.clone() });

@@ -57,7 +57,7 @@ impl Tree {
                 self.lookup_in_archive(&version, archive.archive(), DirId::ROOT, name)
             }
             Node::ArchiveDir(version, directory) => {
-                let archive = self.open_archive(version)?;
+                let archive = self.open_archive_now(version, waits)?;
                 self.lookup_in_archive(version, archive.archive(), *directory, name)
             }
             _ => Err(FsError::NotADirectory),
@@ -261,14 +261,22 @@ impl Tree {
         &self,
         version: &Version<OpenArchive>,
     ) -> Result<Arc<OpenArchive>, FsError> {
-        version.open(|| self.reopen(&self.archives, &version.key))
+        self.open_archive_now(version, true)
+    }
+
+    fn open_archive_now(
+        &self,
+        version: &Version<OpenArchive>,
+        waits: bool,
+    ) -> Result<Arc<OpenArchive>, FsError> {
+        version.open(|| self.reopen(&self.archives, &version.key, waits))
     }
 
     pub(super) fn open_npy_gz(
         &self,
         version: &Version<OpenNpyGz>,
     ) -> Result<Arc<OpenNpyGz>, FsError> {
-        version.open(|| self.reopen(&self.npy_gzs, &version.key))
+        version.open(|| self.reopen(&self.npy_gzs, &version.key, true))
     }
 
     /// Opens a container again that was closed, if its path still holds that generation.
@@ -276,9 +284,11 @@ impl Tree {
         &self,
         containers: &Containers<C>,
         key: &Arc<VersionKey>,
+        waits: bool,
     ) -> Result<Arc<C>, FsError> {
         let (directory, name) = split(&key.path);
-        let at = self.source.at(directory);
+        let mut at = self.source.at(directory);
+        at.waits = waits;
         let stat = file_at(&at, name).map_err(|_| FsError::Stale)?;
         match self.find(containers, &at, name, stat)? {
             (Ok(container), stat)

@@ -215,17 +215,12 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Format;
+    use crate::testing;
 
-    /// Of 50 stored blocks of 1000 bytes, in spans of 10,000.
+    /// A stream of 50,000 bytes, which are to have this CRC-32.
     fn core(crc32: Option<u32>) -> (Arc<Core>, Vec<u8>) {
-        let block = |number: u8| {
-            let header = [u8::from(number == 49), 0xe8, 3, 0x17, 0xfc];
-            header.into_iter().chain([number; 1000])
-        };
-        let encoded: Vec<u8> = (0..50).flat_map(block).collect();
-        let options =
-            Options { format: Format::Deflate, spacing: 10_000, decoded_len: Some(50_000), crc32 };
+        let (encoded, options) = testing::fifty_blocks();
+        let options = Options { crc32, ..options };
         (Core::new(0..encoded.len() as u64, options, Memory::new(1 << 20)), encoded)
     }
 

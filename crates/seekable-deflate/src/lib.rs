@@ -58,6 +58,8 @@ mod spacing;
 mod sparse;
 mod stream;
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod waiting;
 mod whole;
 mod window;

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{Error, Format, Memory, Options, ReadAt, SavedIndex, Span, core::Core};
+use crate::{Error, Memory, ReadAt, SavedIndex, Span, core::Core, testing};
 
 /// Nothing that is right takes so long.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -60,24 +60,18 @@ impl ReadAt for Gated {
 /// A stream of 50,000 bytes, each of which is the number of its thousand, in spans of 10,000; no
 /// memory keeps any. Its source reads nothing at first.
 fn stream() -> (Arc<Core>, Arc<Gated>) {
-    // Stored blocks of five bytes of header and 1000 of data.
-    let block = |number| {
-        let header = [u8::from(number == 49), 0xe8, 3, 0x17, 0xfc];
-        header.into_iter().chain([number; 1000])
-    };
-    let encoded: Vec<u8> = (0..50).flat_map(block).collect();
-    let options = Options {
-        format: Format::Deflate,
-        spacing: 10_000,
-        decoded_len: Some(50_000),
-        crc32: None,
-    };
+    let (encoded, options) = testing::fifty_blocks();
     let core = Core::new(0..encoded.len() as u64, options, Memory::new(0));
     let source = Gated { encoded, then: Mutex::new(Then::Wait), changed: Condvar::new() };
     (core, Arc::new(source))
 }
 
 type Answer = Result<Option<Span>, Error>;
+
+/// The span that was asked for.
+fn span(answered: &Receiver<Answer>) -> Span {
+    answered.recv_timeout(DEADLINE).expect("nobody is left waiting").unwrap().unwrap()
+}
 
 /// Asks for the span of a decoded byte, on a thread of its own.
 fn ask(core: &Arc<Core>, source: &Arc<Gated>, offset: u64) -> Receiver<Answer> {
@@ -88,7 +82,7 @@ fn ask(core: &Arc<Core>, source: &Arc<Gated>, offset: u64) -> Receiver<Answer> {
 }
 
 fn is_right(answered: &Receiver<Answer>, offset: u64) -> bool {
-    let span = answered.recv_timeout(DEADLINE).expect("nobody is left waiting").unwrap().unwrap();
+    let span = span(answered);
     span.bytes()[(offset - span.start()) as usize] == (offset / 1000) as u8
 }
 
@@ -131,33 +125,42 @@ fn a_panic_at_the_frontier_leaves_nobody_waiting() {
     assert!(is_right(&second, 30_000));
 }
 
-#[test]
-fn all_who_wait_for_one_span_are_answered() {
-    let (core, source) = stream();
+/// Those who ask for bytes of the first span once it has been decoded: the first decodes it, the others
+/// wait.
+fn all_behind<const N: usize>(
+    core: &Arc<Core>,
+    source: &Arc<Gated>,
+    offsets: [u64; N],
+) -> [Receiver<Answer>; N] {
     source.tell(Then::Read);
-    assert!(is_right(&ask(&core, &source, 49_999), 49_999));
+    assert!(is_right(&ask(core, source, 49_999), 49_999));
     source.tell(Then::Wait);
-    let first = ask(&core, &source, 5000);
-    until(|| core.lock().behind.contains_key(&0));
-    let others = [6000, 7000, 8000].map(|offset| (ask(&core, &source, offset), offset));
-    // The map, the one who decodes, and those who wait.
-    until(|| Arc::strong_count(&core.lock().behind[&0]) == 5);
+    let all = offsets.map(|offset| {
+        let answered = ask(core, source, offset);
+        until(|| core.lock().behind.contains_key(&0));
+        answered
+    });
+    // The map, and all of them.
+    until(|| Arc::strong_count(&core.lock().behind[&0]) == 1 + N);
+    all
+}
+
+#[test]
+fn all_who_want_a_span_get_one_decode_of_it_though_no_memory_keeps_it() {
+    let (core, source) = stream();
+    let all = all_behind(&core, &source, [5000, 6000, 7000, 8000]);
     source.tell(Then::Read);
-    assert!(is_right(&first, 5000));
-    assert!(others.iter().all(|(answer, offset)| is_right(answer, *offset)));
+    let spans = all.map(|answered| span(&answered));
+    let first = spans[0].bytes();
+    assert_eq!([0, 5000, 9999].map(|at| first[at]), [0, 5, 9]);
+    assert!(spans.iter().all(|span| span.bytes().as_ptr() == first.as_ptr()));
+    assert!(core.lock().behind.is_empty());
 }
 
 #[test]
 fn a_panic_behind_the_frontier_leaves_nobody_waiting() {
     let (core, source) = stream();
-    source.tell(Then::Read);
-    assert!(is_right(&ask(&core, &source, 49_999), 49_999));
-    source.tell(Then::Wait);
-    let first = ask(&core, &source, 5000);
-    until(|| core.lock().behind.contains_key(&0));
-    let second = ask(&core, &source, 6000);
-    // The map, the one who decodes, and the one who waits.
-    until(|| Arc::strong_count(&core.lock().behind[&0]) == 3);
+    let [first, second] = all_behind(&core, &source, [5000, 6000]);
     source.tell(Then::Panic);
     assert!(first.recv_timeout(DEADLINE).is_err(), "it panicked");
     assert!(is_right(&second, 6000));

@@ -11,7 +11,7 @@ use super::*;
 use crate::{
     archive::{Entry, Identity, testing},
     saved::{Copies, CopyKey, StreamKey},
-    serve::{Limits, OpenArchive, Server, Verify, copy::Copier, pool::Pool},
+    serve::{OpenArchive, Server, Verify, copy::Copier, pool::Pool, testing::limits},
 };
 
 const STRIDE: u64 = 2 << 20;
@@ -27,18 +27,7 @@ fn member(threads: usize) -> (Server, OpenArchive, Arc<Content>) {
 
 /// A member of eight strides; each eight bytes tell their place.
 fn fresh_member(threads: usize) -> (Server, OpenArchive, Arc<Content>) {
-    let limits = Limits {
-        memory_limit: 1 << 30,
-        cache_size: 8 << 20,
-        threads,
-        few_threads: false,
-        temporary: std::env::temp_dir(),
-        scratch_size: None,
-        indexes: None,
-        copies: None,
-        verify: Verify::Never,
-    };
-    let server = Server::new(limits).unwrap();
+    let server = Server::new(limits(threads, Verify::Never)).unwrap();
     let plain: Vec<u8> = (0..8 * STRIDE / 8).flat_map(u64::to_le_bytes).collect();
     let archive = testing::open(&testing::zip(&[("x", &plain, true)])).unwrap();
     let Some((_, Entry::Member(id))) = testing::paths(&archive).pop() else { unreachable!() };

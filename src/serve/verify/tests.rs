@@ -8,27 +8,14 @@ use std::{
 use super::*;
 use crate::{
     archive::{Archive, Entry, MemberId, testing, testing::RawMember, testing::RawZip},
-    serve::{Asker, Content, Limits, OpenArchive, Server, State},
+    serve::{Asker, Content, Limits, OpenArchive, Server, State, testing::limits},
 };
 
 const WAIT: Duration = Duration::from_secs(60);
 const CACHE: u64 = 8 << 20;
 
 fn server(verify: Verify) -> Server {
-    let temporary = std::env::temp_dir();
-    let (indexes, copies) = (None, None);
-    Server::new(Limits {
-        memory_limit: 1 << 30,
-        cache_size: CACHE,
-        threads: 2,
-        temporary,
-        scratch_size: None,
-        few_threads: false,
-        indexes,
-        copies,
-        verify,
-    })
-    .unwrap()
+    Server::new(Limits { cache_size: CACHE, ..limits(2, verify) }).unwrap()
 }
 
 /// A stored and a deflated member of `size` bytes, and the same with wrong CRC-32s.

@@ -40,3 +40,29 @@ fn archives_that_are_not_large_make_room_for_others_too() {
     }
     assert!(tree.archives.close_oldest() && !tree.archives.close_oldest());
 }
+
+#[test]
+fn that_there_is_no_memory_for_an_archive_is_known_for_a_while() {
+    let dir = Dir::new();
+    let members =
+        (0..100_000).map(|number| testing::RawMember::stored(format!("{number:06}"), b""));
+    dir.write("large.npz", &testing::RawZip::of(members).bytes());
+    let tree = dir.tree(Settings { memory_limit: 1, ..Settings::default() });
+    let at = tree.source.at(Path::new(""));
+    let stat = at.stat(name("large.npz")).unwrap();
+    let mut opened = 0;
+    for _ in 0..3 {
+        let mut open = || {
+            opened += 1;
+            at.open_file(name("large.npz"))
+        };
+        let found = tree.archives.find(stat, &tree.server, true, &mut open, |_| ());
+        let error = found.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::OutOfMemory);
+        assert!(error.to_string().contains("--memory-limit"), "{error}");
+    }
+    assert_eq!(opened, 1);
+    // Another generation may be a small one.
+    dir.replace("large.npz", &testing::zip(&[("x", b"bytes", false)]));
+    assert!(tree.lookup(Ino::ROOT, name("large.npz")).is_ok());
+}
