@@ -72,6 +72,11 @@ def poll(condition, seconds, what):
         time.sleep(0.01)
 
 
+def state(path):
+    """What the mount says of a member."""
+    return os.getxattr(path, "user.npzfs.state").decode()
+
+
 class Mount:
     """A running `npzfs -f`. `mount / "a.npz"` is a path in it.
 

@@ -10,7 +10,7 @@ import pytest
 
 import zipmaker
 from arrays import npy
-from mounting import Ended, errno_of, in_child, poll
+from mounting import Ended, errno_of, in_child, poll, state
 from zipmaker import DEFLATED, STORED, Entry
 
 # Small for stored members, and for deflated ones; large for both.
@@ -39,10 +39,6 @@ def write(path, size, methods=(STORED, DEFLATED), good=False):
     ]
     zipmaker.write(path, entries)
     return content
-
-
-def state(path):
-    return os.getxattr(path, "user.npzfs.state").decode()
 
 
 def first_page(path):

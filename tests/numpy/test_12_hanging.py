@@ -72,15 +72,25 @@ def end(processes):
         process.wait(20)
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_12_1_a_source_that_hangs_stops_nobody_else(source, mount, hung, way):
+def stuck_readers(m, hung, way):
+    """Readers that wait for the source, while the neighbours answer."""
     operations, code, name = WAYS[way]
-    m = mount(source)
     os.stat(m / "hung")
     hung.hang(*operations.split())
     stuck = readers(code, [str(m / "hung" / name.format(number)) for number in range(STUCK)])
     try:
         neighbours_answer(m.path)
+    except BaseException:
+        end(stuck)
+        raise
+    return stuck
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_12_1_a_source_that_hangs_stops_nobody_else(source, mount, hung, way):
+    m = mount(source)
+    stuck = stuck_readers(m, hung, way)
+    try:
         neighbours_answer(m.path)
     finally:
         end(stuck)
@@ -88,7 +98,8 @@ def test_12_1_a_source_that_hangs_stops_nobody_else(source, mount, hung, way):
 
 
 def test_12_1_members_of_an_archive_that_hangs(source, mount, hung):
-    m = mount(source)
+    # Compared when it is opened, a member would be at hand by the time it is read.
+    m = mount(source, "--verify", "never")
     paths = [str(m / "hung" / f"{number}.npz" / "a.npy") for number in range(STUCK)]
     handles = [os.open(path, os.O_RDONLY) for path in paths]
     code = "f = os.open(path, os.O_RDONLY); os.pread(f, 100, 900000)"
@@ -98,6 +109,7 @@ def test_12_1_members_of_an_archive_that_hangs(source, mount, hung):
         os.close(handle)
     stuck = readers(code, paths)
     try:
+        poll(lambda: hung.held() > 0, 20, "they are stuck")
         neighbours_answer(m.path)
     finally:
         end(stuck)
@@ -106,13 +118,9 @@ def test_12_1_members_of_an_archive_that_hangs(source, mount, hung):
 
 @pytest.mark.parametrize("way", ["read", "open", "stat", "parse"])
 def test_12_2_a_reader_that_is_killed_ends(source, mount, hung, way):
-    operations, code, name = WAYS[way]
     m = mount(source)
-    os.stat(m / "hung")
-    hung.hang(*operations.split())
-    stuck = readers(code, [str(m / "hung" / name.format(number)) for number in range(STUCK)])
+    stuck = stuck_readers(m, hung, way)
     try:
-        neighbours_answer(m.path)
         end(stuck)  # fails if one does not end
         neighbours_answer(m.path)
     finally:
@@ -157,10 +165,7 @@ def test_12_2_what_is_opened_for_a_killed_reader_is_closed(source, mount, hung):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_12_3_the_server_ends_while_requests_are_stuck(source, mount, hung, number):
     m = mount(source)
-    os.stat(m / "hung")
-    hung.hang("read")
-    stuck = readers(WAYS["read"][1], [str(m / "hung" / f"{i}.npy") for i in range(STUCK)])
-    neighbours_answer(m.path)
+    stuck = stuck_readers(m, hung, "read")
     m.process.send_signal(number)
     poll(lambda: not mounted(m.path), 20, "the mount is gone")
     assert m.process.wait(30) == 0
@@ -171,10 +176,7 @@ def test_12_3_the_server_ends_while_requests_are_stuck(source, mount, hung, numb
 
 def test_12_3_what_cannot_be_interrupted_keeps_no_reader(source, mount, hung):
     m = mount(source)
-    os.stat(m / "hung")
-    hung.hang("lookup")
-    stuck = readers(WAYS["stat"][1], [str(m / "hung" / f"{i}.npy") for i in range(STUCK)])
-    neighbours_answer(m.path)
+    stuck = stuck_readers(m, hung, "stat")
     m.process.terminate()
     poll(lambda: not mounted(m.path), 20, "the mount is gone")
     for process in stuck:
@@ -185,10 +187,7 @@ def test_12_3_what_cannot_be_interrupted_keeps_no_reader(source, mount, hung):
 
 def test_12_3_an_unmount_ends_the_server(source, mount, hung):
     m = mount(source)
-    os.stat(m / "hung")
-    hung.hang("read")
-    stuck = readers(WAYS["read"][1], [str(m / "hung" / f"{i}.npy") for i in range(STUCK)])
-    neighbours_answer(m.path)
+    stuck = stuck_readers(m, hung, "read")
     subprocess.run(["umount", "--lazy", m.path], check=True)
     end(stuck)
     assert m.process.wait(30) == 0
@@ -197,10 +196,7 @@ def test_12_3_an_unmount_ends_the_server(source, mount, hung):
 
 def test_12_3_unmount_returns_when_the_server_has_ended(source, mount, hung):
     m = mount(source)
-    os.stat(m / "hung")
-    hung.hang("read")
-    stuck = readers(WAYS["read"][1], [str(m / "hung" / f"{i}.npy") for i in range(STUCK)])
-    neighbours_answer(m.path)
+    stuck = stuck_readers(m, hung, "read")
     end(stuck)
     subprocess.run([binary(), "unmount", m.path], check=True, timeout=60)
     # With requests that do not end, that took it some seconds.

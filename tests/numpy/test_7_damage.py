@@ -14,16 +14,12 @@ import pytest
 
 import zipmaker
 from arrays import npy, same
-from mounting import Ended, errno_of, in_child, poll, tree
+from mounting import Ended, errno_of, in_child, poll, state, tree
 from zipmaker import BZIP2, DEFLATED, LZMA, STORED, XZ, ZSTD, Entry
 
 SOON = 2.5
 
 NO_END = "pending: no end of central directory record"
-
-
-def state(path):
-    return os.getxattr(path, "user.npzfs.state").decode()
 
 
 def good_archive(path):

@@ -9,12 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mounting import poll
+from mounting import poll, state
 from noise import noise
-
-
-def state(path):
-    return os.getxattr(path, "user.npzfs.state").decode()
 
 
 @pytest.fixture

@@ -10,12 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mounting import poll
+from mounting import poll, state
 from noise import COLUMNS, ROWS, noise, write_archive
-
-
-def state(path):
-    return os.getxattr(path, "user.npzfs.state").decode()
 
 
 def saved(directory):

@@ -13,16 +13,12 @@ import pytest
 
 import zipmaker
 from forging import with_crc32
-from mounting import poll
+from mounting import poll, state
 from noise import COLUMNS, ROWS, noise, write_archive
 from zipmaker import DEFLATED, STORED, Entry
 
 VICTIM, ATTACKER, NOBODY = 1001, 1002, 65534
 MTIME = 1_700_000_000_123_456_789
-
-
-def state(path):
-    return os.getxattr(path, "user.npzfs.state").decode()
 
 
 def saved(directory):

@@ -10,7 +10,7 @@ import zipfile
 import numpy as np
 
 from hostile import AGREES, CONTENT, EIO, GZIPS, PLAIN, ZIPS
-from mounting import Child, poll
+from mounting import Child, poll, state
 from noise import ROWS, noise, write_archive
 
 
@@ -23,10 +23,6 @@ def read(path):
             return b"".join(itertools.islice(pieces, 300))
     except OSError as error:
         return errno.errorcode[error.errno]
-
-
-def state(path):
-    return os.getxattr(path, "user.npzfs.state").decode()
 
 
 def attributes(path):

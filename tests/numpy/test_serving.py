@@ -13,7 +13,7 @@ import pytest
 
 import zipmaker
 from arrays import npy
-from mounting import Child
+from mounting import Child, poll, state
 from zipmaker import DEFLATED, STORED, Entry
 
 GIB = 1 << 30
@@ -138,8 +138,10 @@ def test_long_first_passes_do_not_block_other_files(source, mount):
     content = os.urandom(500_000)
     zipmaker.write(source / "small.npz", [Entry(b"stored", content, STORED)])
     mnt = mount(source)
-    passes = [Child(read_last_byte, mnt / f"long{n}.npz/long") for n in range(long_ones)]
-    time.sleep(0.1)
+    paths = [mnt / f"long{number}.npz/long" for number in range(long_ones)]
+    before = [state(path) for path in paths]
+    passes = [Child(read_last_byte, path) for path in paths]
+    poll(lambda: [state(path) for path in paths] != before, 20, "a pass has begun")
     assert (mnt / "plain").read_bytes() == b"plain" * 100_000
     assert (mnt / "small.npz/stored").read_bytes() == content
     for _ in range(20):
@@ -273,8 +275,9 @@ def test_sigterm_in_the_middle_of_a_first_pass(source, mount):
         except OSError:
             return None
 
+    before = state(mnt / "a.npz/x")
     reader = Child(read)
-    time.sleep(0.1)
+    poll(lambda: state(mnt / "a.npz/x") != before, 20, "the pass has begun")
     mnt.stop()  # asserts that it ends in good order
     assert reader.result() in (None, GIB)
 

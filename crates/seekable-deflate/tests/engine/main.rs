@@ -8,6 +8,7 @@ mod gzip;
 mod oddities;
 mod reads;
 mod saved;
+mod saved_damage;
 mod sources;
 mod stale;
 mod support;
