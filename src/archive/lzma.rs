@@ -69,13 +69,13 @@ fn first_xz_dictionary(start: &[u8]) -> Option<u32> {
     for _ in 0..=flags & 3 {
         let filter = number(&mut rest)?;
         let len = usize::try_from(number(&mut rest)?).ok()?;
-        let (properties, behind) = rest.split_at_checked(len)?;
+        let (properties, next) = rest.split_at_checked(len)?;
         match (filter, properties) {
             (LZMA2, &[code @ 0..40]) => {
                 return Some(((2 | (u32::from(code) & 1)) << (code / 2 + 11)).min(MAX_DICTIONARY));
             }
             (LZMA2, _) => return None,
-            _ => rest = behind,
+            _ => rest = next,
         }
     }
     None

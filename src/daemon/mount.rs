@@ -34,7 +34,7 @@ use crate::{
 const FIRST_ANSWER: Duration = Duration::from_secs(30);
 
 /// How long the server goes on for those who still use a mount that is out of sight.
-const GRACE: Duration = Duration::from_secs(5);
+pub(super) const GRACE: Duration = Duration::from_secs(5);
 
 /// How long a server may take to save its indexes once nobody uses the mount any more. Most take
 /// a fraction of a second.
@@ -445,10 +445,11 @@ fn raise_file_limit() {
     }
 }
 
-/// Threads beside those that decode and answer: two that decode whole members, one each that
+/// Threads beside those that decode and answer: two that decode whole members, two that open archives
+/// of many members, one each that
 /// replies, saves, copies, compares, drops listings, looks after requests, waits for the session, and
 /// waits for what may hang; and two to spare.
-const OTHER_THREADS: usize = 12;
+const OTHER_THREADS: usize = 14;
 
 /// Threads that a mount cannot do without: one that decodes, one that answers, one each that drops
 /// listings, looks after requests, waits for the session, and waits for what may hang; and one to

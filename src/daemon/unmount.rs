@@ -10,13 +10,15 @@ use rustix::io::Errno;
 use super::{
     Error,
     detach::{self, Mode},
+    mount::GRACE,
     mountinfo,
     place::{self, Answer, Place},
     processes::{self, Process},
 };
 
-/// How long a server may take to end when its mount is gone.
-const SERVER_END: Duration = Duration::from_secs(10);
+/// How long a server may take to end when its mount is gone. One whose requests are stuck gives
+/// them up after [`GRACE`], and saves what it can within another.
+const SERVER_END: Duration = Duration::from_secs(2 * GRACE.as_secs() + 10);
 
 /// Unmounts the npzfs mount at `path`. An ordinary unmount returns when its server has ended, if
 /// the kernel tells who that is; a dead mount is cleared.

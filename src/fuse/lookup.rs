@@ -1,4 +1,4 @@
-//! Looks names up, now or when a large archive has been opened for it.
+//! Answers FUSE_LOOKUP, on another thread if an archive of many members has to be opened first.
 
 use std::{ffi::OsStr, sync::Arc};
 
@@ -7,9 +7,9 @@ use fuser::{Generation, INodeNo, ReplyEntry};
 use super::{attributes::file_attr, errno, requests::Ticket};
 use crate::tree::{Attr, FsError, Ino, Tree};
 
-/// Looks `name` up in `parent`, and answers when it is found. Parsing an archive of many members takes a
-/// millisecond to a second, and others may be waiting for theirs before it: a thread that answers
-/// requests does not wait for that.
+/// Looks `name` up in `parent` and answers. Opening an archive of many members takes a millisecond to a
+/// second, and may wait for other archives. The thread that answers the kernel never does that: a
+/// thread of the pool for archives answers instead.
 pub(super) fn look_up(
     tree: &Arc<Tree>,
     parent: INodeNo,

@@ -1,7 +1,5 @@
-//! Listings with entries that fuser has no words for: of an unknown type (DT_UNKNOWN), and, where
-//! attributes were asked for, without any.
-//!
-//! They are written to the kernel here, past fuser.
+//! Writes listings to the kernel, instead of fuser, which cannot express two kinds of entries: those of
+//! unknown type (DT_UNKNOWN), and, in a reply to FUSE_READDIRPLUS, those without an inode.
 
 use std::{
     ffi::OsStr,
@@ -74,8 +72,8 @@ impl<'a> Listing<'a> {
         is_added
     }
 
-    /// Adds an entry with its inode and attributes, if there is room for it. Without them the kernel
-    /// looks the name up when somebody wants to know.
+    /// Adds an entry with its inode and attributes, if there is room for it. If there are none, the kernel
+    /// looks the name up when a program asks for its attributes.
     pub fn add_with(
         &mut self,
         looked_up: Option<&(Ino, Attr)>,
@@ -105,7 +103,7 @@ impl<'a> Listing<'a> {
         is_added
     }
 
-    /// Adds a struct fuse_dirent, unless that is too much for the kernel: then all goes behind
+    /// Adds a struct fuse_dirent. If the reply is too long for the kernel with it, cuts the reply at
     /// `before`.
     fn add_entry(
         &mut self,

@@ -183,10 +183,14 @@ impl Shared {
 /// Threads that decode members whole. Two, so that one slow member does not hold up the next.
 const WHOLE_THREADS: usize = 2;
 
+/// Threads that open archives of many members. Two, so that those of some thousands do not wait for one
+/// of a million; the largest go one at a time.
+const HEAVY_THREADS: usize = 2;
+
 /// How long the end waits for an index that is being written.
 const SAVING: Duration = Duration::from_secs(60);
 
-/// What the cache keeps of its size when memory is short: one part in so many.
+/// The cache keeps this fraction (one over it) of its size when memory is short.
 const LEAST_CACHE: u64 = 8;
 
 /// Farthest a sequential reader is read ahead of, in decoded bytes, whatever the memory.
@@ -214,8 +218,7 @@ impl Server {
             ending: Arc::default(),
             out_of_order: Arc::default(),
         });
-        // What parses archives of many members; the largest go one at a time.
-        let heavy = other("heavy", limits.threads.max(1))?;
+        let heavy = other("heavy", HEAVY_THREADS)?;
         let comparing = other("verify", 1)?;
         let background = Background::new(decode.spawner());
         let finisher = background.clone();

@@ -1,11 +1,13 @@
-//! The memory of the process, and its limit (`--memory-limit`).
+//! Keeps the memory of the process within a limit (`--memory-limit`).
 //!
-//! What takes memory is of many kinds: spans, parsed archives, inodes, handles, listings, buffers, and
-//! what the allocator cannot give back. So it is measured, not added up: what of the process is
-//! resident and not of a file, as the kernel says, is what a memory cgroup counts too. Nearly all of
-//! it may grow freely, and gives way when [`Room::look`] finds too much; an eighth of the limit is
-//! for what comes between two looks. Only work that takes many MiB at once, parsing a large archive
-//! or decoding with a large dictionary, [reserves](Room::reserve) them before it begins.
+//! Many kinds of things take memory: spans, parsed archives, inodes, handles, listings, buffers, and
+//! blocks that the allocator cannot return. A sum of them would always miss one. So the process is
+//! measured: its resident pages that belong to no file, which a memory cgroup counts too.
+//!
+//! Most kinds may grow freely. [`Room::look`] measures now and then, and evicts caches when more than
+//! seven eighths of the limit are in use; the last eighth is for growth between two looks. Work that
+//! takes many MiB at once (parsing a large archive, decoding with a large dictionary)
+//! [reserves](Room::reserve) them first. Knows nothing of what the memory holds.
 
 use std::{
     fmt, fs, io,
@@ -16,16 +18,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a reservation waits for others to end, before it is refused.
+/// How long a reservation waits for other reservations to end before it fails.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How long after nothing gave way it is tried again.
+/// Time between two attempts to evict, if the first evicted nothing.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// Measures the bytes that the process has now.
+/// Returns the memory of the process in bytes.
 type Measure = Box<dyn Fn() -> u64 + Send + Sync>;
 
-/// Gives up about so many bytes of what is only kept.
+/// Evicts caches of about this many bytes.
 type GiveWay = Box<dyn Fn(u64) + Send + Sync>;
 
 /// The memory of the process.
@@ -35,23 +37,23 @@ pub struct Room {
     measure: Measure,
     give_way: OnceLock<GiveWay>,
     state: Mutex<State>,
-    /// A reservation has ended.
+    /// Notified when a reservation ends.
     changed: Condvar,
-    /// The last look found more than the limit, and nothing that gave way.
+    /// Whether the last look found more than the limit in use, after eviction.
     full: AtomicBool,
 }
 
 #[derive(Default)]
 struct State {
-    /// Bytes that were measured when nothing was reserved.
+    /// Memory in use when the oldest reservation began. Bytes.
     base: u64,
-    /// Bytes that are reserved, whether they have been taken yet or not.
+    /// Sum of all reservations, allocated yet or not. Bytes.
     reserved: u64,
-    /// When it was last tried in vain to have others give way, and what was in use then.
+    /// Time of the last eviction that freed too little, and the memory in use after it.
     in_vain: Option<(Instant, u64)>,
 }
 
-/// Bytes that may be taken, until this is dropped.
+/// A reservation, until this is dropped.
 #[derive(Debug)]
 #[must_use]
 pub struct Reserved {
@@ -67,7 +69,7 @@ impl Drop for Reserved {
 }
 
 impl Room {
-    /// Room for `limit` bytes.
+    /// Room of `limit` bytes for this process.
     pub fn new(limit: u64) -> Arc<Self> {
         Self::with_measure(limit, resident)
     }
@@ -83,20 +85,20 @@ impl Room {
         })
     }
 
-    /// Sets what gives memory up; once. Called without any lock of this, by whoever looks or
-    /// reserves.
+    /// Sets the function that evicts caches; once. It runs on the thread that looks or reserves,
+    /// without a lock of this type.
     pub fn on_shortage(&self, give_way: impl Fn(u64) + Send + Sync + 'static) {
         let is_first = self.give_way.set(Box::new(give_way)).is_ok();
         debug_assert!(is_first, "what gives way is set once");
     }
 
-    /// Bytes that are to be in use at most, so that an eighth is left for what comes unasked.
+    /// Memory in use above which caches are evicted. Bytes.
     fn mark(&self) -> u64 {
         self.limit - self.limit / 8
     }
 
-    /// Looks at what is in use, and has what is only kept give way if it is too much. Returns the
-    /// bytes to the mark, less than none if there are too many.
+    /// Measures, and evicts caches above the mark. Returns the bytes left to the mark; negative above
+    /// it.
     pub fn look(&self) -> i64 {
         let mut used = (self.measure)();
         if used > self.mark() && self.is_worth_trying(used) {
@@ -122,7 +124,7 @@ impl Room {
         self.mark().cast_signed() - taken.cast_signed()
     }
 
-    /// Whether there is room for what somebody wants to hold.
+    /// Checks that something may be opened or looked up, which stays in memory.
     ///
     /// # Errors
     /// `OutOfMemory` if more than the limit is in use.
@@ -130,7 +132,7 @@ impl Room {
         if !self.full.load(Ordering::Relaxed) {
             return Ok(());
         }
-        // Requests that are refused at once are so short that nobody may look meanwhile.
+        // A refused request takes microseconds, so no look may come while one runs. Measure here.
         if (self.measure)() > self.limit {
             return Err(out_of_memory("--memory-limit is in use"));
         }
@@ -138,10 +140,10 @@ impl Room {
         Ok(())
     }
 
-    /// Reserves `bytes`, for which others may give way or end.
+    /// Reserves `bytes`. Evicts caches for them, and waits for other reservations to end.
     ///
     /// # Errors
-    /// `OutOfMemory` if there is no room for them.
+    /// `OutOfMemory` if that does not make enough room.
     pub fn reserve(self: &Arc<Self>, bytes: u64) -> io::Result<Reserved> {
         let refused = |leaves: u64| {
             out_of_memory(&format!(
@@ -150,7 +152,7 @@ impl Room {
                 leaves >> 20
             ))
         };
-        // Nobody is to give anything up for what never fits.
+        // Never evict for a reservation that cannot fit.
         if bytes > self.mark() {
             return Err(refused(self.mark()));
         }
@@ -174,7 +176,7 @@ impl Room {
                 has_given = true;
                 continue;
             }
-            // What is reserved ends; without, somebody may just be done with what he holds.
+            // Other reservations end soon. Without any, a request that ends may release an archive.
             let patience = if state.reserved > 0 { PATIENCE } else { PATIENCE / 8 };
             let left = patience.checked_sub(since.elapsed()).filter(|left| !left.is_zero());
             let Some(left) = left else {
@@ -186,7 +188,7 @@ impl Room {
         }
     }
 
-    /// Whether others may have something to give up again: to look for it costs milliseconds.
+    /// Whether eviction may free something: looking for it costs milliseconds.
     fn is_worth_trying(&self, used: u64) -> bool {
         let in_vain = self.state().in_vain;
         in_vain.is_none_or(|(when, then)| used > then + self.limit / 64 || when.elapsed() > AGAIN)
@@ -196,7 +198,7 @@ impl Room {
         let Some(give_way) = self.give_way.get() else { return };
         let before = (self.measure)();
         give_way(bytes);
-        // What is gone was there before anything was reserved, as far as anybody can tell.
+        // The evicted caches existed before the reservations began.
         let given = before.saturating_sub((self.measure)());
         let mut state = self.state();
         state.base = state.base.saturating_sub(given);
@@ -218,8 +220,8 @@ fn out_of_memory(why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::OutOfMemory, why)
 }
 
-/// Bytes of the process that are resident and of no file; 0 if the kernel does not say. Takes a
-/// microsecond (proc_pid_statm(5)).
+/// Resident memory of the process that belongs to no file, in bytes (proc_pid_statm(5)); 0 if /proc
+/// cannot be read. Takes a microsecond.
 fn resident() -> u64 {
     fs::read_to_string("/proc/self/statm").ok().and_then(|text| of_statm(&text)).unwrap_or(0)
 }

@@ -1,10 +1,9 @@
-//! Names that the kernel is asked to forget, where it refers to so many that they take a quarter of the
-//! memory there is.
+//! Chooses names that the kernel is asked to forget, when its inodes take a quarter of the memory limit.
 //!
-//! The kernel keeps what was looked up until it needs the memory itself, and so long we have to know
-//! what it refers to: 300 bytes a file. Somebody who walks over a million files wants few of them
-//! again. Which ones is not known here, so any go, as in a cache that replaces at random; what is open
-//! stays open, and has the same inode when it is looked up again.
+//! The kernel keeps each name that was looked up until it lacks memory itself. Until then the tree has
+//! to keep the inode: 300 bytes for a file, 700 for an archive. A program that walks over a million
+//! files needs few of them again. The tree does not know which, so names are chosen at random. An open
+//! file stays open, and its name gets the same inode number when it is looked up again.
 
 use std::{
     collections::HashMap,
@@ -20,23 +19,24 @@ use super::{
 };
 use crate::archive::DirId;
 
-/// What an inode takes at most, in bytes, if its path is not long.
+/// Most bytes of an inode whose path is not long.
 const LARGE_INODE: u64 = 1 << 10;
 
-/// Names at a time: some milliseconds, during which directories are locked in turn.
+/// Names that are chosen at once. Forgetting them takes some milliseconds.
 const AT_ONCE: u64 = 1 << 14;
 
 /// A multiplier that spreads numbers over 64 bits (2^64 divided by the golden ratio).
 const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 
 impl Tree {
-    /// Whether inodes take more than a quarter of the memory that all may take.
+    /// Whether inodes take more than a quarter of the memory limit.
     #[must_use]
     pub fn is_crowded(&self) -> bool {
         self.too_many().is_some()
     }
 
-    /// The part of them, in 2^32nds, that is to go until they take three sixteenths.
+    /// The part of all inodes to forget, in units of 2^-32, so that three sixteenths of the limit are left;
+    /// `None` if they are few enough.
     fn too_many(&self) -> Option<u64> {
         let limit = self.settings.memory_limit;
         let things = self.inodes.things() as u64;
@@ -49,8 +49,8 @@ impl Tree {
         (memory > limit / 4).then(|| part.min((AT_ONCE << 32) / things))
     }
 
-    /// Names that the kernel may forget, each with its directory: of files that are not open, and of
-    /// archives, with which go the names below. Others in each `round`. Asks the source.
+    /// Names to forget, each with the inode of its directory: files that are not open, and archives, with
+    /// which the kernel forgets all names in them. Each `round` chooses others. Reads the source.
     #[must_use]
     pub fn names_to_forget(&self, round: u64) -> Vec<(Ino, OsString)> {
         let Some(part) = self.too_many() else { return Vec::new() };
@@ -72,7 +72,7 @@ impl Tree {
         named.collect()
     }
 
-    /// The path of what may be forgotten, and the name under which it is shown.
+    /// The path in the source and the name in the mount of an inode that may be forgotten.
     fn name_of(&self, node: &Node) -> Option<(PathBuf, OsString)> {
         let (path, name) = match node {
             Node::Source(node) if node.kind == Kind::File && node.open_file().is_none() => {
@@ -99,7 +99,7 @@ impl Tree {
         Some((path.to_path_buf(), name))
     }
 
-    /// The inode of a directory of the source, if the kernel refers to it.
+    /// The inode number of a directory of the source, if the kernel has looked it up.
     fn number_of(&self, directory: &Path) -> Option<Ino> {
         if directory.as_os_str().is_empty() {
             return Some(Ino::ROOT);

@@ -35,10 +35,10 @@ const SLOW: u64 = 256 << 10;
 /// A file that takes more memory, in bytes, is heavy: an archive of some 50,000 members.
 const HEAVY: u64 = 4 << 20;
 
-/// How long it is known that there was no memory to open a file.
+/// How long a file is refused after there was no memory to open it.
 const REFUSED: Duration = Duration::from_secs(5);
 
-/// Files of which that is known at most.
+/// Most files that are refused at the same time.
 const MOST_REFUSED: NonZeroUsize = NonZeroUsize::new(1 << 10).expect("not zero");
 
 /// What a file can turn out to be.
@@ -130,7 +130,7 @@ pub(super) struct Containers<C> {
     open: Remembered<Arc<C>>,
     /// Files that are none, and why.
     plain: Remembered<Arc<str>>,
-    /// Files that there was no memory for, when that was, and what they took.
+    /// Files that there was no memory for: when, and the reason.
     refused: Remembered<(Instant, Arc<str>)>,
     /// Bytes that the open ones may take together, and take.
     memory: u64,
@@ -266,8 +266,8 @@ impl<C: Container> Containers<C> {
         Ok((self.examine(file, &stat, server, waits, warn)?, stat))
     }
 
-    /// Whether it was tried a moment ago to open the file, and there was no memory for it: else whoever
-    /// lists a directory of such files would wait for each.
+    /// Fails if there was no memory to open the file a moment ago. Without this, listing a directory of
+    /// such files would parse each of them in vain.
     fn check_refused(&self, stat: &Stat) -> io::Result<()> {
         let generation = stat.generation();
         let mut refused = lock(&self.refused);

@@ -20,7 +20,7 @@ BESIDE = 32 * MIB
 
 
 def with_xz(path, dictionary, content):
-    """An archive of one member in a stream of .xz with a dictionary of so many bytes."""
+    """An archive of one member in a stream of .xz with a dictionary of `dictionary` bytes."""
     filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": dictionary}]
     encoded = lzma.compress(content, lzma.FORMAT_XZ, lzma.CHECK_CRC32, filters=filters)
     fields = (0, 95, 0, 33, zlib.crc32(content), len(encoded), len(content), 1, 0)

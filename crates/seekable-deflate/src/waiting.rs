@@ -15,44 +15,44 @@ use crate::{Error, Memory, ReadAt, SavedIndex, Span, core::Core, testing};
 /// Nothing that is right takes so long.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// What a read does.
+/// What the source does with a read.
 #[derive(Clone, Copy)]
-enum Then {
-    Wait,
-    Read,
+enum OnRead {
+    Block,
+    Serve,
     Fail,
-    /// Once; others read.
+    /// The first read; later ones are served.
     Panic,
 }
 
-/// A source whose reads do what they are told.
+/// A source that does with reads what the test says.
 struct Gated {
     encoded: Vec<u8>,
-    then: Mutex<Then>,
+    on_read: Mutex<OnRead>,
     changed: Condvar,
 }
 
 impl Gated {
-    fn tell(&self, then: Then) {
-        *self.then.lock().unwrap() = then;
+    fn tell(&self, on_read: OnRead) {
+        *self.on_read.lock().unwrap() = on_read;
         self.changed.notify_all();
     }
 }
 
 impl ReadAt for Gated {
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        let then = self.then.lock().unwrap();
-        let is_waiting = |then: &mut Then| matches!(then, Then::Wait);
-        let mut then = self.changed.wait_while(then, is_waiting).unwrap();
-        let now = *then;
-        if let Then::Panic = now {
-            *then = Then::Read;
+        let on_read = self.on_read.lock().unwrap();
+        let is_waiting = |on_read: &mut OnRead| matches!(on_read, OnRead::Block);
+        let mut on_read = self.changed.wait_while(on_read, is_waiting).unwrap();
+        let now = *on_read;
+        if let OnRead::Panic = now {
+            *on_read = OnRead::Serve;
         }
-        drop(then);
+        drop(on_read);
         match now {
-            Then::Fail => Err(io::Error::other("unplugged")),
-            Then::Panic => panic!("a broken source"),
-            Then::Wait | Then::Read => self.encoded.read_exact_at(buf, offset),
+            OnRead::Fail => Err(io::Error::other("unplugged")),
+            OnRead::Panic => panic!("a broken source"),
+            OnRead::Block | OnRead::Serve => self.encoded.read_exact_at(buf, offset),
         }
     }
 }
@@ -62,7 +62,7 @@ impl ReadAt for Gated {
 fn stream() -> (Arc<Core>, Arc<Gated>) {
     let (encoded, options) = testing::fifty_blocks();
     let core = Core::new(0..encoded.len() as u64, options, Memory::new(0));
-    let source = Gated { encoded, then: Mutex::new(Then::Wait), changed: Condvar::new() };
+    let source = Gated { encoded, on_read: Mutex::new(OnRead::Block), changed: Condvar::new() };
     (core, Arc::new(source))
 }
 
@@ -107,12 +107,12 @@ fn two_at_the_frontier(core: &Arc<Core>, source: &Arc<Gated>) -> [Receiver<Answe
 fn a_failure_at_the_frontier_is_told_to_all_who_wait() {
     let (core, source) = stream();
     let both = two_at_the_frontier(&core, &source);
-    source.tell(Then::Fail);
+    source.tell(OnRead::Fail);
     for answered in both {
         let answer = answered.recv_timeout(DEADLINE).expect("nobody is left waiting");
         assert!(matches!(answer, Err(Error::Source(_))));
     }
-    source.tell(Then::Read);
+    source.tell(OnRead::Serve);
     assert!(is_right(&ask(&core, &source, 30_000), 30_000));
 }
 
@@ -120,7 +120,7 @@ fn a_failure_at_the_frontier_is_told_to_all_who_wait() {
 fn a_panic_at_the_frontier_leaves_nobody_waiting() {
     let (core, source) = stream();
     let [first, second] = two_at_the_frontier(&core, &source);
-    source.tell(Then::Panic);
+    source.tell(OnRead::Panic);
     assert!(first.recv_timeout(DEADLINE).is_err(), "it panicked");
     assert!(is_right(&second, 30_000));
 }
@@ -132,9 +132,9 @@ fn all_behind<const N: usize>(
     source: &Arc<Gated>,
     offsets: [u64; N],
 ) -> [Receiver<Answer>; N] {
-    source.tell(Then::Read);
+    source.tell(OnRead::Serve);
     assert!(is_right(&ask(core, source, 49_999), 49_999));
-    source.tell(Then::Wait);
+    source.tell(OnRead::Block);
     let all = offsets.map(|offset| {
         let answered = ask(core, source, offset);
         until(|| core.lock().behind.contains_key(&0));
@@ -149,7 +149,7 @@ fn all_behind<const N: usize>(
 fn all_who_want_a_span_get_one_decode_of_it_though_no_memory_keeps_it() {
     let (core, source) = stream();
     let all = all_behind(&core, &source, [5000, 6000, 7000, 8000]);
-    source.tell(Then::Read);
+    source.tell(OnRead::Serve);
     let spans = all.map(|answered| span(&answered));
     let first = spans[0].bytes();
     assert_eq!([0, 5000, 9999].map(|at| first[at]), [0, 5, 9]);
@@ -161,7 +161,7 @@ fn all_who_want_a_span_get_one_decode_of_it_though_no_memory_keeps_it() {
 fn a_panic_behind_the_frontier_leaves_nobody_waiting() {
     let (core, source) = stream();
     let [first, second] = all_behind(&core, &source, [5000, 6000]);
-    source.tell(Then::Panic);
+    source.tell(OnRead::Panic);
     assert!(first.recv_timeout(DEADLINE).is_err(), "it panicked");
     assert!(is_right(&second, 6000));
     assert!(core.lock().behind.is_empty());
@@ -170,7 +170,7 @@ fn a_panic_behind_the_frontier_leaves_nobody_waiting() {
 #[test]
 fn an_index_that_is_adopted_during_a_pass_takes_effect_behind_its_span() {
     let (other, source) = stream();
-    source.tell(Then::Read);
+    source.tell(OnRead::Serve);
     assert!(is_right(&ask(&other, &source, 49_999), 49_999));
     let mut index = Vec::new();
     assert!(other.write_index(&source, &mut index).unwrap());
@@ -181,7 +181,7 @@ fn an_index_that_is_adopted_during_a_pass_takes_effect_behind_its_span() {
     let [first, second] = two_at_the_frontier(&core, &source);
     core.adopt(&saved).unwrap();
     assert_eq!(core.lock().index.frontier(), 0, "somebody is at work there");
-    source.tell(Then::Read);
+    source.tell(OnRead::Serve);
     assert!(is_right(&first, 49_999) && is_right(&second, 30_000));
     let state = core.lock();
     assert_eq!((state.index.len(), state.index.frontier()), (5, 50_000));
