@@ -14,4 +14,5 @@ pub mod fuse;
 pub mod malloc;
 pub mod saved;
 pub mod serve;
+pub mod sync;
 pub mod tree;

@@ -8,16 +8,14 @@ use std::{
     fs::File,
     io,
     os::unix::fs::FileExt,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use sha2::{Digest, Sha256};
 
 use super::Generation;
+use crate::sync::Mutex;
 
 /// Bytes at the start of a file that its fingerprint covers.
 const HEAD: u64 = 4 << 10;
@@ -149,7 +147,7 @@ impl SourceFile {
 
     #[cold]
     fn compare_fingerprint(&self, always: bool) -> io::Result<()> {
-        let _one_at_a_time = self.comparing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = self.comparing.lock();
         if self.stale.load(Ordering::Acquire) {
             return Err(stale_error());
         }

@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     io,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
@@ -13,7 +13,10 @@ use std::{
 
 use fuser::{INodeNo, Notifier};
 
-use crate::tree::Tree;
+use crate::{
+    sync::{Condvar, Mutex},
+    tree::Tree,
+};
 
 /// Listings that are remembered at most, 24 bytes each; the oldest beyond are dropped early. With a
 /// timeout of a year there would be no end of them.
@@ -92,7 +95,7 @@ impl KernelCache {
     /// The listing of `ino` that was just answered is to be dropped in time.
     pub(super) fn drop_later(&self, ino: INodeNo) {
         let time = Instant::now() + self.0.after;
-        let mut kept = self.0.lock();
+        let mut kept = self.0.kept.lock();
         kept.listings.push_back((time, ino));
         if kept.listings.len() == 1 || kept.listings.len() > MOST_KEPT {
             self.0.changed.notify_one();
@@ -143,7 +146,7 @@ impl KernelCache {
 
     /// The mount is over.
     pub(super) fn end(&self) {
-        self.0.lock().over = true;
+        self.0.kept.lock().over = true;
         self.0.changed.notify_one();
     }
 }
@@ -160,13 +163,13 @@ impl Shared {
 
     /// Waits for the next listing whose time has come; `None` when the mount is over.
     fn next(&self) -> Option<INodeNo> {
-        let mut kept = self.lock();
+        let mut kept = self.kept.lock();
         loop {
             if kept.over {
                 return None;
             }
             kept = match kept.listings.front() {
-                None => self.changed.wait(kept).unwrap_or_else(PoisonError::into_inner),
+                None => self.changed.wait(kept),
                 Some(&(time, ino)) => {
                     let left = time.saturating_duration_since(Instant::now());
                     // Too early does no harm, and so a walk over thousands is one awakening.
@@ -174,16 +177,10 @@ impl Shared {
                         kept.listings.pop_front();
                         return Some(ino);
                     }
-                    let waited = self.changed.wait_timeout(kept, left);
-                    waited.unwrap_or_else(PoisonError::into_inner).0
+                    self.changed.wait_timeout(kept, left).0
                 }
             };
         }
-    }
-
-    // Nothing that can panic runs under this lock; a poisoned one is still whole.
-    fn lock(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -211,6 +208,6 @@ mod tests {
         cache.end();
         thread.join().unwrap();
         assert!(dropped.recv().is_err(), "the others have their time");
-        assert_eq!(cache.0.lock().listings.len(), MOST_KEPT);
+        assert_eq!(cache.0.kept.lock().listings.len(), MOST_KEPT);
     }
 }

@@ -4,13 +4,12 @@
 use std::{
     collections::HashMap,
     fs::File,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use fuser::{BackingId, FileHandle, FopenFlags, INodeNo, ReplyOpen};
+
+use crate::sync::Mutex;
 
 /// Decides on passthrough for an inode and not for an open: the kernel refuses
 /// to mix cached and passthrough opens of one inode (EIO), and wants one backing file for all.
@@ -49,7 +48,7 @@ impl Passthrough {
         if !self.offered.load(Ordering::Relaxed) {
             return reply.opened(fh, flags);
         }
-        let mut inodes = self.inodes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inodes = self.inodes.lock();
         let decision = inodes.entry(ino).or_insert_with(|| Decision {
             handles: Vec::new(),
             backing: file.and_then(|file| {
@@ -71,7 +70,7 @@ impl Passthrough {
 
     /// A handle is gone.
     pub fn release(&self, ino: INodeNo, fh: FileHandle) {
-        let mut inodes = self.inodes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inodes = self.inodes.lock();
         if let Some(decision) = inodes.get_mut(&ino) {
             decision.handles.retain(|handle| *handle != fh);
             if decision.handles.is_empty() {

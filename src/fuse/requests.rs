@@ -6,17 +6,12 @@
 //! has more of them started; and a reader that was killed gets its answer, EINTR, from here. It
 //! does not know what requests are about.
 
-use std::{
-    collections::HashMap,
-    fs, io,
-    os::fd::OwnedFd,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    thread,
-    time::Duration,
-};
+use std::{collections::HashMap, fs, io, os::fd::OwnedFd, sync::Arc, thread, time::Duration};
 
 use fuser::Request;
 use rustix::event::{PollFd, PollFlags, Timespec};
+
+use crate::sync::{Condvar, Mutex};
 
 /// Between two looks. Nothing that is decoded takes as long, so who waits for it waits for the source.
 const TICK: Duration = Duration::from_millis(50);
@@ -81,13 +76,13 @@ impl Ticket {
     /// Whether the request is still to be answered. If not, its reader was killed, and what the
     /// kernel would have learnt (a reference to an inode, a handle) it will never give back.
     pub fn take(self) -> bool {
-        self.requests.lock().open.remove(&self.unique).is_some()
+        self.requests.state.lock().open.remove(&self.unique).is_some()
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.requests.lock().open.remove(&self.unique);
+        self.requests.state.lock().open.remove(&self.unique);
     }
 }
 
@@ -95,7 +90,7 @@ impl Requests {
     /// Notes that `request` is to be answered.
     pub fn ticket(self: &Arc<Self>, request: &Request) -> Ticket {
         let unique = request.unique().0;
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let open = Open { reader: request.pid(), since: state.tick };
         state.open.insert(unique, open);
         Ticket { requests: self.clone(), unique }
@@ -103,7 +98,7 @@ impl Requests {
 
     /// Runs `work`, which a thread that answers requests is at meanwhile.
     pub fn at_work(&self, work: impl FnOnce()) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.busy += 1;
         if state.asleep {
             state.asleep = false;
@@ -111,14 +106,14 @@ impl Requests {
         }
         drop(state);
         work(); // catches its panics
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.busy -= 1;
         state.done += 1;
     }
 
     /// The mount is over: nobody need look any more.
     pub fn end(&self) {
-        self.lock().over = true;
+        self.state.lock().over = true;
         self.changed.notify_one();
     }
 
@@ -136,11 +131,6 @@ impl Requests {
         thread::Builder::new().name("watch".into()).spawn(move || watch.run())?;
         Ok(())
     }
-
-    // Nothing that can panic runs under this lock; a poisoned one is still whole.
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 struct Watch<R> {
@@ -156,18 +146,18 @@ impl<R: Relief> Watch<R> {
     fn run(&mut self) {
         let (mut idle, mut done) = (0, 0);
         loop {
-            let mut state = self.requests.lock();
+            let mut state = self.requests.state.lock();
             if idle >= IDLE && state.busy == 0 && state.open.is_empty() {
                 state.asleep = true;
                 while state.asleep && !state.over {
-                    state = self.wait(state);
+                    state = self.requests.changed.wait(state);
                 }
                 idle = 0;
             }
             if state.over {
                 return;
             }
-            state = self.wait_a_tick(state);
+            state = self.requests.changed.wait_timeout(state, TICK).0;
             state.tick += 1;
             let now = state.tick;
             idle = if state.busy == 0 && state.open.is_empty() { idle + 1 } else { 0 };
@@ -199,19 +189,10 @@ impl<R: Relief> Watch<R> {
         }
     }
 
-    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        self.requests.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn wait_a_tick<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        let waited = self.requests.changed.wait_timeout(state, TICK);
-        waited.unwrap_or_else(PoisonError::into_inner).0
-    }
-
     /// Answers the request `unique` with EINTR, unless somebody else is about to answer it. Past
     /// fuser, which has its reply elsewhere: what that says later the kernel does not take (ENOENT).
     fn interrupt(&self, unique: u64) {
-        if self.requests.lock().open.remove(&unique).is_none() {
+        if self.requests.state.lock().open.remove(&unique).is_none() {
             return;
         }
         // struct fuse_out_header: length, error, number.
@@ -285,15 +266,15 @@ mod tests {
         let requests = Arc::new(Requests::default());
         let ticket = |unique| {
             let open = Open { reader: 1, since: 0 };
-            requests.lock().open.insert(unique, open);
+            requests.state.lock().open.insert(unique, open);
             Ticket { requests: requests.clone(), unique }
         };
         drop(ticket(1));
-        assert!(requests.lock().open.is_empty());
+        assert!(requests.state.lock().open.is_empty());
         assert!(ticket(2).take());
-        assert!(requests.lock().open.is_empty());
+        assert!(requests.state.lock().open.is_empty());
         let interrupted = ticket(3);
-        requests.lock().open.clear();
+        requests.state.lock().open.clear();
         assert!(!interrupted.take());
     }
 
@@ -301,7 +282,7 @@ mod tests {
     fn a_thread_that_got_done_is_not_stuck() {
         let requests = Requests::default();
         let counts = || {
-            let state = requests.lock();
+            let state = requests.state.lock();
             (state.busy, state.done)
         };
         requests.at_work(|| assert_eq!(counts(), (1, 0)));
@@ -331,7 +312,7 @@ mod tests {
         let device = fs::File::open("/dev/null").unwrap().into();
         requests.watch(device, 1, Told(sender)).unwrap();
         let deadline = Instant::now() + Duration::from_secs(60);
-        while !requests.lock().asleep {
+        while !requests.state.lock().asleep {
             assert!(Instant::now() < deadline);
             thread::yield_now();
         }

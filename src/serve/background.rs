@@ -8,13 +8,14 @@ use std::{
     collections::VecDeque,
     fmt,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use super::{Content, pool::Spawner};
+use crate::sync::{Condvar, Mutex};
 
 /// While a read came so short a time ago, readers have the threads.
 const QUIET: Duration = Duration::from_millis(200);
@@ -74,13 +75,13 @@ impl Background {
 
     /// Finishes the pass over `content`.
     pub fn finish(&self, content: &Arc<Content>) {
-        self.queue().contents.push_back(Arc::downgrade(content));
+        self.queue.lock().contents.push_back(Arc::downgrade(content));
         self.changed.notify_all();
     }
 
     /// The mount is over.
     pub fn end(&self) {
-        self.queue().over = true;
+        self.queue.lock().over = true;
         self.changed.notify_all();
     }
 
@@ -93,7 +94,7 @@ impl Background {
             // One that fails, or does not get on, is tried again when it is read again.
             let goes_on = !content.is_settled() && (bytes > 0 || !was_answered);
             if goes_on {
-                self.queue().contents.push_back(Arc::downgrade(&content));
+                self.queue.lock().contents.push_back(Arc::downgrade(&content));
             }
             drop(content);
             self.pause(Duration::from_secs_f64(bytes as f64 / RATE as f64));
@@ -103,9 +104,9 @@ impl Background {
     /// The next content; `None` when the mount is over. Waits while there is none, or no time.
     fn next(&self) -> Option<Arc<Content>> {
         loop {
-            let mut queue = self.queue();
+            let mut queue = self.queue.lock();
             while queue.contents.is_empty() && !queue.over {
-                queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                queue = self.changed.wait(queue);
             }
             if queue.over {
                 return None;
@@ -137,18 +138,17 @@ impl Background {
         content.verify_part(Box::new(move |_| {
             told.store(true, Ordering::Release);
             // Under the lock, or it could come between a look at `done` and the wait.
-            let _queue = this.queue();
+            let _queue = this.queue.lock();
             this.changed.notify_all();
         }));
         let deadline = Instant::now() + patience;
-        let mut queue = self.queue();
+        let mut queue = self.queue.lock();
         while !done.load(Ordering::Acquire) && !queue.over {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return false;
             }
-            queue =
-                self.changed.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0;
+            queue = self.changed.wait_timeout(queue, left).0;
         }
         true
     }
@@ -156,21 +156,15 @@ impl Background {
     /// Waits; `false` if the mount is over.
     fn pause(&self, time: Duration) -> bool {
         let deadline = Instant::now() + time;
-        let mut queue = self.queue();
+        let mut queue = self.queue.lock();
         while !queue.over {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return true;
             }
-            queue =
-                self.changed.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0;
+            queue = self.changed.wait_timeout(queue, left).0;
         }
         false
-    }
-
-    // Nothing that can panic runs under this lock; a poisoned one is still whole.
-    fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet, hash_map::Entry},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
 use seekable_deflate::{DeflateReader, Format, Options, spacing_for};
@@ -20,6 +20,7 @@ use super::{
 use crate::{
     archive::{Archive, Member, MemberId, Method, NpyGz, SourceFile},
     saved::{CopyKey, StreamKey},
+    sync::Mutex,
 };
 
 /// An open archive. Contents, and the indexes in them, live as long as it does.
@@ -74,7 +75,7 @@ impl OpenArchive {
     /// # Errors
     /// When the member cannot be read at all: encrypted, unknown method, bad local file header.
     pub fn content(&self, id: MemberId) -> Result<Arc<Content>, Error> {
-        if let Some(content) = self.contents().get(&id)
+        if let Some(content) = self.contents.lock().get(&id)
             && !content.is_superseded()
         {
             return Ok(content.clone());
@@ -82,7 +83,7 @@ impl OpenArchive {
         // Not under the lock: this reads the local file header. Should two threads come here at
         // once, the first to insert wins.
         let content = Arc::new(self.new_content(id)?);
-        match self.contents().entry(id) {
+        match self.contents.lock().entry(id) {
             Entry::Occupied(first) if !first.get().is_superseded() => {
                 return Ok(first.get().clone());
             }
@@ -100,7 +101,7 @@ impl OpenArchive {
 
     /// Drops the content of a member, unless somebody has it or it is worth keeping.
     pub(super) fn drop_content(&self, id: MemberId) {
-        let mut contents = self.contents();
+        let mut contents = self.contents.lock();
         let is_idle =
             |content: &Arc<Content>| Arc::strong_count(content) == 1 && !content.is_worth_keeping();
         let dropped =
@@ -123,18 +124,13 @@ impl OpenArchive {
     /// Whether this is the first time that somebody wants to log the refusal of a member.
     #[must_use]
     pub fn first_refusal(&self, id: MemberId) -> bool {
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner).insert(id)
+        self.refused.lock().insert(id)
     }
 
     /// Which members have been compared with their CRC-32, and are right.
     #[cfg(test)]
     pub(super) fn confirmed_members(&self) -> &Confirmed {
         &self.confirmed
-    }
-
-    // Nothing that can panic runs under this lock; a poisoned one is still whole.
-    fn contents(&self) -> std::sync::MutexGuard<'_, HashMap<MemberId, Arc<Content>>> {
-        self.contents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn new_content(&self, id: MemberId) -> Result<Content, Error> {
@@ -248,7 +244,7 @@ impl OpenNpyGz {
     /// Its bytes.
     #[must_use]
     pub fn content(&self) -> Arc<Content> {
-        let mut content = self.content.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut content = self.content.lock();
         if let Some(content) = content.as_ref().filter(|content| !content.is_superseded()) {
             return content.clone();
         }

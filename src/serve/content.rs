@@ -1,13 +1,6 @@
 //! The decoded bytes of one member, however it is encoded.
 
-use std::{
-    cell::RefCell,
-    fmt,
-    fs::File,
-    ops::Range,
-    os::unix::fs::FileExt,
-    sync::{Arc, Mutex},
-};
+use std::{cell::RefCell, fmt, fs::File, ops::Range, os::unix::fs::FileExt, sync::Arc};
 
 use super::{
     Asker, Error, News, Once, Pattern, Repeats, Reply, Shared,
@@ -19,7 +12,7 @@ use super::{
     verify::{self, Verdict},
     whole::Whole,
 };
-use crate::archive::SourceFile;
+use crate::{archive::SourceFile, sync::Mutex};
 
 /// The decoded bytes of one member, for all its handles.
 #[derive(Debug)]
@@ -370,7 +363,7 @@ impl Content {
             return self.read(copy, asker, offset, size, reply);
         };
         let around = {
-            let mut pattern = pattern.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut pattern = pattern.lock();
             pattern.follow(offset, size.into(), self.read_ahead)
         };
         if let Some(range) = around.behind {

@@ -14,13 +14,16 @@ use std::{
     io,
     os::unix::fs::FileExt,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
 };
 
 use super::{Error, Once, deflated::Deflated, pool::Spawner};
-use crate::saved::{self, Copies, CopyKey, Draft};
+use crate::{
+    saved::{self, Copies, CopyKey, Draft},
+    sync::Mutex,
+};
 
 /// Bytes that are written before the disk is waited for: so they do not pile up in memory, and the
 /// end of the server waits for no more than these.
@@ -109,7 +112,7 @@ impl MemberCopy {
 
     /// The copy, for a read of an open handle.
     pub fn of<'a>(&self, handle: &'a CopyHandle) -> Option<&'a File> {
-        if handle.0.get().is_none() && matches!(*self.state(), State::There) {
+        if handle.0.get().is_none() && matches!(*self.state.lock(), State::There) {
             self.open(handle)?;
         }
         handle.0.get().map(|file| &**file)
@@ -117,7 +120,7 @@ impl MemberCopy {
 
     /// Takes note of a read of `bytes`; whether a copy is to be made now.
     pub fn asked(&self, bytes: u64) -> bool {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let State::Absent { asked } = &mut *state else { return false };
         let is_read_a_lot = *asked >= self.size;
         *asked += bytes;
@@ -135,7 +138,7 @@ impl MemberCopy {
                 this.complain(&error);
                 State::GivenUp
             });
-            *this.state() = state;
+            *this.state.lock() = state;
         });
     }
 
@@ -246,7 +249,7 @@ impl MemberCopy {
             self.complain(&error);
             None
         });
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if found.is_some() {
             *state = State::There;
         } else if matches!(*state, State::There) {
@@ -255,11 +258,6 @@ impl MemberCopy {
         }
         drop(state);
         found
-    }
-
-    // Nothing panics under this lock; a poisoned one is still whole.
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn key(&self) -> Option<&CopyKey> {

@@ -21,7 +21,7 @@ use std::{
     ops::Range,
     panic::{self, AssertUnwindSafe},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
@@ -37,6 +37,7 @@ use super::{
 use crate::{
     archive::SourceFile,
     saved::{self, StreamKey},
+    sync::Mutex,
 };
 
 /// Bytes of the longest match (RFC 1951).
@@ -243,13 +244,8 @@ impl Deflated {
         true
     }
 
-    // Nothing that can panic runs under this lock; a poisoned one is still whole.
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn park(self: &Arc<Self>, waiter: Waiter) {
-        let mut waiting = self.waiting();
+        let mut waiting = self.waiting.lock();
         waiting.resting = false;
         self.start(&mut waiting, waiter.missing.start);
         // What the kernel reads around a row seldom lies in one span. A span begins less than a
@@ -289,7 +285,7 @@ impl Deflated {
             let from = self.reader.frontier();
             // From the start, if what was saved turned out to be wrong.
             let Some(result) = self.try_span_at(from) else { continue };
-            let mut waiting = self.waiting();
+            let mut waiting = self.waiting.lock();
             let frontier = self.reader.frontier();
             let passed_over = !waiting.want(&(from..frontier));
             let done = settle(&mut waiting, result, from..u64::MAX);
@@ -327,7 +323,7 @@ impl Deflated {
 
     /// Gives up what was decoded ahead of the frontier, as soon as it does not go on.
     pub fn rest(&self) {
-        let mut waiting = self.waiting();
+        let mut waiting = self.waiting.lock();
         waiting.resting = true;
         let rests = !waiting.advancing;
         drop(waiting);
@@ -339,7 +335,7 @@ impl Deflated {
     /// Whether that was the last that happened to it.
     #[cfg(test)]
     pub fn rests(&self) -> bool {
-        self.waiting().resting
+        self.waiting.lock().resting
     }
 
     fn decode(self: Arc<Self>, place: u64) {
@@ -362,7 +358,7 @@ impl Deflated {
     /// Takes over the span that is wanted at `place` by now, unless another task has; and one more
     /// that waits for a thread, if none is free and one does both faster.
     fn begin(&self, place: u64) -> Option<(u64, Option<u64>)> {
-        let mut waiting = self.waiting();
+        let mut waiting = self.waiting.lock();
         let offset = waiting.decoding.get_mut(&place)?.take()?;
         if !self.shared.decode.is_short() {
             return Some((offset, None));
@@ -375,7 +371,7 @@ impl Deflated {
 
     /// Hands out the span of `offset`, which it has taken over.
     fn deliver(self: &Arc<Self>, offset: u64, result: Option<Result<Span, Error>>) {
-        let mut waiting = self.waiting();
+        let mut waiting = self.waiting.lock();
         waiting.decoding.remove(&(offset / self.spacing));
         // Others that wait near may wait for another span: they find out for themselves.
         let done = result.map(|result| settle(&mut waiting, result, offset..offset + 1));

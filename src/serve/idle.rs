@@ -7,14 +7,13 @@
 
 use std::{
     fs,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-    },
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
 
 use rustix::time::{ClockId, clock_gettime};
+
+use crate::sync::Mutex;
 
 /// Over what time idle cores are counted: ten ticks of that clock.
 const WINDOW: Duration = Duration::from_millis(100);
@@ -59,7 +58,7 @@ impl IdleCores {
     }
 
     fn spare(&self) -> usize {
-        let mut sample = self.sample.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sample = self.sample.lock();
         let now = Instant::now();
         let before = sample.filter(|sample| now - sample.at < STALE);
         if let Some(known) = before.filter(|sample| now - sample.at < WINDOW) {
@@ -136,9 +135,9 @@ mod tests {
     fn nobody_helps_before_anything_is_known_or_beyond_what_is_idle() {
         let cores = IdleCores::default();
         assert!(!cores.have_one(), "nothing is known");
-        let sample = cores.sample.lock().unwrap().unwrap();
+        let sample = cores.sample.lock().unwrap();
         let set = |spare| {
-            *cores.sample.lock().unwrap() = Some(Sample { at: Instant::now(), spare, ..sample });
+            *cores.sample.lock() = Some(Sample { at: Instant::now(), spare, ..sample });
         };
         set(1);
         assert!(cores.have_one());

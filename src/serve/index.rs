@@ -7,7 +7,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt, io, mem,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        Arc, OnceLock, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
@@ -18,6 +18,7 @@ use super::{Error, deflated::Deflated, pool::Spawner};
 use crate::{
     archive::{Identity, SourceFile},
     saved::{self, IndexFile, Indexes, StreamKey, Trust, WriteIndex},
+    sync::Mutex,
 };
 
 /// Streams of fewer encoded bytes are decoded again in 2 or 3 milliseconds, which is less than
@@ -99,11 +100,11 @@ impl ArchiveIndex {
 
     /// Lets a stream that has just been opened go on from its saved index, if it has one.
     pub fn adopt(&self, key: StreamKey, stream: &Deflated) {
-        let is_wrong = || lock(&self.refuted).contains(&key);
+        let is_wrong = || self.refuted.lock().contains(&key);
         if self.identity().is_none() || stream.has_refused() || is_wrong() {
             return;
         }
-        let file = lock(&self.file).clone();
+        let file = self.file.lock().clone();
         if let Some(file) = file {
             self.adopt_from(&file, key, stream);
         }
@@ -114,7 +115,7 @@ impl ArchiveIndex {
         if self.identity().is_none() {
             return false;
         }
-        let trust = lock(&self.file).as_ref().and_then(|file| file.trust(key));
+        let trust = self.file.lock().as_ref().and_then(|file| file.trust(key));
         trust.is_some_and(|trust| trust.confirmed && self.holds(trust))
     }
 
@@ -124,11 +125,11 @@ impl ArchiveIndex {
             return;
         }
         let unsaved = {
-            let mut verified = lock(&self.verified);
+            let mut verified = self.verified.lock();
             verified.insert(key);
             verified.len()
         };
-        let saved = lock(&self.file).as_ref().map_or(0, |file| file.streams().count());
+        let saved = self.file.lock().as_ref().map_or(0, |file| file.streams().count());
         if unsaved >= saved.max(MEMBERS) {
             self.save_soon();
         }
@@ -151,17 +152,17 @@ impl ArchiveIndex {
 
     /// Saves the index of a stream from now on.
     pub fn register(&self, key: StreamKey, stream: &Arc<Deflated>) {
-        lock(&self.streams).insert(key, Arc::downgrade(stream));
+        self.streams.lock().insert(key, Arc::downgrade(stream));
     }
 
     /// Drops what is saved of a stream, which does not decode as it says.
     pub fn refute(self: &Arc<Self>, key: StreamKey) {
         let Some(identity) = self.identity() else { return };
-        lock(&self.refuted).insert(key);
+        self.refuted.lock().insert(key);
         self.warn(&identity, &saved::Error::Stream(StaleIndex));
         let this = self.clone();
         self.saver.spawn(move || {
-            let _one_at_a_time = lock(&this.saving);
+            let _one_at_a_time = this.saving.lock();
             let left = this.store.forget(&identity, key).unwrap_or_else(|error| {
                 log::debug!("{}: {error}", this.store.path().display());
                 None
@@ -200,7 +201,7 @@ impl ArchiveIndex {
     /// Saves what there is to save, on another thread.
     pub fn save_later(self: Arc<Self>) {
         let streams = self.unsaved();
-        if !streams.is_empty() || !lock(&self.verified).is_empty() {
+        if !streams.is_empty() || !self.verified.lock().is_empty() {
             self.saver.clone().spawn(move || {
                 self.save();
                 drop(streams);
@@ -211,8 +212,8 @@ impl ArchiveIndex {
     /// Saves what there is to save.
     pub fn save(&self) {
         self.queued.store(false, Ordering::Release);
-        let _one_at_a_time = lock(&self.saving);
-        let (unsaved, verified) = (self.unsaved(), mem::take(&mut *lock(&self.verified)));
+        let _one_at_a_time = self.saving.lock();
+        let (unsaved, verified) = (self.unsaved(), mem::take(&mut *self.verified.lock()));
         if unsaved.is_empty() && verified.is_empty() {
             return;
         }
@@ -243,7 +244,7 @@ impl ArchiveIndex {
 
     /// The streams that are open.
     fn live(&self) -> BTreeMap<StreamKey, Arc<Deflated>> {
-        let mut streams = lock(&self.streams);
+        let mut streams = self.streams.lock();
         streams.retain(|_, stream| stream.strong_count() > 0);
         streams.iter().filter_map(|(key, stream)| Some((*key, stream.upgrade()?))).collect()
     }
@@ -264,7 +265,7 @@ impl ArchiveIndex {
         // Another server may have saved other streams, or more of these, or removed the file that
         // this one still has. Should it do so while this goes on, the file that comes last stays.
         let there = self.store.load(identity).ok().flatten().map(Arc::new);
-        let files = [lock(&self.file).clone(), there];
+        let files = [self.file.lock().clone(), there];
         let mut sources: BTreeMap<StreamKey, (u64, From)> = BTreeMap::new();
         for file in files.iter().flatten() {
             for (key, trust) in file.streams() {
@@ -314,7 +315,7 @@ impl ArchiveIndex {
         for (key, (frontier, from)) in &sources {
             if let From::Stream(stream) = from {
                 stream.set_saved(*frontier);
-                lock(&self.refuted).remove(key);
+                self.refuted.lock().remove(key);
             }
         }
         Ok(saved)
@@ -341,7 +342,7 @@ impl ArchiveIndex {
     fn use_file(&self, file: Option<Arc<IndexFile>>) {
         let saved = file.as_ref().map_or(0, |file| file.frontiers());
         self.saved.store(saved, Ordering::Relaxed);
-        *lock(&self.file) = file;
+        *self.file.lock() = file;
     }
 
     fn adopt_from(&self, file: &IndexFile, key: StreamKey, stream: &Deflated) {
@@ -363,11 +364,6 @@ impl ArchiveIndex {
         let path = self.store.path().display();
         log::warn!("{path}/{identity}.index is made anew: {error}");
     }
-}
-
-// Nothing that can panic runs under these locks; a poisoned one is still whole.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -4,10 +4,12 @@ use std::{
     collections::VecDeque,
     fmt, io,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     thread,
     time::Duration,
 };
+
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 type Task = Box<dyn FnOnce() + Send>;
 
@@ -95,7 +97,7 @@ impl Pool {
     }
 
     fn start(&self) -> io::Result<()> {
-        let mut queue = self.shared.queue();
+        let mut queue = self.shared.queue.lock();
         let shared = self.shared.clone();
         let name = format!("{}-{}", self.name, queue.threads);
         thread::Builder::new().name(name).spawn(move || shared.work())?;
@@ -117,7 +119,7 @@ impl Pool {
     /// used its core: they wait for a source that hangs. A decoder that is at work is let be, for more
     /// of them would only take its core.
     pub fn relieve(&self) {
-        let queue = self.shared.queue();
+        let queue = self.shared.queue.lock();
         let is_short = queue.tasks.len() > queue.idle && queue.threads < MOST_THREADS;
         let (done, numbers) = (queue.done, queue.numbers.clone());
         drop(queue);
@@ -129,7 +131,7 @@ impl Pool {
             std::fs::read_to_string(path).unwrap_or_default()
         };
         let now = Progress { done, used: numbers.iter().map(used).collect() };
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.last.lock();
         if *last != now {
             *last = now;
         } else if let Err(cause) = self.start() {
@@ -140,7 +142,7 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        let mut queue = self.shared.queue();
+        let mut queue = self.shared.queue.lock();
         queue.closed = true;
         self.shared.more.notify_all();
         // The last owner may have been a task: its own thread ends by itself.
@@ -148,8 +150,7 @@ impl Drop for Pool {
         let left = usize::from(queue.numbers.contains(&own));
         let mut before = (queue.threads, queue.done);
         while queue.threads > left {
-            let waited = self.shared.less.wait_timeout(queue, self.patience);
-            let (next, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+            let (next, timeout) = self.shared.less.wait_timeout(queue, self.patience);
             queue = next;
             let now = (queue.threads, queue.done);
             if timeout.timed_out() && now == before {
@@ -164,7 +165,7 @@ impl Drop for Pool {
 impl Spawner {
     /// Whether a task waits for a thread.
     pub fn has_work(&self) -> bool {
-        !self.0.queue().tasks.is_empty()
+        !self.0.queue.lock().tasks.is_empty()
     }
 
     /// Whether a task waits for a thread, and all have something else to do.
@@ -174,19 +175,19 @@ impl Spawner {
 
     /// How many threads more the tasks that wait would need.
     pub fn short_of(&self) -> usize {
-        let queue = self.0.queue();
+        let queue = self.0.queue.lock();
         queue.tasks.len().saturating_sub(queue.idle)
     }
 
     /// Queues `task`. After the pool is gone it is dropped unrun.
     pub fn spawn(&self, task: impl FnOnce() + Send + 'static) {
-        let queue = self.0.queue();
+        let queue = self.0.queue.lock();
         self.push(queue, Box::new(task));
     }
 
     /// Queues `task` if a thread is there for it that has nothing to do.
     pub fn spawn_if_idle(&self, task: impl FnOnce() + Send + 'static) {
-        let queue = self.0.queue();
+        let queue = self.0.queue.lock();
         if queue.idle > queue.tasks.len() {
             self.push(queue, Box::new(task));
         }
@@ -202,14 +203,9 @@ impl Spawner {
 }
 
 impl Shared {
-    // A task never runs under this lock, so a poisoned one is still whole.
-    fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn work(&self) {
         let number = rustix::thread::gettid().as_raw_nonzero().get();
-        let mut queue = self.queue();
+        let mut queue = self.queue.lock();
         queue.numbers.push(number);
         loop {
             let task = loop {
@@ -222,14 +218,14 @@ impl Shared {
                     return;
                 }
                 queue.idle += 1;
-                queue = self.more.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                queue = self.more.wait(queue);
                 queue.idle -= 1;
             };
             drop(queue);
             // What a panicking task held is dropped: its replies then answer EIO. The panic itself
             // has been printed by the hook.
             let _ = catch_unwind(AssertUnwindSafe(task));
-            queue = self.queue();
+            queue = self.queue.lock();
             queue.done += 1;
             if queue.closed {
                 self.less.notify_all();
@@ -295,7 +291,7 @@ mod tests {
         let refused = sender.clone();
         pool.spawner().spawn_if_idle(move || refused.send("while it is busy").unwrap());
         end.send(()).unwrap();
-        while pool.shared.queue().idle == 0 {
+        while pool.shared.queue.lock().idle == 0 {
             thread::yield_now();
         }
         pool.spawner().spawn_if_idle(move || sender.send("when it is idle").unwrap());
@@ -343,7 +339,7 @@ mod tests {
         let pool = Pool::new("test", 1).unwrap();
         let mut releases = vec![stuck(&pool)];
         (0..10).for_each(|_| pool.relieve());
-        assert_eq!(pool.shared.queue().threads, 1);
+        assert_eq!(pool.shared.queue.lock().threads, 1);
         for _ in 1..MOST_THREADS {
             let (release, released) = mpsc::channel::<()>();
             releases.push(release);
@@ -353,13 +349,15 @@ mod tests {
         }
         pool.spawner().spawn(|| ());
         let deadline = Instant::now() + Duration::from_secs(60);
-        while pool.shared.queue().threads < MOST_THREADS || pool.shared.queue().tasks.len() > 1 {
+        while pool.shared.queue.lock().threads < MOST_THREADS
+            || pool.shared.queue.lock().tasks.len() > 1
+        {
             assert!(Instant::now() < deadline);
             pool.relieve();
             thread::yield_now();
         }
         (0..10).for_each(|_| pool.relieve());
-        assert_eq!(pool.shared.queue().threads, MOST_THREADS);
+        assert_eq!(pool.shared.queue.lock().threads, MOST_THREADS);
         drop(releases);
     }
 
@@ -376,7 +374,7 @@ mod tests {
         });
         has_begun.recv().unwrap();
         pool.spawner().spawn(|| ());
-        let number = pool.shared.queue().numbers[0];
+        let number = pool.shared.queue.lock().numbers[0];
         let path = format!("/proc/self/task/{number}/schedstat");
         let used = || std::fs::read_to_string(&path).unwrap();
         for _ in 0..10 {
@@ -388,7 +386,7 @@ mod tests {
                 thread::yield_now();
             }
         }
-        assert_eq!(pool.shared.queue().threads, 1);
+        assert_eq!(pool.shared.queue.lock().threads, 1);
         drop(release);
     }
 

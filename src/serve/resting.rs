@@ -1,12 +1,12 @@
 //! Contents that nobody has open, so many that a program which opens a file three times to map it finds
 //! what its first open found out.
 
-use std::sync::{Mutex, PoisonError, Weak};
+use std::sync::Weak;
 
 use lru::LruCache;
 
 use super::OpenArchive;
-use crate::archive::MemberId;
+use crate::{archive::MemberId, sync::Mutex};
 
 /// How many are kept: each takes some 2 KiB. What is worth more than decoding it again (a saved index,
 /// damage, a pass under way) stays with its archive in any case.
@@ -25,7 +25,7 @@ impl Default for Resting {
 impl Resting {
     /// The content of a member was closed; perhaps another one is dropped for it.
     pub fn closed(&self, archive: &Weak<OpenArchive>, member: MemberId) {
-        let mut resting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut resting = self.0.lock();
         resting.put((archive.as_ptr().addr(), member), archive.clone());
         let oldest = if resting.len() > MOST { resting.pop_lru() } else { None };
         drop(resting);

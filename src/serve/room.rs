@@ -12,11 +12,13 @@
 use std::{
     fmt, fs, io,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
+
+use crate::sync::{Condvar, Mutex};
 
 /// How long a reservation waits for other reservations to end before it fails.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -63,7 +65,7 @@ pub struct Reserved {
 
 impl Drop for Reserved {
     fn drop(&mut self) {
-        self.room.state().reserved -= self.bytes;
+        self.room.state.lock().reserved -= self.bytes;
         self.room.changed.notify_all();
     }
 }
@@ -104,7 +106,7 @@ impl Room {
         if used > self.mark() && self.is_worth_trying(used) {
             self.give_way(used - self.mark());
             used = (self.measure)();
-            self.state().in_vain = (used > self.mark()).then(|| (Instant::now(), used));
+            self.state.lock().in_vain = (used > self.mark()).then(|| (Instant::now(), used));
         }
         let is_full = used > self.limit;
         if is_full && !self.full.swap(true, Ordering::Relaxed) {
@@ -116,7 +118,7 @@ impl Room {
             );
         }
         self.full.store(is_full, Ordering::Relaxed);
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if state.reserved == 0 {
             state.base = used;
         }
@@ -160,7 +162,7 @@ impl Room {
         let mut has_given = false;
         loop {
             let used = (self.measure)();
-            let mut state = self.state();
+            let mut state = self.state.lock();
             if state.reserved == 0 {
                 state.base = used;
             }
@@ -182,15 +184,14 @@ impl Room {
             let Some(left) = left else {
                 return Err(refused(bytes.saturating_sub(missing)));
             };
-            let waited = self.changed.wait_timeout(state, left.min(PATIENCE / 40));
-            drop(waited.unwrap_or_else(PoisonError::into_inner));
+            drop(self.changed.wait_timeout(state, left.min(PATIENCE / 40)));
             has_given = false;
         }
     }
 
     /// Whether eviction may free something: looking for it costs milliseconds.
     fn is_worth_trying(&self, used: u64) -> bool {
-        let in_vain = self.state().in_vain;
+        let in_vain = self.state.lock().in_vain;
         in_vain.is_none_or(|(when, then)| used > then + self.limit / 64 || when.elapsed() > AGAIN)
     }
 
@@ -200,13 +201,8 @@ impl Room {
         give_way(bytes);
         // The evicted caches existed before the reservations began.
         let given = before.saturating_sub((self.measure)());
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.base = state.base.saturating_sub(given);
-    }
-
-    // Nothing panics between two changes that belong together.
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -319,7 +315,7 @@ mod tests {
         begins.recv().expect("it begins");
         drop(first);
         assert_eq!(waiting.join().expect("no panic").expect("there is room by now"), 400);
-        assert_eq!(room.state().reserved, 0);
+        assert_eq!(room.state.lock().reserved, 0);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::{
     os::fd::AsFd,
     path::PathBuf,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -21,6 +21,8 @@ use rustix::{
     io::Errno,
     process::Resource,
 };
+
+use crate::sync::Mutex;
 
 /// How much of what is free when the server starts the files may take, if nothing else is said.
 const SHARE: u64 = 10;
@@ -93,12 +95,12 @@ impl Scratch {
 
     /// The file, if it is still there; it then counts as used just now.
     pub fn get(&self, id: ScratchId) -> Option<Arc<File>> {
-        self.files().kept.get(&id).map(|(file, _)| file.clone())
+        self.files.lock().kept.get(&id).map(|(file, _)| file.clone())
     }
 
     /// Closes the least recently used file; `false` if there is none. For whoever lacks a descriptor.
     pub fn give_one_up(&self) -> bool {
-        let mut files = self.files();
+        let mut files = self.files.lock();
         let gone = files.evict();
         drop(files);
         gone.is_some()
@@ -113,7 +115,7 @@ impl Scratch {
         let room = || self.stat();
         let mut gone = Vec::new();
         {
-            let mut files = self.files();
+            let mut files = self.files.lock();
             let limit = match (files.limit, self.limit) {
                 (Some(limit), _) | (None, Some(limit)) => limit,
                 (None, None) => free(&room()?) / SHARE,
@@ -182,11 +184,6 @@ impl Scratch {
     fn stat(&self) -> io::Result<StatVfs> {
         Ok(rustix::fs::statvfs(&self.directory)?)
     }
-
-    // Nothing that can panic runs under this lock; a poisoned one is still whole.
-    fn files(&self) -> MutexGuard<'_, Files> {
-        self.files.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Files {
@@ -206,7 +203,7 @@ impl Writing<'_> {
 
     /// Keeps the file under `id`, as long as there is room.
     pub fn keep(mut self, id: ScratchId) -> Arc<File> {
-        let mut files = self.scratch.files();
+        let mut files = self.scratch.files.lock();
         files.written -= 1;
         files.kept.put(id, (self.file.clone(), self.size));
         drop(files);
@@ -231,7 +228,7 @@ struct Taken<'a> {
 
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
-        let mut files = self.scratch.files();
+        let mut files = self.scratch.files.lock();
         files.used -= self.size;
         files.written -= 1;
     }
@@ -295,7 +292,7 @@ mod tests {
         let there = [ids[0], ids[1], ids[2], fourth].map(|id| scratch.get(id).is_some());
         assert_eq!(there, [true, false, true, true]);
         let whole = write(&scratch, 3000).unwrap();
-        assert_eq!(scratch.files().kept.len(), 1);
+        assert_eq!(scratch.files.lock().kept.len(), 1);
         assert!(scratch.get(whole).is_some());
         assert_eq!(write(&scratch, 3001).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
         assert!(scratch.get(whole).is_some(), "nothing went for it");
@@ -308,9 +305,9 @@ mod tests {
         assert_eq!(scratch.begin(2000).unwrap_err().kind(), io::ErrorKind::StorageFull);
         drop(writing);
         assert!(write(&scratch, 2000).is_ok());
-        assert_eq!(scratch.files().used, 2000);
+        assert_eq!(scratch.files.lock().used, 2000);
         assert!(scratch.give_one_up() && !scratch.give_one_up());
-        assert_eq!(scratch.files().used, 0);
+        assert_eq!(scratch.files.lock().used, 0);
     }
 
     #[test]
@@ -319,7 +316,7 @@ mod tests {
         Arc::get_mut(&mut scratch).unwrap().most = 8;
         for _ in 0..2000 {
             write(&scratch, 1).unwrap();
-            let files = scratch.files();
+            let files = scratch.files.lock();
             assert!(files.kept.len() <= 8);
             assert_eq!(files.used, files.kept.len() as u64);
         }
@@ -332,7 +329,7 @@ mod tests {
         for _ in 0..20 {
             write(&scratch, 1).unwrap();
         }
-        assert_eq!(scratch.files().kept.len(), 8);
+        assert_eq!(scratch.files.lock().kept.len(), 8);
     }
 
     #[test]
@@ -347,7 +344,7 @@ mod tests {
     fn more_than_the_disk_has_is_no_room() {
         let (_place, scratch) = scratch(u64::MAX);
         assert_eq!(scratch.begin(1 << 60).unwrap_err().kind(), io::ErrorKind::StorageFull);
-        assert_eq!(scratch.files().used, 0);
+        assert_eq!(scratch.files.lock().used, 0);
     }
 
     #[test]
@@ -369,6 +366,6 @@ mod tests {
         let left = stat.f_blocks * stat.f_frsize / LEFT_FREE;
         let size = free(&stat).saturating_sub(left / 2).max(1);
         assert_eq!(scratch.begin(size).unwrap_err().kind(), io::ErrorKind::StorageFull);
-        assert_eq!(scratch.files().used, 0);
+        assert_eq!(scratch.files.lock().used, 0);
     }
 }

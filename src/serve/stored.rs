@@ -1,14 +1,11 @@
 //! A member that lies in the archive as it is.
 
-use std::{
-    fmt, mem,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{fmt, mem, sync::Arc};
 
 use seekable_deflate::ReadAt;
 
 use super::{Error, Reply, pool::Spawner, verify::Verdict, with_scratch};
-use crate::archive::SourceFile;
+use crate::{archive::SourceFile, sync::Mutex};
 
 /// Bytes that are compared at a time. Others may use the thread and the disk in between.
 const PIECE: u64 = 1 << 20;
@@ -64,12 +61,12 @@ impl Stored {
 
     /// How many bytes of it have been compared.
     pub fn passed(&self) -> u64 {
-        self.pass().at
+        self.pass.lock().at
     }
 
     /// Compares it up to `target` at least, then tells `reply`.
     pub fn pass_to(self: &Arc<Self>, target: u64, reply: Reply) {
-        let mut pass = self.pass();
+        let mut pass = self.pass.lock();
         pass.waiting.push((target.min(self.size), reply));
         if !mem::replace(&mut pass.is_running, true) {
             drop(pass);
@@ -79,11 +76,11 @@ impl Stored {
 
     /// Compares all of it in this thread, unless another is at it.
     pub fn compare_at_once(self: &Arc<Self>) {
-        let mut pass = self.pass();
+        let mut pass = self.pass.lock();
         if !mem::replace(&mut pass.is_running, true) {
             drop(pass);
             while !self.verdict.is_settled() && self.step().is_ok_and(|at| at < self.size) {}
-            pass = self.pass();
+            pass = self.pass.lock();
             // Somebody may have come meanwhile.
             pass.is_running = !pass.waiting.is_empty();
             if pass.is_running {
@@ -104,7 +101,7 @@ impl Stored {
         let at = self.passed();
         let is_over = at >= self.size || self.verdict.is_settled();
         let result = if is_over { Ok(at) } else { self.step() };
-        let mut pass = self.pass();
+        let mut pass = self.pass.lock();
         let is_done = |target: u64| is_over || result.as_ref().map_or(true, |at| target <= *at);
         let (done, waiting) =
             mem::take(&mut pass.waiting).into_iter().partition(|(target, _)| is_done(*target));
@@ -124,7 +121,7 @@ impl Stored {
     /// Compares one piece; says how far that is. For the thread alone that runs the pass.
     fn step(&self) -> Result<u64, Error> {
         let (at, mut crc32) = {
-            let pass = self.pass();
+            let pass = self.pass.lock();
             (pass.at, pass.crc32.clone())
         };
         let len = PIECE.min(self.size - at) as usize;
@@ -144,14 +141,9 @@ impl Stored {
                 self.verdict.condemn(Error::Damaged(what.into()));
             }
         }
-        let mut pass = self.pass();
+        let mut pass = self.pass.lock();
         (pass.at, pass.crc32) = (end, crc32);
         Ok(end)
-    }
-
-    // Nothing is read and nothing panics under this lock; a poisoned one is still whole.
-    fn pass(&self) -> MutexGuard<'_, Pass> {
-        self.pass.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -7,13 +7,13 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
 use super::{Error, index::ArchiveIndex};
-use crate::{archive::SourceFile, saved::StreamKey};
+use crate::{archive::SourceFile, saved::StreamKey, sync::Mutex};
 
 /// When the bytes of a member are compared with its CRC-32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -232,7 +232,7 @@ impl Verdict {
         }
         // That it was right may have been said by an index that was not.
         self.members.set(self.subject.number, false);
-        let inodes = self.inodes.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let inodes = self.inodes.lock().clone();
         let Some(listener) = self.alarm.0.get() else { return };
         for inode in inodes {
             let error = self.condemned.get().filter(|error| self.is_news(error));
@@ -252,7 +252,7 @@ impl Verdict {
     /// It is opened as `inode`, whose pages are to be dropped should it turn out to be wrong. Look
     /// whether it has not already after this.
     pub fn watch(&self, inode: u64) {
-        let mut inodes = self.inodes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inodes = self.inodes.lock();
         if !inodes.contains(&inode) {
             inodes.push(inode);
         }

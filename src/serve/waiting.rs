@@ -1,14 +1,11 @@
 //! Reads that wait for spans.
 
-use std::{
-    collections::HashMap,
-    ops::Range,
-    sync::{Mutex, PoisonError},
-};
+use std::{collections::HashMap, ops::Range};
 
 use seekable_deflate::Span;
 
 use super::{Error, Reply};
+use crate::sync::Mutex;
 
 /// A read, or a wish to have bytes decoded, that waits for spans.
 pub struct Waiter {
@@ -43,14 +40,14 @@ static SPARES: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
 const MOST_SPARES: usize = 4;
 
 fn take_spare() -> Vec<u8> {
-    let spare = SPARES.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    let spare = SPARES.lock().pop();
     let mut spare = spare.unwrap_or_default();
     spare.clear();
     spare
 }
 
 fn keep_spare(buffer: Vec<u8>) {
-    let mut spares = SPARES.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut spares = SPARES.lock();
     if spares.len() < MOST_SPARES {
         spares.push(buffer);
     }
@@ -223,7 +220,7 @@ mod tests {
     #[test]
     fn a_few_buffers_of_replies_are_kept() {
         (0..10).for_each(|_| keep_spare(vec![0; 1 << 20]));
-        assert!((1..=4).contains(&SPARES.lock().unwrap().len()));
+        assert!((1..=4).contains(&SPARES.lock().len()));
         let spare = take_spare();
         assert!(spare.is_empty() && spare.capacity() >= 1 << 20);
     }

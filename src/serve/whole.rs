@@ -12,11 +12,14 @@ use std::{
     mem,
     ops::Range,
     os::unix::fs::FileExt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
 
 use super::{Asker, Error, Reply, Shared, copy::MemberCopy, pool::Spawner, scratch::ScratchId};
-use crate::archive::{Archive, MAX_DICTIONARY, MemberId, Method};
+use crate::{
+    archive::{Archive, MAX_DICTIONARY, MemberId, Method},
+    sync::Mutex,
+};
 
 /// Members of more decoded bytes are long: at 10 MB/s, as bzip2 has it, these take 6 s.
 const LONG: u64 = 64 << 20;
@@ -80,12 +83,8 @@ impl fmt::Debug for WholeQueue {
 }
 
 impl WholeQueue {
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn put(self: &Arc<Self>, whole: Arc<Whole>, threads: &Spawner) {
-        self.lock().waiting.push(whole);
+        self.0.lock().waiting.push(whole);
         self.spawn(threads);
     }
 
@@ -95,7 +94,7 @@ impl WholeQueue {
     }
 
     fn run_one(self: &Arc<Self>, threads: &Spawner) {
-        let Some(whole) = self.lock().take() else { return };
+        let Some(whole) = self.0.lock().take() else { return };
         let _turn = whole.is_long().then(|| LongTurn { queue: self, threads });
         whole.decode();
     }
@@ -109,7 +108,7 @@ struct LongTurn<'a> {
 
 impl Drop for LongTurn<'_> {
     fn drop(&mut self) {
-        let mut queue = self.queue.lock();
+        let mut queue = self.queue.0.lock();
         queue.long -= 1;
         let is_left = !queue.waiting.is_empty();
         drop(queue);
@@ -166,14 +165,9 @@ impl Whole {
         self.size() > LONG || (has_dictionary && self.size() > SMALL_DICTIONARY)
     }
 
-    // Nothing that can panic runs under this lock; a poisoned one is still whole.
-    fn state(&self) -> MutexGuard<'_, Progress> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Why it cannot be decoded, if that is known.
     pub fn failure(&self) -> Option<Error> {
-        match &*self.state() {
+        match &*self.state.lock() {
             Progress::Failed(error) => Some(error.clone()),
             _ => None,
         }
@@ -181,7 +175,7 @@ impl Whole {
 
     /// The decoded file, if it is there.
     pub fn decoded(&self) -> Option<Arc<File>> {
-        match &*self.state() {
+        match &*self.state.lock() {
             Progress::Decoded(Some(file)) => Some(file.clone()),
             Progress::Decoded(None) => self.shared.scratch.get(self.id),
             _ => None,
@@ -193,7 +187,7 @@ impl Whole {
         if let Some(file) = self.decoded() {
             return answer(&Ok(file), range, reply);
         }
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let waiter = Waiter { range, asker, reply };
         match &mut *state {
             Progress::Decoding(waiting) => waiting.push(waiter),
@@ -260,7 +254,7 @@ impl Whole {
 
     /// Whether anybody waits whose process is still there.
     fn is_wanted(&self) -> bool {
-        match &*self.state() {
+        match &*self.state.lock() {
             Progress::Decoding(waiting) => waiting.iter().any(|waiter| waiter.asker.is_there()),
             _ => false,
         }
@@ -275,7 +269,9 @@ impl Whole {
             // A full disk may be emptied: the next read tries again.
             Err(_) => Progress::Untouched,
         };
-        let Progress::Decoding(waiting) = mem::replace(&mut *self.state(), next) else { return };
+        let Progress::Decoding(waiting) = mem::replace(&mut *self.state.lock(), next) else {
+            return;
+        };
         let result = result.map(|(file, _)| file);
         for Waiter { range, reply, .. } in waiting {
             answer(&result, range, reply);

@@ -9,7 +9,7 @@ use std::{
     os::fd::OwnedFd,
     path::Path,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
     thread,
@@ -22,7 +22,10 @@ use super::{
     opened::{Container, Containers, Found},
     source::{At, open_regular},
 };
-use crate::serve::{OpenArchive, Server};
+use crate::{
+    serve::{OpenArchive, Server},
+    sync::{Condvar, Mutex},
+};
 
 /// Archives that are worth another thread: each takes some 10 us, waking a thread 5 to 30.
 const WORTH_A_THREAD: usize = 16;
@@ -125,20 +128,13 @@ impl<C: Container> Work<C> {
 
     /// Waits for those that others have begun with: not for threads that have other work to do.
     fn wait(&self) -> FoundAhead<C> {
-        let mut done = self.done();
+        let mut done = self.done.lock();
         while done.over < self.rows.len() {
-            done = self.changed.wait(done).unwrap_or_else(PoisonError::into_inner);
+            done = self.changed.wait(done);
         }
         let mut found = std::mem::take(&mut done.found);
         found.sort_unstable_by_key(|(row, ..)| *row);
         found.into_iter().peekable()
-    }
-}
-
-impl<C> Work<C> {
-    // Nothing that can panic runs under this lock; a poisoned one is still whole.
-    fn done(&self) -> MutexGuard<'_, Done<C>> {
-        self.done.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -150,7 +146,7 @@ struct Turn<'a, C> {
 
 impl<C> Drop for Turn<'_, C> {
     fn drop(&mut self) {
-        let mut done = self.work.done();
+        let mut done = self.work.done.lock();
         done.found.extend(self.found.take());
         done.over += 1;
         if done.over == self.work.rows.len() {

@@ -2,11 +2,14 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, atomic::AtomicU64, atomic::Ordering},
+    sync::{Arc, atomic::AtomicU64, atomic::Ordering},
 };
 
 use super::{FsError, source::PlainFile};
-use crate::serve::{Content, CopyHandle, OpenArchive, OpenNpyGz, Pattern};
+use crate::{
+    serve::{Content, CopyHandle, OpenArchive, OpenNpyGz, Pattern},
+    sync::{Mutex, RwLock},
+};
 
 /// The number of a handle, as the kernel carries it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -76,21 +79,21 @@ impl Handles {
     /// # Errors
     /// `TooManyOpen`.
     pub fn insert(&self, handle: Handle, user: u32) -> Result<HandleId, FsError> {
-        self.holders().take(handle.file(), user)?;
+        self.holders.lock().take(handle.file(), user)?;
         let id = HandleId(self.next.fetch_add(1, Ordering::Relaxed));
-        self.open.write().unwrap_or_else(PoisonError::into_inner).insert(id, Arc::new(handle));
+        self.open.write().insert(id, Arc::new(handle));
         Ok(id)
     }
 
     pub fn get(&self, id: HandleId) -> Option<Arc<Handle>> {
-        self.open.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+        self.open.read().get(&id).cloned()
     }
 
     pub fn remove(&self, id: HandleId) {
         // Dropped outside the lock: it may close files.
-        let handle = self.open.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        let handle = self.open.write().remove(&id);
         let Some(handle) = handle else { return };
-        self.holders().give_back(handle.file());
+        self.holders.lock().give_back(handle.file());
         if let Handle::Member { content, container, .. } = &*handle {
             content.closed();
             if let Held::Archive(archive) = container {
@@ -100,12 +103,7 @@ impl Handles {
     }
 
     pub fn count(&self) -> usize {
-        self.open.read().unwrap_or_else(PoisonError::into_inner).len()
-    }
-
-    // Nothing panics between two changes that belong together.
-    fn holders(&self) -> MutexGuard<'_, Holders> {
-        self.holders.lock().unwrap_or_else(PoisonError::into_inner)
+        self.open.read().len()
     }
 }
 
@@ -158,7 +156,8 @@ mod tests {
 
     #[test]
     fn no_user_and_not_all_together_hold_all_descriptors() {
-        let mut holders = Handles::new(80).holders.into_inner().unwrap();
+        let handles = Handles::new(80);
+        let mut holders = handles.holders.lock();
         let mut take = |files: std::ops::Range<usize>, user| {
             files.filter(|file| holders.take(*file, user).is_ok()).count()
         };

@@ -10,10 +10,11 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     hash::Hash,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
 
 use super::block::{Block, NodeOf};
+use crate::sync::{Condvar, Mutex};
 
 /// An inode number of the mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -69,13 +70,8 @@ impl<K: Eq + Hash, N> Inodes<K, N> {
         Self { table: Mutex::new(table), opened: Condvar::new() }
     }
 
-    // No code that can panic runs under this lock; a poisoned one is still whole.
-    fn table(&self) -> MutexGuard<'_, Table<K, N>> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub fn get(&self, ino: Ino) -> Option<Arc<N>> {
-        let mut table = self.table();
+        let mut table = self.table.lock();
         match table.by_number.get(&ino) {
             Some(entry) => Some(entry.node.clone()),
             None => {
@@ -94,7 +90,7 @@ impl<K: Eq + Hash, N> Inodes<K, N> {
         numbers: impl FnOnce(&K) -> I,
         node: impl FnOnce() -> N,
     ) -> (Ino, Arc<N>) {
-        let mut table = self.table();
+        let mut table = self.table.lock();
         let ino = match table.by_key.get(&key) {
             Some(ino) => *ino,
             None => {
@@ -121,7 +117,7 @@ impl<K: Eq + Hash, N> Inodes<K, N> {
         numbers: impl FnOnce(&K) -> I,
         make: impl FnOnce() -> (u32, NodeOf<N>),
     ) -> InBlock<'_, K, N> {
-        let mut table = self.table();
+        let mut table = self.table.lock();
         let first = match table.by_key.get(&key) {
             Some(first) => *first,
             None => {
@@ -142,9 +138,9 @@ impl<K: Eq + Hash, N> Inodes<K, N> {
 
     /// Does `work` if `ino`, one of a block, is opened for the first time; others wait for that.
     pub fn at_first_open(&self, ino: Ino, work: impl FnOnce()) {
-        let mut table = self.table();
+        let mut table = self.table.lock();
         while table.opening.contains(&ino) {
-            table = self.opened.wait(table).unwrap_or_else(PoisonError::into_inner);
+            table = self.opened.wait(table);
         }
         let is_first = table.block_of(ino).is_some_and(|(_, place, block)| block.open(place));
         if !is_first {
@@ -158,7 +154,7 @@ impl<K: Eq + Hash, N> Inodes<K, N> {
 
     /// The kernel drops `count` references.
     pub fn forget(&self, ino: Ino, count: u64) {
-        let mut table = self.table();
+        let mut table = self.table.lock();
         let Some(entry) = table.by_number.get_mut(&ino) else {
             if let Some((first, place, block)) = table.block_of(ino) {
                 block.forget(place, count);
@@ -178,17 +174,17 @@ impl<K: Eq + Hash, N> Inodes<K, N> {
 
     /// How many inodes and blocks of them there are.
     pub fn things(&self) -> usize {
-        self.table().by_key.len()
+        self.table.lock().by_key.len()
     }
 
     /// The inode of `key`.
     pub fn number_of(&self, key: &K) -> Option<Ino> {
-        self.table().by_key.get(key).copied()
+        self.table.lock().by_key.get(key).copied()
     }
 
     /// What those of which `is_meant` by their number stand for, and of blocks the first.
     pub fn some(&self, is_meant: impl Fn(Ino) -> bool) -> Vec<Arc<N>> {
-        let table = self.table();
+        let table = self.table.lock();
         let single = table.by_number.iter().filter(|(ino, _)| is_meant(**ino));
         let single = single.map(|(_, entry)| entry.node.clone());
         let first = table.blocks.iter().filter(|(first, _)| is_meant(**first));
@@ -198,7 +194,7 @@ impl<K: Eq + Hash, N> Inodes<K, N> {
 
     /// Bytes in use, about.
     pub fn memory(&self) -> u64 {
-        let table = self.table();
+        let table = self.table.lock();
         // By capacity: what is forgotten leaves its room in the maps.
         let single = size_of::<(Ino, Entry<K, N>)>() + size_of::<(Arc<K>, Ino)>();
         let things = size_of::<K>() + size_of::<N>() + PATH;
@@ -210,7 +206,7 @@ impl<K: Eq + Hash, N> Inodes<K, N> {
 
     /// How many inodes live, and the sum of their lookup counts.
     pub fn count(&self) -> (usize, u64) {
-        let table = self.table();
+        let table = self.table.lock();
         let single = table.by_number.values().map(|entry| (1, entry.lookups));
         let in_blocks = table.blocks.values().map(|(_, block)| block.count());
         single.chain(in_blocks).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
@@ -225,7 +221,7 @@ struct Opening<'a, K: Eq + Hash, N> {
 
 impl<K: Eq + Hash, N> Drop for Opening<'_, K, N> {
     fn drop(&mut self) {
-        self.inodes.table().opening.remove(&self.ino);
+        self.inodes.table.lock().opening.remove(&self.ino);
         self.inodes.opened.notify_all();
     }
 }
@@ -278,7 +274,7 @@ impl<K: Eq + Hash, N> InBlock<'_, K, N> {
     /// The inode at `place`, one of the block's; its lookup count goes up by one, as by
     /// [`Inodes::look_up`].
     pub fn look_up(&self, place: u32) -> Ino {
-        if let Some((_, block)) = self.inodes.table().blocks.get_mut(&self.first) {
+        if let Some((_, block)) = self.inodes.table.lock().blocks.get_mut(&self.first) {
             block.look_up(place);
         }
         self.number(place)
@@ -292,7 +288,7 @@ impl<K: Eq + Hash, N> InBlock<'_, K, N> {
 
 impl<K: Eq + Hash, N> Drop for InBlock<'_, K, N> {
     fn drop(&mut self) {
-        let mut table = self.inodes.table();
+        let mut table = self.inodes.table.lock();
         if let Some((_, block)) = table.blocks.get_mut(&self.first) {
             block.users -= 1;
         }

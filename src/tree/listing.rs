@@ -10,7 +10,7 @@ use std::{
     ffi::{OsStr, OsString},
     os::unix::ffi::OsStrExt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -28,6 +28,7 @@ use super::{
 use crate::{
     archive::{Archive, DirId, Entry},
     serve::OpenArchive,
+    sync::Mutex,
 };
 
 /// One entry of a listing.
@@ -420,11 +421,11 @@ impl Default for Listings {
 
 impl Listings {
     fn get(&self, ino: Ino) -> Option<Arc<Listing>> {
-        self.lock().0.get(&ino).cloned()
+        self.0.lock().0.get(&ino).cloned()
     }
 
     fn put(&self, ino: Ino, listing: Arc<Listing>) {
-        let mut kept = self.lock();
+        let mut kept = self.0.lock();
         let (listings, names) = &mut *kept;
         // Each counts for one at least, so that the number of empty ones is bounded too.
         *names += listing.names.len() + 1;
@@ -433,11 +434,6 @@ impl Listings {
             let dropped = old.take().or_else(|| listings.pop_lru().map(|(_, listing)| listing));
             *names -= dropped.map_or(0, |listing| listing.names.len() + 1);
         }
-    }
-
-    // Nothing that can panic runs under this lock; a poisoned one is still whole.
-    fn lock(&self) -> MutexGuard<'_, (LruCache<Ino, Arc<Listing>>, usize)> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -478,6 +474,6 @@ mod tests {
         listings.put(Ino(5), Arc::new(listing(&[], None)));
         let kept: Vec<_> = (1..=5).filter(|ino| listings.get(Ino(*ino)).is_some()).collect();
         assert_eq!(kept, [3, 4, 5]);
-        assert_eq!(listings.lock().1, 2 * (KEPT / 4 + 1) + 1);
+        assert_eq!(listings.0.lock().1, 2 * (KEPT / 4 + 1) + 1);
     }
 }

@@ -3,13 +3,14 @@
 use std::{
     fs::File,
     path::Path,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Weak},
 };
 
 use super::attr::{FileId, Kind};
 use crate::{
     archive::{DirId, MemberId},
     serve::{OpenArchive, OpenNpyGz},
+    sync::Mutex,
 };
 
 /// What an inode stands for. Paths are relative to the source.
@@ -68,12 +69,12 @@ impl SourceNode {
 
     /// Its path within the source, where it was seen last.
     pub fn path(&self) -> Arc<Path> {
-        self.path.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.path.lock().clone()
     }
 
     /// It was seen at `path`.
     pub fn seen_at(&self, path: &Arc<Path>) {
-        let mut known = self.path.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.path.lock();
         if *known != *path {
             *known = path.clone();
         }
@@ -81,12 +82,12 @@ impl SourceNode {
 
     /// The file that is open already.
     pub fn open_file(&self) -> Option<Arc<File>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).upgrade()
+        self.open.lock().upgrade()
     }
 
     /// Shares `file` among handles; one that is there already goes first.
     pub fn share(&self, file: File) -> Arc<File> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.open.lock();
         open.upgrade().unwrap_or_else(|| {
             let file = Arc::new(file);
             *open = Arc::downgrade(&file);
@@ -110,12 +111,12 @@ impl<C> Version<C> {
 
     /// The open container; `reopen` must give this very generation.
     pub fn open<E>(&self, reopen: impl FnOnce() -> Result<Arc<C>, E>) -> Result<Arc<C>, E> {
-        let known = self.container.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+        let known = self.container.lock().upgrade();
         if let Some(container) = known {
             return Ok(container);
         }
         let container = reopen()?;
-        *self.container.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&container);
+        *self.container.lock() = Arc::downgrade(&container);
         Ok(container)
     }
 }

@@ -5,12 +5,11 @@
 
 use std::{
     fs::{self, File},
-    hash::Hash,
     io,
     num::NonZeroUsize,
     os::{fd::AsRawFd, unix::ffi::OsStrExt},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -23,6 +22,7 @@ use super::attr::Stat;
 use crate::{
     archive::{self, Archive, Generation, NpyGz, SourceFile},
     serve::{OpenArchive, OpenNpyGz, Server},
+    sync::Mutex,
 };
 
 /// What an open `.npy.gz` takes, in bytes, if some of them have been read.
@@ -168,12 +168,12 @@ impl<C: Container> Containers<C> {
     /// open its bytes stay on the disk. Who holds a handle keeps his.
     pub fn close_removed(&self) {
         let open: Vec<_> =
-            lock(&self.open).iter().map(|(key, known)| (*key, known.what.clone())).collect();
+            self.open.lock().iter().map(|(key, known)| (*key, known.what.clone())).collect();
         for (key, container) in open {
             if !is_removed(container.source().file()) {
                 continue;
             }
-            let mut open = lock(&self.open);
+            let mut open = self.open.lock();
             let same = |known: &Known<Arc<C>>| Arc::ptr_eq(&known.what, &container);
             let closed = if open.peek(&key).is_some_and(same) { open.pop(&key) } else { None };
             drop(open);
@@ -188,7 +188,7 @@ impl<C: Container> Containers<C> {
     pub fn give_up(&self, bytes: u64) -> u64 {
         let mut given = 0;
         let mut closed = Vec::new();
-        let mut open = lock(&self.open);
+        let mut open = self.open.lock();
         let idle = open.iter().rev().filter(|(_, known)| Arc::strong_count(&known.what) == 1);
         let keys =
             idle.map(|(key, known)| (*key, known.what.memory())).take_while(|(_, memory)| {
@@ -207,7 +207,7 @@ impl<C: Container> Containers<C> {
 
     /// Closes the least recently used; `false` if none is open. For whoever lacks a descriptor.
     pub fn close_oldest(&self) -> bool {
-        let closed = lock(&self.open).pop_lru();
+        let closed = self.open.lock().pop_lru();
         if let Some((_, known)) = &closed {
             self.used.fetch_sub(known.what.memory(), Ordering::Relaxed);
         }
@@ -218,12 +218,12 @@ impl<C: Container> Containers<C> {
     pub fn known(&self, stat: &Stat) -> Option<Found<C>> {
         let generation = stat.generation();
         let key = (generation.dev, generation.ino);
-        if let Some(known) = lock(&self.plain).get(&key)
+        if let Some(known) = self.plain.lock().get(&key)
             && known.generation == generation
         {
             return Some(Err(known.what.clone()));
         }
-        let known = lock(&self.open).get(&key)?.clone();
+        let known = self.open.lock().get(&key)?.clone();
         if known.generation == generation {
             return Some(Ok(known.what));
         }
@@ -234,7 +234,7 @@ impl<C: Container> Containers<C> {
             return None;
         }
         // Unless it was closed meanwhile.
-        if let Some(entry) = lock(&self.open).peek_mut(&key)
+        if let Some(entry) = self.open.lock().peek_mut(&key)
             && Arc::ptr_eq(&entry.what, &known.what)
         {
             entry.generation = generation;
@@ -244,7 +244,7 @@ impl<C: Container> Containers<C> {
 
     /// Whether anything is known of the file with these numbers, in whatever generation.
     pub fn remembers(&self, dev: u64, ino: u64) -> bool {
-        lock(&self.open).contains(&(dev, ino)) || lock(&self.plain).contains(&(dev, ino))
+        self.open.lock().contains(&(dev, ino)) || self.plain.lock().contains(&(dev, ino))
     }
 
     /// What the file turned out to be, opening it with `open` if that is not known, and stat of
@@ -270,7 +270,7 @@ impl<C: Container> Containers<C> {
     /// such files would parse each of them in vain.
     fn check_refused(&self, stat: &Stat) -> io::Result<()> {
         let generation = stat.generation();
-        let mut refused = lock(&self.refused);
+        let mut refused = self.refused.lock();
         match refused.get(&(generation.dev, generation.ino)) {
             Some(Known { generation: of, what: (when, why) })
                 if *of == generation && when.elapsed() < REFUSED =>
@@ -320,7 +320,7 @@ impl<C: Container> Containers<C> {
                 container.warning().map(warn);
                 let known = Known { generation, what: container.clone() };
                 self.used.fetch_add(container.memory(), Ordering::Relaxed);
-                let evicted = lock(&self.open).push(key, known);
+                let evicted = self.open.lock().push(key, known);
                 if let Some((_, known)) = evicted {
                     self.used.fetch_sub(known.what.memory(), Ordering::Relaxed);
                 }
@@ -330,13 +330,13 @@ impl<C: Container> Containers<C> {
             Err(archive::Error::Io(error)) => {
                 if error.kind() == io::ErrorKind::OutOfMemory {
                     let what = (Instant::now(), shortened(error.to_string()).into());
-                    lock(&self.refused).put(key, Known { generation, what });
+                    self.refused.lock().put(key, Known { generation, what });
                 }
                 Err(error)
             }
             Err(error) => {
                 let why: Arc<str> = shortened(error.to_string()).into();
-                lock(&self.plain).put(key, Known { generation, what: why.clone() });
+                self.plain.lock().put(key, Known { generation, what: why.clone() });
                 Ok(Err(why))
             }
         }
@@ -345,14 +345,14 @@ impl<C: Container> Containers<C> {
     /// Whether the memory of those that are open is what is counted.
     #[cfg(test)]
     pub fn is_counted_right(&self) -> bool {
-        let open = lock(&self.open);
+        let open = self.open.lock();
         let sum: u64 = open.iter().map(|(_, known)| known.what.memory()).sum();
         sum == self.used.load(Ordering::Relaxed)
     }
 
     /// Calls `work` with each that is open.
     pub fn for_each(&self, work: impl Fn(&C)) {
-        let open: Vec<_> = lock(&self.open).iter().map(|(_, known)| known.what.clone()).collect();
+        let open: Vec<_> = self.open.lock().iter().map(|(_, known)| known.what.clone()).collect();
         open.iter().for_each(|container| work(container));
     }
 
@@ -363,7 +363,7 @@ impl<C: Container> Containers<C> {
 
     fn shrink_to(&self, memory: u64) {
         let mut closed = Vec::new();
-        let mut open = lock(&self.open);
+        let mut open = self.open.lock();
         // The newest stays, whatever it takes: somebody is about to use it.
         while self.used.load(Ordering::Relaxed) > memory && open.len() > 1 {
             let Some((_, known)) = open.pop_lru() else { break };
@@ -390,9 +390,4 @@ fn is_removed(file: &File) -> bool {
     rustix::fs::statx(file, c"", flags, StatxFlags::NLINK).is_ok_and(|stat| stat.stx_nlink == 0)
         && fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))
             .is_ok_and(|path| path.as_os_str().as_bytes().ends_with(b" (deleted)"))
-}
-
-// Nothing that can panic runs under these locks; a poisoned one is still whole.
-fn lock<K: Hash + Eq, V>(cache: &Mutex<LruCache<K, V>>) -> MutexGuard<'_, LruCache<K, V>> {
-    cache.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,15 +1,7 @@
 //! The operations on inodes and files; those on names are in `resolve`, on lists in `listing`, on
 //! extended attributes in `xattr`.
 
-use std::{
-    ffi::OsString,
-    fs::File,
-    io,
-    num::NonZeroUsize,
-    path::Path,
-    sync::{Arc, Mutex},
-    time::Instant,
-};
+use std::{ffi::OsString, fs::File, io, num::NonZeroUsize, path::Path, sync::Arc, time::Instant};
 
 use rustix::{fs::StatVfs, process::Resource};
 
@@ -30,6 +22,7 @@ use crate::{
     serve::{
         self, Content, CopyHandle, Limits, News, OpenArchive, OpenNpyGz, Pattern, Repeats, Server,
     },
+    sync::Mutex,
 };
 
 /// Bytes that parsed archives may take, unless a single one needs more.

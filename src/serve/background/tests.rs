@@ -30,9 +30,9 @@ fn content(server: &Server, path: &std::path::Path) -> (OpenArchive, Arc<Content
 fn the_end_of_a_server_is_the_end_of_its_background() {
     let server = server();
     let background = server.shared.background.clone();
-    assert!(!background.queue().over);
+    assert!(!background.queue.lock().over);
     drop(server);
-    assert!(background.queue().over);
+    assert!(background.queue.lock().over);
 }
 
 #[test]
@@ -47,7 +47,7 @@ fn what_cannot_be_compared_is_not_tried_without_end() {
     background.finish(&content);
     let start = Instant::now();
     loop {
-        let queue = background.queue();
+        let queue = background.queue.lock();
         // Whoever compares has it, or it stands in the queue.
         if queue.contents.is_empty() && Arc::strong_count(&content) == 1 {
             break;

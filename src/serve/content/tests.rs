@@ -12,6 +12,7 @@ use crate::{
     archive::{Entry, Identity, testing},
     saved::{Copies, CopyKey, StreamKey},
     serve::{OpenArchive, Server, Verify, copy::Copier, pool::Pool, testing::limits},
+    sync::Mutex,
 };
 
 const STRIDE: u64 = 2 << 20;

@@ -61,9 +61,9 @@ fn one_that_is_removed_as_soon_as_it_is_made_may_be_made_again() {
     let pool = Pool::new("test", 1).unwrap();
     let copy = copy(&place, &pool, SIZE);
     let make = || {
-        *copy.state() = State::Begun;
+        *copy.state.lock() = State::Begun;
         copy.make(deflated);
-        wait_until(|| !matches!(*copy.state(), State::Begun));
+        wait_until(|| !matches!(*copy.state.lock(), State::Begun));
     };
     make();
     let path = fs::read_dir(place.path()).unwrap().next().unwrap().unwrap().path();
@@ -76,7 +76,7 @@ fn one_that_is_removed_as_soon_as_it_is_made_may_be_made_again() {
         });
         let given_up = (0..20).filter(|_| {
             make();
-            matches!(*copy.state(), State::GivenUp)
+            matches!(*copy.state.lock(), State::GivenUp)
         });
         let given_up = given_up.count();
         is_over.store(true, Ordering::Relaxed);

@@ -35,7 +35,7 @@ fn a_pass_goes_as_far_as_somebody_waits_for_and_ends() {
         stored.pass_to(target, Box::new(move |result| sender.send(result.is_ok()).unwrap()));
         assert_eq!(receiver.recv_timeout(WAIT), Ok(true));
         let start = Instant::now();
-        while stored.pass().is_running {
+        while stored.pass.lock().is_running {
             assert!(start.elapsed() < WAIT);
             std::thread::yield_now();
         }

@@ -170,7 +170,7 @@ fn it_is_decoded_as_long_as_one_of_those_who_wait_is_there() {
             Waiter { range: 0..1, asker, reply }
         };
         let waiting = askers.into_iter().map(waiter).collect();
-        *whole.state() = Progress::Decoding(waiting);
+        *whole.state.lock() = Progress::Decoding(waiting);
         whole.decode();
         assert_eq!(receiver.try_iter().collect::<Vec<_>>(), [is_decoded; 2]);
     }
@@ -183,7 +183,7 @@ fn who_waits_for_a_decoder_that_panics_is_answered() {
     let (sender, receiver) = mpsc::channel();
     let reply: Reply = Box::new(move |bytes| sender.send(bytes.is_err()).unwrap());
     let waiter = Waiter { range: 0..1, asker: Asker::unknown(), reply };
-    *whole.state() = Progress::Decoding(vec![waiter]);
+    *whole.state.lock() = Progress::Decoding(vec![waiter]);
     let panicked = panic::catch_unwind(AssertUnwindSafe(|| {
         let _guard = Unwound(&whole);
         panic!("of the test");

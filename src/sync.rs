@@ -1,0 +1,101 @@
+//! `Mutex`, `RwLock` and `Condvar` as std has them, but for poisoning: `lock` returns the guard.
+//!
+//! std poisons a lock when a thread panics while it holds it, since the value may be half changed.
+//! Here no value can be: what runs under a lock of this crate either cannot panic, or panics only
+//! before or after changes that belong together. So a poisoned lock is taken like any other. The
+//! panic itself ends one request (EIO) or one task, not the mount.
+
+use std::{
+    sync::{self, PoisonError, RwLockReadGuard, RwLockWriteGuard, WaitTimeoutResult},
+    time::Duration,
+};
+
+pub use std::sync::MutexGuard;
+
+/// A `std::sync::Mutex` that ignores poisoning.
+#[derive(Debug, Default)]
+pub struct Mutex<T>(sync::Mutex<T>);
+
+impl<T> Mutex<T> {
+    /// A mutex that holds `value`.
+    pub const fn new(value: T) -> Self {
+        Self(sync::Mutex::new(value))
+    }
+
+    /// Waits for the lock and takes it.
+    #[inline]
+    pub fn lock(&self) -> MutexGuard<'_, T> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A `std::sync::RwLock` that ignores poisoning.
+#[derive(Debug, Default)]
+pub struct RwLock<T>(sync::RwLock<T>);
+
+impl<T> RwLock<T> {
+    /// Waits for the lock and shares it with other readers.
+    #[inline]
+    pub fn read(&self) -> RwLockReadGuard<'_, T> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for the lock and takes it alone.
+    #[inline]
+    pub fn write(&self) -> RwLockWriteGuard<'_, T> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A `std::sync::Condvar` that ignores poisoning.
+#[derive(Debug, Default)]
+pub struct Condvar(sync::Condvar);
+
+impl Condvar {
+    /// A condition for which nobody waits.
+    pub const fn new() -> Self {
+        Self(sync::Condvar::new())
+    }
+
+    /// Gives up the lock of `guard`, waits to be notified, and takes it again.
+    pub fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+        self.0.wait(guard).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The same, for `longest` at most.
+    pub fn wait_timeout<'a, T>(
+        &self,
+        guard: MutexGuard<'a, T>,
+        longest: Duration,
+    ) -> (MutexGuard<'a, T>, WaitTimeoutResult) {
+        self.0.wait_timeout(guard, longest).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes one thread that waits.
+    pub fn notify_one(&self) {
+        self.0.notify_one();
+    }
+
+    /// Wakes all threads that wait.
+    pub fn notify_all(&self) {
+        self.0.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_under_a_lock_leaves_it_usable() {
+        let mutex = Mutex::new(1);
+        let panicked = std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                let _guard = mutex.lock();
+                panic!("under the lock");
+            });
+            thread.join().is_err()
+        });
+        assert!(panicked && *mutex.lock() == 1);
+    }
+}
