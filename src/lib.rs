@@ -12,6 +12,7 @@ pub mod cli;
 pub mod daemon;
 pub mod fuse;
 pub mod malloc;
+pub mod mounts;
 pub mod saved;
 pub mod serve;
 pub mod sync;

@@ -170,14 +170,14 @@ impl fmt::Display for Error {
                 "the mountpoint {0} is busy: {fs_type} of {source} is mounted there; unmount it \
                  first, with: {1} {0}",
                 Shown(path),
-                if fs_type == super::mountinfo::FS_TYPE { "npzfs unmount" } else { "umount" }
+                if fs_type == crate::mounts::FS_TYPE { "npzfs unmount" } else { "umount" }
             ),
             Error::Dead { path, fs_type } => write!(
                 f,
                 "{0} is a dead mount of type {fs_type} (Transport endpoint is not connected); \
                  clear it with: {1} {0}",
                 Shown(path),
-                if fs_type == super::mountinfo::FS_TYPE {
+                if fs_type == crate::mounts::FS_TYPE {
                     "npzfs unmount --lazy"
                 } else {
                     "fusermount3 -u -z"
@@ -188,7 +188,7 @@ impl fmt::Display for Error {
                 "{0} is a mount of type {fs_type} that does not answer; wait for its server, or \
                  clear it with: {1} --lazy {0}",
                 Shown(path),
-                if fs_type == super::mountinfo::FS_TYPE { "npzfs unmount" } else { "umount" }
+                if fs_type == crate::mounts::FS_TYPE { "npzfs unmount" } else { "umount" }
             ),
             Error::Inside { mountpoint, source } => write!(
                 f,

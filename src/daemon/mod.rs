@@ -14,7 +14,6 @@ mod fusermount;
 mod kernel;
 mod logging;
 mod mount;
-mod mountinfo;
 mod mountpoint;
 mod options;
 mod place;

@@ -11,13 +11,13 @@ use std::{
 };
 
 use fuser::{Config, Session, SessionACL};
+use rustix::fs::Dev;
 
 use super::{
     Error, Event, Options, answering,
     detach::{self, Mode},
     fusermount,
     kernel::{self, Detached},
-    mountinfo::{self, Device},
     mountpoint::Mountpoint,
     options::Access,
     place::{self, Place},
@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     fuse::{Npzfs, Relief, Watched},
+    mounts::{self, MountInfo},
     saved::{Copies, Indexes},
     tree::{Settings, Tree},
 };
@@ -52,7 +53,7 @@ pub struct Mount {
     path: PathBuf,
     source: PathBuf,
     /// Set while it is in the file tree.
-    device: Option<Device>,
+    device: Option<Dev>,
     /// Set while it is served.
     tree: Option<Arc<Tree>>,
     /// Set when the session has ended, to whether it was the kernel that let go of the filesystem.
@@ -270,16 +271,13 @@ impl Mount {
     }
 
     /// Waits for an answer to STATFS and GETATTR of the root, and says which device it is.
-    fn first_answer(&self, root: Arc<OwnedFd>) -> Result<Device, Error> {
+    fn first_answer(&self, root: Arc<OwnedFd>) -> Result<Dev, Error> {
         let ask = move || {
             rustix::fs::fstatfs(&root)?;
             rustix::fs::fstat(&root)
         };
         match place::within(FIRST_ANSWER, ask) {
-            Some(Ok(stat)) => Ok(Device {
-                major: rustix::fs::major(stat.st_dev),
-                minor: rustix::fs::minor(stat.st_dev),
-            }),
+            Some(Ok(stat)) => Ok(stat.st_dev),
             Some(Err(errno)) => Err(Error::Mountpoint(self.path.clone(), errno.into())),
             None => Err(Error::NoAnswer(self.path.clone(), FIRST_ANSWER)),
         }
@@ -293,7 +291,7 @@ impl Mount {
         if self.ended.get() == Some(&true) {
             return Ok(end);
         }
-        let mounts = mountinfo::read()
+        let mounts = mounts::all()
             .map_err(|cause| Error::UnmountRefused {
                 path: self.path.clone(),
                 said: super::error::plain(&cause),
@@ -379,13 +377,12 @@ impl Relief for More {
 }
 
 /// Unmounts one mount of ours, lazily if it is in use.
-fn take_away(mount: &mountinfo::Entry) -> Result<Mode, Error> {
+fn take_away(mount: &MountInfo) -> Result<Mode, Error> {
     let path = &mount.mount_point;
     // A path leads to the mount on top: that may be another one by now.
     match Place::open(path) {
         Ok(place) if place.mount().id != mount.id => {
-            let fs_type = place.mount().fs_type.to_string_lossy();
-            let said = format!("{fs_type} is mounted on top of it");
+            let said = format!("{} is mounted on top of it", place.mount().fs_type);
             return Err(Error::UnmountRefused { path: path.clone(), said });
         }
         // What is wrong with the path, unmounting it will tell.

@@ -11,10 +11,11 @@ use rustix::{
 };
 
 use super::{
-    Error, detach, mountinfo,
+    Error, detach,
     place::{self, Answer, Place},
     source::Source,
 };
+use crate::mounts;
 
 /// How often a dead mount is cleared: they may lie on top of each other.
 const MOST_DEAD_MOUNTS: usize = 16;
@@ -39,7 +40,7 @@ impl Mountpoint {
                 _ => place::unreachable(path, cause),
             })?;
             let mount = place.mount().clone();
-            let fs_type = mount.fs_type.to_string_lossy().into_owned();
+            let fs_type = mount.fs_type.clone();
             match place.stat() {
                 Answer::Dead if mount.is_npzfs() && place.is_mount_root() => {
                     log::info!("clearing the dead mount at {}", place.path().display());
@@ -66,7 +67,7 @@ impl Mountpoint {
                 }
             }
         }
-        let fs_type = mountinfo::FS_TYPE.to_string();
+        let fs_type = mounts::FS_TYPE.to_string();
         Err(Error::Dead { path: path.into(), fs_type })
     }
 
@@ -105,10 +106,9 @@ impl Mountpoint {
             Answer::Given(false) if self.place.is_mount_root() => Err(busy(&self.place)),
             Answer::Given(false) => Err(Error::MountpointNotEmpty(path)),
             Answer::Refused(cause) => Err(Error::Mountpoint(path, cause)),
-            Answer::Dead | Answer::Hung => Err(Error::Hung {
-                fs_type: self.place.mount().fs_type.to_string_lossy().into_owned(),
-                path,
-            }),
+            Answer::Dead | Answer::Hung => {
+                Err(Error::Hung { fs_type: self.place.mount().fs_type.clone(), path })
+            }
         }
     }
 
@@ -160,7 +160,7 @@ fn busy(place: &Place) -> Error {
     let mount = place.mount();
     Error::MountpointBusy {
         path: place.path().into(),
-        fs_type: mount.fs_type.to_string_lossy().into_owned(),
+        fs_type: mount.fs_type.clone(),
         source: super::error::Shown(Path::new(&mount.source)).to_string(),
     }
 }

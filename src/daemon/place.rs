@@ -18,7 +18,8 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Error, mountinfo};
+use super::Error;
+use crate::mounts::{self, MountInfo};
 
 /// How long a filesystem may take to answer one simple request.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -30,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct Place {
     fd: Arc<OwnedFd>,
     path: PathBuf,
-    mount: mountinfo::Entry,
+    mount: MountInfo,
 }
 
 /// What a filesystem did when it was asked something.
@@ -56,7 +57,7 @@ impl Place {
         // wait for the very mount that we are about to make.
         let fd = rustix::fs::openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
         let canonical = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
-        let mount = mountinfo::by_id(mount_id(&fd)?)?;
+        let mount = mounts::of(&fd)?;
         Ok(Self { fd: Arc::new(fd), path: canonical, mount })
     }
 
@@ -68,7 +69,7 @@ impl Place {
 
     /// The mount that it lies in.
     #[must_use]
-    pub fn mount(&self) -> &mountinfo::Entry {
+    pub fn mount(&self) -> &MountInfo {
         &self.mount
     }
 
@@ -123,9 +124,8 @@ pub fn unreachable(path: &Path, cause: io::Error) -> Error {
         // The root of the dead mount can be opened, but nothing below it.
         let above = path.ancestors().skip(1).filter(|path| !path.as_os_str().is_empty());
         if let Some(place) = above.into_iter().find_map(|above| Place::open(above).ok()) {
-            let mount = place.mount;
-            let fs_type = mount.fs_type.to_string_lossy().into_owned();
-            return Error::Dead { path: mount.mount_point, fs_type };
+            let MountInfo { mount_point, fs_type, .. } = place.mount;
+            return Error::Dead { path: mount_point, fs_type };
         }
     }
     Error::Mountpoint(path.into(), cause)
@@ -151,14 +151,6 @@ pub fn within<T: Send + 'static, W: FnOnce() -> T + Send + 'static>(
     }
     task.send(work).ok()?;
     receiver.recv_timeout(limit).ok()
-}
-
-/// statx(2) could tell it too, but only since Linux 5.8.
-fn mount_id(fd: &OwnedFd) -> io::Result<u64> {
-    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))?;
-    text.lines()
-        .find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok())
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "fdinfo tells no mnt_id"))
 }
 
 #[cfg(test)]

@@ -10,10 +10,11 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec},
+    fs::{Dev, major, minor},
     process::{Pid, PidfdFlags},
 };
 
-use super::mountinfo::{Device, Entry};
+use crate::mounts::MountInfo;
 
 /// How many users of a mount are named.
 const MOST_NAMED: usize = 5;
@@ -21,9 +22,9 @@ const MOST_NAMED: usize = 5;
 /// The processes that serve a filesystem. Empty as well if the kernel is too old to tell
 /// (before 6.18), or they belong to another user.
 #[must_use]
-pub fn servers(device: Device) -> Vec<u32> {
+pub fn servers(device: Dev) -> Vec<u32> {
     // The kernel's own form of a device number, as in the names in /sys/fs/fuse/connections.
-    let connection = u64::from(device.major) << 20 | u64::from(device.minor);
+    let connection = u64::from(major(device)) << 20 | u64::from(minor(device));
     all().filter(|&pid| serves(pid, connection)).collect()
 }
 
@@ -44,9 +45,8 @@ fn serves(pid: u32, connection: u64) -> bool {
 
 /// The processes that keep a mount busy, as "name (pid)".
 #[must_use]
-pub fn users(mount: &Entry) -> Vec<String> {
-    let Device { major, minor } = mount.device;
-    let mapped = format!(" {major:02x}:{minor:02x} ");
+pub fn users(mount: &MountInfo) -> Vec<String> {
+    let mapped = format!(" {:02x}:{:02x} ", major(mount.device), minor(mount.device));
     let uses = |pid: u32| {
         let below = |link: String| {
             fs::read_link(link).is_ok_and(|target| target.starts_with(&mount.mount_point))

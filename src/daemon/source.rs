@@ -32,7 +32,7 @@ impl Source {
     /// When it does not exist, cannot be read, or is neither a directory nor a file.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let place = Place::open(path).map_err(|cause| Error::Source(path.into(), cause))?;
-        let fs_type = place.mount().fs_type.to_string_lossy().into_owned();
+        let fs_type = place.mount().fs_type.clone();
         // The kind first: opening a FIFO would wait for a writer, and a device may do anything.
         match place.stat() {
             Answer::Given(stat) => {

@@ -11,10 +11,10 @@ use super::{
     Error,
     detach::{self, Mode},
     mount::GRACE,
-    mountinfo,
     place::{self, Answer, Place},
     processes::{self, Process},
 };
+use crate::mounts;
 
 /// How long a server may take to end when its mount is gone. One whose requests are stuck gives
 /// them up after [`GRACE`], and saves what it can within another.
@@ -39,8 +39,7 @@ pub fn unmount(path: &Path, lazy: bool) -> Result<(), Error> {
         });
     }
     if !mount.is_npzfs() {
-        let fs_type = mount.fs_type.to_string_lossy().into_owned();
-        return Err(Error::NotNpzfs { path: path.into(), fs_type });
+        return Err(Error::NotNpzfs { path: path.into(), fs_type: mount.fs_type });
     }
     // Not even asked if it is to go in any case: a mount that hangs takes its time.
     let detach = lazy || matches!(place.stat(), Answer::Dead);
@@ -57,7 +56,7 @@ pub fn unmount(path: &Path, lazy: bool) -> Result<(), Error> {
         other => other,
     })?;
     // Mounted in a second place, it is still served.
-    let elsewhere = mountinfo::read().is_ok_and(|mounts| {
+    let elsewhere = mounts::all().is_ok_and(|mounts| {
         mounts.iter().any(|other| other.is_npzfs() && other.device == mount.device)
     });
     if elsewhere {

@@ -9,9 +9,7 @@ use std::{
     fmt,
     fs::File,
     io,
-    os::{
-        fd::AsRawFd, fd::OwnedFd, unix::ffi::OsStrExt, unix::ffi::OsStringExt, unix::fs::FileExt,
-    },
+    os::{fd::OwnedFd, unix::ffi::OsStrExt, unix::ffi::OsStringExt, unix::fs::FileExt},
     path::Path,
     sync::{Arc, OnceLock},
 };
@@ -22,7 +20,7 @@ use rustix::{
 };
 
 use super::attr::{Kind, Stat};
-use crate::serve::is_out_of_descriptors;
+use crate::{mounts, serve::is_out_of_descriptors};
 
 /// What is mounted. Open it before the mount covers it.
 #[derive(Debug)]
@@ -120,7 +118,7 @@ impl Source {
     /// ends that.
     fn open_across(&self, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
         let mut directory = self.directory.try_clone()?;
-        let mut mount = mount_id(&directory)?;
+        let mut mount = mounts::id_of(&directory)?;
         let mut components = path.components().peekable();
         while let Some(component) = components.next() {
             let name = Path::new(component.as_os_str());
@@ -131,8 +129,10 @@ impl Source {
                 OFlags::PATH | OFlags::NOFOLLOW,
                 ResolveFlags::empty(),
             )?;
-            let next_mount = mount_id(&next)?;
-            if next_mount != mount && is_npzfs(next_mount)? {
+            let next_mount = mounts::id_of(&next)?;
+            if next_mount != mount
+                && mounts::by_id(next_mount)?.is_some_and(|mount| mount.is_npzfs())
+            {
                 return Err(Errno::LOOP.into());
             }
             if components.peek().is_none() {
@@ -289,39 +289,6 @@ fn open_beneath(
     Ok(rustix::fs::openat2(directory, path, flags, Mode::empty(), resolve)?)
 }
 
-/// The mount that an open file lies in, from the kernel's own memory.
-fn mount_id(file: &OwnedFd) -> io::Result<u64> {
-    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
-    let statx = rustix::fs::statx(file, "", flags, StatxFlags::MNT_ID)?;
-    // Linux before 5.8 leaves the number out, says so in the mask, and reports no error.
-    if statx.stx_mask & StatxFlags::MNT_ID.bits() == 0 {
-        return mount_id_by_fdinfo(file);
-    }
-    Ok(statx.stx_mnt_id)
-}
-
-/// The same from /proc/self/fdinfo (proc(5)), ten times slower, which every Linux has.
-fn mount_id_by_fdinfo(file: &OwnedFd) -> io::Result<u64> {
-    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd()))?;
-    text.lines()
-        .find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok())
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "fdinfo tells no mnt_id"))
-}
-
-/// Whether a mount is one of npzfs, by /proc/self/mountinfo (proc(5)): its type is the first field
-/// behind the lone dash. Read each time, since mount numbers are used again.
-fn is_npzfs(mount: u64) -> io::Result<bool> {
-    let id = mount.to_string();
-    let mounts = std::fs::read("/proc/self/mountinfo")?;
-    let line = mounts
-        .split(|byte| *byte == b'\n')
-        .find(|line| line.split(|byte| *byte == b' ').next() == Some(id.as_bytes()));
-    Ok(line.is_some_and(|line| {
-        let mut fields = line.split(|byte| *byte == b' ').skip_while(|field| *field != b"-");
-        fields.nth(1) == Some(b"fuse.npzfs")
-    }))
-}
-
 /// stat of an open file.
 pub(super) fn stat_of(file: impl std::os::fd::AsFd) -> io::Result<Stat> {
     let mask = StatxFlags::BASIC_STATS | StatxFlags::BTIME | StatxFlags::MNT_ID;
@@ -348,24 +315,5 @@ impl PlainFile {
             }
         }
         Ok(done)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn fdinfo_tells_the_mount_that_statx_tells() {
-        for path in ["/", "/proc", "/dev"] {
-            let file = File::open(path).unwrap().into();
-            assert_eq!(mount_id_by_fdinfo(&file).unwrap(), mount_id(&file).unwrap(), "{path}");
-        }
-    }
-
-    #[test]
-    fn mounts_differ_by_their_number_in_fdinfo() {
-        let [root, proc] = ["/", "/proc"].map(|path| File::open(path).unwrap().into());
-        assert_ne!(mount_id_by_fdinfo(&root).unwrap(), mount_id_by_fdinfo(&proc).unwrap());
     }
 }
