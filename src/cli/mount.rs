@@ -133,13 +133,13 @@ fn options(arguments: Arguments) -> Result<(Options, Option<PathBuf>), String> {
     if let Some(ttl) = arguments.ttl.or(given.ttl) {
         settings.ttl = ttl;
     }
-    (settings.memory_limit, settings.cache_size) = memory::divide(
+    (settings.serve.memory_limit, settings.serve.cache_size) = memory::divide(
         arguments.memory_limit.or(given.memory_limit),
         arguments.cache_size.or(given.cache_size),
     )?;
-    settings.scratch_size = arguments.scratch_size.or(given.scratch_size);
+    settings.serve.scratch_size = arguments.scratch_size.or(given.scratch_size);
     if let Some(verify) = arguments.verify.or(given.verify) {
-        settings.verify = verify;
+        settings.serve.verify = verify;
     }
     let options = Options {
         source: arguments.source.unwrap_or_default(),
@@ -227,7 +227,8 @@ mod tests {
     #[test]
     fn what_o_says_reaches_the_mount() {
         let (options, log_file) = parsed(&["-o", ALL]);
-        let Settings { layout, ttl, cache_size, scratch_size, verify, .. } = options.settings;
+        let Settings { layout, ttl, serve, .. } = options.settings;
+        let crate::serve::Settings { cache_size, scratch_size, verify, .. } = serve;
         assert_eq!((layout, ttl), (Layout::Beside, Duration::from_secs(7)));
         assert_eq!((cache_size, scratch_size), (1 << 20, Some(2 << 20)));
         assert_eq!(verify, Verify::Never);
@@ -245,7 +246,8 @@ mod tests {
                     --log-file /m -o";
         let line: Vec<_> = line.split_whitespace().chain([ALL]).collect();
         let (options, log_file) = parsed(&line);
-        let Settings { layout, ttl, cache_size, scratch_size, verify, .. } = options.settings;
+        let Settings { layout, ttl, serve, .. } = options.settings;
+        let crate::serve::Settings { cache_size, scratch_size, verify, .. } = serve;
         assert_eq!((layout, ttl), (Layout::Replace, Duration::from_secs(8)));
         assert_eq!((cache_size, scratch_size), (5 << 20, Some(6 << 20)));
         assert_eq!(verify, Verify::Background);

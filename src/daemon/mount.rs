@@ -28,7 +28,8 @@ use crate::{
     fuse::{Npzfs, Relief, Watched},
     mounts::{self, MountInfo},
     saved::{Copies, Indexes},
-    tree::{Settings, Tree},
+    serve,
+    tree::Tree,
 };
 
 /// How long a new mount may take to answer. A source on a slow network is worth waiting for.
@@ -69,7 +70,7 @@ impl Mount {
     /// When the source or the mountpoint cannot be used, or mounting is refused. Nothing is left
     /// mounted then.
     pub fn start(options: &Options, events: Sender<Event>) -> Result<Self, Error> {
-        let few_threads = few_threads(&options.settings)?;
+        let few_threads = few_threads(options.settings.serve.threads)?;
         raise_file_limit();
         // First the mountpoint: a dead mount on it may cover the source.
         let mountpoint = Mountpoint::find(&options.mountpoint)?;
@@ -89,9 +90,10 @@ impl Mount {
             tree: None,
             ended: Arc::new(OnceLock::new()),
         };
-        let mut settings = Settings { indexes, copies, few_threads, ..options.settings.clone() };
+        let mut settings = options.settings.clone();
+        settings.serve = serve::Settings { indexes, copies, few_threads, ..settings.serve };
         if few_threads {
-            settings.threads = 1;
+            settings.serve.threads = 1;
         }
         let tree = source
             .into_tree()
@@ -179,7 +181,7 @@ impl Mount {
             Err(cause) => return Err(Error::Setup("another descriptor of the device", cause)),
         }
         let mut config = Config::default();
-        let few_threads = self.tree.as_ref().is_some_and(|tree| tree.settings().few_threads);
+        let few_threads = self.tree.as_ref().is_some_and(|tree| tree.settings().serve.few_threads);
         let threads = if few_threads { 1 } else { threads() };
         config.n_threads = Some(threads);
         // Requests read through a cloned descriptor are aborted when it is closed, so that a
@@ -455,8 +457,8 @@ const LEAST_THREADS: usize = 7;
 
 /// Whether as many threads as a mount likes to have cannot be started (TasksMax=, pids.max, ulimit
 /// -u), by starting them. What comes later has no error of its own to tell: fuser, half started, serves.
-fn few_threads(settings: &Settings) -> Result<bool, Error> {
-    let wanted = settings.threads + threads() + OTHER_THREADS;
+fn few_threads(decoders: usize) -> Result<bool, Error> {
+    let wanted = decoders + threads() + OTHER_THREADS;
     let gate = Mutex::new(());
     let allowed = thread::scope(|scope| {
         let closed = gate.lock();

@@ -70,9 +70,9 @@ use crate::{
 /// Answers one read, now or later, on whatever thread has the bytes.
 pub type Reply = Box<dyn FnOnce(Result<&[u8], Error>) + Send>;
 
-/// How much memory and how many threads serving may take, and where whole members go.
+/// What a user can set about serving.
 #[derive(Debug, Clone)]
-pub struct Limits {
+pub struct Settings {
     /// Bytes that the process may take.
     pub memory_limit: u64,
     /// Bytes of them for decoded spans and for the windows of indexes.
@@ -91,6 +91,23 @@ pub struct Limits {
     pub copies: Option<Arc<Copies>>,
     /// When members are compared with their CRC-32.
     pub verify: Verify,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            memory_limit: 256 << 20,
+            cache_size: 64 << 20,
+            // Two at least: one may be at a long first pass while the other serves rows.
+            threads: std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 16)),
+            few_threads: false,
+            temporary: std::env::var_os("TMPDIR").map_or_else(|| "/var/tmp".into(), PathBuf::from),
+            scratch_size: None,
+            indexes: None,
+            copies: None,
+            verify: Verify::default(),
+        }
+    }
 }
 
 /// The pools and the memory that all contents share.
@@ -201,18 +218,18 @@ impl Server {
     ///
     /// # Errors
     /// When a thread cannot be started.
-    pub fn new(limits: Limits) -> std::io::Result<Self> {
-        let decode = Pool::new("decode", limits.threads.max(1))?;
+    pub fn new(settings: Settings) -> std::io::Result<Self> {
+        let decode = Pool::new("decode", settings.threads.max(1))?;
         let other = |name: &str, threads| {
-            if limits.few_threads { Ok(decode.alias()) } else { Pool::new(name, threads) }
+            if settings.few_threads { Ok(decode.alias()) } else { Pool::new(name, threads) }
         };
         let whole = other("whole", WHOLE_THREADS)?;
         // One moves 1.6 GB/s, more than a frontier yields; what is decoded already, the threads
         // that read the requests answer.
         let reply = other("reply", 1)?;
         let saver = other("save", 1)?.with_patience(SAVING);
-        let copying = limits.copies.as_ref().map(|_| other("copy", 1)).transpose()?;
-        let copier = limits.copies.zip(copying.as_ref()).map(|(store, pool)| Copier {
+        let copying = settings.copies.as_ref().map(|_| other("copy", 1)).transpose()?;
+        let copier = settings.copies.zip(copying.as_ref()).map(|(store, pool)| Copier {
             store,
             thread: pool.spawner(),
             ending: Arc::default(),
@@ -223,26 +240,26 @@ impl Server {
         let background = Background::new(decode.spawner());
         let finisher = background.clone();
         // It runs until the end. Without a thread for it, passes that nobody continues stay as they are.
-        if !limits.few_threads {
+        if !settings.few_threads {
             comparing.spawner().spawn(move || finisher.run());
         }
         let shared = Arc::new(Shared {
-            memory: Memory::new(limits.cache_size),
-            cache_size: limits.cache_size,
-            room: Room::new(limits.memory_limit),
+            memory: Memory::new(settings.cache_size),
+            cache_size: settings.cache_size,
+            room: Room::new(settings.memory_limit),
             decode: decode.spawner(),
             idle: Arc::default(),
             whole: whole.spawner(),
             reply: reply.spawner(),
             whole_queue: Arc::default(),
             resting: Arc::default(),
-            scratch: Scratch::new(limits.temporary, limits.scratch_size),
+            scratch: Scratch::new(settings.temporary, settings.scratch_size),
             // An eighth, so that several readers fit beside what is being read.
-            read_ahead: READ_AHEAD.min(limits.cache_size / 8),
-            indexes: limits.indexes,
+            read_ahead: READ_AHEAD.min(settings.cache_size / 8),
+            indexes: settings.indexes,
             saver: saver.spawner(),
             copier,
-            verify: limits.verify,
+            verify: settings.verify,
             background,
             alarm: Arc::default(),
         });

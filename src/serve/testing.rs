@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Asker, Content, Error, Limits, OpenArchive, Server, Verify};
+use super::{Asker, Content, Error, OpenArchive, Server, Settings, Verify};
 use crate::archive::{
     Entry,
     testing::{self, RawMember, RawZip},
@@ -18,8 +18,8 @@ use crate::archive::{
 pub const WAIT: Duration = Duration::from_secs(60);
 
 /// A cache of 8 MiB, a GiB in all, and nothing saved.
-pub fn limits(threads: usize, verify: Verify) -> Limits {
-    Limits {
+pub fn settings(threads: usize, verify: Verify) -> Settings {
+    Settings {
         memory_limit: 1 << 30,
         cache_size: 8 << 20,
         threads,
@@ -35,7 +35,7 @@ pub fn limits(threads: usize, verify: Verify) -> Limits {
 /// A server of so many threads that keeps `memory` bytes of what it decodes. It compares nothing
 /// unasked.
 pub fn server(threads: usize, memory: u64) -> Server {
-    Server::new(Limits { cache_size: memory, ..limits(threads, Verify::Never) }).unwrap()
+    Server::new(Settings { cache_size: memory, ..settings(threads, Verify::Never) }).unwrap()
 }
 
 /// An archive of these members, with their contents in the order of their names.

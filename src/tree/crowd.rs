@@ -38,7 +38,7 @@ impl Tree {
     /// The part of all inodes to forget, in units of 2^-32, so that three sixteenths of the limit are left;
     /// `None` if they are few enough.
     fn too_many(&self) -> Option<u64> {
-        let limit = self.settings.memory_limit;
+        let limit = self.settings.serve.memory_limit;
         let things = self.inodes.things() as u64;
         if things * LARGE_INODE <= limit / 4 {
             return None;

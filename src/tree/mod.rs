@@ -25,12 +25,9 @@ mod xattr;
 #[cfg(test)]
 mod tests;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::time::Duration;
 
-use crate::{
-    saved::{Copies, Indexes},
-    serve::Verify,
-};
+use crate::serve;
 
 pub use attr::{Attr, Kind, Timestamp};
 pub use error::FsError;
@@ -58,27 +55,11 @@ pub struct Settings {
     pub layout: Layout,
     /// How long the kernel may keep names and attributes.
     pub ttl: Duration,
-    /// Bytes that the process may take.
-    pub memory_limit: u64,
-    /// Bytes of them for decoded spans and indexes.
-    pub cache_size: u64,
     /// Archives that are kept open at most, each with a file descriptor, and as many `.npy.gz`; no
     /// more than a quarter of the descriptors the process may have.
     pub open_archives: u64,
-    /// Threads that decode.
-    pub threads: usize,
-    /// Whether those do all else, too, because few threads are allowed.
-    pub few_threads: bool,
-    /// Where members that can only be decoded whole are decoded to.
-    pub temporary: PathBuf,
-    /// Bytes that they may take there; `None` for a tenth of what is free.
-    pub scratch_size: Option<u64>,
-    /// Where indexes are saved, if anywhere.
-    pub indexes: Option<Arc<Indexes>>,
-    /// Where decoded copies of members are kept, if anywhere.
-    pub copies: Option<Arc<Copies>>,
-    /// When members are compared with their CRC-32.
-    pub verify: Verify,
+    /// How contents are served.
+    pub serve: serve::Settings,
 }
 
 impl Default for Settings {
@@ -86,18 +67,9 @@ impl Default for Settings {
         Self {
             layout: Layout::Replace,
             ttl: Duration::from_secs(1),
-            memory_limit: 256 << 20,
-            cache_size: 64 << 20,
             // So many that a walk over thousands does not drop their indexes.
             open_archives: 16 << 10,
-            // Two at least: one may be at a long first pass while the other serves rows.
-            threads: std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 16)),
-            few_threads: false,
-            temporary: std::env::var_os("TMPDIR").map_or_else(|| "/var/tmp".into(), PathBuf::from),
-            scratch_size: None,
-            indexes: None,
-            copies: None,
-            verify: Verify::default(),
+            serve: serve::Settings::default(),
         }
     }
 }

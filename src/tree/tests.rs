@@ -163,7 +163,8 @@ fn many_who_read_noise_at_once_from_one_thread_get_their_bytes() {
     let plain: Vec<u8> = (0..3 << 20).map(|_| random.below(150) as u8).collect();
     dir.write("a.npz", &testing::zip(&[("x", &plain, true)]));
     // Room for two spans.
-    let tree = dir.tree(Settings { threads: 1, cache_size: 600 << 10, ..Settings::default() });
+    let serve = serve::Settings { threads: 1, cache_size: 600 << 10, ..Default::default() };
+    let tree = dir.tree(Settings { serve, ..Settings::default() });
     let (archive, _) = tree.lookup(Ino::ROOT, name("a.npz")).unwrap();
     let (x, _) = tree.lookup(archive, name("x")).unwrap();
     let id = open(&tree, x).id;

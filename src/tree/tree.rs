@@ -19,9 +19,7 @@ use super::{
 };
 use crate::{
     archive::DirId,
-    serve::{
-        self, Content, CopyHandle, Limits, News, OpenArchive, OpenNpyGz, Pattern, Repeats, Server,
-    },
+    serve::{self, Content, CopyHandle, News, OpenArchive, OpenNpyGz, Pattern, Repeats, Server},
     sync::Mutex,
 };
 
@@ -85,17 +83,7 @@ impl Tree {
     /// # Errors
     /// When a single archive cannot be parsed, or threads cannot be started.
     pub fn new(source: Source, settings: Settings) -> io::Result<Self> {
-        let server = Server::new(Limits {
-            memory_limit: settings.memory_limit,
-            cache_size: settings.cache_size,
-            threads: settings.threads,
-            few_threads: settings.few_threads,
-            temporary: settings.temporary.clone(),
-            scratch_size: settings.scratch_size,
-            indexes: settings.indexes.clone(),
-            copies: settings.copies.clone(),
-            verify: settings.verify,
-        })?;
+        let server = Server::new(settings.serve.clone())?;
         let directory = source.stat(Path::new(""))?;
         let root = match source.archive() {
             Some(_) => Node::ArchiveRoot,

@@ -8,7 +8,7 @@ use super::*;
 fn no_more_than_64_threads_answer() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let source = crate::tree::Source::open(directory.path()).expect("it is there");
-    let tree = Tree::new(source, Settings::default()).expect("it is a directory");
+    let tree = Tree::new(source, Default::default()).expect("it is a directory");
     let (events, _listener) = mpsc::channel();
     let mut more = More {
         filesystem: Watched::new(Npzfs::new(Arc::new(tree))),

@@ -6,13 +6,13 @@ use crate::{
         Archive, Entry, SourceFile,
         testing::{self, RawMember, RawZip},
     },
-    serve::{OpenArchive, Server, Verify, testing::limits},
+    serve::{OpenArchive, Server, Verify, testing::settings},
 };
 
 const WAIT: Duration = Duration::from_secs(60);
 
 fn server() -> Server {
-    Server::new(limits(1, Verify::Background)).unwrap()
+    Server::new(settings(1, Verify::Background)).unwrap()
 }
 
 fn content(server: &Server, path: &std::path::Path) -> (OpenArchive, Arc<Content>) {

@@ -13,7 +13,7 @@ use crate::{
         testing::{self, RawMember, RawZip},
     },
     saved::Indexes,
-    serve::{Asker, Limits, State, Verify, testing::limits},
+    serve::{Asker, Settings, State, Verify, testing::settings},
 };
 
 const WAIT: Duration = Duration::from_secs(60);
@@ -28,7 +28,7 @@ fn saving_in(place: &tempfile::TempDir, verify: Verify) -> Server {
 }
 
 fn server_with(verify: Verify, indexes: Option<Arc<Indexes>>) -> Server {
-    Server::new(Limits { indexes, ..limits(1, verify) }).unwrap()
+    Server::new(Settings { indexes, ..settings(1, verify) }).unwrap()
 }
 
 /// An archive of one member.

@@ -11,7 +11,7 @@ use super::*;
 use crate::{
     archive::{Entry, Identity, testing},
     saved::{Copies, CopyKey, StreamKey},
-    serve::{OpenArchive, Server, Verify, copy::Copier, pool::Pool, testing::limits},
+    serve::{OpenArchive, Server, Verify, copy::Copier, pool::Pool, testing::settings},
     sync::Mutex,
 };
 
@@ -28,7 +28,7 @@ fn member(threads: usize) -> (Server, OpenArchive, Arc<Content>) {
 
 /// A member of eight strides; each eight bytes tell their place.
 fn fresh_member(threads: usize) -> (Server, OpenArchive, Arc<Content>) {
-    let server = Server::new(limits(threads, Verify::Never)).unwrap();
+    let server = Server::new(settings(threads, Verify::Never)).unwrap();
     let plain: Vec<u8> = (0..8 * STRIDE / 8).flat_map(u64::to_le_bytes).collect();
     let archive = testing::open(&testing::zip(&[("x", &plain, true)])).unwrap();
     let Some((_, Entry::Member(id))) = testing::paths(&archive).pop() else { unreachable!() };

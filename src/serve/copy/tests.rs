@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     archive::{Identity, testing::RawMember},
     saved::StreamKey,
-    serve::{Limits, Server, Verify, content::Encoding, pool::Pool, testing::*},
+    serve::{Server, Settings, Verify, content::Encoding, pool::Pool, testing::*},
 };
 
 /// The copy of a member of `size` bytes, kept in `place` and made by `pool`.
@@ -89,7 +89,7 @@ fn one_that_is_removed_as_soon_as_it_is_made_may_be_made_again() {
 fn small_members_have_no_copies() {
     let place = tempfile::tempdir().unwrap();
     let copies = Some(Arc::new(Copies::open(place.path(), u64::MAX).unwrap()));
-    let server = Server::new(Limits { copies, ..limits(1, Verify::Never) }).unwrap();
+    let server = Server::new(Settings { copies, ..settings(1, Verify::Never) }).unwrap();
     for (size, may) in [(LEAST_SIZE - 1, false), (LEAST_SIZE, true)] {
         let copy = server.shared.copy(size, None, || unreachable!("it is not looked for"));
         assert_eq!(copy.is_some(), may);

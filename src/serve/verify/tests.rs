@@ -8,14 +8,14 @@ use std::{
 use super::*;
 use crate::{
     archive::{Archive, Entry, MemberId, testing, testing::RawMember, testing::RawZip},
-    serve::{Asker, Content, Limits, OpenArchive, Server, State, testing::limits},
+    serve::{Asker, Content, OpenArchive, Server, Settings, State, testing::settings},
 };
 
 const WAIT: Duration = Duration::from_secs(60);
 const CACHE: u64 = 8 << 20;
 
 fn server(verify: Verify) -> Server {
-    Server::new(Limits { cache_size: CACHE, ..limits(2, verify) }).unwrap()
+    Server::new(Settings { cache_size: CACHE, ..settings(2, verify) }).unwrap()
 }
 
 /// A stored and a deflated member of `size` bytes, and the same with wrong CRC-32s.

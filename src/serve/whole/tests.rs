@@ -14,8 +14,8 @@ use crate::{
         testing::{self, RawMember, RawZip},
     },
     serve::{
-        Limits, Server, Verify,
-        testing::{self as serving, limits},
+        Server, Settings, Verify,
+        testing::{self as serving, settings},
     },
 };
 
@@ -25,7 +25,8 @@ const ZSTD: u16 = 93;
 const MIB: u64 = 1 << 20;
 
 fn server(scratch_size: u64) -> Server {
-    Server::new(Limits { scratch_size: Some(scratch_size), ..limits(1, Verify::Small) }).unwrap()
+    Server::new(Settings { scratch_size: Some(scratch_size), ..settings(1, Verify::Small) })
+        .unwrap()
 }
 
 /// Members by method and size, with bytes that make no sense.

@@ -47,7 +47,8 @@ fn that_there_is_no_memory_for_an_archive_is_known_for_a_while() {
     let members =
         (0..100_000).map(|number| testing::RawMember::stored(format!("{number:06}"), b""));
     dir.write("large.npz", &testing::RawZip::of(members).bytes());
-    let tree = dir.tree(Settings { memory_limit: 1, ..Settings::default() });
+    let serve = serve::Settings { memory_limit: 1, ..Default::default() };
+    let tree = dir.tree(Settings { serve, ..Settings::default() });
     let at = tree.source.at(Path::new(""));
     let stat = at.stat(name("large.npz")).unwrap();
     let mut opened = 0;

@@ -16,7 +16,8 @@ fn crowded(dir: &Dir, layout: Layout) -> (Tree, Vec<(Ino, OsString, Ino)>) {
             dir.write(&format!("{below}/{number}.npz"), &archive);
         }
     }
-    let tree = dir.tree(Settings { layout, memory_limit: 1200 << 10, ..Settings::default() });
+    let serve = serve::Settings { memory_limit: 1200 << 10, ..Default::default() };
+    let tree = dir.tree(Settings { layout, serve, ..Settings::default() });
     let (d, _) = tree.lookup(Ino::ROOT, name("d")).unwrap();
     let (e, _) = tree.lookup(d, name("e")).unwrap();
     let mut found = Vec::new();

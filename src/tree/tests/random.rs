@@ -218,7 +218,7 @@ fn random_operations_agree_with_a_plain_map_and_every_reference_is_given_back() 
         let mut model = BTreeMap::new();
         let mut kernel = Kernel {
             tree: dir.tree(Settings {
-                cache_size: 1 << 20,
+                serve: serve::Settings { cache_size: 1 << 20, ..Default::default() },
                 open_archives: 1 + seed % 3,
                 ..Settings::default()
             }),
