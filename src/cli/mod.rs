@@ -7,9 +7,9 @@ mod mount_options;
 mod size;
 mod unmount;
 
-use std::{fmt::Display, process::ExitCode};
+use std::{ffi::OsString, fmt::Display, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 
 use crate::daemon;
 
@@ -55,6 +55,7 @@ const TEMPLATE: &str = "\
     help_template = TEMPLATE,
     after_help = EXAMPLES,
     max_term_width = 100,
+    args_override_self = true,
 )]
 struct Cli {
     #[command(flatten)]
@@ -71,12 +72,37 @@ enum Command {
 
 /// Runs the program and says how it ended.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match parse(std::env::args_os().collect()) {
+        Ok(cli) => cli,
+        Err(error) => {
+            complain(error);
+            return ExitCode::from(2);
+        }
+    };
     match cli.command {
         None => mount::run(cli.mount),
         Some(Command::Unmount(arguments)) => unmount::run(&arguments),
         Some(Command::Demo(arguments)) => demo::run(&arguments),
     }
+}
+
+/// What the command line says. What `-o` stands for is parsed before all else, and the last of two
+/// counts: so what is said without `-o` overrides it.
+///
+/// # Errors
+/// One line on what `-o` says. For all else that is wrong clap ends the process.
+fn parse(mut line: Vec<OsString>) -> Result<Cli, String> {
+    let mut cli = Cli::parse_from(&line);
+    let options = mount::MountOptions::augment_args(clap::Command::new("npzfs"));
+    let mut expanded = Vec::new();
+    for text in &cli.mount.mount_options {
+        expanded.extend(mount_options::arguments(text, &options)?);
+    }
+    if !expanded.is_empty() {
+        line.splice(1..1, expanded);
+        cli = Cli::parse_from(line);
+    }
+    Ok(cli)
 }
 
 /// One line on standard error; for the journal, which knows the program, with a severity.

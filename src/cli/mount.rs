@@ -5,10 +5,10 @@ use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
 use clap::{Args, ValueHint};
 use log::LevelFilter;
 
-use super::{complain, end, memory, mount_options::MountOptions, size};
+use super::{complain, end, memory, size};
 use crate::{
-    daemon::{self, Ground, Launch, Log, Options},
-    serve::Verify,
+    daemon::{self, Access, Ground, Launch, Log, Options},
+    serve::{self, Verify},
     tree::{Layout, Settings},
 };
 
@@ -17,12 +17,6 @@ const SERVER: &str = "--server-in-background";
 
 /// The longest time that names and attributes may be kept: a year.
 const LONGEST_TTL: Duration = Duration::from_secs(365 * 24 * 3600);
-
-/// An index takes a percent of what it is of at most, as a rule: enough for a terabyte.
-const DEFAULT_INDEX_DIR_SIZE: u64 = 10 << 30;
-
-/// Decoded copies that `--disk-cache` may keep, if that is not said.
-const DEFAULT_DISK_CACHE_SIZE: u64 = 10 << 30;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -37,45 +31,67 @@ pub struct Arguments {
     foreground: bool,
     /// Mount options, separated by commas (see below)
     #[arg(short = 'o', value_name = "OPTIONS")]
-    mount_options: Vec<OsString>,
-    /// Show foo.npz as a directory in its place, or beside it as foo.npz.d
-    #[arg(long, value_name = "replace|beside", value_parser = parse_layout)]
-    layout: Option<Layout>,
-    /// How long the kernel may keep names and attributes [default: 1]
-    #[arg(long, value_name = "SECONDS", value_parser = parse_ttl)]
-    ttl: Option<Duration>,
-    /// Memory for everything [default: 256M]
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
-    memory_limit: Option<u64>,
-    /// What decoded data may take of it [default: a quarter, 64M at most]
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
-    cache_size: Option<u64>,
-    /// Where indexes are kept for the next mount [default: ~/.cache/npzfs]
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
-    index_dir: Option<PathBuf>,
-    /// What they may take there; 0 keeps none [default: 10G]
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
-    index_dir_size: Option<u64>,
-    /// Keep members that are read a lot decoded in this directory, to be read as plain files are
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
-    disk_cache: Option<PathBuf>,
-    /// What they may take there [default: 10G]
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
-    disk_cache_size: Option<u64>,
-    /// What bzip2, xz ... may take in $TMPDIR [default: a tenth]
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
-    scratch_size: Option<u64>,
-    /// Check CRC-32s: small, background, always, never [default: small]
-    #[arg(long, value_name = "WHEN", value_parser = parse_verify)]
-    verify: Option<Verify>,
-    /// Log to this file; else to the system log, or standard error with -f
-    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
-    log_file: Option<PathBuf>,
+    pub mount_options: Vec<OsString>,
+    #[command(flatten)]
+    options: MountOptions,
     /// Log more: -v what happens, -vv and -vvv for debugging
     #[arg(short, long, action = clap::ArgAction::Count)]
     verbose: u8,
     #[arg(long = "server-in-background", hide = true)]
     server: bool,
+}
+
+/// What `-o` may say, too: `-o disk_cache=DIR,noexec` for `--disk-cache=DIR --noexec`.
+#[derive(Debug, Args)]
+pub struct MountOptions {
+    /// Show foo.npz as a directory in its place, or beside it as foo.npz.d
+    #[arg(long, value_name = "replace|beside", value_parser = parse_layout,
+          default_value = "replace", hide_default_value = true)]
+    layout: Layout,
+    /// How long the kernel may keep names and attributes
+    #[arg(long, value_name = "SECONDS", value_parser = parse_ttl, default_value = "1")]
+    ttl: Duration,
+    /// Memory that npzfs may take in all [default: 256M]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    memory_limit: Option<u64>,
+    /// Part of it for decoded data [default: a quarter, 64M at most]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    cache_size: Option<u64>,
+    /// Where indexes are saved between mounts [default: ~/.cache/npzfs]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    index_dir: Option<PathBuf>,
+    // Indexes take a percent of their archives at most, as a rule: enough for a terabyte.
+    /// Space for them; 0 saves none
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "10G")]
+    index_dir_size: u64,
+    /// Keep members that are read a lot decoded in this directory
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    disk_cache: Option<PathBuf>,
+    /// Space for them
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "10G")]
+    disk_cache_size: u64,
+    /// Space for bzip2, xz ... in $TMPDIR [default: 10 % of what is free]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    scratch_size: Option<u64>,
+    /// Check CRC-32s: small, background, always, never
+    #[arg(long, value_name = "WHEN", value_parser = parse_verify, default_value = "small")]
+    verify: Verify,
+    /// Log to this file; else to the system log, or standard error with -f
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    log_file: Option<PathBuf>,
+    // Those of mount.fuse3(8).
+    #[arg(long, hide = true)]
+    allow_other: bool,
+    #[arg(long, hide = true)]
+    allow_root: bool,
+    #[arg(long, hide = true)]
+    default_permissions: bool,
+    #[arg(long, hide = true, overrides_with = "exec")]
+    noexec: bool,
+    #[arg(long, hide = true, overrides_with = "noexec")]
+    exec: bool,
+    #[arg(long, hide = true)]
+    fsname: Option<OsString>,
 }
 
 pub fn run(arguments: Arguments) -> ExitCode {
@@ -120,47 +136,35 @@ fn launch() -> ExitCode {
     }
 }
 
-/// What goes without `-o` goes before it.
+/// What is to be mounted, and how.
 fn options(arguments: Arguments) -> Result<(Options, Option<PathBuf>), String> {
-    let mut given = MountOptions::default();
-    for text in &arguments.mount_options {
-        given.add(text)?;
-    }
-    let mut settings = Settings::default();
-    if let Some(layout) = arguments.layout.or(given.layout) {
-        settings.layout = layout;
-    }
-    if let Some(ttl) = arguments.ttl.or(given.ttl) {
-        settings.ttl = ttl;
-    }
-    (settings.serve.memory_limit, settings.serve.cache_size) = memory::divide(
-        arguments.memory_limit.or(given.memory_limit),
-        arguments.cache_size.or(given.cache_size),
-    )?;
-    settings.serve.scratch_size = arguments.scratch_size.or(given.scratch_size);
-    if let Some(verify) = arguments.verify.or(given.verify) {
-        settings.serve.verify = verify;
-    }
+    let given = arguments.options;
+    let (memory_limit, cache_size) = memory::divide(given.memory_limit, given.cache_size)?;
+    let MountOptions { scratch_size, verify, layout, ttl, .. } = given;
+    let serve = serve::Settings {
+        memory_limit,
+        cache_size,
+        scratch_size,
+        verify,
+        ..serve::Settings::default()
+    };
+    let index_dir = given.index_dir.or_else(default_index_dir);
     let options = Options {
         source: arguments.source.unwrap_or_default(),
         mountpoint: arguments.mountpoint.unwrap_or_default(),
-        settings,
-        index_dir: arguments.index_dir.or(given.index_dir).or_else(default_index_dir),
-        index_dir_size: arguments
-            .index_dir_size
-            .or(given.index_dir_size)
-            .unwrap_or(DEFAULT_INDEX_DIR_SIZE),
-        disk_cache: arguments.disk_cache.or(given.disk_cache),
-        disk_cache_size: arguments
-            .disk_cache_size
-            .or(given.disk_cache_size)
-            .unwrap_or(DEFAULT_DISK_CACHE_SIZE),
-        access: given.access,
+        settings: Settings { layout, ttl, serve, ..Settings::default() },
+        index_dir: index_dir.map(|path| (path, given.index_dir_size)),
+        disk_cache: given.disk_cache.map(|path| (path, given.disk_cache_size)),
+        access: match (given.allow_other, given.allow_root) {
+            (true, _) => Access::Everybody,
+            (false, true) => Access::OwnerAndRoot,
+            (false, false) => Access::Owner,
+        },
         default_permissions: given.default_permissions,
-        noexec: given.noexec,
-        fs_name: given.fs_name,
+        noexec: given.noexec && !given.exec,
+        fs_name: given.fsname,
     };
-    Ok((options, arguments.log_file.or(given.log_file)))
+    Ok((options, given.log_file))
 }
 
 /// Where a service manager gives us a cache, else where caches of the user are.
@@ -177,7 +181,7 @@ fn default_index_dir() -> Option<PathBuf> {
     Some(caches.join("npzfs"))
 }
 
-pub fn parse_layout(text: &str) -> Result<Layout, String> {
+fn parse_layout(text: &str) -> Result<Layout, String> {
     match text {
         "replace" => Ok(Layout::Replace),
         "beside" => Ok(Layout::Beside),
@@ -185,7 +189,7 @@ pub fn parse_layout(text: &str) -> Result<Layout, String> {
     }
 }
 
-pub fn parse_verify(text: &str) -> Result<Verify, String> {
+fn parse_verify(text: &str) -> Result<Verify, String> {
     match text {
         "small" => Ok(Verify::Small),
         "background" => Ok(Verify::Background),
@@ -195,7 +199,7 @@ pub fn parse_verify(text: &str) -> Result<Verify, String> {
     }
 }
 
-pub fn parse_ttl(text: &str) -> Result<Duration, String> {
+fn parse_ttl(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is not a time: give seconds, as in 0.5");
     let seconds: f64 = text.parse().map_err(|_| wrong())?;
     let ttl = Duration::try_from_secs_f64(seconds).map_err(|_| wrong())?;
@@ -203,65 +207,4 @@ pub fn parse_ttl(text: &str) -> Result<Duration, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::Parser;
-
-    use super::*;
-    use crate::daemon::Access;
-
-    #[derive(Parser)]
-    struct Line {
-        #[command(flatten)]
-        arguments: Arguments,
-    }
-
-    fn parsed(line: &[&str]) -> (Options, Option<PathBuf>) {
-        let line = ["npzfs"].iter().chain(line).chain(&["source", "mountpoint"]);
-        options(Line::parse_from(line).arguments).expect("the line is valid")
-    }
-
-    const ALL: &str = "layout=beside,ttl=7,cache_size=1M,scratch_size=2M,verify=never,index_dir=/i,\
-                       index_dir_size=3M,disk_cache=/d,disk_cache_size=4M,log_file=/l,fsname=f,\
-                       allow_other,default_permissions,noexec";
-
-    #[test]
-    fn what_o_says_reaches_the_mount() {
-        let (options, log_file) = parsed(&["-o", ALL]);
-        let Settings { layout, ttl, serve, .. } = options.settings;
-        let crate::serve::Settings { cache_size, scratch_size, verify, .. } = serve;
-        assert_eq!((layout, ttl), (Layout::Beside, Duration::from_secs(7)));
-        assert_eq!((cache_size, scratch_size), (1 << 20, Some(2 << 20)));
-        assert_eq!(verify, Verify::Never);
-        assert_eq!((options.index_dir, options.index_dir_size), (Some("/i".into()), 3 << 20));
-        assert_eq!((options.disk_cache, options.disk_cache_size), (Some("/d".into()), 4 << 20));
-        assert_eq!((log_file, options.fs_name), (Some("/l".into()), Some("f".into())));
-        assert_eq!(options.access, Access::Everybody);
-        assert!(options.default_permissions && options.noexec);
-    }
-
-    #[test]
-    fn what_is_said_without_o_goes_before_it() {
-        let line = "--layout replace --ttl 8 --cache-size 5M --scratch-size 6M --verify background \
-                    --index-dir /j --index-dir-size 7M --disk-cache /e --disk-cache-size 8M \
-                    --log-file /m -o";
-        let line: Vec<_> = line.split_whitespace().chain([ALL]).collect();
-        let (options, log_file) = parsed(&line);
-        let Settings { layout, ttl, serve, .. } = options.settings;
-        let crate::serve::Settings { cache_size, scratch_size, verify, .. } = serve;
-        assert_eq!((layout, ttl), (Layout::Replace, Duration::from_secs(8)));
-        assert_eq!((cache_size, scratch_size), (5 << 20, Some(6 << 20)));
-        assert_eq!(verify, Verify::Background);
-        assert_eq!((options.index_dir, options.index_dir_size), (Some("/j".into()), 7 << 20));
-        assert_eq!((options.disk_cache, options.disk_cache_size), (Some("/e".into()), 8 << 20));
-        assert_eq!(log_file, Some("/m".into()));
-    }
-
-    #[test]
-    fn a_time_is_in_seconds_and_a_year_at_most() {
-        assert_eq!(parse_ttl("0.25"), Ok(Duration::from_millis(250)));
-        assert_eq!(parse_ttl("1e12"), Ok(LONGEST_TTL));
-        for wrong in ["", "-1", "nan", "inf", "1e300", "1s"] {
-            assert!(parse_ttl(wrong).is_err(), "{wrong}");
-        }
-    }
-}
+mod tests;

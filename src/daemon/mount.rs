@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsStr,
-    io,
+    fmt, io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, OnceLock, mpsc::Sender},
@@ -75,10 +75,12 @@ impl Mount {
         // First the mountpoint: a dead mount on it may cover the source.
         let mountpoint = Mountpoint::find(&options.mountpoint)?;
         // Before mounting, too: it may lie where the mount will be.
-        let mut complaints = Vec::new();
-        let mut take = |complaint| complaints.push(complaint);
-        let indexes = open_indexes(options).map_err(&mut take).ok().flatten();
-        let copies = open_copies(options).map_err(&mut take).ok().flatten();
+        let mut warnings = Vec::new();
+        let mut warn = |warning| warnings.push(warning);
+        let indexes =
+            open_kept(&options.index_dir, Indexes::open, "no indexes are saved", &mut warn);
+        let copies =
+            open_kept(&options.disk_cache, Copies::open, "no decoded copies are kept", &mut warn);
         let source = Source::open(&options.source)?;
         mountpoint.check(&source)?;
         let device = kernel::open_device()?;
@@ -118,8 +120,8 @@ impl Mount {
         }
         // Without it everything works, only slower after the next mount. What keeps a mount from
         // being made is to be the one line that is said.
-        for complaint in complaints {
-            log::warn!("{complaint}");
+        for warning in warnings {
+            log::warn!("{warning}");
         }
         Ok(mount)
     }
@@ -405,25 +407,19 @@ fn take_away(mount: &MountInfo) -> Result<Mode, Error> {
     }
 }
 
-/// Opens the directory of saved indexes, if there is to be one; else says what is wrong with it.
-fn open_indexes(options: &Options) -> Result<Option<Arc<Indexes>>, String> {
-    let Some(directory) = options.index_dir.as_ref().filter(|_| options.index_dir_size > 0) else {
-        return Ok(None);
-    };
-    Indexes::open(directory, options.index_dir_size)
-        .map(|indexes| Some(Arc::new(indexes)))
-        .map_err(|error| format!("no indexes are saved in {}: {error}", directory.display()))
-}
-
-/// Opens the directory of decoded copies, if there is to be one; else says what is wrong with it.
-fn open_copies(options: &Options) -> Result<Option<Arc<Copies>>, String> {
-    let Some(directory) = options.disk_cache.as_ref().filter(|_| options.disk_cache_size > 0)
-    else {
-        return Ok(None);
-    };
-    Copies::open(directory, options.disk_cache_size)
-        .map(|copies| Some(Arc::new(copies)))
-        .map_err(|error| format!("no decoded copies are kept in {}: {error}", directory.display()))
+/// Opens a directory of files that are kept from one mount to the next, if there is to be one. If
+/// it cannot be used, `warn` gets the reason, which begins with `failure`.
+fn open_kept<T, E: fmt::Display>(
+    directory: &Option<(PathBuf, u64)>,
+    open: impl FnOnce(&Path, u64) -> Result<T, E>,
+    failure: &str,
+    warn: &mut impl FnMut(String),
+) -> Option<Arc<T>> {
+    let (path, size) = directory.as_ref().filter(|(_, size)| *size > 0)?;
+    open(path, *size)
+        .map_err(|error| warn(format!("{failure} in {}: {error}", path.display())))
+        .ok()
+        .map(Arc::new)
 }
 
 /// Every archive in use is an open file, and 1024, the usual limit, is for programs that call

@@ -25,14 +25,10 @@ pub struct Options {
     pub mountpoint: PathBuf,
     /// How the tree looks and is served.
     pub settings: Settings,
-    /// Where indexes are saved, if anywhere.
-    pub index_dir: Option<PathBuf>,
-    /// Bytes that they may take; with 0 none are saved.
-    pub index_dir_size: u64,
-    /// Where decoded copies of members are kept, if anywhere.
-    pub disk_cache: Option<PathBuf>,
-    /// Bytes that they may take.
-    pub disk_cache_size: u64,
+    /// Where indexes are saved, if anywhere, and how many bytes they may take; with 0 none are saved.
+    pub index_dir: Option<(PathBuf, u64)>,
+    /// Where decoded copies of members are kept, if anywhere, and how many bytes they may take.
+    pub disk_cache: Option<(PathBuf, u64)>,
     /// Who may use it.
     pub access: Access,
     /// Whether the kernel checks modes. It does in any case when others than the owner have access:
