@@ -6,11 +6,11 @@
 
 mod attributes;
 mod cache;
+mod direct;
 mod lookup;
 mod open;
 mod passthrough;
 mod requests;
-mod unknown;
 mod watched;
 
 use std::{
@@ -30,12 +30,13 @@ use fuser::{
 
 use self::{
     attributes::file_attr,
+    direct::{Listing, Reply},
     open::Opener,
     passthrough::Passthrough,
-    unknown::{Listing, Reply},
 };
 pub use self::{
     cache::KernelCache,
+    direct::is_late_reply,
     requests::{Relief, Requests},
     watched::Watched,
 };
@@ -65,14 +66,14 @@ pub struct Npzfs {
     cache_directories: bool,
     cache: KernelCache,
     /// The device that the requests come from.
-    device: Option<OwnedFd>,
+    device: OwnedFd,
     requests: Arc<Requests>,
 }
 
 impl Npzfs {
-    /// Serves `tree`.
+    /// Serves `tree` through `device`, which the session has another descriptor of.
     #[must_use]
-    pub fn new(tree: Arc<Tree>) -> Self {
+    pub fn new(tree: Arc<Tree>, device: OwnedFd) -> Self {
         let cache = KernelCache::new(tree.settings().ttl);
         let passthrough = Arc::new(Passthrough::default());
         let (dropping, describing) = (cache.clone(), Arc::downgrade(&tree));
@@ -83,12 +84,7 @@ impl Npzfs {
             }
         });
         let requests = Arc::default();
-        Self { tree, passthrough, cache_directories: false, cache, device: None, requests }
-    }
-
-    /// Serves through `device`, which the session has another descriptor of.
-    pub fn through(&mut self, device: OwnedFd) {
-        self.device = Some(device);
+        Self { tree, passthrough, cache_directories: false, cache, device, requests }
     }
 
     /// The kernel's cache, to be started when there is a session.
@@ -376,14 +372,14 @@ impl Filesystem for Npzfs {
         reply: ReplyDirectory,
     ) {
         contain(|| {
-            let mut listing = Listing::new(Reply::Names(reply), self.device.as_ref());
+            let mut listing = Listing::new(Reply::Names(reply), &self.device, self.ttl());
             let listed = self.tree.read_directory(Ino(ino.0), offset, false, &mut |entry| {
-                listing.add(number_in(ino, &entry), entry.cookie, entry.kind, entry.name)
+                listing.add(number_in(ino, &entry), &entry)
             });
             match listed {
                 Ok(()) => {
                     let count = listing.count;
-                    listing.send(req.unique().0);
+                    listing.send(req.unique());
                     self.listed(ino, offset, count);
                 }
                 Err(error) => listing.fail(self.errno("readdir", ino, &error)),
@@ -401,25 +397,25 @@ impl Filesystem for Npzfs {
     ) {
         let ticket = self.requests.ticket(req);
         contain(|| {
-            let ttl = self.ttl();
             let mut references = Vec::new();
-            let mut listing = Listing::new(Reply::Entries(reply), self.device.as_ref());
+            let mut listing = Listing::new(Reply::Entries(reply), &self.device, self.ttl());
             let listed = self.tree.read_directory(Ino(ino.0), offset, true, &mut |entry| {
-                let number = number_in(ino, &entry);
-                let plain = (number, entry.cookie, entry.kind, entry.name);
-                let is_added = listing.add_with(entry.looked_up.as_ref(), ttl, plain);
+                let is_added = listing.add(number_in(ino, &entry), &entry);
                 if let Some((found, _)) = entry.looked_up.filter(|_| is_added) {
                     references.push(found);
                 }
                 is_added
             });
             match listed {
-                Ok(()) if !ticket.take() => references.into_iter().for_each(|found| {
-                    self.tree.forget(found, 1);
-                }),
+                Ok(()) if !ticket.take() => {
+                    listing.fail(Errno::EINTR); // for fuser: the kernel has it already
+                    for found in references {
+                        self.tree.forget(found, 1);
+                    }
+                }
                 Ok(()) => {
                     let count = listing.count;
-                    listing.send(req.unique().0);
+                    listing.send(req.unique());
                     self.listed(ino, offset, count);
                 }
                 Err(error) => listing.fail(self.errno("readdir", ino, &error)),

@@ -11,6 +11,7 @@ use env_logger::{Builder, Target};
 use log::{Level, LevelFilter, Metadata, Record};
 
 use super::Error;
+use crate::fuse::is_late_reply;
 
 /// Where system messages go: journald, rsyslog and their like read here.
 const SYSLOG: &str = "/dev/log";
@@ -98,9 +99,9 @@ impl log::Log for Logger {
     }
 
     fn log(&self, record: &Record) {
-        if is_late_reply(record) {
+        if record.level() == Level::Error && is_late_reply(record) {
             let (args, target) = (*record.args(), record.target());
-            self.0.log(&Record::builder().args(args).level(Level::Debug).target(target).build());
+            self.0.log(&Record::builder().args(args).level(Level::Trace).target(target).build());
         } else {
             self.0.log(record);
         }
@@ -108,16 +109,6 @@ impl log::Log for Logger {
 
     fn flush(&self) {
         self.0.flush();
-    }
-}
-
-/// Whether it is fuser that says that nobody waited for a reply any more. The kernel answers
-/// ENOENT to one whose request is gone (fuse_dev_do_write, fs/fuse/dev.c), as all are once the
-/// mount is; fuser 0.18 has that for an error.
-fn is_late_reply(record: &Record) -> bool {
-    record.level() == Level::Error && record.target() == "fuser::reply" && {
-        let text = record.args().to_string();
-        text.starts_with("Failed to send FUSE reply: ") && text.ends_with("(os error 2)")
     }
 }
 
@@ -218,9 +209,9 @@ mod tests {
         let failed =
             |errno: Errno| format!("Failed to send FUSE reply: {}", io::Error::from(errno));
         let late = failed(Errno::NOENT);
-        assert_eq!(written(LevelFilter::Info, "fuser::reply", &late), "");
-        let debug = written(LevelFilter::Debug, "fuser::reply", &late);
-        assert_eq!(debug, format!("DEBUG: {late}"));
+        assert_eq!(written(LevelFilter::Debug, "fuser::reply", &late), "");
+        let trace = written(LevelFilter::Trace, "fuser::reply", &late);
+        assert_eq!(trace, format!("TRACE: {late}"));
         for (target, text) in [
             ("fuser::reply", failed(Errno::INVAL)),
             ("fuser::session", io::Error::from(Errno::NOENT).to_string()),

@@ -103,19 +103,18 @@ impl Mount {
             .map(Arc::new)
             .map_err(|cause| Error::Tree(options.source.clone(), cause))?;
         mount.tree = Some(tree.clone());
-        let filesystem = Npzfs::new(tree);
         let path = mount.source.clone();
         let name = options.fs_name.as_deref().unwrap_or(path.as_os_str());
         match Detached::new(&device, &mount.path, name, options)? {
             Some(detached) => {
-                mount.serve(filesystem, device, options, events)?;
+                mount.serve(tree, device, options, events)?;
                 mount.show(detached, &mountpoint, options)?;
             }
             None => {
                 drop(device);
                 // It would keep fusermount3's mount busy, should that have to be undone.
                 drop(mountpoint);
-                mount.with_fusermount(filesystem, name, options, events)?;
+                mount.with_fusermount(tree, name, options, events)?;
             }
         }
         // Without it everything works, only slower after the next mount. What keeps a mount from
@@ -173,18 +172,18 @@ impl Mount {
     /// Starts the threads that answer the kernel.
     fn serve(
         &self,
-        mut filesystem: Npzfs,
+        tree: Arc<Tree>,
         device: OwnedFd,
         options: &Options,
         events: Sender<Event>,
     ) -> Result<(), Error> {
-        match device.try_clone() {
-            Ok(device) => filesystem.through(device),
-            Err(cause) => return Err(Error::Setup("another descriptor of the device", cause)),
-        }
+        let duplicate = || {
+            device
+                .try_clone()
+                .map_err(|cause| Error::Setup("another descriptor of the device", cause))
+        };
         let mut config = Config::default();
-        let few_threads = self.tree.as_ref().is_some_and(|tree| tree.settings().serve.few_threads);
-        let threads = if few_threads { 1 } else { threads() };
+        let threads = if tree.settings().serve.few_threads { 1 } else { threads() };
         config.n_threads = Some(threads);
         // Requests read through a cloned descriptor are aborted when it is closed, so that a
         // server could not be replaced under a mount (docs/architecture.md).
@@ -194,12 +193,11 @@ impl Mount {
             Access::OwnerAndRoot => SessionACL::RootAndOwner,
             Access::Everybody => SessionACL::All,
         };
+        let filesystem = Npzfs::new(tree, duplicate()?);
         let (cache, requests) = (filesystem.cache(), filesystem.requests());
         let first = Watched::new(filesystem);
         let (joined, ending) = (first.joined(), first.joined());
-        let [watched, relieving] = [&device, &device].map(OwnedFd::try_clone);
-        let descriptor = |cause| Error::Setup("another descriptor of the device", cause);
-        let (watched, relieving) = (watched.map_err(descriptor)?, relieving.map_err(descriptor)?);
+        let (watched, relieving) = (duplicate()?, duplicate()?);
         let session = Session::from_fd(first, device, acl, config).map_err(Error::Session)?;
         cache
             .start(session.notifier())
@@ -253,7 +251,7 @@ impl Mount {
     /// Mounts through fusermount3, which can only mount where all see it.
     fn with_fusermount(
         &mut self,
-        filesystem: Npzfs,
+        tree: Arc<Tree>,
         name: &OsStr,
         options: &Options,
         events: Sender<Event>,
@@ -269,7 +267,7 @@ impl Mount {
             }
         };
         self.device = Some(place.mount().device);
-        self.serve(filesystem, device, options, events)?;
+        self.serve(tree, device, options, events)?;
         self.first_answer(place.into_fd())?;
         Ok(())
     }

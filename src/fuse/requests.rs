@@ -8,9 +8,10 @@
 
 use std::{collections::HashMap, fs, io, os::fd::OwnedFd, sync::Arc, thread, time::Duration};
 
-use fuser::Request;
+use fuser::{Request, RequestId};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
+use super::direct;
 use crate::sync::{Condvar, Mutex};
 
 /// Between two looks. Nothing that is decoded takes as long, so who waits for it waits for the source.
@@ -195,12 +196,8 @@ impl<R: Relief> Watch<R> {
         if self.requests.state.lock().open.remove(&unique).is_none() {
             return;
         }
-        // struct fuse_out_header: length, error, number.
-        let mut header = [0; 16];
-        header[..4].copy_from_slice(&16_u32.to_ne_bytes());
-        header[4..8].copy_from_slice(&(-rustix::io::Errno::INTR.raw_os_error()).to_ne_bytes());
-        header[8..].copy_from_slice(&unique.to_ne_bytes());
-        if let Err(error) = rustix::io::write(&self.device, &header) {
+        let interrupted = rustix::io::Errno::INTR.raw_os_error();
+        if let Err(error) = direct::answer(&self.device, RequestId(unique), interrupted, &[]) {
             log::debug!("a request was not interrupted: {error}");
         }
     }

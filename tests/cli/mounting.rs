@@ -1,6 +1,7 @@
 //! What a mount looks like from outside, and all the ways it can be asked for.
 
 use std::{
+    collections::BTreeSet,
     ffi::{OsStr, OsString},
     fs,
     os::unix::{
@@ -69,6 +70,30 @@ fn a_single_archive_is_shown_as_its_members() {
     run(npzfs().args([&path, &sandbox.mnt()])).succeeds();
     assert_eq!(fs::read(sandbox.path("mnt/x.npy")).expect("read"), b"some bytes");
     assert_eq!(sandbox.mounts()[0].2, path.to_str().expect("ASCII"));
+}
+
+#[test]
+fn a_listing_that_fuser_cannot_express_logs_no_error() {
+    let sandbox = Sandbox::new();
+    let names = (0..1000).map(|number| format!("{number}.npz")).collect::<BTreeSet<_>>();
+    for name in &names {
+        fs::write(sandbox.src().join(name), "").expect("write");
+    }
+    let log = sandbox.path("log");
+    let server = sandbox.foreground(&["-vvv", "--log-file", log.to_str().expect("ASCII")]);
+    let listed = fs::read_dir(sandbox.mnt())
+        .expect("list")
+        .map(|entry| entry.expect("list").file_name().into_string().expect("ASCII"));
+    assert_eq!(listed.filter(|name| name != "notes.txt").collect::<BTreeSet<_>>(), names);
+    kill("TERM", server.pid());
+    assert_eq!(server.end(), (Some(0), String::new()));
+    let log = fs::read_to_string(log).expect("read");
+    // Whether an empty .npz is a directory is not known: the kernel has had its answer when fuser
+    // replies.
+    let is_late = |line: &&str| line.ends_with("No such file or directory (os error 2)");
+    let late = log.lines().find(is_late).expect("a late reply");
+    assert!(late.contains("]: trace: "), "{late}");
+    assert_eq!(log.lines().find(|line| line.contains("]: error: ")), None);
 }
 
 #[test]

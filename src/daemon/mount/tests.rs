@@ -9,10 +9,11 @@ fn no_more_than_64_threads_answer() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let source = crate::tree::Source::open(directory.path()).expect("it is there");
     let tree = Tree::new(source, Default::default()).expect("it is a directory");
+    let device = || std::fs::File::open("/dev/null").expect("it is there").into();
     let (events, _listener) = mpsc::channel();
     let mut more = More {
-        filesystem: Watched::new(Npzfs::new(Arc::new(tree))),
-        device: std::fs::File::open("/dev/null").expect("it is there").into(),
+        filesystem: Watched::new(Npzfs::new(Arc::new(tree), device())),
+        device: device(),
         acl: SessionACL::Owner,
         ended: Arc::default(),
         events,
