@@ -42,7 +42,7 @@ pub use self::{
 };
 use crate::{
     serve,
-    tree::{FsError, Handle, HandleId, Ino, Listed, Tree, Xattr},
+    tree::{FsError, HandleId, Ino, Listed, Tree, Xattr},
 };
 
 /// Requests that the kernel may have under way for read-ahead. Its default of 12 throttles several
@@ -119,8 +119,8 @@ impl Npzfs {
         }
     }
 
-    fn errno(&self, operation: &'static str, ino: INodeNo, error: &FsError) -> Errno {
-        errno(&self.tree, operation, ino, error)
+    fn fail(&self, operation: &'static str, ino: INodeNo, error: &FsError) -> Errno {
+        fail(&self.tree, operation, ino, error)
     }
 
     fn opener(&self) -> Opener {
@@ -139,19 +139,40 @@ fn number_in(directory: INodeNo, entry: &Listed<'_>) -> INodeNo {
     }
 }
 
-/// The errno of `error`, which is logged if it is news.
-fn errno(tree: &Tree, operation: &'static str, ino: INodeNo, error: &FsError) -> Errno {
+/// Where a request failed: an inode, and an offset in it if it was a read.
+struct Place {
+    ino: Ino,
+    offset: Option<u64>,
+}
+
+impl From<INodeNo> for Place {
+    fn from(ino: INodeNo) -> Self {
+        Self { ino: Ino(ino.0), offset: None }
+    }
+}
+
+impl From<(INodeNo, u64)> for Place {
+    fn from((ino, offset): (INodeNo, u64)) -> Self {
+        Self { ino: Ino(ino.0), offset: Some(offset) }
+    }
+}
+
+/// The errno that answers a request which failed with `error`. Logs the failure if the log does not
+/// have it yet. All requests that fail come here.
+fn fail(tree: &Tree, operation: &'static str, place: impl Into<Place>, error: &FsError) -> Errno {
     if let Some(repeats) = tree.news(operation, error) {
+        let Place { ino, offset } = place.into();
+        let at = offset.map_or_else(String::new, |offset| format!(" at {offset}"));
         let advice = match error {
-            FsError::Content(error) => advice_on(error),
+            FsError::Content(failure) => advice_on(&failure.error),
             _ => "",
         };
-        log::warn!("{operation} {}: {error}{advice}{repeats}", tree.describe(Ino(ino.0)));
+        log::warn!("{operation} {}{at}: {error}{advice}{repeats}", tree.describe(ino));
     }
     Errno::from_i32(error.errno())
 }
 
-/// What a user can do about `error`, behind its text.
+/// What a user can do about `error`, to be put after its text.
 fn advice_on(error: &serve::Error) -> &'static str {
     match error {
         serve::Error::Damaged(_) => {
@@ -205,14 +226,14 @@ impl Filesystem for Npzfs {
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         contain(|| match self.tree.getattr(Ino(ino.0)) {
             Ok(attr) => reply.attr(&self.ttl(), &file_attr(Ino(ino.0), &attr)),
-            Err(error) => reply.error(self.errno("getattr", ino, &error)),
+            Err(error) => reply.error(self.fail("getattr", ino, &error)),
         });
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
         contain(|| match self.tree.read_link(Ino(ino.0)) {
             Ok(target) => reply.data(target.as_bytes()),
-            Err(error) => reply.error(self.errno("readlink", ino, &error)),
+            Err(error) => reply.error(self.fail("readlink", ino, &error)),
         });
     }
 
@@ -236,40 +257,16 @@ impl Filesystem for Npzfs {
         contain(|| {
             let handle = match self.tree.handle(HandleId(fh.0)) {
                 Ok(handle) => handle,
-                Err(error) => return reply.error(self.errno("read", ino, &error)),
+                Err(error) => return reply.error(self.fail("read", ino, &error)),
             };
-            match &*handle {
-                Handle::Member { content, copy, pattern, .. } => {
-                    let copy = content.copy(copy);
-                    let tree = self.tree.clone();
-                    let owner = content.clone();
-                    let asker = serve::Asker::thread(req.pid());
-                    content.read_along(pattern, copy, asker, offset, size, move |result| {
-                        match result {
-                            Ok(bytes) => {
-                                reply.data(bytes);
-                                drop(ticket);
-                            }
-                            Err(error) => {
-                                let error = owner.cause(error);
-                                if let Some(repeats) = owner.news(&error) {
-                                    let (what, advice) =
-                                        (tree.describe(Ino(ino.0)), advice_on(&error));
-                                    log::warn!("read {what} at {offset}: {error}{advice}{repeats}");
-                                }
-                                reply.error(Errno::from_i32(FsError::Content(error).errno()));
-                            }
-                        }
-                    });
+            let tree = self.tree.clone();
+            handle.read(serve::Asker::thread(req.pid()), offset, size, move |result| {
+                match result {
+                    Ok(bytes) => reply.data(bytes),
+                    Err(error) => reply.error(fail(&tree, "read", (ino, offset), &error)),
                 }
-                Handle::Plain(file) => serve::with_scratch(|scratch| {
-                    scratch.resize(size as usize, 0);
-                    match file.read(scratch, offset) {
-                        Ok(read) => reply.data(&scratch[..read]),
-                        Err(error) => reply.error(self.errno("read", ino, &error.into())),
-                    }
-                }),
-            }
+                drop(ticket);
+            });
         });
     }
 
@@ -296,7 +293,7 @@ impl Filesystem for Npzfs {
             let execute = mask.contains(AccessFlags::X_OK);
             match self.tree.access(Ino(ino.0), mask.contains(AccessFlags::R_OK), write, execute) {
                 Ok(()) => reply.ok(),
-                Err(error) => reply.error(self.errno("access", ino, &error)),
+                Err(error) => reply.error(self.fail("access", ino, &error)),
             }
         });
     }
@@ -382,7 +379,7 @@ impl Filesystem for Npzfs {
                     listing.send(req.unique());
                     self.listed(ino, offset, count);
                 }
-                Err(error) => listing.fail(self.errno("readdir", ino, &error)),
+                Err(error) => listing.fail(self.fail("readdir", ino, &error)),
             }
         });
     }
@@ -418,7 +415,7 @@ impl Filesystem for Npzfs {
                     listing.send(req.unique());
                     self.listed(ino, offset, count);
                 }
-                Err(error) => listing.fail(self.errno("readdir", ino, &error)),
+                Err(error) => listing.fail(self.fail("readdir", ino, &error)),
             }
         });
     }
@@ -435,7 +432,7 @@ impl Filesystem for Npzfs {
                 vfs.f_namemax as u32,
                 vfs.f_frsize as u32,
             ),
-            Err(error) => reply.error(self.errno("statfs", ino, &error)),
+            Err(error) => reply.error(self.fail("statfs", ino, &error)),
         });
     }
 
@@ -443,13 +440,13 @@ impl Filesystem for Npzfs {
         let ticket = self.requests.ticket(req);
         contain(|| {
             let Some(xattr) = Xattr::named(name) else {
-                return reply.error(Errno::from_i32(FsError::NoAttribute.errno()));
+                return reply.error(self.fail("getxattr", ino, &FsError::NoAttribute));
             };
             let tree = self.tree.clone();
             let answer = move || {
                 match tree.xattr(Ino(ino.0), xattr) {
                     Ok(value) => reply_xattr(value.as_bytes(), size, reply),
-                    Err(error) => reply.error(Errno::from_i32(error.errno())),
+                    Err(error) => reply.error(fail(&tree, "getxattr", ino, &error)),
                 }
                 drop(ticket);
             };
@@ -463,7 +460,7 @@ impl Filesystem for Npzfs {
                 let names: String = list.iter().flat_map(|xattr| [xattr.name(), "\0"]).collect();
                 reply_xattr(names.as_bytes(), size, reply);
             }
-            Err(error) => reply.error(Errno::from_i32(error.errno())),
+            Err(error) => reply.error(self.fail("listxattr", ino, &error)),
         });
     }
 }

@@ -4,7 +4,7 @@ use std::{ffi::OsStr, sync::Arc};
 
 use fuser::{Generation, INodeNo, ReplyEntry};
 
-use super::{attributes::file_attr, errno, requests::Ticket};
+use super::{attributes::file_attr, fail, requests::Ticket};
 use crate::tree::{Attr, FsError, Ino, Tree};
 
 /// Looks `name` up in `parent` and answers. Opening an archive of many members takes a millisecond to a
@@ -43,6 +43,6 @@ fn answer(
         Ok((ino, attr)) => {
             reply.entry(&tree.settings().ttl, &file_attr(ino, &attr), Generation(0));
         }
-        Err(error) => reply.error(errno(tree, "lookup in", parent, &error)),
+        Err(error) => reply.error(fail(tree, "lookup in", parent, &error)),
     }
 }

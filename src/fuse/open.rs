@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use fuser::{Errno, FileHandle, FopenFlags, INodeNo, ReplyOpen};
 
-use super::{KernelCache, errno, passthrough::Passthrough, requests::Ticket};
+use super::{KernelCache, fail, passthrough::Passthrough, requests::Ticket};
 use crate::{
-    serve,
-    tree::{Backing, FsError, Ino, Opened, Opening, Tree},
+    serve::{self, Backing},
+    tree::{FsError, Ino, Opened, Opening, Tree},
 };
 
 /// How often an open waits until a member has been compared. Once is enough, unless its index turns out
@@ -34,18 +34,20 @@ impl Opener {
             // It changes faster than it is compared: the kernel looks it up again.
             Ok(Opening::Verify(_)) if tries == 0 => reply.error(Errno::ESTALE),
             Ok(Opening::Verify(content)) => {
-                content.verify(Box::new(move |verified| match verified {
+                let verified = content.clone();
+                content.verify(Box::new(move |result| match result {
                     // What it is, it is known to be now.
                     Ok(_) | Err(serve::Error::Damaged(_) | serve::Error::Refuted) => {
                         self.try_open(ino, user, ticket, reply, tries - 1);
                     }
                     Err(serve::Error::Overwritten) => reply.error(Errno::ESTALE),
                     Err(error) => {
-                        reply.error(errno(&self.tree, "open", ino, &FsError::Content(error)));
+                        let error = FsError::Content(verified.failure("open", error));
+                        reply.error(fail(&self.tree, "open", ino, &error));
                     }
                 }));
             }
-            Err(error) => reply.error(errno(&self.tree, "open", ino, &error)),
+            Err(error) => reply.error(fail(&self.tree, "open", ino, &error)),
         }
     }
 

@@ -8,7 +8,7 @@ use std::{
 use seekable_deflate::{DeflateReader, Format, Options, spacing_for};
 
 use super::{
-    Content, Error, News, Server, Shared,
+    Content, Error, Failure, News, Repeats, Server, Shared,
     content::Encoding,
     copy::MemberCopy,
     deflated::Deflated,
@@ -121,10 +121,11 @@ impl OpenArchive {
         }
     }
 
-    /// Whether this is the first time that somebody wants to log the refusal of a member.
+    /// The failure to open a member with `error`. The log gets one line for each member.
     #[must_use]
-    pub fn first_refusal(&self, id: MemberId) -> bool {
-        self.refused.lock().insert(id)
+    pub fn refusal(&self, id: MemberId, error: Error) -> Failure {
+        let is_first = self.refused.lock().insert(id);
+        Failure { error, repeats: is_first.then_some(Repeats::NONE) }
     }
 
     /// Which members have been compared with their CRC-32, and are right.

@@ -3,7 +3,7 @@
 use std::{cell::RefCell, fmt, fs::File, ops::Range, os::unix::fs::FileExt, sync::Arc};
 
 use super::{
-    Asker, Error, News, Once, Pattern, Repeats, Reply, Shared,
+    Asker, Error, Failure, News, Once, Repeats, Reply, Shared,
     background::Background,
     copy::{CopyHandle, MemberCopy},
     deflated::Deflated,
@@ -12,7 +12,7 @@ use super::{
     verify::{self, Verdict},
     whole::Whole,
 };
-use crate::{archive::SourceFile, sync::Mutex};
+use crate::archive::SourceFile;
 
 /// The decoded bytes of one member, for all its handles.
 #[derive(Debug)]
@@ -21,7 +21,8 @@ pub struct Content {
     source: Arc<SourceFile>,
     size: u64,
     pub(super) bytes: Encoding,
-    read_ahead: u64,
+    /// The distance of read-ahead, in decoded bytes.
+    pub(super) read_ahead: u64,
     /// Its decoded copy, if it may have one.
     copy: Option<Arc<MemberCopy>>,
     verdict: Arc<Verdict>,
@@ -143,7 +144,7 @@ impl Content {
     /// Whether it has to be compared with its CRC-32 before it is opened, and that takes so long that
     /// [`verify`](Self::verify) should do it in another thread. What takes less is done now.
     #[must_use]
-    pub fn must_be_verified(&self) -> bool {
+    pub(super) fn must_be_verified(&self) -> bool {
         // Those are compared before they are read in any case.
         if matches!(self.bytes, Encoding::Whole(..)) {
             return false;
@@ -222,7 +223,7 @@ impl Content {
     }
 
     /// It is opened as `inode`. Look whether it has [`damage`](Self::damage) after this.
-    pub fn watch(&self, inode: u64) {
+    pub(super) fn watch(&self, inode: u64) {
         self.verdict.watch(inode);
     }
 
@@ -243,47 +244,48 @@ impl Content {
 
     /// Whether it may have a decoded copy, now or later.
     #[must_use]
-    pub fn may_be_copied(&self) -> bool {
+    pub(super) fn may_be_copied(&self) -> bool {
         self.copy.is_some()
     }
 
     /// Its decoded copy, if there is one, for a handle that is being opened.
     #[must_use]
-    pub fn open_copy(&self, handle: &CopyHandle) -> Option<Arc<File>> {
+    pub(super) fn open_copy(&self, handle: &CopyHandle) -> Option<Arc<File>> {
         self.copy.as_ref()?.open(handle)
     }
 
     /// Its decoded copy, if there is one by now, for a read of an open handle.
     #[must_use]
-    pub fn copy<'a>(&self, handle: &'a CopyHandle) -> Option<&'a File> {
+    pub(super) fn copy<'a>(&self, handle: &'a CopyHandle) -> Option<&'a File> {
         self.copy.as_ref()?.of(handle)
     }
 
-    /// Whether the log is to be told of `error`: of damage once, and that the archive was overwritten;
-    /// of other reasons once for the archive, and then now and then. The kernel tries each page of a
-    /// damaged place again, and a reader each row.
+    /// The failure of `operation` with `error`, and whether the log has it already: damage is logged
+    /// once, and so is an overwritten archive; other reasons once for the archive, and then now and
+    /// then. The kernel tries each page of a damaged place again, and a reader each row.
     #[must_use]
-    pub fn news(&self, error: &Error) -> Option<Repeats> {
-        match error {
+    pub fn failure(&self, operation: &'static str, error: Error) -> Failure {
+        let error = self.cause(error);
+        let repeats = match &error {
             Error::Overwritten => self.overwrite_logged.first().then_some(Repeats::NONE),
             Error::Damaged(_) | Error::Refuted => {
-                self.verdict.is_news(error).then_some(Repeats::NONE)
+                self.verdict.is_news(&error).then_some(Repeats::NONE)
             }
-            error => self.archive_news.hear("read", error.reason()),
-        }
+            error => self.archive_news.hear(operation, error.reason()),
+        };
+        Failure { error, repeats }
     }
 
     /// Why a read failed with `error`: bytes that make no sense since their archive is being
     /// overwritten are no damage.
-    #[must_use]
-    pub fn cause(&self, error: Error) -> Error {
+    fn cause(&self, error: Error) -> Error {
         let is_damage = matches!(error, Error::Damaged(_));
         if is_damage && self.source.check().is_err() { Error::Overwritten } else { error }
     }
 
     /// Gives `asker` the bytes from `offset`, at most `size` and fewer only at the end: to `reply`, before
     /// this returns if they are at hand, as they are if it has a `copy`, else from another thread.
-    pub fn read(
+    pub(super) fn read(
         self: &Arc<Self>,
         copy: Option<&File>,
         asker: Asker,
@@ -346,42 +348,8 @@ impl Content {
         }
     }
 
-    /// As `read`, for a handle whose reads `pattern` follows. Decodes ahead of a sequential one, and
-    /// gives up what the kernel has got: the buffers are used again for what comes, and what the
-    /// kernel keeps is not kept twice. Fresh pages for 64 MiB took a tenth of a pass over 256 MiB
-    /// (cat of labels 1488 MB/s, now 1656).
-    pub fn read_along(
-        self: &Arc<Self>,
-        pattern: &Mutex<Pattern>,
-        copy: Option<&File>,
-        asker: Asker,
-        offset: u64,
-        size: u32,
-        reply: impl FnOnce(Result<&[u8], Error>) + Send + 'static,
-    ) {
-        let (Encoding::Deflated(deflated), None) = (&self.bytes, copy) else {
-            return self.read(copy, asker, offset, size, reply);
-        };
-        let around = {
-            let mut pattern = pattern.lock();
-            pattern.follow(offset, size.into(), self.read_ahead)
-        };
-        if let Some(range) = around.behind {
-            deflated.reader().give_up(range);
-        }
-        if let Some(range) = around.ahead {
-            let range = range.start..range.end.min(self.size);
-            if !range.is_empty() {
-                deflated.read_ahead(range);
-            }
-        }
-        self.read(copy, asker, offset, size, reply);
-        // Behind what is asked for in the queue of the pool.
-        deflated.read_beside(around.strides);
-    }
-
     /// A handle of it was closed: what nobody may want any more is given up.
-    pub fn closed(&self) {
+    pub(super) fn closed(&self) {
         if let Encoding::Deflated(deflated) = &self.bytes {
             deflated.rest();
         }
@@ -415,7 +383,7 @@ impl Content {
 
     /// What makes the member unfit as a whole, once it is known.
     #[must_use]
-    pub fn damage(&self) -> Option<Error> {
+    pub(super) fn damage(&self) -> Option<Error> {
         match (self.verdict.error(), &self.bytes) {
             (Some(error), _) => Some(error.clone()),
             (None, Encoding::Stored(_) | Encoding::Deflated(_)) => None,
@@ -478,4 +446,4 @@ fn slice_of<'a>(scratch: &'a mut Vec<u8>, range: &Range<u64>) -> &'a mut [u8] {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

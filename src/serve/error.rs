@@ -2,6 +2,7 @@
 
 use std::{fmt, io, sync::Arc};
 
+use super::Repeats;
 use crate::archive::{self, SourceFile};
 
 /// Why bytes of a member cannot be had.
@@ -20,6 +21,22 @@ pub enum Error {
     UnsupportedMethod(u16),
     /// Reading the archive or writing a temporary file failed.
     Io(Arc<io::Error>),
+}
+
+/// An error that ended one request.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    /// Why it failed.
+    pub error: Error,
+    /// How often it was not logged since it was last. `None` if it is not to be logged now.
+    pub repeats: Option<Repeats>,
+}
+
+/// The log knows it already, or has no use for it.
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self { error, repeats: None }
+    }
 }
 
 impl Error {

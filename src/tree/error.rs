@@ -34,9 +34,7 @@ pub enum FsError {
     /// then looks the name up again.
     Stale,
     /// Bytes of a member cannot be had.
-    Content(serve::Error),
-    /// The same, and the log has it already.
-    Known(serve::Error),
+    Content(serve::Failure),
     /// A large archive is to be opened first, by somebody who can wait for it.
     Heavy,
     /// The source said no.
@@ -59,7 +57,7 @@ impl FsError {
             Self::Heavy => Errno::AGAIN,
             Self::ReadOnly => Errno::ROFS,
             Self::NotPermitted => Errno::ACCESS,
-            Self::Content(error) | Self::Known(error) => match error {
+            Self::Content(failure) => match &failure.error {
                 serve::Error::Encrypted => Errno::ACCESS,
                 serve::Error::UnsupportedMethod(_) => Errno::OPNOTSUPP,
                 serve::Error::Io(error) => of_kind(error),
@@ -82,16 +80,11 @@ impl FsError {
         }
     }
 
-    /// Whether the failure is news for the log, or an ordinary answer.
+    /// Whether the source failed, beyond what it may answer to any request.
     #[must_use]
-    pub fn is_news(&self) -> bool {
-        match self {
-            Self::Content(_) => true,
-            Self::Io(_) => {
-                [Errno::IO, Errno::NOMEM].iter().any(|errno| errno.raw_os_error() == self.errno())
-            }
-            _ => false,
-        }
+    pub fn is_of_source(&self) -> bool {
+        let errnos = [Errno::IO, Errno::NOMEM].map(Errno::raw_os_error);
+        matches!(self, Self::Io(_)) && errnos.contains(&self.errno())
     }
 }
 
@@ -120,7 +113,7 @@ impl fmt::Display for FsError {
             Self::ReadOnly => f.write_str("the mount is read-only"),
             Self::NotPermitted => f.write_str("its mode does not allow it"),
             Self::Stale => f.write_str("replaced since it was looked up"),
-            Self::Content(error) | Self::Known(error) => write!(f, "{error}"),
+            Self::Content(failure) => write!(f, "{}", failure.error),
             Self::Io(error) => write!(f, "{error}"),
         }
     }
@@ -129,7 +122,7 @@ impl fmt::Display for FsError {
 impl std::error::Error for FsError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Content(error) | Self::Known(error) => Some(error),
+            Self::Content(failure) => Some(&failure.error),
             Self::Io(error) => Some(error),
             _ => None,
         }
@@ -138,7 +131,7 @@ impl std::error::Error for FsError {
 
 impl From<serve::Error> for FsError {
     fn from(error: serve::Error) -> Self {
-        Self::Content(error)
+        Self::Content(error.into())
     }
 }
 

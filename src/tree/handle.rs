@@ -7,7 +7,7 @@ use std::{
 
 use super::{FsError, source::PlainFile};
 use crate::{
-    serve::{Content, CopyHandle, OpenArchive, OpenNpyGz, Pattern},
+    serve::{self, Asker, OpenFile},
     sync::{Mutex, RwLock},
 };
 
@@ -18,27 +18,10 @@ pub struct HandleId(pub u64);
 /// An open file.
 #[derive(Debug)]
 pub enum Handle {
-    /// A member.
-    Member {
-        /// Its bytes.
-        content: Arc<Content>,
-        /// What it lies in: kept open, and so its generation, as long as the handle.
-        container: Held,
-        /// Its decoded copy, if it is read from that.
-        copy: CopyHandle,
-        /// How it has been read so far.
-        pattern: Mutex<Pattern>,
-    },
+    /// A member of a container.
+    Member(OpenFile),
     /// A file of the source that is no archive.
     Plain(PlainFile),
-}
-
-/// A container that a handle keeps open.
-#[derive(Debug)]
-#[expect(missing_docs, reason = "the names say it")]
-pub enum Held {
-    Archive(Arc<OpenArchive>),
-    NpyGz(Arc<OpenNpyGz>),
 }
 
 /// The handles that the kernel refers to.
@@ -94,11 +77,8 @@ impl Handles {
         let handle = self.open.write().remove(&id);
         let Some(handle) = handle else { return };
         self.holders.lock().give_back(handle.file());
-        if let Handle::Member { content, container, .. } = &*handle {
-            content.closed();
-            if let Held::Archive(archive) = container {
-                archive.closed(content);
-            }
+        if let Handle::Member(file) = &*handle {
+            file.closed();
         }
     }
 
@@ -140,12 +120,32 @@ impl Holders {
 }
 
 impl Handle {
+    /// Gives `asker` the bytes from `offset`, at most `size`, and fewer only at the end. `reply` is
+    /// called before this returns if the bytes are available, else from another thread.
+    pub fn read(
+        &self,
+        asker: Asker,
+        offset: u64,
+        size: u32,
+        reply: impl FnOnce(Result<&[u8], FsError>) + Send + 'static,
+    ) {
+        match self {
+            Self::Member(file) => file.read(asker, offset, size, move |result| {
+                reply(result.map_err(FsError::Content));
+            }),
+            Self::Plain(file) => serve::with_scratch(|scratch| {
+                scratch.resize(size as usize, 0);
+                let read = file.read(scratch, offset);
+                reply(read.map(|read| &scratch[..read]).map_err(FsError::from));
+            }),
+        }
+    }
+
     /// The address of what has the descriptor that it keeps open.
     fn file(&self) -> usize {
         match self {
             Self::Plain(PlainFile(file)) => Arc::as_ptr(file).addr(),
-            Self::Member { container: Held::Archive(archive), .. } => Arc::as_ptr(archive).addr(),
-            Self::Member { container: Held::NpyGz(npy), .. } => Arc::as_ptr(npy).addr(),
+            Self::Member(file) => file.container_address(),
         }
     }
 }

@@ -31,11 +31,11 @@ use crate::serve;
 
 pub use attr::{Attr, Kind, Timestamp};
 pub use error::FsError;
-pub use handle::{Handle, HandleId, Held};
+pub use handle::{Handle, HandleId};
 pub use inode::Ino;
 pub use listing::Listed;
 pub use source::{PlainFile, Source};
-pub use tree::{Backing, Opened, Opening, Tree};
+pub use tree::{Opened, Opening, Tree};
 pub use xattr::Xattr;
 
 /// Where archives are shown.

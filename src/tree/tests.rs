@@ -16,7 +16,10 @@ use std::{
 };
 
 use super::*;
-use crate::{archive::testing, serve};
+use crate::{
+    archive::testing,
+    serve::{self, Backing},
+};
 
 /// A source directory that goes with its value.
 struct Dir(tempfile::TempDir);
@@ -50,28 +53,16 @@ fn name(name: &str) -> &OsStr {
 }
 
 fn read(tree: &Tree, id: HandleId, offset: u64, size: u32) -> Result<Vec<u8>, FsError> {
-    match &*tree.handle(id)? {
-        Handle::Member { content, copy, .. } => {
-            let (sender, receiver) = mpsc::channel();
-            content.read(
-                content.copy(copy),
-                crate::serve::Asker::unknown(),
-                offset,
-                size,
-                move |result: Result<&[u8], serve::Error>| {
-                    sender.send(result.map(<[u8]>::to_vec)).unwrap();
-                },
-            );
-            let result = receiver.recv_timeout(Duration::from_secs(60));
-            Ok(result.expect("a read is answered")?)
-        }
-        Handle::Plain(file) => {
-            let mut bytes = vec![0; size as usize];
-            let read = file.read(&mut bytes, offset)?;
-            bytes.truncate(read);
-            Ok(bytes)
-        }
-    }
+    let (sender, receiver) = mpsc::channel();
+    let asker = crate::serve::Asker::unknown();
+    tree.handle(id)?.read(asker, offset, size, move |result: Result<&[u8], FsError>| {
+        sender.send(result.map(<[u8]>::to_vec)).unwrap();
+    });
+    receiver.recv_timeout(Duration::from_secs(60)).expect("a read is answered")
+}
+
+fn is_overwritten(error: &FsError) -> bool {
+    matches!(error, FsError::Content(failure) if failure.error.is_overwritten())
 }
 
 /// What a directory lists behind `cookie`: names, cookies, kinds.
@@ -215,7 +206,7 @@ fn an_overwritten_generation_gives_an_error_and_a_chance_to_look_again() {
     dir.write("a.npz", &testing::zip(&[("x", &stamped(2, 300_000), true)]));
 
     let error = read(&tree, handle, 2_000_000, 8).unwrap_err();
-    assert!(matches!(error, FsError::Content(serve::Error::Overwritten)), "{error}");
+    assert!(is_overwritten(&error), "{error}");
     // A new mtime would have the kernel drop pages that are still right.
     assert_eq!(tree.getattr(x).unwrap().mtime, attr.mtime);
     assert!(matches!(tree.open(x, 0), Err(FsError::Stale)));
@@ -230,14 +221,16 @@ fn what_makes_no_sense_since_the_archive_was_overwritten_is_not_called_damage() 
     let (archive, _) = tree.lookup(Ino::ROOT, name("a.npz")).unwrap();
     let (x, _) = tree.lookup(archive, name("x")).unwrap();
     let handle = tree.handle(open(&tree, x).id).unwrap();
-    let Handle::Member { content, .. } = &*handle else { panic!("a member") };
-    let damage = || serve::Error::Damaged("corrupt stream".into());
-    assert!(matches!(content.cause(damage()), serve::Error::Damaged(_)));
-    dir.write("a.npz", &testing::zip(&[("x", &stamped(2, 1000), true)]));
-    assert!(matches!(content.cause(damage()), serve::Error::Overwritten));
+    let Handle::Member(file) = &*handle else { panic!("a member") };
+    let failure = || {
+        let damage = serve::Error::Damaged("corrupt stream".into());
+        let failure = file.content().failure("read", damage);
+        (failure.error.is_overwritten(), failure.repeats.is_some())
+    };
     // One line for each.
-    let news = [damage(), damage(), serve::Error::Overwritten, serve::Error::Overwritten];
-    assert_eq!(news.map(|error| content.news(&error).is_some()), [true, false, true, false]);
+    assert_eq!([failure(), failure()], [(false, true), (false, false)]);
+    dir.write("a.npz", &testing::zip(&[("x", &stamped(2, 1000), true)]));
+    assert_eq!([failure(), failure()], [(true, true), (true, false)]);
 }
 
 #[test]

@@ -1,12 +1,12 @@
 //! The operations on inodes and files; those on names are in `resolve`, on lists in `listing`, on
 //! extended attributes in `xattr`.
 
-use std::{ffi::OsString, fs::File, io, num::NonZeroUsize, path::Path, sync::Arc, time::Instant};
+use std::{ffi::OsString, io, num::NonZeroUsize, path::Path, sync::Arc, time::Instant};
 
 use rustix::{fs::StatVfs, process::Resource};
 
 use super::{
-    Attr, FsError, Handle, HandleId, Held, Ino, Kind, PlainFile, Settings, Source,
+    Attr, FsError, Handle, HandleId, Ino, Kind, PlainFile, Settings, Source,
     attr::Stat,
     handle::Handles,
     inode::Inodes,
@@ -19,8 +19,10 @@ use super::{
 };
 use crate::{
     archive::DirId,
-    serve::{self, Content, CopyHandle, News, OpenArchive, OpenNpyGz, Pattern, Repeats, Server},
-    sync::Mutex,
+    serve::{
+        self, Backing, Content, News, OpenArchive, OpenContainer, OpenFile, OpenNpyGz, Repeats,
+        Server,
+    },
 };
 
 /// Bytes that parsed archives may take, unless a single one needs more.
@@ -64,17 +66,6 @@ pub enum Opening {
     Done(Opened),
     /// This member is to be [verified](Content::verify) first; then it can be opened.
     Verify(Arc<Content>),
-}
-
-/// What kernel passthrough may read in the place of a file.
-#[derive(Debug)]
-pub enum Backing {
-    /// Nothing, ever.
-    Never,
-    /// Nothing, but a later open of the same inode may find something.
-    NotYet,
-    /// A file with the same bytes.
-    File(Arc<File>),
 }
 
 impl Tree {
@@ -276,16 +267,17 @@ impl Tree {
                 let archive = self.open_archive(version)?;
                 archive.archive().source().check().map_err(|_| FsError::Stale)?;
                 match archive.content(*id) {
-                    Ok(content) => self.open_content(ino, user, content, Held::Archive(archive)),
+                    Ok(content) => {
+                        self.open_content(ino, user, content, OpenContainer::Archive(archive))
+                    }
                     Err(serve::Error::Overwritten) => Err(FsError::Stale),
-                    Err(error) if archive.first_refusal(*id) => Err(FsError::Content(error)),
-                    Err(error) => Err(FsError::Known(error)),
+                    Err(error) => Err(FsError::Content(archive.refusal(*id, error))),
                 }
             }
             Node::NpyGz(version) => {
                 let npy = self.open_npy_gz(version)?;
                 npy.npy().source().check().map_err(|_| FsError::Stale)?;
-                self.open_content(ino, user, npy.content(), Held::NpyGz(npy))
+                self.open_content(ino, user, npy.content(), OpenContainer::NpyGz(npy))
             }
             _ => Err(FsError::IsADirectory),
         }
@@ -296,28 +288,15 @@ impl Tree {
         ino: Ino,
         user: u32,
         content: Arc<Content>,
-        container: Held,
+        container: OpenContainer,
     ) -> Result<Opening, FsError> {
-        content.watch(ino.0);
-        let copy = CopyHandle::default();
-        let found = content.open_copy(&copy);
-        // A copy was compared when it was made.
-        let must_be_verified = found.is_none() && content.must_be_verified();
-        if let Some(damage) = content.damage() {
-            let is_news = content.news(&damage).is_some();
-            return Err(if is_news { FsError::Content } else { FsError::Known }(damage));
+        match OpenFile::open(content, container, ino.0).map_err(FsError::Content)? {
+            Ok((file, backing)) => {
+                let id = self.handles.insert(Handle::Member(file), user)?;
+                Ok(Opening::Done(Opened { id, backing }))
+            }
+            Err(unverified) => Ok(Opening::Verify(unverified)),
         }
-        if must_be_verified {
-            return Ok(Opening::Verify(content));
-        }
-        let backing = match found {
-            Some(file) => Backing::File(file),
-            None if content.may_be_copied() => Backing::NotYet,
-            None => Backing::Never,
-        };
-        let pattern = Mutex::new(Pattern::default());
-        let id = self.handles.insert(Handle::Member { content, container, copy, pattern }, user)?;
-        Ok(Opening::Done(Opened { id, backing }))
     }
 
     /// Calls `listener` with each inode whose pages in the kernel's cache may be wrong, and why, if
@@ -333,9 +312,8 @@ impl Tree {
     /// its inode was never opened before. Other opens of it wait.
     pub fn at_first_open(&self, ino: Ino, id: HandleId, take: impl FnOnce(&[u8])) {
         let (Ok(node), Ok(handle)) = (self.node(ino), self.handle(id)) else { return };
-        let (Node::Member(..), Handle::Member { content, .. }) = (&*node, &*handle) else {
-            return;
-        };
+        let (Node::Member(..), Handle::Member(file)) = (&*node, &*handle) else { return };
+        let content = file.content();
         if content.size() == 0 || !content.is_little(GIVEN_AT_OPEN) {
             return;
         }
@@ -364,10 +342,9 @@ impl Tree {
     #[must_use]
     pub fn news(&self, operation: &'static str, error: &FsError) -> Option<Repeats> {
         match error {
-            FsError::Content(serve::Error::Io(_)) | FsError::Io(_) if error.is_news() => {
-                self.news.hear(operation, error.errno().into())
-            }
-            error => error.is_news().then_some(Repeats::NONE),
+            FsError::Content(failure) => failure.repeats,
+            error if error.is_of_source() => self.news.hear(operation, error.errno().into()),
+            _ => None,
         }
     }
 

@@ -4,7 +4,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
         mpsc::{self, Receiver},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use super::*;
@@ -12,14 +12,13 @@ use crate::{
     archive::{Entry, Identity, testing},
     saved::{Copies, CopyKey, StreamKey},
     serve::{OpenArchive, Server, Verify, copy::Copier, pool::Pool, testing::settings},
-    sync::Mutex,
 };
 
-const STRIDE: u64 = 2 << 20;
+pub(in crate::serve) const STRIDE: u64 = 2 << 20;
 const WAIT: Duration = Duration::from_secs(60);
 
 /// A member of eight strides that has been decoded once, with none at hand but the last.
-fn member(threads: usize) -> (Server, OpenArchive, Arc<Content>) {
+pub(in crate::serve) fn member(threads: usize) -> (Server, OpenArchive, Arc<Content>) {
     let (server, open, content) = fresh_member(threads);
     let last = content.size() - 8;
     assert_eq!(read_range(&content, last, 8).recv_timeout(WAIT).unwrap(), (last / 8).to_le_bytes());
@@ -57,54 +56,9 @@ fn block(server: &Server) -> mpsc::Sender<()> {
     release
 }
 
-/// Reads a row along a pattern; says its number when it is there.
-fn read(content: &Arc<Content>, pattern: &Mutex<Pattern>, row: u64) -> Receiver<u64> {
-    let (sender, receiver) = mpsc::channel();
-    content.read_along(pattern, None, Asker::unknown(), row * STRIDE, 8, move |bytes| {
-        let number = u64::from_le_bytes(bytes.unwrap().try_into().unwrap());
-        sender.send(number * 8 / STRIDE).unwrap();
-    });
-    receiver
-}
-
-fn is_at_hand(content: &Content, row: u64) -> bool {
+pub(in crate::serve) fn is_at_hand(content: &Content, row: u64) -> bool {
     let Encoding::Deflated(deflated) = &content.bytes else { unreachable!() };
     deflated.reader().cached_span_at(row * STRIDE).is_some()
-}
-
-#[test]
-fn rows_that_even_strides_lead_to_are_decoded_before_they_are_asked_for() {
-    let (_server, _open, content) = member(4);
-    let pattern = Mutex::default();
-    for row in 0..4 {
-        assert!(!is_at_hand(&content, row), "{row}");
-        assert_eq!(read(&content, &pattern, row).recv_timeout(WAIT), Ok(row));
-    }
-    let start = Instant::now();
-    while !(is_at_hand(&content, 4) && is_at_hand(&content, 5)) {
-        assert!(start.elapsed() < WAIT);
-        std::thread::yield_now();
-    }
-    assert!(!is_at_hand(&content, 6));
-}
-
-#[test]
-fn what_is_asked_for_does_not_wait_for_what_strides_lead_to() {
-    let (server, _open, content) = member(1);
-    let pattern = Mutex::default();
-    for row in 0..3 {
-        assert_eq!(read(&content, &pattern, row).recv_timeout(WAIT), Ok(row));
-    }
-    let (release, released) = mpsc::channel::<()>();
-    let (end, ended) = mpsc::channel();
-    server.spawn(move || released.recv().unwrap());
-    server.spawn(|| ());
-    let row = read(&content, &pattern, 3);
-    server.spawn(move || end.send(()).unwrap());
-    release.send(()).unwrap();
-    assert_eq!(row.recv_timeout(WAIT), Ok(3));
-    ended.recv_timeout(WAIT).unwrap();
-    assert!(!is_at_hand(&content, 4) && !is_at_hand(&content, 5), "others waited");
 }
 
 #[test]

@@ -140,7 +140,7 @@ fn one_that_differs_is_not_read_and_all_who_have_it_open_are_named() {
         assert!(error.unwrap().contains("00000001"), "both CRC-32s are named");
         assert_eq!(heard.recv_timeout(WAIT).unwrap(), (first + 1, None), "it was told");
         assert!(heard.try_recv().is_err());
-        assert!(content.news(&content.damage().unwrap()).is_none());
+        assert!(content.failure("read", content.damage().unwrap()).repeats.is_none());
     }
 }
 

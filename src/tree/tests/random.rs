@@ -159,7 +159,7 @@ fn read_one(random: &mut Random, kernel: &Kernel) {
             let start = offset.min(bytes.len());
             assert_eq!(read, &bytes[start..bytes.len().min(start + size)]);
         }
-        Err(FsError::Content(serve::Error::Overwritten)) => {
+        Err(error) if is_overwritten(&error) => {
             assert!(kernel.overwritten.contains(file), "{file} was never overwritten");
         }
         Err(error) => panic!("{file}: {error}"),

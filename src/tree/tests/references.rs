@@ -57,8 +57,8 @@ fn a_member_is_told_that_a_handle_was_closed() {
     let (archive, _) = tree.lookup(Ino::ROOT, name("a.npz")).unwrap();
     let (member, _) = tree.lookup(archive, name("x")).unwrap();
     let id = open(&tree, member).id;
-    let Handle::Member { content, .. } = &*tree.handle(id).unwrap() else { unreachable!() };
-    assert!(!content.rests());
+    let Handle::Member(file) = &*tree.handle(id).unwrap() else { unreachable!() };
+    assert!(!file.content().rests());
     tree.release(id);
-    assert!(content.rests());
+    assert!(file.content().rests());
 }
