@@ -3,11 +3,7 @@
 //! One short lock covers the checkpoints and who works on what; nothing is decoded or read under
 //! it. `frontier.rs` decodes the stream for the first time, `behind.rs` decodes spans again.
 
-use std::{
-    collections::HashMap,
-    ops::Range,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::HashMap, ops::Range, sync::Arc};
 
 use crate::{
     Error, Memory, Options, ReadAt, Span,
@@ -18,6 +14,7 @@ use crate::{
     parallel::{Ahead, Tuning},
     saved::Adopted,
     stream::Stream,
+    sync::{Mutex, MutexGuard},
 };
 
 /// The reader of a stream, but for the source.
@@ -106,9 +103,8 @@ impl Core {
         }
     }
 
-    /// Nothing panics between two changes of the state that belong together.
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// See `DeflateReader::span_at`.

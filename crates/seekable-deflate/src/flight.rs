@@ -1,8 +1,9 @@
 //! A result that one thread works on and others wait for.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-
-use crate::{Error, Span};
+use crate::{
+    Error, Span,
+    sync::{Condvar, Mutex},
+};
 
 /// A span on its way. Whoever waits gets it from here, so that it need not stay in any cache.
 pub(crate) struct Flight {
@@ -26,23 +27,18 @@ impl Flight {
 
     /// Waits for the end.
     pub(crate) fn wait(&self) -> Landing {
-        let mut landing = self.lock();
+        let mut landing = self.landing.lock();
         loop {
             if let Some(landing) = &*landing {
                 return landing.clone();
             }
-            landing = self.landed.wait(landing).unwrap_or_else(PoisonError::into_inner);
+            landing = self.landed.wait(landing);
         }
     }
 
     /// Ends it, unless it has ended.
     pub(crate) fn land(&self, landing: Landing) {
-        self.lock().get_or_insert(landing);
+        self.landing.lock().get_or_insert(landing);
         self.landed.notify_all();
-    }
-
-    /// Nothing panics under this lock, and a landing is whole whenever it is there.
-    fn lock(&self) -> MutexGuard<'_, Option<Landing>> {
-        self.landing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

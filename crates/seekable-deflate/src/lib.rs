@@ -57,6 +57,7 @@ mod source;
 mod spacing;
 mod sparse;
 mod stream;
+mod sync;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

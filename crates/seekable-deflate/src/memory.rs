@@ -5,14 +5,19 @@ use std::{
     fmt,
     ops::Range,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
 };
 
 use lru::LruCache;
 
-use crate::{Format, Span, core::Core, window::Packer};
+use crate::{
+    Format, Span,
+    core::Core,
+    sync::{Mutex, MutexGuard},
+    window::Packer,
+};
 
 /// Bytes that the decoded spans and the windows of all its readers may take together.
 ///
@@ -314,9 +319,8 @@ impl Memory {
         drop(before);
     }
 
-    /// Nothing panics between two changes that belong together.
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

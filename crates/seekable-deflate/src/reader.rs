@@ -1,12 +1,8 @@
 //! Reads of decoded bytes at any offset.
 
-use std::{
-    fmt, io,
-    ops::Range,
-    sync::{Arc, PoisonError, RwLock},
-};
+use std::{fmt, io, ops::Range, sync::Arc};
 
-use crate::{Error, IndexError, Memory, ReadAt, SavedIndex, core::Core};
+use crate::{Error, IndexError, Memory, ReadAt, SavedIndex, core::Core, sync::RwLock};
 
 /// What surrounds the DEFLATE data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,14 +112,13 @@ impl<R: ReadAt> DeflateReader<R> {
         Self { source, core: RwLock::new(Core::new(encoded, options, memory)) }
     }
 
-    // Nothing panics under this lock.
     fn core(&self) -> Arc<Core> {
-        Arc::clone(&self.core.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.core.read())
     }
 
     /// Goes on without what the saved index of `stale` said, as the first who comes here does.
     fn drop_index(&self, stale: &Arc<Core>) {
-        let mut core = self.core.write().unwrap_or_else(PoisonError::into_inner);
+        let mut core = self.core.write();
         if Arc::ptr_eq(&core, stale) {
             *core = stale.anew();
             drop(core);

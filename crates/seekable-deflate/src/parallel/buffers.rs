@@ -1,12 +1,13 @@
 //! Buffers for what is decoded ahead, used again and again: fresh pages cost time.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use super::chunk::Piece;
 use crate::{
     Memory,
     inflate::{HISTORY, MARGIN, MAX_MATCH, Matches},
     memory::Reserved,
+    sync::{Mutex, MutexGuard},
 };
 
 /// Bytes that a piece has at most, not counting the rest of a match.
@@ -142,6 +143,6 @@ impl Buffers {
     }
 
     fn lock(&self) -> MutexGuard<'_, Free> {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+        self.free.lock()
     }
 }

@@ -2,13 +2,19 @@
 
 use std::{
     ops::Range,
-    sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, OnceLock},
 };
 
 use super::settled::{Boundary, Settled};
 use crate::{
-    Memory, ReadAt, Span, core::Core, crc::Crc, index::Checkpoint, inflate::HISTORY,
-    memory::Reserved, reach::Reach,
+    Memory, ReadAt, Span,
+    core::Core,
+    crc::Crc,
+    index::Checkpoint,
+    inflate::HISTORY,
+    memory::Reserved,
+    reach::Reach,
+    sync::{Condvar, Mutex, MutexGuard},
 };
 
 /// Where a span ends and the next begins: at the first boundary of symbols from an offset on.
@@ -145,7 +151,7 @@ impl Job {
                     if did || !matches!(*state, State::Running) {
                         continue;
                     }
-                    state = self.done.wait(state).unwrap_or_else(PoisonError::into_inner);
+                    state = self.done.wait(state);
                 }
                 State::Waiting(_) | State::Gone => return None,
             }
@@ -153,7 +159,7 @@ impl Job {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

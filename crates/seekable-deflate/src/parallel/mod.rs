@@ -44,7 +44,7 @@ mod watch;
 use std::{
     ops::{Range, RangeInclusive},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
@@ -58,6 +58,7 @@ use crate::{
     BitOffset, Memory, ReadAt,
     core::Core,
     inflate::{HISTORY, Place},
+    sync::{Mutex, MutexGuard},
 };
 use buffers::Buffers;
 use chain::Chain;
@@ -163,9 +164,8 @@ impl Ahead {
         }
     }
 
-    /// Nothing panics between two changes of the state that belong together.
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// See `DeflateReader::help`.

@@ -1,0 +1,90 @@
+//! `Mutex`, `RwLock` and `Condvar` as std has them, but for poisoning: `lock` returns the guard.
+//!
+//! std poisons a lock when a thread panics while it holds it, since the value may be half changed.
+//! Here no value can be: what runs under a lock of this crate either cannot panic, or panics only
+//! before or after changes that belong together. So a poisoned lock is taken like any other. A thread
+//! that panics while others wait for its span is seen by `flight`. (`src/sync.rs` of the product says
+//! the same of its locks; a crate of its own for these lines would be one more to publish.)
+
+use std::sync::{self, PoisonError, RwLockReadGuard, RwLockWriteGuard};
+
+pub(crate) use std::sync::MutexGuard;
+
+/// A `std::sync::Mutex` that ignores poisoning.
+#[derive(Debug, Default)]
+pub(crate) struct Mutex<T>(sync::Mutex<T>);
+
+impl<T> Mutex<T> {
+    /// A mutex that holds `value`.
+    pub(crate) const fn new(value: T) -> Self {
+        Self(sync::Mutex::new(value))
+    }
+
+    /// Waits for the lock and takes it.
+    #[inline]
+    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A `std::sync::RwLock` that ignores poisoning.
+#[derive(Debug)]
+pub(crate) struct RwLock<T>(sync::RwLock<T>);
+
+impl<T> RwLock<T> {
+    /// A lock that holds `value`.
+    pub(crate) const fn new(value: T) -> Self {
+        Self(sync::RwLock::new(value))
+    }
+
+    /// Waits for the lock and shares it with other readers.
+    #[inline]
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, T> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for the lock and takes it alone.
+    #[inline]
+    pub(crate) fn write(&self) -> RwLockWriteGuard<'_, T> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A `std::sync::Condvar` that ignores poisoning.
+#[derive(Debug)]
+pub(crate) struct Condvar(sync::Condvar);
+
+impl Condvar {
+    /// A condition for which nobody waits.
+    pub(crate) const fn new() -> Self {
+        Self(sync::Condvar::new())
+    }
+
+    /// Gives up the lock of `guard`, waits to be notified, and takes it again.
+    pub(crate) fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+        self.0.wait(guard).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes all threads that wait.
+    pub(crate) fn notify_all(&self) {
+        self.0.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_under_a_lock_leaves_it_usable() {
+        let mutex = Mutex::new(1);
+        let panicked = std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                let _guard = mutex.lock();
+                panic!("under the lock");
+            });
+            thread.join().is_err()
+        });
+        assert!(panicked && *mutex.lock() == 1);
+    }
+}
