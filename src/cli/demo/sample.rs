@@ -7,7 +7,8 @@ use std::{
 };
 
 use flate2::{Compression, write::GzEncoder};
-use zip::{CompressionMethod, ZipWriter, write::SimpleFileOptions};
+
+use super::zip::ZipFile;
 
 /// Rows of the deflated array, of [`COLUMNS`] float32 values: 96 MiB.
 pub const ROWS: usize = 24 << 10;
@@ -19,7 +20,7 @@ pub const ROW_BYTES: usize = COLUMNS * 4;
 /// The archive that holds the deflated array, and the array's name in it.
 pub const DEFLATED: (&str, &str) = ("run2.npz", "sensor.npy");
 
-/// Rows written at a time.
+/// Rows that are written between two questions whether to go on.
 const BATCH: usize = 256;
 
 /// Writes the sample into `directory`. `go_on` is asked now and then, and can stop it with an
@@ -30,41 +31,37 @@ const BATCH: usize = 256;
 pub fn write(directory: &Path, mut go_on: impl FnMut() -> io::Result<()>) -> io::Result<()> {
     std::fs::write(directory.join("notes.txt"), "Any other file is shown as it is.\n")?;
 
-    let stored = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
-    let mut archive = ZipWriter::new(create(directory, "run1.npz")?);
-    archive.start_file("positions.npy", stored)?;
-    archive.write_all(&header("<f8", "(4096, 32)"))?;
-    for index in 0..4096 * 32_u32 {
-        archive.write_all(&(f64::from(index) / 32.0).to_le_bytes())?;
-    }
-    archive.start_file("labels.npy", stored)?;
-    archive.write_all(&header("<i8", "(4096,)"))?;
-    for index in 0..4096_i64 {
-        archive.write_all(&(index % 10).to_le_bytes())?;
-    }
-    archive.finish()?.flush()?;
+    let mut archive = ZipFile::create(&directory.join("run1.npz"))?;
+    archive.store("positions.npy", |out| {
+        out.write_all(&header("<f8", "(4096, 32)"))?;
+        (0..4096 * 32_u32).try_for_each(|at| out.write_all(&(f64::from(at) / 32.0).to_le_bytes()))
+    })?;
+    archive.store("labels.npy", |out| {
+        out.write_all(&header("<i8", "(4096,)"))?;
+        (0..4096_i64).try_for_each(|at| out.write_all(&(at % 10).to_le_bytes()))
+    })?;
+    archive.finish()?;
 
-    let deflated = SimpleFileOptions::default()
-        .compression_method(CompressionMethod::Deflated)
-        .compression_level(Some(3));
     let (name, member) = DEFLATED;
-    let mut archive = ZipWriter::new(create(directory, name)?);
-    archive.start_file(member, deflated)?;
-    archive.write_all(&header("<f4", &format!("({ROWS}, {COLUMNS})")))?;
-    for first in (0..ROWS).step_by(BATCH) {
-        go_on()?;
-        for index in first..first + BATCH {
-            archive.write_all(&row(index))?;
+    let mut archive = ZipFile::create(&directory.join(name))?;
+    archive.deflate(member, |out| {
+        out.write_all(&header("<f4", &format!("({ROWS}, {COLUMNS})")))?;
+        for index in 0..ROWS {
+            if index % BATCH == 0 {
+                go_on()?;
+            }
+            out.write_all(&row(index))?;
         }
-    }
-    archive.start_file("seconds.npy", deflated)?;
-    archive.write_all(&header("<f8", &format!("({ROWS},)")))?;
-    for index in 0..ROWS as u32 {
-        archive.write_all(&(f64::from(index) * 0.01).to_le_bytes())?;
-    }
-    archive.finish()?.flush()?;
+        Ok(())
+    })?;
+    archive.deflate("seconds.npy", |out| {
+        out.write_all(&header("<f8", &format!("({ROWS},)")))?;
+        (0..ROWS as u32).try_for_each(|at| out.write_all(&(f64::from(at) * 0.01).to_le_bytes()))
+    })?;
+    archive.finish()?;
 
-    let mut scan = GzEncoder::new(create(directory, "scan.npy.gz")?, Compression::default());
+    let scan = BufWriter::with_capacity(1 << 18, File::create(directory.join("scan.npy.gz"))?);
+    let mut scan = GzEncoder::new(scan, Compression::default());
     scan.write_all(&header("<u2", "(512, 512)"))?;
     for y in 0..512_u16 {
         for x in 0..512_u16 {
@@ -105,10 +102,6 @@ fn header(descr: &str, shape: &str) -> Vec<u8> {
 
 /// Where the data of every array of the sample starts.
 pub const DATA_OFFSET: usize = 128;
-
-fn create(directory: &Path, name: &str) -> io::Result<BufWriter<File>> {
-    Ok(BufWriter::with_capacity(1 << 18, File::create(directory.join(name))?))
-}
 
 #[cfg(test)]
 mod tests {

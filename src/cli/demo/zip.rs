@@ -1,0 +1,123 @@
+//! Writes the small zip archives of the sample: no zip64, no names but ASCII (APPNOTE 4.3).
+
+use std::{
+    fs::File,
+    io::{self, Write},
+    path::Path,
+};
+
+use flate2::{Compression, CrcWriter, write::DeflateEncoder};
+
+/// Bytes of a local file header without the name.
+pub const LOCAL_HEADER: usize = 30;
+
+/// An archive that is being written.
+pub struct ZipFile {
+    file: File,
+    /// Where the next member begins.
+    at: u32,
+    central_directory: Vec<u8>,
+    members: u16,
+}
+
+impl ZipFile {
+    pub fn create(path: &Path) -> io::Result<Self> {
+        Ok(Self { file: File::create(path)?, at: 0, central_directory: Vec::new(), members: 0 })
+    }
+
+    /// Adds a member with the bytes that `write` writes, as they are.
+    pub fn store(
+        &mut self,
+        name: &str,
+        write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut plain = CrcWriter::new(Vec::new());
+        write(&mut plain)?;
+        let crc32 = plain.crc().sum();
+        let plain = plain.into_inner();
+        self.add(name, 0, crc32, plain.len(), &plain)
+    }
+
+    /// The same, deflated.
+    pub fn deflate(
+        &mut self,
+        name: &str,
+        write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut plain = CrcWriter::new(DeflateEncoder::new(Vec::new(), Compression::new(3)));
+        write(&mut plain)?;
+        let (crc32, size) = (plain.crc().sum(), plain.crc().amount() as usize);
+        self.add(name, 8, crc32, size, &plain.into_inner().finish()?)
+    }
+
+    fn add(
+        &mut self,
+        name: &str,
+        method: u16,
+        crc32: u32,
+        size: usize,
+        encoded: &[u8],
+    ) -> io::Result<()> {
+        let mut header = Vec::new();
+        // Version 2.0, no flags, the method, 0:00 on 1980-01-01.
+        for number in [20, 0, method, 0, 1 << 5 | 1] {
+            header.extend(number.to_le_bytes());
+        }
+        for number in [crc32, encoded.len() as u32, size as u32] {
+            header.extend(number.to_le_bytes());
+        }
+        for number in [name.len() as u16, 0] {
+            header.extend(number.to_le_bytes());
+        }
+        let local = [b"PK\x03\x04", &header[..], name.as_bytes()].concat();
+        self.file.write_all(&local)?;
+        self.file.write_all(encoded)?;
+        // Made by version 2.0; no comment, disk 0, no attributes.
+        self.central_directory.extend([b"PK\x01\x02\x14\x00", &header[..], &[0; 10]].concat());
+        self.central_directory.extend(self.at.to_le_bytes());
+        self.central_directory.extend(name.bytes());
+        self.at += (local.len() + encoded.len()) as u32;
+        self.members += 1;
+        Ok(())
+    }
+
+    /// Writes the central directory.
+    pub fn finish(mut self) -> io::Result<()> {
+        let length = self.central_directory.len() as u32;
+        let mut end = [b"PK\x05\x06", &[0; 4][..]].concat();
+        end.extend([self.members.to_le_bytes(); 2].concat());
+        end.extend([length.to_le_bytes(), self.at.to_le_bytes()].concat());
+        end.extend([0; 2]);
+        self.file.write_all(&self.central_directory)?;
+        self.file.write_all(&end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    #[test]
+    fn the_zip_crate_reads_what_is_written() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("a.npz");
+        let members = [("stored.npy", vec![7; 1000]), ("deflated.npy", vec![8; 100_000])];
+        let mut archive = ZipFile::create(&path).expect("create");
+        archive.store(members[0].0, |out| out.write_all(&members[0].1)).expect("store");
+        archive.deflate(members[1].0, |out| out.write_all(&members[1].1)).expect("deflate");
+        archive.finish().expect("finish");
+
+        let mut archive = zip::ZipArchive::new(File::open(&path).expect("open")).expect("a zip");
+        assert_eq!(archive.len(), 2);
+        for (name, content) in members {
+            let mut member = archive.by_name(name).expect("it is there");
+            let mut bytes = Vec::new();
+            member.read_to_end(&mut bytes).expect("its CRC-32 is right");
+            assert_eq!(bytes, content, "{name}");
+        }
+        let start = archive.by_name("stored.npy").expect("it is there").data_start();
+        assert_eq!(start, Some((LOCAL_HEADER + "stored.npy".len()) as u64));
+    }
+}
