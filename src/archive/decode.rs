@@ -41,7 +41,7 @@ pub(super) fn decode(
         Method::Stored => copy(encoded, member, most, out),
         Method::Deflated => copy(flate2::bufread::DeflateDecoder::new(encoded), member, most, out),
         Method::Lzma => lzma::lzma_reader(encoded, member.size)
-            .map_err(|error| undecodable(member, 0, most, &error))
+            .map_err(|error| undecodable(member, 0, most, error))
             .and_then(|decoder| copy(decoder, member, most, out)),
         Method::Xz => copy(lzma::xz_reader(encoded, most), member, most, out),
         Method::Deflate64 | Method::Bzip2 | Method::Zstd => {
@@ -92,34 +92,25 @@ fn copy(
         let wanted = (PIECE as u64).min(member.size - done) as usize;
         let len = match decoder.read(&mut piece[..wanted]) {
             Ok(0) => {
-                return Err(Error::Corrupt(format!(
-                    "it ends after {done} of {} decoded bytes",
-                    member.size
-                )));
+                return Err(Error::Short { decoded: done, size: member.size });
             }
             Ok(len) => len,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(undecodable(member, done, most, &error)),
+            Err(error) => return Err(undecodable(member, done, most, error)),
         };
         crc.update(&piece[..len]);
         out.write_all(&piece[..len])?;
         done += len as u64;
     }
-    let crc = crc.finalize();
-    if crc == member.crc32 {
-        return Ok(());
-    }
-    Err(Error::Corrupt(format!(
-        "its CRC-32 is {crc:08x}, the central directory says {:08x}",
-        member.crc32
-    )))
+    let (found, expected) = (crc.finalize(), member.crc32);
+    if found == expected { Ok(()) } else { Err(Error::Checksum { found, expected }) }
 }
 
-fn undecodable(member: &Member, done: u64, most: u32, error: &io::Error) -> Error {
-    if error.kind() == io::ErrorKind::OutOfMemory && most < lzma::MAX_DICTIONARY {
-        return Error::Io(io::Error::new(error.kind(), error.to_string()));
+fn undecodable(member: &Member, decoded: u64, most: u32, cause: io::Error) -> Error {
+    if cause.kind() == io::ErrorKind::OutOfMemory && most < lzma::MAX_DICTIONARY {
+        return Error::Io(cause);
     }
-    Error::Corrupt(format!("{} after {done} decoded bytes: {error}", member.method))
+    Error::Undecodable { method: member.method, decoded, cause }
 }
 
 /// A range of a file as a reader. Keeps the error of a read that failed in `failure`, since

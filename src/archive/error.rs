@@ -2,14 +2,39 @@
 
 use std::{fmt, io};
 
+use super::Method;
+
 /// Why an archive or a member cannot be used.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
     /// No end of central directory record: still being written, or not a zip.
     Pending(String),
-    /// Not what it claims to be.
+    /// The file contradicts itself.
     Corrupt(String),
+    /// The encoded bytes of a member decode to fewer bytes than its size.
+    Short {
+        /// Bytes that they decode to.
+        decoded: u64,
+        /// Bytes that the member should have.
+        size: u64,
+    },
+    /// The CRC-32 of a member's bytes is not the one in the central directory.
+    Checksum {
+        /// CRC-32 of the bytes.
+        found: u32,
+        /// CRC-32 in the central directory.
+        expected: u32,
+    },
+    /// The encoded bytes of a member are not a stream of its method.
+    Undecodable {
+        /// How the member is encoded.
+        method: Method,
+        /// Bytes that could be decoded before the fault.
+        decoded: u64,
+        /// The decoder's error.
+        cause: io::Error,
+    },
     /// The member is encrypted.
     Encrypted,
     /// The member's method is not one that can be decoded.
@@ -18,24 +43,72 @@ pub enum Error {
     Io(io::Error),
 }
 
+/// The longest reason that is remembered, in bytes: there may be thousands of files with one.
+const LONGEST_REASON: usize = 200;
+
+impl Error {
+    /// The reason without the word before it that says what state the file is in.
+    pub fn reason(&self) -> impl fmt::Display {
+        Reason(self)
+    }
+
+    /// The same error, with at most 200 bytes of text.
+    #[must_use]
+    pub fn shortened(mut self) -> Self {
+        if let Self::Pending(reason) | Self::Corrupt(reason) = &mut self {
+            let is_end = |at: &usize| reason.is_char_boundary(*at);
+            let len = (0..=LONGEST_REASON).rev().find(is_end).unwrap_or(0);
+            reason.truncate(len);
+            reason.shrink_to_fit();
+        }
+        self
+    }
+}
+
+struct Reason<'a>(&'a Error);
+
+impl fmt::Display for Reason<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Error::Pending(reason) | Error::Corrupt(reason) => f.write_str(reason),
+            Error::Short { decoded, size } => {
+                write!(f, "it ends after {decoded} of {size} decoded bytes")
+            }
+            Error::Checksum { found, expected } => {
+                write!(f, "its CRC-32 is {found:08x}, the central directory says {expected:08x}")
+            }
+            Error::Undecodable { method, decoded, cause } => {
+                write!(f, "{method} after {decoded} decoded bytes: {cause}")
+            }
+            Error::Encrypted => f.write_str("there is no key to decode it with"),
+            Error::UnsupportedMethod(method) => {
+                write!(f, "no decoder for compression method {method}")
+            }
+            Error::Io(error) => write!(f, "{error}"),
+        }
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Pending(reason) => write!(f, "pending: {reason}"),
-            Self::Corrupt(reason) => write!(f, "corrupt: {reason}"),
-            Self::Encrypted => f.write_str("encrypted: there is no key to decode it with"),
-            Self::UnsupportedMethod(method) => {
-                write!(f, "unsupported: no decoder for compression method {method}")
-            }
-            Self::Io(error) => write!(f, "unreadable: {error}"),
-        }
+        let state = match self {
+            Self::Pending(_) => "pending",
+            Self::Corrupt(_)
+            | Self::Short { .. }
+            | Self::Checksum { .. }
+            | Self::Undecodable { .. } => "corrupt",
+            Self::Encrypted => "encrypted",
+            Self::UnsupportedMethod(_) => "unsupported",
+            Self::Io(_) => "unreadable",
+        };
+        write!(f, "{state}: {}", self.reason())
     }
 }
 
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Io(error) => Some(error),
+            Self::Io(error) | Self::Undecodable { cause: error, .. } => Some(error),
             _ => None,
         }
     }
@@ -59,6 +132,11 @@ mod tests {
         for (error, text) in [
             (Error::Pending("no end".into()), "pending: no end"),
             (Error::Corrupt("7 bytes of 9".into()), "corrupt: 7 bytes of 9"),
+            (Error::Short { decoded: 7, size: 9 }, "corrupt: it ends after 7 of 9 decoded bytes"),
+            (
+                Error::Checksum { found: 1, expected: 0xABCD },
+                "corrupt: its CRC-32 is 00000001, the central directory says 0000abcd",
+            ),
             (Error::Encrypted, "encrypted: there is no key to decode it with"),
             (Error::UnsupportedMethod(97), "unsupported: no decoder for compression method 97"),
         ] {
@@ -69,5 +147,11 @@ mod tests {
         assert!(error.to_string().starts_with("unreadable: "), "{error}");
         let source = error.source().and_then(|e| e.downcast_ref::<io::Error>());
         assert_eq!(source.and_then(io::Error::raw_os_error), Some(5));
+    }
+
+    #[test]
+    fn a_remembered_reason_is_short_and_of_whole_characters() {
+        let error = Error::Corrupt("\u{e9}".repeat(5000) + "x").shortened();
+        assert_eq!(error.reason().to_string(), "\u{e9}".repeat(100));
     }
 }

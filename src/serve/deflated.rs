@@ -35,7 +35,7 @@ use super::{
     waiting::{Served, Waiter, Waiting},
 };
 use crate::{
-    archive::SourceFile,
+    archive::{self, SourceFile},
     saved::{self, StreamKey},
     sync::Mutex,
 };
@@ -399,7 +399,7 @@ impl Deflated {
             result => Some(result.map_err(Error::from).and_then(|span| {
                 // Reads are clamped to the size, and the reader checks the length it was told.
                 span.ok_or_else(|| {
-                    Error::Damaged(format!("the member ends at byte {offset}").into())
+                    archive::Error::Short { decoded: offset, size: self.size }.into()
                 })
             })),
         }

@@ -11,8 +11,8 @@ use crate::archive::{self, SourceFile};
 pub enum Error {
     /// The archive file was overwritten: the bytes of this generation are gone.
     Overwritten,
-    /// The member is truncated or corrupt; what is wrong, in words.
-    Damaged(Arc<str>),
+    /// The member is truncated or corrupt.
+    Damaged(Damage),
     /// A saved index by which it was read turned out to be of other bytes.
     Refuted,
     /// The member is encrypted.
@@ -36,6 +36,24 @@ pub struct Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Self { error, repeats: None }
+    }
+}
+
+/// What is wrong with a member.
+#[derive(Debug, Clone)]
+pub enum Damage {
+    /// The archive contradicts itself, or the member its checksum.
+    Archive(Arc<archive::Error>),
+    /// The member's DEFLATE stream.
+    Stream(seekable_deflate::Error),
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Archive(error) => error.reason().fmt(f),
+            Self::Stream(error) => error.fmt(f),
+        }
     }
 }
 
@@ -67,7 +85,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Overwritten => f.write_str("the archive was overwritten after it was opened"),
-            Self::Damaged(what) => f.write_str(what),
+            Self::Damaged(damage) => damage.fmt(f),
             Self::Refuted => f.write_str(
                 "what was read of the member may be wrong, for its saved index was; open it again",
             ),
@@ -84,6 +102,8 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Io(error) => Some(&**error),
+            Self::Damaged(Damage::Archive(error)) => Some(&**error),
+            Self::Damaged(Damage::Stream(error)) => Some(error),
             _ => None,
         }
     }
@@ -101,9 +121,7 @@ impl From<archive::Error> for Error {
             archive::Error::Encrypted => Self::Encrypted,
             archive::Error::UnsupportedMethod(number) => Self::UnsupportedMethod(number),
             archive::Error::Io(error) => error.into(),
-            archive::Error::Pending(what) | archive::Error::Corrupt(what) => {
-                Self::Damaged(what.into())
-            }
+            damage => Self::Damaged(Damage::Archive(Arc::new(damage))),
         }
     }
 }
@@ -115,7 +133,7 @@ impl From<seekable_deflate::Error> for Error {
                 Self::Overwritten
             }
             seekable_deflate::Error::Source(error) => Self::Io(error),
-            other => Self::Damaged(other.to_string().into()),
+            damage => Self::Damaged(Damage::Stream(damage)),
         }
     }
 }

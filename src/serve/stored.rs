@@ -5,7 +5,10 @@ use std::{fmt, mem, sync::Arc};
 use seekable_deflate::ReadAt;
 
 use super::{Error, Reply, pool::Spawner, verify::Verdict, with_scratch};
-use crate::{archive::SourceFile, sync::Mutex};
+use crate::{
+    archive::{self, SourceFile},
+    sync::Mutex,
+};
 
 /// Bytes that are compared at a time. Others may use the thread and the disk in between.
 const PIECE: u64 = 1 << 20;
@@ -136,9 +139,8 @@ impl Stored {
             if found == self.crc32 {
                 self.verdict.confirm();
             } else {
-                let wanted = self.crc32;
-                let what = format!("the CRC-32 of its bytes is {found:08x}, not {wanted:08x}");
-                self.verdict.condemn(Error::Damaged(what.into()));
+                let expected = self.crc32;
+                self.verdict.condemn(archive::Error::Checksum { found, expected }.into());
             }
         }
         let mut pass = self.pass.lock();

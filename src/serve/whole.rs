@@ -17,7 +17,7 @@ use std::{
 
 use super::{Asker, Error, Reply, Shared, copy::MemberCopy, pool::Spawner, scratch::ScratchId};
 use crate::{
-    archive::{Archive, MAX_DICTIONARY, MemberId, Method},
+    archive::{self, Archive, MAX_DICTIONARY, MemberId, Method},
     sync::Mutex,
 };
 
@@ -310,7 +310,7 @@ struct Unwound<'a>(&'a Whole);
 
 impl Drop for Unwound<'_> {
     fn drop(&mut self) {
-        self.0.finish(Err(Error::Damaged("its decoder failed".into())));
+        self.0.finish(Err(archive::Error::Corrupt("its decoder failed".into()).into()));
     }
 }
 

@@ -1,10 +1,10 @@
 //! Why an operation fails, and the errno that says so.
 
-use std::{fmt, io};
+use std::{fmt, io, sync::Arc};
 
 use rustix::io::Errno;
 
-use crate::serve;
+use crate::{archive, serve};
 
 /// Why an operation fails.
 #[derive(Debug)]
@@ -33,6 +33,8 @@ pub enum FsError {
     /// The inode stands for a generation or a file that is no longer under its name. The kernel
     /// then looks the name up again.
     Stale,
+    /// The file that is mounted alone is not an archive.
+    NotAnArchive(Arc<archive::Error>),
     /// Bytes of a member cannot be had.
     Content(serve::Failure),
     /// A large archive is to be opened first, by somebody who can wait for it.
@@ -63,6 +65,7 @@ impl FsError {
                 serve::Error::Io(error) => of_kind(error),
                 _ => Errno::IO,
             },
+            Self::NotAnArchive(_) => Errno::IO,
             Self::Io(error) => {
                 return error.raw_os_error().unwrap_or(of_kind(error).raw_os_error());
             }
@@ -114,6 +117,7 @@ impl fmt::Display for FsError {
             Self::NotPermitted => f.write_str("its mode does not allow it"),
             Self::Stale => f.write_str("replaced since it was looked up"),
             Self::Content(failure) => write!(f, "{}", failure.error),
+            Self::NotAnArchive(error) => write!(f, "{error}"),
             Self::Io(error) => write!(f, "{error}"),
         }
     }
@@ -123,6 +127,7 @@ impl std::error::Error for FsError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Content(failure) => Some(&failure.error),
+            Self::NotAnArchive(error) => Some(&**error),
             Self::Io(error) => Some(error),
             _ => None,
         }

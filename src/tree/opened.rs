@@ -117,8 +117,8 @@ impl Container for OpenNpyGz {
     }
 }
 
-/// What a file turned out to be; else why it is none.
-pub(super) type Found<C> = Result<Arc<C>, Arc<str>>;
+/// A container, or why the file is not one.
+pub(super) type Found<C> = Result<Arc<C>, Arc<archive::Error>>;
 
 /// By device and inode number of the file.
 type Remembered<T> = Mutex<LruCache<(u64, u64), Known<T>>>;
@@ -129,9 +129,9 @@ pub(super) struct Containers<C> {
     /// Each holds a file descriptor.
     open: Remembered<Arc<C>>,
     /// Files that are none, and why.
-    plain: Remembered<Arc<str>>,
+    plain: Remembered<Arc<archive::Error>>,
     /// Files that there was no memory for: when, and the reason.
-    refused: Remembered<(Instant, Arc<str>)>,
+    refused: Remembered<(Instant, String)>,
     /// Bytes that the open ones may take together, and take.
     memory: u64,
     used: AtomicU64,
@@ -144,9 +144,6 @@ struct Known<T> {
     generation: Generation,
     what: T,
 }
-
-/// The longest reason why a file is none, in bytes.
-const LONGEST_REASON: usize = 200;
 
 /// Files that are remembered as none: 150 bytes each, 350 at most.
 const PLAIN: NonZeroUsize = NonZeroUsize::new(1 << 16).expect("not zero");
@@ -275,7 +272,7 @@ impl<C: Container> Containers<C> {
             Some(Known { generation: of, what: (when, why) })
                 if *of == generation && when.elapsed() < REFUSED =>
             {
-                Err(io::Error::new(io::ErrorKind::OutOfMemory, &**why))
+                Err(io::Error::new(io::ErrorKind::OutOfMemory, why.as_str()))
             }
             _ => Ok(()),
         }
@@ -329,13 +326,13 @@ impl<C: Container> Containers<C> {
             }
             Err(archive::Error::Io(error)) => {
                 if error.kind() == io::ErrorKind::OutOfMemory {
-                    let what = (Instant::now(), shortened(error.to_string()).into());
+                    let what = (Instant::now(), error.to_string());
                     self.refused.lock().put(key, Known { generation, what });
                 }
                 Err(error)
             }
             Err(error) => {
-                let why: Arc<str> = shortened(error.to_string()).into();
+                let why = Arc::new(error.shortened());
                 self.plain.lock().put(key, Known { generation, what: why.clone() });
                 Ok(Err(why))
             }
@@ -372,13 +369,6 @@ impl<C: Container> Containers<C> {
         }
         drop(open);
     }
-}
-
-/// A reason, in at most `LONGEST_REASON` bytes: thousands of them are remembered.
-fn shortened(mut why: String) -> String {
-    let cut = (0..=LONGEST_REASON).rev().find(|&at| why.is_char_boundary(at)).unwrap_or(0);
-    why.truncate(cut);
-    why
 }
 
 /// Whether a file has no name any more. What a network filesystem knows of it is enough: to ask its

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     archive::{Archive, DirId, Entry, MemberId, SourceFile},
-    serve::{self, OpenArchive, OpenNpyGz},
+    serve::{OpenArchive, OpenNpyGz},
 };
 
 /// What a name stands for.
@@ -201,7 +201,7 @@ impl Tree {
                 let path = at.path.join(name);
                 Err(io::Error::new(error.kind(), format!("{}: {error}", path.display())).into())
             }
-            Err(error) => Ok((Err(format!("unreadable: {error}").into()), stat)),
+            Err(error) => Ok((Err(Arc::new(error.into())), stat)),
         }
     }
 
@@ -210,7 +210,7 @@ impl Tree {
         let at = self.source.at(Path::new(""));
         match self.archive_at(&at, name, at.stat(name)?)? {
             (Ok(archive), stat) => Ok((stat, archive)),
-            (Err(why), _) => Err(serve::Error::Damaged(why).into()),
+            (Err(why), _) => Err(FsError::NotAnArchive(why)),
         }
     }
 

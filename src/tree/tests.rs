@@ -17,7 +17,7 @@ use std::{
 
 use super::*;
 use crate::{
-    archive::testing,
+    archive::{self, testing},
     serve::{self, Backing},
 };
 
@@ -223,7 +223,7 @@ fn what_makes_no_sense_since_the_archive_was_overwritten_is_not_called_damage() 
     let handle = tree.handle(open(&tree, x).id).unwrap();
     let Handle::Member(file) = &*handle else { panic!("a member") };
     let failure = || {
-        let damage = serve::Error::Damaged("corrupt stream".into());
+        let damage = archive::Error::Corrupt("of the test".into()).into();
         let failure = file.content().failure("read", damage);
         (failure.error.is_overwritten(), failure.repeats.is_some())
     };

@@ -18,7 +18,7 @@ use super::{
     sweep::Sweep,
 };
 use crate::{
-    archive::DirId,
+    archive::{self, DirId},
     serve::{
         self, Backing, Content, News, OpenArchive, OpenContainer, OpenFile, OpenNpyGz, Repeats,
         Server,
@@ -115,12 +115,14 @@ impl Tree {
         });
         if tree.source.archive().is_some() {
             tree.root_archive().map_err(|error| {
-                // Nobody waits for a file that was named: it is said what it is, not its state.
-                let why = match error.to_string() {
-                    why if why.starts_with("pending: ") => {
-                        why.replacen("pending: ", "not a zip archive, or not a complete one: ", 1)
+                // Nobody waits until a file is complete that the command line names.
+                let why = match &error {
+                    FsError::NotAnArchive(error)
+                        if matches!(**error, archive::Error::Pending(_)) =>
+                    {
+                        format!("not a zip archive, or not a complete one: {}", error.reason())
                     }
-                    why => why,
+                    error => error.to_string(),
                 };
                 io::Error::new(io::ErrorKind::InvalidData, why)
             })?;

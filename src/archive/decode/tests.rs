@@ -109,9 +109,13 @@ fn archive_of(method: u16, encoded: &[u8], data: &[u8]) -> Archive {
 
 fn corrupt(result: Result<Vec<u8>, Error>) -> String {
     match result {
-        Err(Error::Corrupt(reason)) => reason,
+        Err(error) if is_corrupt(&error) => error.to_string(),
         other => panic!("{other:?}"),
     }
+}
+
+fn is_corrupt(error: &Error) -> bool {
+    error.to_string().starts_with("corrupt: ")
 }
 
 #[test]
@@ -212,7 +216,7 @@ fn encoded_bytes_that_end_early_are_corrupt() {
             member.size = (len as u64 * 1032).min(member.size).max(1);
             let archive = RawZip::of([member]).open().unwrap();
             match read(&archive, "x") {
-                Err(Error::Corrupt(_)) => {}
+                Err(error) if is_corrupt(&error) => {}
                 other => panic!("{other:?} for {len} bytes of method {method}"),
             }
         }
@@ -343,7 +347,7 @@ fn flip_every_bit(method: u16, encoded: &[u8], data: &[u8]) {
         flipped[bit / 8] ^= 1 << (bit % 8);
         match read(&archive_of(method, &flipped, data), "x") {
             Ok(decoded) => assert!(decoded == data, "bit {bit} of method {method}"),
-            Err(Error::Corrupt(_)) => {}
+            Err(error) if is_corrupt(&error) => {}
             Err(other) => panic!("{other} for bit {bit} of method {method}"),
         }
     }

@@ -9,7 +9,7 @@ use std::{
 
 use super::*;
 use crate::{
-    archive::{Entry, Identity, testing},
+    archive::{self, Entry, Identity, testing},
     saved::{Copies, CopyKey, StreamKey},
     serve::{OpenArchive, Server, Verify, copy::Copier, pool::Pool, testing::settings},
 };
@@ -118,7 +118,7 @@ fn a_read_under_way_fails_when_its_member_turns_out_to_be_wrong() {
     content.read(None, Asker::unknown(), 2 * STRIDE, 8, move |bytes| {
         sender.send(bytes.is_err()).unwrap();
     });
-    content.verdict.condemn(Error::Damaged("of the test".into()));
+    content.verdict.condemn(archive::Error::Corrupt("of the test".into()).into());
     drop(release);
     assert_eq!(receiver.recv_timeout(WAIT), Ok(true));
 }

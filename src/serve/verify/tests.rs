@@ -7,7 +7,7 @@ use std::{
 
 use super::*;
 use crate::{
-    archive::{Archive, Entry, MemberId, testing, testing::RawMember, testing::RawZip},
+    archive::{self, Archive, Entry, MemberId, testing, testing::RawMember, testing::RawZip},
     serve::{Asker, Content, OpenArchive, Server, Settings, State, testing::settings},
 };
 
@@ -205,7 +205,7 @@ fn a_member_of_a_file_that_was_overwritten_is_not_condemned() {
     let members = Confirmed::new(1);
     let verdict = Verdict::new(subject, Verify::Small, 0, members, None, Arc::default());
     file.write_all(b"others").unwrap();
-    verdict.condemn(Error::Damaged("of the test".into()));
+    verdict.condemn(archive::Error::Corrupt("of the test".into()).into());
     assert!(verdict.error().is_none());
 }
 
