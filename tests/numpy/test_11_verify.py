@@ -113,7 +113,8 @@ def test_11_3_damage_is_told_once_with_archive_and_member(source, mount):
     for path in paths * 10:
         assert errno_of(first_page, path) == errno.EIO
     for path in paths:
-        lines = mnt.log_lines(f"{path.parent.name}: {path.name}: ")
+        words = f"{path.parent.name}: {path.name}: "
+        lines = poll(lambda words=words: mnt.log_lines(words), 20, "it is logged")
         assert len(lines) == 1, mnt.log()
         assert "CRC-32" in lines[0] and "restore" in lines[0]
     assert len(mnt.log().splitlines()) == len(paths), mnt.log()
