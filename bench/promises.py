@@ -49,14 +49,17 @@ def promises():
         row = f"rows.{kind}.saved"
         out += [
             Promise(f"{kind}, random rows with a saved index: median 600 us", row, None, 600),
-            Promise(f"{kind}, random rows with a saved index: p99 3000 us", row, None, 3000, p99=True),
+            Promise(f"{kind}, random rows with a saved index: p99 3000 us", row, None, 3000,
+                    p99=True),
         ]
-    out += [Promise(f"decoded copy, {what}: within 5 % of native", row, (row, NATIVE), bound, at_least)
+    out += [Promise(f"decoded copy, {what}: within 5 % of native", row, (row, NATIVE), bound,
+                    at_least)
             for row, what, bound, at_least in (
                 ("copy.scan", "scan", 0.95, True), ("copy.rows", "rows", 1.05, False),
                 ("copy.disk.scan", "scan, cold", 0.95, True),
                 ("copy.disk.rows.advised", "rows, cold", 1.05, False))]
-    return out + [
+    return [
+        *out,
         Promise("first row with a saved index: 5 ms", "row.first.saved", None, 5),
         Promise("last row with a saved index: 5 ms", "row.last.saved", None, 5),
         Promise("list and stat of members: 2 times native", "many.list", ("many.list", NATIVE), 2),

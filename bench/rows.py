@@ -8,9 +8,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import numpy as np
-
 import measure
+import numpy as np
 from data import KEYS, KINDS, small
 from systems import NumPy, Unavailable, view
 
@@ -191,7 +190,7 @@ def copied(kind, work, cold=False):
 
 
 def read_in(path, cold):
-    """Leaves a file in the caches as one that was read in sequence; on the disk if it is to be `cold`.
+    """Leaves a file in the caches as if it was read in sequence; on the disk if it shall be `cold`.
 
     Its pages are in the same folios then, whoever wrote or read it before; and what lies below the
     disk has read it once.

@@ -3,7 +3,6 @@
 import itertools
 
 import pytest
-
 from mounting import Mount
 
 

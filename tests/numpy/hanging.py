@@ -1,5 +1,6 @@
 """A filesystem that hangs when it is told to, for what lies below a source. Needs root."""
 
+import contextlib
 import ctypes
 import os
 import select
@@ -14,7 +15,8 @@ from mounting import mounted, poll
 
 # Numbers of requests, linux/fuse.h.
 OPERATIONS = {"lookup": 1, "getattr": 3, "open": 14, "read": 15, "readdir": 28}
-OPEN, READ, RELEASE, FLUSH, INIT, OPENDIR, READDIR, RELEASEDIR, ACCESS = 14, 15, 18, 25, 26, 27, 28, 29, 34
+OPEN, READ, RELEASE, FLUSH, INIT = 14, 15, 18, 25, 26
+OPENDIR, READDIR, RELEASEDIR, ACCESS = 27, 28, 29, 34
 FORGET, INTERRUPT, DESTROY, BATCH_FORGET = 2, 36, 38, 42
 ENOENT, ENOSYS = 2, 38
 # Of what the kernel offers with INIT; the last in the second word.
@@ -69,8 +71,8 @@ def answer(content, names, opcode, node, body):
     """The body of the reply, or an errno."""
     path = content if node == 1 else content / names[node - 2]
     if opcode == INIT:
-        # Reads are asynchronous, as those of every server are. With a stack of two nothing is passed
-        # through to here, past npzfs: the kernel would wait, and not the server.
+        # Reads are asynchronous, as in every server. With a stack of two, npzfs can pass no file of
+        # this filesystem through: the kernel would wait then, and not npzfs.
         flags, flags2, stack = ASYNC_READ | INIT_EXT, PASSTHROUGH, 2
         sizes = (131072, flags, 12, 9, 131072, 1, 0, 0, flags2, stack)
         return struct.pack("<4I2H2I2H2I24x", 7, 40, *sizes)
@@ -139,10 +141,8 @@ def serve(content, path, control):
                 log.write(b".")
         said = answer(content, names, opcode, node, request[40:])
         error, said = (-said, b"") if isinstance(said, int) else (0, said)
-        try:
+        with contextlib.suppress(OSError):  # the reader is gone
             os.write(device, struct.pack("<IiQ", 16 + len(said), error, unique) + said)
-        except OSError:
-            pass  # its reader is gone
         if opcode == DESTROY:
             return
 

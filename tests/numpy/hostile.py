@@ -17,15 +17,20 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-
 import zipmaker
 from arrays import npy
 from zipmaker import BZIP2, DEFLATED, LZMA, STORED, XZ, ZSTD, Entry
 
 EIO, PLAIN, AGREES = "EIO", "plain file", "agrees with zipfile"
 
-METHODS = {"stored": STORED, "deflated": DEFLATED, "bzip2": BZIP2, "lzma": LZMA, "xz": XZ,
-           "zstd": ZSTD}
+METHODS = {
+    "stored": STORED,
+    "deflated": DEFLATED,
+    "bzip2": BZIP2,
+    "lzma": LZMA,
+    "xz": XZ,
+    "zstd": ZSTD,
+}
 CONTENT = npy(np.arange(5000, dtype="<i4"))
 
 
@@ -62,11 +67,13 @@ def members():
                 fields = fields | {"size": size}
             entry = Entry(b"x", CONTENT, method, **fields)
             yield f"{name}, {damage}", archive([entry]), outcome
-        yield f"{name}, encrypted", archive(
-            [Entry(b"x", CONTENT, method, flags=zipmaker.ENCRYPTED)]), "EACCES"
+        yield (
+            f"{name}, encrypted",
+            archive([Entry(b"x", CONTENT, method, flags=zipmaker.ENCRYPTED)]),
+            "EACCES",
+        )
     for number in (1, 6, 10, 97, 99, 65535):
-        yield f"method {number}", archive(
-            [Entry(b"x", CONTENT, number, encoded=b"x")]), "ENOTSUP"
+        yield f"method {number}", archive([Entry(b"x", CONTENT, number, encoded=b"x")]), "ENOTSUP"
 
 
 def good():
@@ -97,7 +104,8 @@ def ends():
         "junk before": b"junk" * 100 + whole,
         "zeros after": whole + bytes(10),
         "a comment with an end record": archive(
-            [Entry(b"x", CONTENT)], comment=b"PK\5\6" + bytes(18)),
+            [Entry(b"x", CONTENT)], comment=b"PK\5\6" + bytes(18)
+        ),
         "two archives": whole + whole,
         "a count of no members": whole[: end + 8] + bytes(4) + whole[end + 12 :],
         "a directory of 4 GiB": whole[: end + 12] + b"\xff" * 4 + whole[end + 16 :],
@@ -116,7 +124,8 @@ def bombs():
     coder = zlib.compressobj(9, zlib.DEFLATED, -15)
     deflated = b"".join(coder.compress(zeros) for _ in range(200)) + coder.flush()
     for name, method, encoded in (
-        ("deflate", DEFLATED, deflated), ("bzip2", BZIP2, bz2.compress(zeros) * 200),
+        ("deflate", DEFLATED, deflated),
+        ("bzip2", BZIP2, bz2.compress(zeros) * 200),
     ):
         entry = Entry(b"x", b"", method, encoded=encoded, size=200 << 20, crc32=7)
         yield f"a bomb of {name}", archive([entry]), "EIO at last"

@@ -249,8 +249,8 @@ class Child:
         self._read, write = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
-            # Some children are expected to die by SIGBUS, and `Ended` reports every signal. pytest's
-            # handler would print a traceback as well.
+            # Some children are expected to die by SIGBUS, and `Ended` reports every signal. The
+            # handler of pytest would print a traceback as well.
             faulthandler.disable()
             code = 1
             try:

@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import io
+import itertools
 import mmap
 import os
 import platform
@@ -13,7 +14,6 @@ import zipfile
 
 import numpy as np
 import pytest
-
 from mounting import Child, poll
 from noise import COLUMNS, ROWS, noise, write_archive
 
@@ -178,16 +178,14 @@ def test_10_4_another_generation_has_none_of_the_old_bytes(mount, source, archiv
         np.savez_compressed(archive, x=noise(2))
         os.utime(archive, ns=(times.st_atime_ns, times.st_mtime_ns))
         assert read_past_the_kernels_cache(path) == npy(noise(2))
-        try:
+        with contextlib.suppress(OSError):  # the server reads it, and sees that its archive is gone
             assert held.read() == npy(noise()), "it was opened before"
-        except OSError:
-            pass  # the server reads it, and sees that its archive is gone
     assert read_a_lot(path, cache, 2) == npy(noise(2))
     assert_read_as_may_be(mnt, path, npy(noise(2)))
 
 
 def test_10_4_a_gzipped_npy_of_the_same_second_has_its_own(mount, source, cache):
-    """Start, end, size and mtime in seconds are the same: only a gzip member in the middle is not."""
+    """Only a gzip member in the middle differs; start, end, size and mtime in seconds are equal."""
     content = npy(noise())
     other = bytearray(content)
     other[3 << 20] ^= 1
@@ -195,7 +193,7 @@ def test_10_4_a_gzipped_npy_of_the_same_second_has_its_own(mount, source, cache)
 
     def write(content, nanoseconds):
         places = [0, 2 << 20, 4 << 20, len(content)]
-        parts = [gzip.compress(content[a:b], 0, mtime=0) for a, b in zip(places, places[1:])]
+        parts = [gzip.compress(content[a:b], 0, mtime=0) for a, b in itertools.pairwise(places)]
         (source / "b.npy.gz").write_bytes(b"".join(parts))
         os.utime(source / "b.npy.gz", ns=(whole, whole + nanoseconds))
 
@@ -216,15 +214,18 @@ def test_10_5_a_member_with_a_wrong_crc_has_none(mount, source, archive, cache):
     archive.write_bytes(raw)
     mnt = mount(source, "--disk-cache", cache, "--verify", "never")
     with open(mnt / "a.npz/x.npy", "rb", buffering=0) as file:
-        # The end, which tells that it is wrong, is left to the copy, and to the kernel's read-ahead.
+        # The end, which shows the damage, is left to the copy and to the kernel's read-ahead.
         for _ in range(3):
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             for offset in range(0, len(content) - (1 << 20), 1 << 20):
                 with contextlib.suppress(OSError):
                     got = os.pread(file.fileno(), 1 << 20, offset)
                     assert content[offset:].startswith(got)
-    poll(lambda: "corrupt" in os.getxattr(mnt / "a.npz/x.npy", "user.npzfs.state").decode(), 20,
-         "the copy comes to the end")
+    poll(
+        lambda: "corrupt" in os.getxattr(mnt / "a.npz/x.npy", "user.npzfs.state").decode(),
+        20,
+        "the copy comes to the end",
+    )
     with pytest.raises(OSError):
         open(mnt / "a.npz/x.npy", "rb")
     poll(lambda: not list(cache.iterdir()), 20, "what was written is removed")
@@ -276,7 +277,9 @@ def test_10_6_they_stay_within_the_size_and_the_oldest_go(mount, source, cache):
     for name in "abc":
         before = set(copies(cache))
         assert read_past_the_kernels_cache(mnt / f"{name}.npz/x.npy", 3) == contents[name]
-        [made[name]] = poll(lambda: set(copies(cache)) - before, 20, "the copy is made")
+        [made[name]] = poll(
+            lambda before=before: set(copies(cache)) - before, 20, "the copy is made"
+        )
     assert set(copies(cache)) == {made["b"], made["c"]}
     for name in "abc":
         assert read_past_the_kernels_cache(mnt / f"{name}.npz/x.npy") == contents[name]
@@ -355,7 +358,8 @@ def test_10_6_on_a_disk_that_is_smaller_the_oldest_go_too(mount, source, disk):
     for name, array in arrays.items():
         path = mnt / f"a.npz/{name}.npy"
         assert read_past_the_kernels_cache(path, 3) == npy(array)
-        poll(lambda: [x.read_bytes() for x in copies(disk)] == [npy(array)], 20, "a copy is made")
+        wanted = [npy(array)]
+        poll(lambda w=wanted: [x.read_bytes() for x in copies(disk)] == w, 20, "a copy is made")
     assert not mnt.log()
 
 

@@ -7,7 +7,6 @@ import signal
 
 import numpy as np
 import pytest
-
 import zipmaker
 from arrays import npy
 from mounting import Ended, errno_of, in_child, poll, state

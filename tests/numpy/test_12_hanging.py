@@ -38,7 +38,9 @@ def hung(source, tmp_path):
 def readers(code, paths):
     """A process for each path that runs `code` with it."""
     return [
-        subprocess.Popen([sys.executable, "-c", f"import os, sys\npath = sys.argv[1]\n{code}", path])
+        subprocess.Popen(
+            [sys.executable, "-c", f"import os, sys\npath = sys.argv[1]\n{code}", path]
+        )
         for path in paths
     ]
 
@@ -204,7 +206,8 @@ def test_12_3_unmount_returns_when_the_server_has_ended(source, mount, hung):
     hung.end()
 
 
-# Threads are counted for each user, so this is one with a name (fusermount3 asks for it) and nothing else.
+# The kernel counts threads of each user, so this user has no other process. fusermount3 wants one
+# that has a name.
 USER = pwd.getpwnam("games").pw_uid
 
 

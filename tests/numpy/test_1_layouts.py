@@ -6,7 +6,6 @@ import stat
 
 import numpy as np
 import pytest
-
 import zipmaker
 from mounting import errno_of, in_child, poll, tree
 from test_1_tree import ONE, make_tree
@@ -119,7 +118,7 @@ def test_1_12_mounting_over_the_source_itself(source, mount):
 
 
 def open_as_nobody(paths):
-    """Opens paths beneath directories that are open: nobody may have no way to them from the root."""
+    """As nobody, opens paths beneath open directories: the way from the root may be closed."""
     os.setgroups([])
     os.setgid(65534)
     os.setuid(65534)

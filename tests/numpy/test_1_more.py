@@ -1,4 +1,4 @@
-"""Rules 1, 6.9 and 8.1, where a test as root over an ordinary filesystem would not notice that they break."""
+"""Rules 1, 6.9 and 8.1, where a test as root over an ordinary filesystem would show nothing."""
 
 import errno
 import mmap
@@ -8,7 +8,6 @@ import subprocess
 
 import numpy as np
 import pytest
-
 from mounting import errno_of, poll
 
 
@@ -17,9 +16,7 @@ def overlay(tmp_path):
     """A source on overlayfs, past which the kernel does not read (FUSE_PASSTHROUGH)."""
     for name in ("lower", "upper", "work", "merged"):
         (tmp_path / name).mkdir()
-    layers = ",".join(
-        f"{layer}dir={tmp_path / layer}" for layer in ("lower", "upper", "work")
-    )
+    layers = ",".join(f"{layer}dir={tmp_path / layer}" for layer in ("lower", "upper", "work"))
     merged = tmp_path / "merged"
     subprocess.run(["mount", "-t", "overlay", "overlay", "-o", layers, merged], check=True)
     yield merged
@@ -94,9 +91,7 @@ def test_6_9_plain_files_that_the_server_reads_show_new_bytes(overlay, mount):
             with open(path, "r+b") as file:
                 file.write(content)
             poll(lambda c=content: (mnt / "notes").read_bytes() == c, 5, "new bytes show")
-            poll(
-                lambda c=content: os.pread(held.fileno(), 9000, 0) == c, 5, "to old handles too"
-            )
+            poll(lambda c=content: os.pread(held.fileno(), 9000, 0) == c, 5, "to old handles too")
 
 
 def test_8_1_a_plain_file_ends_where_it_ends(overlay, mount):

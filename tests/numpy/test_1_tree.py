@@ -8,7 +8,6 @@ import stat
 import subprocess
 
 import pytest
-
 import zipmaker
 from mounting import errno_of, poll, tree
 from zipmaker import Entry

@@ -3,6 +3,7 @@
 import errno
 import gzip
 import io
+import itertools
 import os
 import stat
 import struct
@@ -10,7 +11,6 @@ import zlib
 
 import numpy as np
 import pytest
-
 import zipmaker
 from arrays import npy, same
 from mounting import errno_of, poll, tree
@@ -72,7 +72,7 @@ def test_2_2_the_size_comes_from_the_npy_header(source, mount):
     # The size field of gzip holds the size modulo 2^32, and of the last member alone.
     (source / "good.npy.gz").write_bytes(encoded)
     cut = (0, 1, 128, 5_000, len(content) - 1, len(content))
-    several = b"".join(gz(content[a:b]) for a, b in zip(cut, cut[1:], strict=False))
+    several = b"".join(gz(content[a:b]) for a, b in itertools.pairwise(cut))
     (source / "several.npy.gz").write_bytes(several)
     (source / "and empty.npy.gz").write_bytes(gz(b"") + encoded + gz(b""))
     mnt = mount(source)

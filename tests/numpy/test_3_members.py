@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-
 import zipmaker
 from arrays import npy, same
 from mounting import errno_of, in_child, tree

@@ -8,7 +8,6 @@ import zlib
 
 import numpy as np
 import pytest
-
 import zipmaker
 from mounting import poll, tree
 from zipmaker import UTF8, Entry
@@ -225,6 +224,8 @@ def test_3_7_unicode_path_fields(source, mount):
         entry.local_extra = entry.extra
     path = zipmaker.write(source / "b.npz", [*entries[:2], entries[3]])
     environment = os.environ | {"LC_ALL": "C.UTF-8"}
-    listed = subprocess.run(["bsdtar", "-tf", path], capture_output=True, text=True, env=environment)
+    listed = subprocess.run(
+        ["bsdtar", "-tf", path], capture_output=True, text=True, env=environment
+    )
     names = listed.stdout.splitlines()
     assert set(names) == {"\u540d\u524d", "d/\u00e9.npy", "plain 4"}, listed

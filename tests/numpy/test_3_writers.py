@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.sparse
-
 from arrays import npy, same
 from mounting import errno_of
 

@@ -8,7 +8,6 @@ import zlib
 
 import numpy as np
 import pytest
-
 import zipmaker
 from arrays import npy
 from mounting import errno_of, poll

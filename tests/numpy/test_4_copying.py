@@ -6,7 +6,6 @@ import subprocess
 
 import numpy as np
 import pytest
-
 import zipmaker
 from arrays import npy
 from mounting import in_child

@@ -8,7 +8,6 @@ import zlib
 
 import numpy as np
 import pytest
-
 import zipmaker
 from arrays import every_dtype, npy, same
 from mounting import errno_of, in_child

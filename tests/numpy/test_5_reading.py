@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-
 import zipmaker
 from arrays import npy
 from mounting import Child, errno_of, in_child

@@ -4,7 +4,6 @@ import errno
 import os
 
 import numpy as np
-
 from mounting import errno_of
 
 NEAR = 5_000_000

@@ -9,11 +9,10 @@ import time
 
 import numpy as np
 import pytest
-
 import zipmaker
 from mounting import Child, Ended, errno_of, in_child
-from zipmaker import DEFLATED, STORED, Entry
 from test_6_live import SAVERS, WIDTH, load, soon
+from zipmaker import DEFLATED, STORED, Entry
 
 
 def noise(seed, size=6_000_000):

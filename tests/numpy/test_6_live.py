@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 import zipmaker
 from arrays import npy
 from mounting import errno_of, poll, tree

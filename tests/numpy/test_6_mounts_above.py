@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from mounting import poll
 
 libc = ctypes.CDLL(None, use_errno=True)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from mounting import poll
 from noise import noise
 
@@ -82,10 +81,10 @@ def test_6_5_plain_files_have_the_numbers_of_the_source(full, mount):
 
 def test_6_5_an_incremental_backup_finds_nothing_new(full, mount, tmp_path):
     def backup(mnt):
-        command = ["tar", "--create", "--verbose", "--no-check-device", "--file", os.devnull,
-                   "--listed-incremental", tmp_path / "snapshot", "--directory", mnt.path, "."]
+        command = ["tar", *["--create", "--verbose", "--no-check-device", "--file", "/dev/null"]]
+        command += ["--listed-incremental", tmp_path / "snapshot", "--directory", mnt.path, "."]
         result = subprocess.run(command, capture_output=True, text=True, check=True)
-        assert "renamed" not in result.stderr and "new" not in result.stderr or first
+        assert ("renamed" not in result.stderr and "new" not in result.stderr) or first
         return [line for line in result.stdout.splitlines() if not line.endswith("/")]
 
     # What changes within the second of a backup is taken again by the next.

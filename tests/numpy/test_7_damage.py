@@ -11,7 +11,6 @@ import zlib
 
 import numpy as np
 import pytest
-
 import zipmaker
 from arrays import npy, same
 from mounting import Ended, errno_of, in_child, poll, state, tree

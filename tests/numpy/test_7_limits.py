@@ -11,7 +11,6 @@ import sys
 
 import numpy as np
 import pytest
-
 import zipmaker
 from arrays import npy, same
 from mounting import Child, errno_of, in_child, poll

@@ -10,7 +10,6 @@ import zlib
 
 import numpy as np
 import pytest
-
 from arrays import same
 from mounting import Child, errno_of, in_child
 
@@ -30,8 +29,9 @@ def large_archive(path, members):
     start = len(out)
     end64 = start + len(central)
     out += central
-    out += struct.pack("<4sQ2H2I4Q", b"PK\6\6", 44, 45, 45, 0, 0, members, members,
-                       len(central), start)
+    out += struct.pack(
+        "<4sQ2H2I4Q", b"PK\6\6", 44, 45, 45, 0, 0, members, members, len(central), start
+    )
     out += struct.pack("<4sIQI", b"PK\6\7", 0, end64, 1)
     out += struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0)
     path.write_bytes(out)
@@ -115,11 +115,11 @@ def test_7_13_files_that_the_kernel_has_forgotten_take_no_memory(source, mount):
     assert used[-1] < used[0] + 6 * MIB, used
 
 
+FIELDS = ",".join(f"('{n}','<f4')" for n in range(40_000))
 HEADERS = {
     "dtype": "{'descr': '%s', 'fortran_order': False, 'shape': (1,)}" % ("\\x00" * (1 << 18)),
     "shape": "{'descr': '<f4', 'fortran_order': False, 'shape': (%s)}" % ("1," * (1 << 19)),
-    "fields": "{'descr': [%s], 'fortran_order': False, 'shape': (1,)}"
-    % ",".join(f"('{n}','<f4')" for n in range(40_000)),
+    "fields": f"{{'descr': [{FIELDS}], 'fortran_order': False, 'shape': (1,)}}",
 }
 
 

@@ -1,4 +1,4 @@
-"""Rules 7.14 and 7.15: all together take what --memory-limit says, and who needs more gets ENOMEM."""
+"""Rules 7.14 and 7.15: --memory-limit bounds everything together; beyond it calls get ENOMEM."""
 
 import errno
 import lzma
@@ -10,7 +10,6 @@ import zlib
 
 import numpy as np
 import pytest
-
 from arrays import same
 from mounting import Child, in_child, poll
 from test_7_memory import MIB, large_archive

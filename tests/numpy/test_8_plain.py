@@ -9,7 +9,6 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-
 from arrays import npy, same
 from mounting import Child, errno_of, in_child, poll
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from mounting import poll, state
 from noise import COLUMNS, ROWS, noise, write_archive
 

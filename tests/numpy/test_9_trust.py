@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 import zipmaker
 from forging import with_crc32
 from mounting import poll, state
@@ -227,9 +226,7 @@ def test_9_7_an_archive_that_is_given_to_another_user_starts_anew(source, mount,
         one.stop()
 
 
-def test_9_7_what_a_fuse_filesystem_says_of_owners_counts_for_itself_alone(
-    source, mount, indexes
-):
+def test_9_7_what_a_fuse_filesystem_says_of_owners_counts_for_itself_alone(source, mount, indexes):
     write_archive(source)
     one = mount(source, "--index-dir", indexes)
     assert (np.load(one / "a.npz/x.npy") == noise()).all()

@@ -10,7 +10,6 @@ import zlib
 
 import numpy as np
 import pytest
-
 import zipmaker
 from forging import with_crc32
 from mounting import poll

@@ -8,7 +8,6 @@ import signal
 import zipfile
 
 import numpy as np
-
 from hostile import AGREES, CONTENT, EIO, GZIPS, PLAIN, ZIPS
 from mounting import Child, poll, state
 from noise import ROWS, noise, write_archive

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 import zipmaker
 from arrays import npy
 from mounting import Child, poll, state
@@ -198,7 +197,9 @@ def test_memory_stays_under_128_mib_where_many_archives_are_read_at_once(source,
     draw = np.random.default_rng(3)
     rows = [np.sin(np.arange(1024) / 40) + draw.integers(-3, 4, 1024) / 100 for _ in range(64)]
     expected = {
-        "sensor": np.concatenate([np.round(rows[n % 64] + n, 2) for n in range(2500)]).astype("<f4"),
+        "sensor": np.concatenate([np.round(rows[n % 64] + n, 2) for n in range(2500)]).astype(
+            "<f4"
+        ),
         "labels": np.repeat(draw.integers(0, 10, 20_000), 64),
         "noise": draw.random(1_000_000, dtype="<f4"),
     }

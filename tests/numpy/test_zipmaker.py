@@ -7,7 +7,6 @@ import zipfile
 import zlib
 
 import pytest
-
 import zipmaker
 from zipmaker import BZIP2, DEFLATED, LZMA, STORED, Entry, Hole
 
