@@ -160,7 +160,7 @@ impl From<(INodeNo, u64)> for Place {
 /// The errno that answers a request which failed with `error`. Logs the failure if the log does not
 /// have it yet. All requests that fail come here.
 fn fail(tree: &Tree, operation: &'static str, place: impl Into<Place>, error: &FsError) -> Errno {
-    if let Some(repeats) = tree.news(operation, error) {
+    if let Some(repeats) = tree.repeats(operation, error) {
         let Place { ino, offset } = place.into();
         let at = offset.map_or_else(String::new, |offset| format!(" at {offset}"));
         let advice = match error {

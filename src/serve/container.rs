@@ -1,14 +1,14 @@
 //! Open archives, with the contents of their members as they are asked for.
 
 use std::{
-    collections::{HashMap, HashSet, hash_map::Entry},
+    collections::{HashMap, hash_map::Entry},
     sync::Arc,
 };
 
 use seekable_deflate::{DeflateReader, Format, Options, spacing_for};
 
 use super::{
-    Content, Error, Failure, News, Repeats, Server, Shared,
+    Content, Error, Failure, Reports, Server, Shared,
     content::Encoding,
     copy::MemberCopy,
     deflated::Deflated,
@@ -32,9 +32,7 @@ pub struct OpenArchive {
     index: Option<Arc<ArchiveIndex>>,
     contents: Mutex<HashMap<MemberId, Arc<Content>>>,
     confirmed: Arc<Confirmed>,
-    news: Arc<News>,
-    /// Members whose refusal is in the log.
-    refused: Mutex<HashSet<MemberId>>,
+    reports: Arc<Reports>,
 }
 
 /// Somebody may come back to it.
@@ -56,11 +54,10 @@ impl OpenArchive {
         Self {
             index: shared.index(archive.source().clone(), move || identified.identity()),
             confirmed: Confirmed::new(archive.counts().1),
-            news: Arc::default(),
+            reports: Arc::default(),
             archive,
             shared,
             contents: Mutex::default(),
-            refused: Mutex::default(),
         }
     }
 
@@ -121,11 +118,10 @@ impl OpenArchive {
         }
     }
 
-    /// The failure to open a member with `error`. The log gets one line for each member.
+    /// The failure to open a member with `error`, and whether the log has it already.
     #[must_use]
     pub fn refusal(&self, id: MemberId, error: Error) -> Failure {
-        let is_first = self.refused.lock().insert(id);
-        Failure { error, repeats: is_first.then_some(Repeats::NONE) }
+        self.reports.failure("open", id.0, error)
     }
 
     /// Which members have been compared with their CRC-32, and are right.
@@ -156,7 +152,8 @@ impl OpenArchive {
             encoded_size: member.encoded_size,
         };
         let index = self.index.as_ref();
-        let verdict = self.shared.verdict(subject, self.confirmed.clone(), key, index);
+        let verdict =
+            self.shared.verdict(subject, self.confirmed.clone(), self.reports.clone(), key, index);
         let bytes = match member.method {
             Method::Stored => {
                 let (size, threads) = (member.size, self.shared.decode.clone());
@@ -181,7 +178,7 @@ impl OpenArchive {
             Method::Other(number) => return Err(Error::UnsupportedMethod(number)),
         };
         let source = self.archive.source().clone();
-        Ok(Content::new(source, member.size, bytes, &self.shared, copy, verdict, self.news.clone()))
+        Ok(Content::new(source, member.size, bytes, &self.shared, copy, verdict))
     }
 
     fn copy(&self, id: MemberId, stream: StreamKey) -> Option<Arc<MemberCopy>> {
@@ -206,6 +203,7 @@ pub struct OpenNpyGz {
     /// Once somebody has asked for it: most that are listed are never opened.
     content: Mutex<Option<Arc<Content>>>,
     confirmed: Arc<Confirmed>,
+    reports: Arc<Reports>,
     index: Option<Arc<ArchiveIndex>>,
 }
 
@@ -226,7 +224,7 @@ impl OpenNpyGz {
         let shared = server.shared.clone();
         let index = shared.index(npy.source().clone(), move || identified.identity());
         let confirmed = Confirmed::new(1);
-        Self { npy, shared, content: Mutex::default(), confirmed, index }
+        Self { npy, shared, content: Mutex::default(), confirmed, reports: Arc::default(), index }
     }
 
     /// Saves what has been learnt of it.
@@ -249,7 +247,13 @@ impl OpenNpyGz {
         if let Some(content) = content.as_ref().filter(|content| !content.is_superseded()) {
             return content.clone();
         }
-        let new = new_content(&self.npy, &self.shared, &self.confirmed, self.index.as_ref());
+        let new = new_content(
+            &self.npy,
+            &self.shared,
+            &self.confirmed,
+            &self.reports,
+            self.index.as_ref(),
+        );
         content.insert(new).clone()
     }
 }
@@ -258,6 +262,7 @@ fn new_content(
     npy: &Arc<NpyGz>,
     shared: &Arc<Shared>,
     confirmed: &Arc<Confirmed>,
+    reports: &Arc<Reports>,
     index: Option<&Arc<ArchiveIndex>>,
 ) -> Arc<Content> {
     let (source, size) = (npy.source().clone(), npy.size());
@@ -276,7 +281,7 @@ fn new_content(
         size,
         encoded_size: encoded.end,
     };
-    let verdict = shared.verdict(subject, confirmed.clone(), key, index);
+    let verdict = shared.verdict(subject, confirmed.clone(), reports.clone(), key, index);
     let bytes = deflated(source.clone(), encoded, options, shared, verdict.clone(), key, index);
     let mtime = source.generation().mtime.0;
     let identified = npy.clone();
@@ -285,8 +290,7 @@ fn new_content(
         let (identity, file) = (identified.identity()?, identified.source().same_file()?);
         Ok(CopyKey { identity, stream: key, size, mtime, file: Some(file) })
     });
-    let content =
-        Arc::new(Content::new(source, size, bytes, shared, copy, verdict, Arc::default()));
+    let content = Arc::new(Content::new(source, size, bytes, shared, copy, verdict));
     content.save_index();
     content
 }

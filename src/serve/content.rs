@@ -3,7 +3,7 @@
 use std::{cell::RefCell, fmt, fs::File, ops::Range, os::unix::fs::FileExt, sync::Arc};
 
 use super::{
-    Asker, Error, Failure, News, Once, Repeats, Reply, Shared,
+    Asker, Error, Failure, Once, Reply, Shared,
     background::Background,
     copy::{CopyHandle, MemberCopy},
     deflated::Deflated,
@@ -30,10 +30,6 @@ pub struct Content {
     background: Arc<Background>,
     /// Whether it has been given to that.
     begun: Once,
-    /// Whether it is in the log that its archive was overwritten.
-    overwrite_logged: Once,
-    /// What else the log was told of its archive.
-    archive_news: Arc<News>,
 }
 
 #[derive(Debug)]
@@ -105,22 +101,9 @@ impl Content {
         shared: &Shared,
         copy: Option<Arc<MemberCopy>>,
         verdict: Arc<Verdict>,
-        archive_news: Arc<News>,
     ) -> Self {
-        let (begun, overwrite_logged) = (Once::default(), Once::default());
         let (read_ahead, background) = (shared.read_ahead, shared.background.clone());
-        Self {
-            source,
-            size,
-            bytes,
-            read_ahead,
-            copy,
-            verdict,
-            background,
-            begun,
-            overwrite_logged,
-            archive_news,
-        }
+        Self { source, size, bytes, read_ahead, copy, verdict, background, begun: Once::default() }
     }
 
     /// Decoded size in bytes.
@@ -260,20 +243,10 @@ impl Content {
         self.copy.as_ref()?.of(handle)
     }
 
-    /// The failure of `operation` with `error`, and whether the log has it already: damage is logged
-    /// once, and so is an overwritten archive; other reasons once for the archive, and then now and
-    /// then. The kernel tries each page of a damaged place again, and a reader each row.
+    /// The failure of `operation` with `error`, and whether the log has it already.
     #[must_use]
     pub fn failure(&self, operation: &'static str, error: Error) -> Failure {
-        let error = self.cause(error);
-        let repeats = match &error {
-            Error::Overwritten => self.overwrite_logged.first().then_some(Repeats::NONE),
-            Error::Damaged(_) | Error::Refuted => {
-                self.verdict.is_news(&error).then_some(Repeats::NONE)
-            }
-            error => self.archive_news.hear(operation, error.reason()),
-        };
-        Failure { error, repeats }
+        self.verdict.failure(operation, self.cause(error))
     }
 
     /// Why a read failed with `error`: bytes that make no sense since their archive is being

@@ -19,7 +19,7 @@ use std::{
     },
 };
 
-use super::{Error, Once, deflated::Deflated, pool::Spawner};
+use super::{Error, Repeats, Reports, deflated::Deflated, pool::Spawner};
 use crate::{
     saved::{self, Copies, CopyKey, Draft},
     sync::Mutex,
@@ -33,6 +33,11 @@ const SYNC_EVERY: u64 = 64 << 20;
 /// worth.
 pub const LEAST_SIZE: u64 = 1 << 20;
 
+/// The reasons of reports: the directory cannot be used, for any member; a copy in it cannot be.
+const DIRECTORY: i64 = 1;
+const COPY: i64 = 2;
+const ALL_MEMBERS: u32 = u32::MAX;
+
 /// What makes copies.
 #[derive(Debug, Clone)]
 pub struct Copier {
@@ -40,8 +45,8 @@ pub struct Copier {
     pub thread: Spawner,
     /// Set when the server ends: what is not finished by then is given up.
     pub ending: Arc<AtomicBool>,
-    /// Set while the log says that the directory cannot be used: it is not said for each member.
-    pub out_of_order: Arc<AtomicBool>,
+    /// What the log has of copies: it is not to get a line for each member.
+    pub reports: Arc<Reports>,
 }
 
 #[derive(Debug)]
@@ -76,8 +81,6 @@ pub struct MemberCopy {
     /// Of the whole member, where the archive's directory has it.
     crc32: Option<u32>,
     state: Mutex<State>,
-    /// Whether the log says what is wrong with a copy that was there.
-    complained: Once,
 }
 
 impl fmt::Debug for MemberCopy {
@@ -100,7 +103,6 @@ impl MemberCopy {
             size,
             crc32,
             state: Mutex::new(State::ABSENT),
-            complained: Once::default(),
         })
     }
 
@@ -135,7 +137,7 @@ impl MemberCopy {
         let (this, member) = (self.clone(), member.clone());
         self.copier.thread.spawn(move || {
             let state = this.copy_spans(&member).unwrap_or_else(|error| {
-                this.complain(&error);
+                this.report(&error);
                 State::GivenUp
             });
             *this.state.lock() = state;
@@ -152,7 +154,7 @@ impl MemberCopy {
             return Some(Ok(Arc::new(file)));
         }
         let made = self.write_whole(decode).unwrap_or_else(|error| {
-            self.complain(&error);
+            self.report(&error);
             None
         });
         match made? {
@@ -190,7 +192,7 @@ impl MemberCopy {
         let Some(key) = self.key() else { return Ok(State::GivenUp) };
         // There may be room when as much has been read again; to ask for it writes nothing.
         let draft = store.begin(self.size).unwrap_or_else(|error| {
-            self.complain(&error.into());
+            self.report(&error.into());
             None
         });
         let Some(draft) = draft else {
@@ -210,7 +212,7 @@ impl MemberCopy {
 
     fn finish(&self, draft: Draft, key: &CopyKey) -> Result<(), saved::Error> {
         self.copier.store.finish(draft, key)?;
-        self.copier.out_of_order.store(false, Ordering::Relaxed);
+        self.copier.reports.clear(ALL_MEMBERS, DIRECTORY);
         Ok(())
     }
 
@@ -246,7 +248,7 @@ impl MemberCopy {
 
     fn find(&self) -> Option<File> {
         let found = self.copier.store.find(self.key()?).unwrap_or_else(|error| {
-            self.complain(&error);
+            self.report(&error);
             None
         });
         let mut state = self.state.lock();
@@ -267,13 +269,17 @@ impl MemberCopy {
         key.as_ref()
     }
 
-    fn complain(&self, error: &saved::Error) {
-        let first = match error {
-            saved::Error::Io(_) => !self.copier.out_of_order.swap(true, Ordering::Relaxed),
-            _ => self.complained.first(),
+    fn report(&self, error: &saved::Error) {
+        let reports = &self.copier.reports;
+        let repeats = match error {
+            saved::Error::Io(_) => {
+                reports.is_first(ALL_MEMBERS, DIRECTORY).then_some(Repeats::NONE)
+            }
+            _ => reports.repeats("copy", COPY),
         };
-        if first {
-            log::warn!("{}: no decoded copy: {error}", self.copier.store.path().display());
+        if let Some(repeats) = repeats {
+            let path = self.copier.store.path().display();
+            log::warn!("{path}: no decoded copy: {error}{repeats}");
         }
     }
 }

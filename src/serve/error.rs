@@ -58,7 +58,7 @@ impl fmt::Display for Damage {
 }
 
 impl Error {
-    /// A number for the kind of failure, for [`News`](super::News).
+    /// A number for the kind of failure, for [`Reports`](super::Reports).
     #[must_use]
     pub fn reason(&self) -> i64 {
         match self {

@@ -15,10 +15,10 @@ mod deflated;
 mod error;
 mod idle;
 mod index;
-mod news;
 mod open_file;
 mod pattern;
 mod pool;
+mod reports;
 mod resting;
 mod room;
 mod scratch;
@@ -44,8 +44,8 @@ pub use container::{OpenArchive, OpenNpyGz};
 pub(crate) use content::with_scratch;
 pub use content::{Content, State};
 pub use error::{Error, Failure};
-pub use news::{News, Repeats};
 pub use open_file::{Backing, OpenContainer, OpenFile};
+pub use reports::{Repeats, Reports};
 pub use room::Reserved;
 pub use scratch::is_out_of_descriptors;
 pub use verify::Verify;
@@ -177,12 +177,13 @@ impl Shared {
         &self,
         subject: Subject,
         confirmed: Arc<Confirmed>,
+        reports: Arc<Reports>,
         key: StreamKey,
         index: Option<&Arc<ArchiveIndex>>,
     ) -> Arc<Verdict> {
         let index = index.map(|index| (key, index.clone()));
         let alarm = self.alarm.clone();
-        Verdict::new(subject, self.verify, self.cache_size, confirmed, index, alarm)
+        Verdict::new(subject, self.verify, self.cache_size, confirmed, reports, index, alarm)
     }
 
     /// The decoded copy of a member of `size` bytes, if it may have one.
@@ -233,7 +234,7 @@ impl Server {
             store,
             thread: pool.spawner(),
             ending: Arc::default(),
-            out_of_order: Arc::default(),
+            reports: Arc::default(),
         });
         let heavy = other("heavy", HEAVY_THREADS)?;
         let comparing = other("verify", 1)?;

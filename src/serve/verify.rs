@@ -12,7 +12,7 @@ use std::{
     },
 };
 
-use super::{Error, index::ArchiveIndex};
+use super::{Error, Failure, Reports, index::ArchiveIndex};
 use crate::{archive::SourceFile, saved::StreamKey, sync::Mutex};
 
 /// When the bytes of a member are compared with its CRC-32.
@@ -129,9 +129,9 @@ pub struct Verdict {
     confirmed: AtomicBool,
     /// Why none of them is served.
     condemned: OnceLock<Error>,
-    /// Whether the log has it.
-    logged: AtomicBool,
     members: Arc<Confirmed>,
+    /// What the log has of the members.
+    reports: Arc<Reports>,
     /// Where it is remembered for the next mount.
     index: Option<(StreamKey, Arc<ArchiveIndex>)>,
     /// Inodes under which it has been opened.
@@ -146,6 +146,7 @@ impl Verdict {
         policy: Verify,
         cache: u64,
         members: Arc<Confirmed>,
+        reports: Arc<Reports>,
         index: Option<(StreamKey, Arc<ArchiveIndex>)>,
         alarm: Arc<Alarm>,
     ) -> Arc<Self> {
@@ -160,8 +161,8 @@ impl Verdict {
             policy,
             confirmed: AtomicBool::new(confirmed),
             condemned: OnceLock::new(),
-            logged: AtomicBool::new(false),
             members,
+            reports,
             index,
             inodes: Mutex::default(),
             alarm,
@@ -235,18 +236,17 @@ impl Verdict {
         let inodes = self.inodes.lock().clone();
         let Some(listener) = self.alarm.0.get() else { return };
         for inode in inodes {
-            let error = self.condemned.get().filter(|error| self.is_news(error));
+            let error = self
+                .condemned
+                .get()
+                .filter(|error| self.failure("read", (*error).clone()).repeats.is_some());
             listener(inode, error);
         }
     }
 
-    /// Whether the log is to be told of `error`: of damage once.
-    pub fn is_news(&self, error: &Error) -> bool {
-        match error {
-            Error::Damaged(_) => !self.logged.swap(true, Ordering::Relaxed),
-            Error::Refuted => false,
-            _ => true,
-        }
+    /// The failure of `operation` on the member with `error`, and whether the log has it already.
+    pub fn failure(&self, operation: &'static str, error: Error) -> Failure {
+        self.reports.failure(operation, self.subject.number, error)
     }
 
     /// It is opened as `inode`, whose pages are to be dropped should it turn out to be wrong. Look

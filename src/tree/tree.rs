@@ -20,7 +20,7 @@ use super::{
 use crate::{
     archive::{self, DirId},
     serve::{
-        self, Backing, Content, News, OpenArchive, OpenContainer, OpenFile, OpenNpyGz, Repeats,
+        self, Backing, Content, OpenArchive, OpenContainer, OpenFile, OpenNpyGz, Repeats, Reports,
         Server,
     },
 };
@@ -41,8 +41,8 @@ pub struct Tree {
     pub(super) archives: Arc<Containers<OpenArchive>>,
     pub(super) npy_gzs: Arc<Containers<OpenNpyGz>>,
     pub(super) sweep: Sweep,
-    /// What the log was told of failures.
-    news: News,
+    /// The failures of the source that the log has.
+    reports: Reports,
     /// The directory that is shown.
     pub(super) root: Stat,
     pub(super) inodes: Inodes<Key, Node>,
@@ -94,7 +94,7 @@ impl Tree {
             archives: Arc::new(Containers::new(open, OPEN_MEMORY)),
             npy_gzs: Arc::new(Containers::new(open, OPEN_MEMORY)),
             sweep: Sweep::new(Instant::now()),
-            news: News::default(),
+            reports: Reports::default(),
             root: directory,
             inodes: Inodes::new(root),
             handles: Handles::new(descriptors.unwrap_or(u64::MAX)),
@@ -340,12 +340,13 @@ impl Tree {
         self.handles.remove(id);
     }
 
-    /// Whether the log is to be told that `operation` failed with `error`.
+    /// The repeats to log with a failure of `operation` with `error`; `None` if it is not to be logged
+    /// now.
     #[must_use]
-    pub fn news(&self, operation: &'static str, error: &FsError) -> Option<Repeats> {
+    pub fn repeats(&self, operation: &'static str, error: &FsError) -> Option<Repeats> {
         match error {
             FsError::Content(failure) => failure.repeats,
-            error if error.is_of_source() => self.news.hear(operation, error.errno().into()),
+            error if error.is_of_source() => self.reports.repeats(operation, error.errno().into()),
             _ => None,
         }
     }

@@ -147,7 +147,7 @@ fn copied(crc32: Option<u32>, ends: bool) -> usize {
         store: Arc::new(Copies::open(place.path(), u64::MAX).unwrap()),
         thread: thread.spawner(),
         ending: ending.clone(),
-        out_of_order: Arc::default(),
+        reports: Arc::default(),
     };
     let key = CopyKey {
         identity: Identity { hash: [1; 32], fraction: 0 },

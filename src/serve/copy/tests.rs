@@ -13,7 +13,7 @@ fn copy(place: &tempfile::TempDir, pool: &Pool, size: u64) -> Arc<MemberCopy> {
         store: Arc::new(Copies::open(place.path(), u64::MAX).unwrap()),
         thread: pool.spawner(),
         ending: Arc::default(),
-        out_of_order: Arc::default(),
+        reports: Arc::default(),
     };
     let key = CopyKey {
         identity: Identity { hash: [1; 32], fraction: 0 },
@@ -35,11 +35,11 @@ fn a_copy_is_asked_for_once_and_when_it_is_gone_only_after_as_many_reads() {
 
     let early = CopyHandle::default();
     assert!(copy.of(&early).is_none());
-    copy.copier.out_of_order.store(true, Ordering::Relaxed);
+    let is_first = || copy.copier.reports.is_first(ALL_MEMBERS, DIRECTORY);
+    assert_eq!([is_first(), is_first()], [true, false]);
     let made = copy.make_whole(|file| Ok(file.write_all_at(&[7; 100], 0)?));
     assert!(matches!(made, Some(Ok(_))));
-    let is_told = !copy.copier.out_of_order.load(Ordering::Relaxed);
-    assert!(is_told, "should the directory be out of order again");
+    assert!(is_first(), "should the directory be out of order again");
     assert!(copy.of(&early).is_some(), "a handle that was opened before reads it, too");
     assert_eq!(of_asked(), [false; 4], "there is one");
 

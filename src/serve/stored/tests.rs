@@ -21,7 +21,8 @@ fn stored(pool: &Pool, size: u64, is_right: bool, alarm: Arc<Alarm>) -> Arc<Stor
     let source = testing::source_of(&data);
     let subject =
         Subject { source: source.clone(), number: 0, is_stored: true, size, encoded_size: size };
-    let verdict = Verdict::new(subject, Verify::Always, 0, Confirmed::new(1), None, alarm);
+    let verdict =
+        Verdict::new(subject, Verify::Always, 0, Confirmed::new(1), Arc::default(), None, alarm);
     let crc32 = crc32fast::hash(&data) ^ u32::from(!is_right);
     Stored::new(source, 0, size, crc32, verdict, pool.spawner())
 }

@@ -203,7 +203,8 @@ fn a_member_of_a_file_that_was_overwritten_is_not_condemned() {
     let source = Arc::new(crate::archive::SourceFile::new(file.try_clone().unwrap()).unwrap());
     let subject = Subject { source, number: 0, is_stored: true, size: 5, encoded_size: 5 };
     let members = Confirmed::new(1);
-    let verdict = Verdict::new(subject, Verify::Small, 0, members, None, Arc::default());
+    let verdict =
+        Verdict::new(subject, Verify::Small, 0, members, Arc::default(), None, Arc::default());
     file.write_all(b"others").unwrap();
     verdict.condemn(archive::Error::Corrupt("of the test".into()).into());
     assert!(verdict.error().is_none());

@@ -8,7 +8,7 @@ use super::{super::opened::Containers, *};
 fn a_failure_of_the_source_that_repeats_is_told_once() {
     let tree = Dir::new().tree(Settings::default());
     let error = FsError::from(rustix::io::Errno::IO);
-    let told = (0..100).filter(|_| tree.news("read", &error).is_some());
+    let told = (0..100).filter(|_| tree.repeats("read", &error).is_some());
     assert_eq!(told.count(), 1);
 }
 
