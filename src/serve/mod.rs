@@ -41,8 +41,10 @@ use std::{
 
 pub use asker::Asker;
 pub use container::{OpenArchive, OpenNpyGz};
+pub use content::Content;
+#[cfg(test)]
+use content::State;
 pub(crate) use content::with_scratch;
-pub use content::{Content, State};
 pub use error::{Error, Failure};
 pub use open_file::{Backing, OpenContainer, OpenFile};
 pub use reports::{Repeats, Reports};

@@ -23,7 +23,6 @@ pub struct OpenFile {
 
 /// The container of an open file. It stays open, and so does its generation, as long as the file.
 #[derive(Debug)]
-#[expect(missing_docs, reason = "the names say it")]
 pub enum OpenContainer {
     Archive(Arc<OpenArchive>),
     NpyGz(Arc<OpenNpyGz>),

@@ -27,7 +27,6 @@ impl From<Timestamp> for (i64, u32) {
 
 /// The kinds of files there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[expect(missing_docs, reason = "the names say it")]
 pub enum Kind {
     File,
     Directory,

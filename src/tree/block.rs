@@ -126,6 +126,7 @@ impl<N> Block<N> {
     }
 
     /// How many inodes live, and the sum of their lookup counts.
+    #[cfg(test)]
     pub fn count(&self) -> (usize, u64) {
         let live: u32 = self.chunks.iter().map(|chunk| chunk.live).sum();
         (live as usize, self.chunks.iter().flat_map(|chunk| &chunk.lookups).sum())

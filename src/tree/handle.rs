@@ -82,6 +82,7 @@ impl Handles {
         }
     }
 
+    #[cfg(test)]
     pub fn count(&self) -> usize {
         self.open.read().len()
     }

@@ -205,6 +205,7 @@ impl<K: Eq + Hash, N> Inodes<K, N> {
     }
 
     /// How many inodes live, and the sum of their lookup counts.
+    #[cfg(test)]
     pub fn count(&self) -> (usize, u64) {
         let table = self.table.lock();
         let single = table.by_number.values().map(|entry| (1, entry.lookups));

@@ -380,12 +380,14 @@ impl Tree {
 
     /// Bytes that the inodes take to which the kernel refers, about.
     #[must_use]
+    #[cfg(test)]
     pub fn inode_memory(&self) -> u64 {
         self.inodes.memory()
     }
 
     /// How many inodes and handles the kernel refers to, and the sum of the lookup counts.
     #[must_use]
+    #[cfg(test)]
     pub fn references(&self) -> (usize, u64, usize) {
         let (inodes, lookups) = self.inodes.count();
         (inodes, lookups, self.handles.count())
