@@ -5,8 +5,7 @@
 //! - deflate, deflate64: windows of 32 and 64 KiB;
 //! - bzip2: blocks of 900 kB, some 4 MB in all;
 //! - lzma, xz: the dictionary, which `lzma.rs` limits to 128 MiB; it grows with what is decoded;
-//! - zstd: the window, which the zstd library limits to 128 MiB (`ZSTD_d_windowLogMax` 27) unless
-//!   told otherwise, and nobody tells it.
+//! - zstd: the window, which is limited to 128 MiB.
 
 use std::{
     cell::RefCell,
@@ -15,7 +14,7 @@ use std::{
 
 use seekable_deflate::ReadAt;
 
-use super::{Error, Member, Method, SourceFile, lzma, zip};
+use super::{Error, Member, Method, SourceFile, lzma};
 
 /// Bytes that are read and decoded at a time.
 const PIECE: usize = 64 << 10;
@@ -44,9 +43,13 @@ pub(super) fn decode(
             .map_err(|error| undecodable(member, 0, most, error))
             .and_then(|decoder| copy(decoder, member, most, out)),
         Method::Xz => copy(lzma::xz_reader(encoded, most), member, most, out),
-        Method::Deflate64 | Method::Bzip2 | Method::Zstd => {
-            zip::with_decoder(member.method, encoded, |decoder| copy(decoder, member, most, out))
+        Method::Deflate64 => {
+            copy(deflate64::Deflate64Decoder::with_buffer(encoded), member, most, out)
         }
+        Method::Bzip2 => copy(bzip2::bufread::BzDecoder::new(encoded), member, most, out),
+        Method::Zstd => zstd_reader(encoded)
+            .map_err(|error| undecodable(member, 0, most, error))
+            .and_then(|decoder| copy(decoder, member, most, out)),
         Method::Other(method) => Err(Error::UnsupportedMethod(method)),
     };
     // Decoders wrap and reword the errors of their input: what it really said counts.
@@ -54,6 +57,12 @@ pub(super) fn decode(
         Some(error) => Err(Error::Io(error)),
         None => result,
     }
+}
+
+fn zstd_reader<R: BufRead>(encoded: R) -> io::Result<impl Read> {
+    let mut decoder = zstd::Decoder::with_buffer(encoded)?;
+    decoder.window_log_max(lzma::MAX_DICTIONARY.ilog2())?;
+    Ok(decoder)
 }
 
 /// The dictionary or window in bytes that decoding `member` takes, as far as its start tells: what

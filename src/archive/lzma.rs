@@ -1,7 +1,4 @@
 //! Decoders of the methods lzma and xz, with a bound on their memory.
-//!
-//! `lzma-rust2` is what the `zip` crate uses for them; it is called directly because `zip` does
-//! not hand on its memory limit.
 
 use std::io::{self, BufRead, Read};
 

@@ -21,7 +21,6 @@ mod member;
 mod name;
 pub mod npy;
 mod source;
-mod zip;
 
 pub use archive::{Archive, MAX_DICTIONARY};
 pub use central::Grow;
