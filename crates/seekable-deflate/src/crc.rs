@@ -38,3 +38,24 @@ impl Crc {
         self.len
     }
 }
+
+/// Checksums of what is decoded.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Sums {
+    /// From the start of the stream.
+    pub(crate) whole: Crc,
+    /// From the start of the gzip member.
+    pub(crate) member: Crc,
+}
+
+impl Sums {
+    /// With `piece` behind.
+    pub(crate) fn add(&mut self, piece: Crc) {
+        let is_first_member = self.member == self.whole;
+        self.whole = self.whole.followed_by(piece);
+        self.member = match is_first_member {
+            true => self.whole,
+            false => self.member.followed_by(piece),
+        };
+    }
+}

@@ -9,7 +9,7 @@ use std::ops::Range;
 use crate::{
     BitOffset,
     inflate::{HISTORY, MAX_MATCH, Place},
-    window::Window,
+    windows::Window,
 };
 
 /// A place in a stream where decoding can start.

@@ -31,46 +31,49 @@
 //!
 //! # How it is built
 //!
-//! `inflate` is the decoder, which can stop after any symbol; `stream` puts gzip framing around
-//! it. `index` has the checkpoints. `core` is what the readers of a stream share, `frontier` the
-//! first pass, `parallel` what other threads can do for it, `behind` every later one, and
-//! `memory` the budget. [`inflate()`] is the decoder alone, for all of a stream at once.
+//! Each room uses those before it in this list, never those after it:
+//!
+//! - `inflate` is the decoder, which can stop after any symbol; `stream` puts gzip framing around it.
+//! - `saved` is the format of a saved index, `windows` what is held before each checkpoint, and
+//!   `index` the checkpoints.
+//! - `memory` is the budget, the cache of spans, and what is used again.
+//! - `speculation` is what other threads can decode for a first pass.
+//! - `core` is what the readers of a stream share: the first pass (`frontier`), every later one
+//!   (`behind`), packing windows, and adopting and writing saved indexes.
+//!
+//! [`inflate()`] is the decoder alone, for all of a stream at once.
 // Allowed in `inflate::fast` alone.
 #![deny(unsafe_code)]
 
-mod behind;
 mod core;
 mod crc;
 mod error;
-mod flight;
-mod frontier;
 mod gzip;
 mod index;
 mod inflate;
 mod memory;
-mod pack;
-mod parallel;
-mod reach;
+mod options;
 mod reader;
 mod saved;
 mod source;
 mod spacing;
-mod sparse;
+mod span;
+mod speculation;
 mod stream;
 mod sync;
 #[cfg(test)]
 mod testing;
-#[cfg(test)]
-mod waiting;
 mod whole;
-mod window;
+mod windows;
 
 pub use error::{BitOffset, Error};
 pub use memory::Memory;
-pub use reader::{DeflateReader, Format, Options, Span};
+pub use options::{Format, Options};
+pub use reader::DeflateReader;
 pub use saved::{IndexError, SavedIndex};
 pub use source::ReadAt;
 pub use spacing::spacing_for;
+pub use span::Span;
 pub use whole::inflate;
 
 /// Decoded distance aimed at between checkpoints where the ratio is not known, in bytes; and the

@@ -2,32 +2,9 @@
 
 use std::{fmt, io, ops::Range, sync::Arc};
 
-use crate::{Error, IndexError, Memory, ReadAt, SavedIndex, core::Core, sync::RwLock};
-
-/// What surrounds the DEFLATE data.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// Nothing: one stream of RFC 1951 blocks. Bytes behind its final block are ignored.
-    Deflate,
-    /// One or more gzip members (RFC 1952), each with a header and a checked trailer; zero bytes
-    /// may follow each.
-    Gzip,
-}
-
-/// How to read a stream.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// What surrounds the data.
-    pub format: Format,
-    /// Decoded distance aimed at between checkpoints, in bytes; at least 1. A quarter of the
-    /// memory is the most that is used.
-    pub spacing: u64,
-    /// Length of the decoded bytes, if it is known beforehand; checked. A gzip stream may go on:
-    /// the bytes behind this length are not read, nor the checksum behind them.
-    pub decoded_len: Option<u64>,
-    /// CRC-32 of all decoded bytes, if it is known beforehand; checked when the end is reached.
-    pub crc32: Option<u32>,
-}
+use crate::{
+    Error, IndexError, Memory, Options, ReadAt, SavedIndex, Span, core::Core, sync::RwLock,
+};
 
 /// Decoded bytes of a DEFLATE stream, at any offset, for many threads at once.
 ///
@@ -39,68 +16,6 @@ pub struct DeflateReader<R> {
     source: R,
     /// Another, once, when a saved index that was adopted turns out to be wrong.
     core: RwLock<Arc<Core>>,
-}
-
-/// Decoded bytes from one checkpoint to the next; shared, never changed.
-#[derive(Clone)]
-pub struct Span {
-    start: u64,
-    /// The bytes, and what stood around them when they were decoded.
-    buffer: Arc<Vec<u8>>,
-    range: Range<usize>,
-}
-
-impl Span {
-    /// Takes `range` of a buffer for the bytes from decoded offset `start` on.
-    pub(crate) fn new(start: u64, buffer: Vec<u8>, range: Range<usize>) -> Self {
-        // A buffer that is mostly room is not worth keeping.
-        if range.len() < buffer.len() / 2 {
-            let bytes = buffer[range].to_vec();
-            let range = 0..bytes.len();
-            return Self { start, buffer: Arc::new(bytes), range };
-        }
-        Self { start, buffer: Arc::new(buffer), range }
-    }
-
-    /// Decoded offset of the first byte.
-    #[must_use]
-    pub fn start(&self) -> u64 {
-        self.start
-    }
-
-    /// The decoded bytes.
-    #[must_use]
-    pub fn bytes(&self) -> &[u8] {
-        &self.buffer[self.range.clone()]
-    }
-
-    /// The bytes from decoded offset `offset` on; `None` if it is not in this span.
-    pub(crate) fn bytes_from(&self, offset: u64) -> Option<&[u8]> {
-        let skip = usize::try_from(offset.checked_sub(self.start)?).ok()?;
-        self.bytes().get(skip..).filter(|bytes| !bytes.is_empty())
-    }
-
-    /// Bytes of memory held.
-    pub(crate) fn memory(&self) -> u64 {
-        (self.buffer.capacity() + 2 * size_of::<Self>()) as u64
-    }
-
-    /// Length of the buffer, if nobody else holds it.
-    pub(crate) fn buffer_len(&self) -> Option<usize> {
-        (Arc::strong_count(&self.buffer) == 1).then(|| self.buffer.len())
-    }
-
-    /// The buffer, if nobody else holds it.
-    pub(crate) fn into_buffer(self) -> Option<Vec<u8>> {
-        Arc::into_inner(self.buffer)
-    }
-}
-
-impl fmt::Debug for Span {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let end = self.start + self.range.len() as u64;
-        f.debug_tuple("Span").field(&(self.start..end)).finish()
-    }
 }
 
 /// What `DeflateReader::span_at` returns.
@@ -247,7 +162,7 @@ impl<R: ReadAt> DeflateReader<R> {
     /// when another span has been read, or after a tenth of a millisecond or more.
     pub fn help(&self) -> bool {
         let core = self.core();
-        core.ahead.help(&core, &self.source)
+        core.ahead.help(&self.source)
     }
 
     /// Whether a call of `help` would find something to do now: cheap, for who would have to wake a

@@ -4,7 +4,6 @@
 
 use crate::{
     BitOffset, Error,
-    frontier::error_at,
     inflate::{Bits, Decoder, Input, Output, Stop},
 };
 
@@ -41,7 +40,7 @@ pub fn inflate(encoded: &[u8], decoded: &mut Vec<u8>) -> Result<usize, Error> {
                 // An offset of a slice's bytes, so it fits.
                 break Ok(end.div_ceil(8) as usize);
             }
-            Err(fault) => break Err(error_at(fault, out.len() as u64)),
+            Err(fault) => break Err(fault.at(out.len() as u64)),
         }
     };
     let (bytes, range) = out.into_parts();

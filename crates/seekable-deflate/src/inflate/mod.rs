@@ -30,7 +30,9 @@ pub(crate) use matches::Matches;
 pub(crate) use output::{MARGIN, Output};
 pub(crate) use pair::{Side, decode_pair};
 
-use crate::BitOffset;
+use std::sync::Arc;
+
+use crate::{BitOffset, Error};
 
 /// How far back a match may reach, in bytes (RFC 1951, section 2).
 pub(crate) const HISTORY: usize = 32 << 10;
@@ -50,4 +52,15 @@ pub(crate) enum Fault {
     Truncated,
     /// They cannot be read. What was being read is lost: start again from a checkpoint.
     Source(std::io::Error),
+}
+
+impl Fault {
+    /// The error that a reader gets. `decoded` is the number of bytes before the fault.
+    pub(crate) fn at(self, decoded: u64) -> Error {
+        match self {
+            Self::Corrupt { at, what } => Error::Corrupt { at, what },
+            Self::Truncated => Error::Truncated { decoded },
+            Self::Source(error) => Error::Source(Arc::new(error)),
+        }
+    }
 }

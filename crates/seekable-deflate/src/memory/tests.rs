@@ -1,4 +1,4 @@
-use super::*;
+use super::{cache::OLDEST, *};
 
 fn span(buffer: Vec<u8>) -> Span {
     let range = 0..buffer.len();
@@ -165,4 +165,29 @@ fn what_is_set_aside_is_counted_and_spans_go_for_it() {
     assert_eq!(memory.used(), 7000);
     drop((reserved, anyway));
     assert_eq!(memory.used(), 0);
+}
+
+/// An index whose memory can be halved, down to 100 bytes.
+struct Halved(AtomicU64);
+
+impl Thin for Halved {
+    fn thin(&self) -> u64 {
+        let half = (self.0.load(Ordering::Relaxed) / 2).max(100);
+        self.0.store(half, Ordering::Relaxed);
+        half
+    }
+}
+
+#[test]
+fn the_largest_index_is_thinned_until_all_take_half_or_none_can_take_less() {
+    let memory = Memory::new(1000);
+    let indexes = [400, 300].map(|bytes| Arc::new(Halved(bytes.into())));
+    let readers = [memory.add_reader(), memory.add_reader()];
+    memory.set_index(readers[0], &indexes[0], 400);
+    memory.set_index(readers[1], &indexes[1], 300);
+    assert_eq!(memory.used(), 200 + 300);
+    memory.set_limit(100);
+    indexes[1].0.store(301, Ordering::Relaxed);
+    memory.set_index(readers[1], &indexes[1], 301);
+    assert_eq!(memory.used(), 100 + 100);
 }

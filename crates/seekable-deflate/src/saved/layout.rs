@@ -1,7 +1,11 @@
 //! How header and table of a saved index lie in its bytes. All numbers are little-endian.
 
 use super::IndexError;
-use crate::{BitOffset, Format, Options, crc::Crc, frontier::Sums, inflate::Place};
+use crate::{
+    BitOffset, Format, Options,
+    crc::{Crc, Sums},
+    inflate::Place,
+};
 
 /// What every index begins with.
 const MAGIC: [u8; 8] = *b"SEEKDEFL";
@@ -139,12 +143,12 @@ pub(crate) struct Record {
     /// CRC-32 of the span behind it; 0 at the frontier.
     pub(crate) crc32: u32,
     /// `None` if there is no window for it.
-    pub(crate) window: Option<Lies>,
+    pub(crate) window: Option<WindowRecord>,
 }
 
 /// Where a packed window lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Lies {
+pub(crate) struct WindowRecord {
     /// Its first byte, counted from the first of the first window.
     pub(crate) at: u64,
     /// How many bytes it takes.
@@ -173,8 +177,8 @@ impl Record {
             Some(Place::Stored { left, last: false }) => (IN_STORED, left.into()),
             Some(Place::Stored { left, last: true }) => (IN_LAST_STORED, left.into()),
         };
-        let Lies { at, packed_len, len, crc32 } =
-            self.window.unwrap_or(Lies { at: 0, packed_len: 0, len: 0, crc32: 0 });
+        let WindowRecord { at, packed_len, len, crc32 } =
+            self.window.unwrap_or(WindowRecord { at: 0, packed_len: 0, len: 0, crc32: 0 });
         let mut bytes = [0; Self::LEN];
         let mut fields = Fields(&mut bytes);
         fields.put(self.encoded.0.to_le_bytes());
@@ -201,7 +205,7 @@ impl Record {
             IN_LAST_STORED => Some(Place::Stored { left: left?, last: true }),
             _ => return Err(IndexError::Corrupt("place of a checkpoint")),
         };
-        let window = Lies {
+        let window = WindowRecord {
             at: u64_at(bytes, 24),
             packed_len: u32_at(bytes, 40),
             len: u16::from_le_bytes([bytes[44], bytes[45]]),

@@ -3,19 +3,16 @@
 //! docs/index-format.md specifies them. Their checksums protect from damage, not from forgery: who
 //! writes an index says what the stream decodes to.
 
-mod adopt;
 mod error;
 mod layout;
 mod table;
-mod write;
 
 use std::{fmt, io, ops::Range, sync::Arc};
 
-pub(crate) use adopt::Adopted;
 pub use error::IndexError;
-use layout::{Header, Lies, Record};
+pub(crate) use layout::{Header, Record, WindowRecord};
 
-use crate::{ReadAt, inflate::HISTORY, window};
+use crate::{ReadAt, inflate::HISTORY};
 
 /// The saved index of one stream: header and table checked, windows read from where they lie when
 /// they are used.
@@ -55,6 +52,18 @@ impl SavedIndex {
     /// As for [`new`](Self::new).
     pub fn frontier_in(bytes: &dyn ReadAt, range: Range<u64>) -> Result<u64, IndexError> {
         Ok(header(bytes, &range)?.sums.whole.len())
+    }
+
+    pub(crate) fn header(&self) -> &Header {
+        &self.inner.header
+    }
+
+    /// The checkpoints, each with its window if the index has that.
+    pub(crate) fn records(&self) -> impl ExactSizeIterator<Item = (&Record, Option<SavedWindow>)> {
+        self.records.iter().enumerate().map(|(number, record)| {
+            let window = || SavedWindow { saved: self.inner.clone(), number };
+            (record, record.window.map(|_| window()))
+        })
     }
 
     /// How far the stream was decoded, in decoded bytes.
@@ -100,21 +109,21 @@ impl Inner {
     }
 
     /// Where the window of a checkpoint lies.
-    fn lies(&self, number: usize) -> Option<Lies> {
+    fn window_record(&self, number: usize) -> Option<WindowRecord> {
         let mut record = [0; Record::LEN];
         self.read((number * Record::LEN) as u64, &mut record).ok()?;
         Record::of(&record).ok()?.window
     }
 
     /// The packed bytes of a window; `None` if they are damaged.
-    fn packed(&self, lies: Lies) -> Option<Vec<u8>> {
+    fn packed(&self, record: WindowRecord) -> Option<Vec<u8>> {
         // No more than deflating adds, so that damage costs no memory.
-        if lies.packed_len as usize > 2 * HISTORY {
+        if record.packed_len as usize > 2 * HISTORY {
             return None;
         }
-        let mut packed = vec![0; lies.packed_len as usize];
-        self.read(self.header.table_len().checked_add(lies.at)?, &mut packed).ok()?;
-        (crc32fast::hash(&packed) == lies.crc32).then_some(packed)
+        let mut packed = vec![0; record.packed_len as usize];
+        self.read(self.header.table_len().checked_add(record.at)?, &mut packed).ok()?;
+        (crc32fast::hash(&packed) == record.crc32).then_some(packed)
     }
 }
 
@@ -137,16 +146,10 @@ pub(crate) struct SavedWindow {
 }
 
 impl SavedWindow {
-    /// The bytes of the window; `None` if they are damaged, or cannot be read.
-    pub(crate) fn unpack(&self) -> Option<Vec<u8>> {
-        let (lies, packed) = self.packed()?;
-        window::inflate(&packed, lies.len.into())
-    }
-
     /// Its packed bytes, and what is said of them; `None` if they are damaged, or cannot be read.
-    fn packed(&self) -> Option<(Lies, Vec<u8>)> {
-        let lies = self.saved.lies(self.number)?;
-        Some((lies, self.saved.packed(lies)?))
+    pub(crate) fn packed(&self) -> Option<(WindowRecord, Vec<u8>)> {
+        let record = self.saved.window_record(self.number)?;
+        Some((record, self.saved.packed(record)?))
     }
 }
 

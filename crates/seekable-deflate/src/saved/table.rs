@@ -87,7 +87,11 @@ fn check_window(record: &Record, end: u64) -> Result<u64, IndexError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{BitOffset, Format, Options, crc::Crc, frontier::Sums, saved::layout::Lies};
+    use crate::{
+        BitOffset, Format, Options,
+        crc::{Crc, Sums},
+        saved::layout::WindowRecord,
+    };
 
     /// Of 1000 encoded and 100,000 decoded bytes.
     fn header() -> Header {
@@ -109,7 +113,7 @@ mod tests {
     }
 
     fn records() -> [Record; 3] {
-        let window = |at| Some(Lies { at, packed_len: 10, len: 32768, crc32: 0 });
+        let window = |at| Some(WindowRecord { at, packed_len: 10, len: 32768, crc32: 0 });
         let at = |encoded, decoded, place, window| Record {
             encoded: BitOffset(encoded),
             decoded,

@@ -12,7 +12,7 @@ fn what_was_decoded_ahead_can_be_given_up_at_any_time() {
     let mut dropped = 0;
     for turns in (1..).map(|number| number % 40) {
         for _ in 0..turns {
-            assert_eq!(core.ahead.wants_help(), core.ahead.help(&core, &source));
+            assert_eq!(core.ahead.wants_help(), core.ahead.help(&source));
         }
         let Some(span) = core.span_at(&source, at as u64).unwrap() else { break };
         assert!(span.bytes() == &plain[at..at + span.bytes().len()]);
@@ -21,7 +21,7 @@ fn what_was_decoded_ahead_can_be_given_up_at_any_time() {
         if turns % 3 == 0 {
             dropped += u64::from(core.memory.reserved() > 0);
             core.ahead.clear();
-            assert!(!core.ahead.help(&core, &source));
+            assert!(!core.ahead.help(&source));
             assert_eq!(core.memory.reserved(), 0);
         }
     }
@@ -35,7 +35,7 @@ fn what_helpers_were_at_when_it_was_given_up_is_not_kept() {
     let core = core(&encoded, &bare(100_000), EAGER, PLENTY);
     let mut at = 0;
     let job = loop {
-        (0..20).for_each(|_| _ = core.ahead.help(&core, &source));
+        (0..20).for_each(|_| _ = core.ahead.help(&source));
         at += core.span_at(&source, at).unwrap().unwrap().bytes().len() as u64;
         if let Some(job) = core.ahead.lock().chain.claim(&core.memory) {
             break job;
@@ -43,7 +43,7 @@ fn what_helpers_were_at_when_it_was_given_up_is_not_kept() {
     };
     core.ahead.clear();
     assert!(core.memory.reserved() > 0, "the job has it");
-    core.ahead.run(job, &core, &source);
+    core.ahead.run(job, &source);
     assert_eq!(core.memory.reserved(), 0);
 }
 
@@ -60,7 +60,7 @@ fn what_was_decoded_ahead_goes_when_an_index_is_adopted() {
 
     let core = core(&encoded, &bare(100_000), EAGER, PLENTY);
     core.span_at(&source, 0).unwrap();
-    (0..20).for_each(|_| _ = core.ahead.help(&core, &source));
+    (0..20).for_each(|_| _ = core.ahead.help(&source));
     assert!(core.memory.reserved() > 0);
     core.adopt(&saved).unwrap();
     assert_eq!(core.memory.reserved(), 0);
@@ -81,7 +81,7 @@ fn with_a_job(source: &&[u8]) -> Arc<Core> {
     let core = core(source, &bare(100_000), EAGER, PLENTY);
     let mut at = 0;
     while !core.ahead.lock().chain.has_waiting() {
-        (0..20).for_each(|_| _ = core.ahead.help(&core, source));
+        (0..20).for_each(|_| _ = core.ahead.help(source));
         at += core.span_at(source, at).unwrap().unwrap().bytes().len() as u64;
     }
     core

@@ -56,7 +56,6 @@ pub(crate) use settled::Settled;
 
 use crate::{
     BitOffset, Memory, ReadAt,
-    core::Core,
     inflate::{HISTORY, Place},
     sync::{Mutex, MutexGuard},
 };
@@ -169,14 +168,14 @@ impl Ahead {
     }
 
     /// See `DeflateReader::help`.
-    pub(crate) fn help(&self, core: &Core, source: &dyn ReadAt) -> bool {
+    pub(crate) fn help(&self, source: &dyn ReadAt) -> bool {
         let _helper = Counted::new(&self.helpers);
         let Some(task) = self.task() else { return false };
         let _busy = Counted::new(&self.busy);
         self.worked.store(true, Ordering::Relaxed);
         match task {
             Task::Job(job) => {
-                self.run(job, core, source);
+                self.run(job, source);
                 true
             }
             Task::Chunk { id, speculator, halt } => self.work(source, id, speculator, halt),
@@ -365,15 +364,9 @@ impl Ahead {
     }
 
     /// Span `number`, which ends at the first boundary from `end` on, if it was decoded ahead.
-    pub(crate) fn take(
-        &self,
-        core: &Core,
-        source: &dyn ReadAt,
-        number: usize,
-        end: u64,
-    ) -> Option<Made> {
+    pub(crate) fn take(&self, source: &dyn ReadAt, number: usize, end: u64) -> Option<Made> {
         let job = self.lock().chain.job(number, end)?;
-        let run = |job| self.run(job, core, source);
+        let run = |job| self.run(job, source);
         let other = || {
             let next = self.lock().chain.claim(&self.buffers.memory);
             next.map(run).is_some()
@@ -381,8 +374,8 @@ impl Ahead {
         job.take(run, other)
     }
 
-    fn run(&self, job: Claimed, core: &Core, source: &dyn ReadAt) {
-        let done_with = job.run(core, source);
+    fn run(&self, job: Claimed, source: &dyn ReadAt) {
+        let done_with = job.run(&self.buffers.memory, source);
         done_with.into_iter().for_each(|chunk| self.recycle(chunk));
     }
 

@@ -11,7 +11,7 @@ use crate::{
     BitOffset, Memory, ReadAt,
     inflate::{Bits, Decoder, Fault, HISTORY, Input, Output, Place, Stop},
     memory::Reserved,
-    reach::Reach,
+    windows::Reach,
 };
 
 /// A boundary of symbols.

@@ -1,4 +1,10 @@
 //! The byte budget that readers share.
+//!
+//! `Memory` counts what everything takes and decides what has to go. `cache` has the decoded spans,
+//! `pool` what is used again instead of allocated.
+
+mod cache;
+mod pool;
 
 use std::{
     collections::HashMap,
@@ -10,13 +16,14 @@ use std::{
     },
 };
 
-use lru::LruCache;
+use cache::Cache;
+pub(crate) use pool::Lent;
+use pool::{PAGE, Pool, serves};
 
 use crate::{
     Format, Span,
-    core::Core,
     sync::{Mutex, MutexGuard},
-    window::Packer,
+    windows::Packer,
 };
 
 /// Bytes that the decoded spans and the windows of all its readers may take together.
@@ -38,20 +45,12 @@ pub(crate) struct ReaderId(u64);
 
 struct State {
     next_reader: u64,
-    spans: LruCache<(ReaderId, usize), Span>,
-    span_bytes: u64,
-    /// Buffers of spans that were given up, to be used again.
-    spares: Vec<Vec<u8>>,
+    cache: Cache,
+    pool: Pool,
     indexes: HashMap<ReaderId, IndexUse>,
     index_bytes: u64,
     /// Set aside for decoding ahead.
     reserved_bytes: u64,
-    /// Buffers that spans are being decoded into.
-    lent_bytes: u64,
-    /// How often in a row a span went before the oldest.
-    passed_over: usize,
-    /// Half a MiB that the next who packs need not allocate; it is not counted.
-    packer: Option<Box<Packer>>,
 }
 
 /// Bytes of the budget that are set aside, until this is dropped.
@@ -66,35 +65,17 @@ impl Drop for Reserved {
     }
 }
 
-/// A buffer that is to come back as a cached span; this is dropped just before it does.
-pub(crate) struct Lent<'a> {
-    memory: &'a Memory,
-    bytes: u64,
+/// What takes memory that the budget can ask back: the index of a reader.
+pub(crate) trait Thin: Send + Sync + 'static {
+    /// Gives up memory, if there is any to give up. Returns the bytes that are still held.
+    fn thin(&self) -> u64;
 }
-
-impl Drop for Lent<'_> {
-    fn drop(&mut self) {
-        self.memory.lock().lent_bytes -= self.bytes;
-    }
-}
-
-/// Spare buffers that are kept: as many spans as are on their way from the frontier to a reader,
-/// or as many bytes as are given up at a time.
-const SPARES: usize = 4;
-const SPARE_BYTES: u64 = 4 << 20;
-
-/// Among how many spans one is sought whose buffer serves: where members of several kinds are
-/// read, the very oldest is often of another size.
-const OLDEST: usize = 16;
-
-/// Buffers are as many bytes as a multiple of this.
-const PAGE: usize = 4096;
 
 struct IndexUse {
     bytes: u64,
     /// Asked to take less, and could not.
     least: bool,
-    core: Weak<Core>,
+    index: Weak<dyn Thin>,
 }
 
 impl Memory {
@@ -105,15 +86,11 @@ impl Memory {
             limit: limit.into(),
             state: Mutex::new(State {
                 next_reader: 0,
-                spans: LruCache::unbounded(),
-                span_bytes: 0,
-                spares: Vec::new(),
+                cache: Cache::default(),
+                pool: Pool::default(),
                 indexes: HashMap::new(),
                 index_bytes: 0,
                 reserved_bytes: 0,
-                lent_bytes: 0,
-                passed_over: 0,
-                packer: None,
             }),
         })
     }
@@ -129,11 +106,9 @@ impl Memory {
     /// Drops all cached spans.
     pub fn clear(&self) {
         let mut state = self.lock();
-        state.span_bytes = 0;
-        let spans = std::mem::replace(&mut state.spans, LruCache::unbounded());
-        let spares = std::mem::take(&mut state.spares);
+        let dropped = (std::mem::take(&mut state.cache), state.pool.take_spares());
         drop(state);
-        drop((spans, spares));
+        drop(dropped);
     }
 
     /// The budget in bytes.
@@ -170,7 +145,7 @@ impl Memory {
         if let Some(index) = state.indexes.remove(&reader) {
             state.index_bytes -= index.bytes;
         }
-        let dropped = state.remove_spans(reader);
+        let dropped = state.cache.remove_reader(reader);
         drop(state);
         drop(dropped);
     }
@@ -178,7 +153,7 @@ impl Memory {
     /// Drops a reader's spans.
     pub(crate) fn remove_spans(&self, reader: ReaderId) {
         // The lock is gone before the spans are freed.
-        let dropped = self.lock().remove_spans(reader);
+        let dropped = self.lock().cache.remove_reader(reader);
         drop(dropped);
     }
 
@@ -187,15 +162,9 @@ impl Memory {
         let mut state = self.lock();
         let mut dropped = Vec::new();
         for number in numbers {
-            let Some(span) = state.spans.pop(&(reader, number)) else { continue };
-            state.span_bytes -= span.memory();
-            match span.into_buffer() {
-                Some(buffer)
-                    if state.spares.len() < SPARES || state.spare_bytes() < SPARE_BYTES =>
-                {
-                    state.spares.push(buffer);
-                }
-                buffer => dropped.push(buffer),
+            let Some(span) = state.cache.remove(reader, number) else { continue };
+            if let Some(buffer) = span.into_buffer() {
+                dropped.extend(state.pool.keep(buffer));
             }
         }
         drop(state);
@@ -204,12 +173,12 @@ impl Memory {
 
     /// A cached span, which becomes the most recently used.
     pub(crate) fn span(&self, reader: ReaderId, number: usize) -> Option<Span> {
-        self.lock().spans.get(&(reader, number)).cloned()
+        self.lock().cache.get(reader, number)
     }
 
     /// A cached span, left where it is in the order of use.
     pub(crate) fn peek(&self, reader: ReaderId, number: usize) -> Option<Span> {
-        self.lock().spans.peek(&(reader, number)).cloned()
+        self.lock().cache.peek(reader, number)
     }
 
     /// Caches a span, unless it is larger than all that is left.
@@ -219,9 +188,7 @@ impl Memory {
         if state.index_bytes + state.reserved_bytes + bytes > self.limit() {
             return;
         }
-        let replaced = state.spans.put((reader, number), span.clone());
-        state.span_bytes += bytes;
-        state.span_bytes -= replaced.as_ref().map_or(0, Span::memory);
+        let replaced = state.cache.insert(reader, number, span.clone());
         let dropped = state.fit(self.limit());
         drop(state);
         drop((replaced, dropped));
@@ -235,7 +202,7 @@ impl Memory {
         let mut state = self.lock();
         let used = state.used_buffer(len, self.limit());
         let bytes = used.as_ref().map_or(len, Vec::capacity) as u64;
-        state.lent_bytes += bytes;
+        state.pool.lent_bytes += bytes;
         drop(state);
         (used.unwrap_or_else(|| vec![0; len]), Lent { memory: self, bytes })
     }
@@ -266,12 +233,11 @@ impl Memory {
     }
 
     /// Counts what the index of a reader takes now, and makes room for it.
-    pub(crate) fn set_index(&self, reader: ReaderId, core: &Arc<Core>, bytes: u64) {
+    pub(crate) fn set_index(&self, reader: ReaderId, index: &Arc<impl Thin>, bytes: u64) {
         let mut state = self.lock();
-        let index = state.indexes.entry(reader).or_insert_with(|| IndexUse {
-            bytes: 0,
-            least: false,
-            core: Arc::downgrade(core),
+        let index = state.indexes.entry(reader).or_insert_with(|| {
+            let index = Arc::downgrade(index) as Weak<dyn Thin>;
+            IndexUse { bytes: 0, least: false, index }
         });
         let grown = bytes > index.bytes;
         index.least &= !grown;
@@ -283,9 +249,9 @@ impl Memory {
             let largest = state.indexes.iter().filter(|(_, index)| !index.least);
             let largest = largest.max_by_key(|(_, index)| index.bytes);
             let Some((&reader, index)) = largest else { break };
-            let core = index.core.clone();
+            let index = index.index.clone();
             drop(state);
-            let bytes = core.upgrade().map(|core| core.thin());
+            let bytes = index.upgrade().map(|index| index.thin());
             state = self.lock();
             // It may have been dropped in the meantime.
             if let Some(index) = state.indexes.get_mut(&reader) {
@@ -303,7 +269,7 @@ impl Memory {
     /// What packs windows of a stream.
     pub(crate) fn packer(&self, format: Format, encoded: Range<u64>) -> Box<Packer> {
         // The lock is gone before anything is allocated.
-        let kept = self.lock().packer.take();
+        let kept = self.lock().pool.packer.take();
         match kept {
             Some(mut packer) => {
                 packer.turn_to(format, encoded);
@@ -315,7 +281,7 @@ impl Memory {
 
     /// Keeps what packs windows for the next stream.
     pub(crate) fn keep_packer(&self, packer: Box<Packer>) {
-        let before = self.lock().packer.replace(packer);
+        let before = self.lock().pool.packer.replace(packer);
         drop(before);
     }
 
@@ -324,34 +290,26 @@ impl Memory {
     }
 }
 
-/// Whether a buffer of `held` bytes may serve where `len` are needed.
-fn serves(held: usize, len: usize) -> bool {
-    (len..=2 * len).contains(&held)
-}
-
 impl State {
     fn taken(&self) -> u64 {
-        self.span_bytes + self.index_bytes + self.reserved_bytes + self.spare_bytes()
-    }
-
-    fn spare_bytes(&self) -> u64 {
-        self.spares.iter().map(|buffer| buffer.capacity() as u64).sum()
+        self.cache.bytes() + self.index_bytes + self.reserved_bytes + self.pool.spare_bytes()
     }
 
     /// A buffer of `len` bytes or a little more that was used before: a spare one, or that of a
     /// span that has to go. Buffers that others decode into count as spans, which they will be:
     /// else one of two threads would find room for a fresh one each time.
     fn used_buffer(&mut self, len: usize, limit: u64) -> Option<Vec<u8>> {
-        let fits = |buffer: &Vec<u8>| serves(buffer.len(), len);
-        if let Some(at) = self.spares.iter().position(fits) {
-            return Some(self.spares.swap_remove(at));
+        if let Some(buffer) = self.pool.take(len) {
+            return Some(buffer);
         }
-        if self.taken() + self.lent_bytes + len as u64 > limit {
+        let is_full = |state: &Self| state.taken() + state.pool.lent_bytes + len as u64 > limit;
+        if is_full(self) {
             // Rather than spans: none of them fits.
-            self.spares = Vec::new();
+            drop(self.pool.take_spares());
         }
-        while self.taken() + self.lent_bytes + len as u64 > limit {
-            let buffer = self.pop_like(len)?.into_buffer().filter(fits);
+        while is_full(self) {
+            let span = self.cache.pop_like(|held| serves(held, len))?;
+            let buffer = span.into_buffer().filter(|buffer| serves(buffer.len(), len));
             if buffer.is_some() {
                 return buffer;
             }
@@ -359,53 +317,16 @@ impl State {
         None
     }
 
-    fn pop_lru(&mut self) -> Option<Span> {
-        let (_, span) = self.spans.pop_lru()?;
-        self.span_bytes -= span.memory();
-        Some(span)
-    }
-
-    /// Takes out a span: of the oldest one whose buffer serves for `len` bytes, else the oldest.
-    /// One that was passed over too often goes as well: else spans that nobody reads any more would
-    /// stay for as long as those of another size come and go.
-    fn pop_like(&mut self, len: usize) -> Option<Span> {
-        let serves = |span: &Span| span.buffer_len().is_some_and(|held| serves(held, len));
-        let mut oldest = self.spans.iter().rev().take(OLDEST).enumerate();
-        match oldest.find(|(_, (_, span))| serves(span)).map(|(at, (key, _))| (at, *key)) {
-            None | Some((0, _)) => {
-                self.passed_over = 0;
-                self.pop_lru()
-            }
-            Some((_, key)) => {
-                let span = self.spans.pop(&key)?;
-                self.span_bytes -= span.memory();
-                self.passed_over += 1;
-                if self.passed_over > OLDEST {
-                    drop(self.pop_lru());
-                }
-                Some(span)
-            }
-        }
-    }
-
     /// Takes out spans until all fits into `limit`; they are freed when the lock is gone.
     fn fit(&mut self, limit: u64) -> Vec<Span> {
         let mut dropped = Vec::new();
         if self.taken() > limit {
-            self.spares = Vec::new();
+            drop(self.pool.take_spares());
         }
         while self.taken() > limit {
-            let Some(span) = self.pop_lru() else { break };
+            let Some(span) = self.cache.pop_oldest() else { break };
             dropped.push(span);
         }
-        dropped
-    }
-
-    fn remove_spans(&mut self, reader: ReaderId) -> Vec<Span> {
-        let keys = self.spans.iter().map(|(key, _)| *key).filter(|(of, _)| *of == reader);
-        let keys: Vec<_> = keys.collect();
-        let dropped: Vec<_> = keys.iter().filter_map(|key| self.spans.pop(key)).collect();
-        self.span_bytes -= dropped.iter().map(Span::memory).sum::<u64>();
         dropped
     }
 }

@@ -25,7 +25,7 @@ use crate::{
     core::Core,
     index::{Checkpoint, Known},
     inflate::HISTORY,
-    window::Window,
+    windows::Window,
 };
 
 mod gzip;
@@ -212,7 +212,7 @@ fn in_turns(encoded: &[u8], options: &Options, turns: usize, memory: u64) -> (Le
     let core = core(encoded, options, EAGER, memory);
     let left = pass(&core, &encoded, || {
         for _ in 0..turns {
-            core.ahead.help(&core, &encoded);
+            core.ahead.help(&encoded);
         }
         assert!(core.memory.used() <= memory);
     });
@@ -228,7 +228,7 @@ fn with_threads(source: &dyn ReadAt, encoded: &[u8], options: &Options, helpers:
         for _ in 0..helpers {
             scope.spawn(|| {
                 while !over.load(Ordering::Relaxed) {
-                    let help = std::panic::AssertUnwindSafe(|| core.ahead.help(&core, source));
+                    let help = std::panic::AssertUnwindSafe(|| core.ahead.help(source));
                     if !std::panic::catch_unwind(help).unwrap_or(true) {
                         thread::yield_now();
                     }
@@ -268,7 +268,7 @@ fn windows_of_noise_keep_what_is_needed_as_the_pass_goes_on() {
     for turns in [0, 4] {
         let core = core(&encoded, &bare(128 << 10), EAGER, PLENTY);
         let left = pass(&core, &&encoded[..], || {
-            (0..turns).for_each(|_| _ = core.ahead.help(&core, &encoded));
+            (0..turns).for_each(|_| _ = core.ahead.help(&encoded));
         });
         assert_eq!(left.bytes.len(), LEN);
         let state = core.lock();
@@ -309,7 +309,7 @@ fn complete_chunks_are_settled_before_the_frontier_gets_there() {
     let core = core(&encoded, &bare(100_000), EAGER, PLENTY);
     let mut at = 0;
     let chain_end = loop {
-        (0..1000).for_each(|_| _ = core.ahead.help(&core, &source));
+        (0..1000).for_each(|_| _ = core.ahead.help(&source));
         at += core.span_at(&source, at).unwrap().unwrap().bytes().len() as u64;
         if let Some(end) = core.ahead.lock().chain.end() {
             break end.decoded;
@@ -317,7 +317,7 @@ fn complete_chunks_are_settled_before_the_frontier_gets_there() {
     };
     assert!(chain_end > at + 3 * EAGER.chunk, "the frontier at {at}, the chain up to {chain_end}");
     // And made ready: what the frontier does then is to take it.
-    while core.ahead.help(&core, &source) {}
+    while core.ahead.help(&source) {}
     assert!(core.ahead.lock().chain.claim(&core.memory).is_none());
 }
 
@@ -342,7 +342,7 @@ fn a_chunk_whose_helper_panicked_is_ended() {
     let encoded = deflate(&floats(LEN), 6);
     let core = core(&encoded, &bare(100_000), EAGER, PLENTY);
     core.span_at(&&encoded[..], 0).unwrap();
-    let help = std::panic::AssertUnwindSafe(|| core.ahead.help(&core, &Broken));
+    let help = std::panic::AssertUnwindSafe(|| core.ahead.help(&Broken));
     assert!(std::panic::catch_unwind(help).is_err());
     assert!(core.ahead.lock().slots[0].ended);
 }
@@ -454,7 +454,7 @@ fn readers_anywhere_are_served_while_others_help() {
                 let mut random = Random(reader + 1);
                 for _ in 0..200 {
                     let at = random.next() % plain.len() as u64;
-                    core.ahead.help(core, &source);
+                    core.ahead.help(&source);
                     let span = core.span_at(&source, at).unwrap().unwrap();
                     let range: Range<usize> =
                         span.start() as usize..span.start() as usize + span.bytes().len();
@@ -482,7 +482,7 @@ fn an_error_of_the_source_is_told_and_not_remembered() {
     let core = core(&encoded, &bare(100_000), EAGER, PLENTY);
     let mut at = 0;
     while at < plain.len() as u64 {
-        (0..3).for_each(|_| _ = core.ahead.help(&core, &source));
+        (0..3).for_each(|_| _ = core.ahead.help(&source));
         source.1.store(true, Ordering::Relaxed);
         let failed = core.span_at(&source, at);
         source.1.store(false, Ordering::Relaxed);

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use super::{
+    Core, State,
+    flight::{Flight, Landing},
+};
 use crate::{
     Error, ReadAt, Span,
-    core::{Core, State},
-    flight::{Flight, Landing},
-    frontier::error_at,
     index::Known,
     inflate::{Fault, HISTORY, Output},
     memory::Lent,
@@ -222,7 +223,7 @@ impl<'a> Again<'a> {
         if out.len() != len
             && let Err(fault) = result
         {
-            return Err(error_at(fault, start + out.len() as u64));
+            return Err(fault.at(start + out.len() as u64));
         }
         if crc.value() != known.crc32 || out.len() != len {
             return Err(Error::Checksum {

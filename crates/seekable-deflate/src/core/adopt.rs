@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use super::{IndexError, SavedIndex, SavedWindow, layout::Record};
+use super::{Core, State, flight::Landing};
 use crate::{
-    core::{Core, State},
-    flight::Landing,
-    frontier::Sums,
+    IndexError, SavedIndex,
+    crc::Sums,
     index::{Checkpoint, Index},
-    window::Window,
+    saved::Record,
+    windows::Window,
 };
 
 /// A saved index that fits a reader, in the form of its own.
@@ -64,7 +64,7 @@ impl Core {
 
     /// Compares a saved index with what is known of the stream.
     fn adopted(&self, saved: &SavedIndex) -> Result<Adopted, IndexError> {
-        let header = &saved.inner.header;
+        let header = saved.header();
         let (mine, theirs) = (&self.options, &header.options);
         for (differs, what) in [
             (mine.format != theirs.format, "format"),
@@ -124,15 +124,13 @@ impl State {
 
 /// The checkpoints of a saved index.
 fn index(saved: &SavedIndex) -> Index {
-    let mut checkpoints = Vec::with_capacity(saved.records.len());
-    let mut crcs = Vec::with_capacity(saved.records.len());
+    let records = saved.records();
+    let mut checkpoints = Vec::with_capacity(records.len());
+    let mut crcs = Vec::with_capacity(records.len());
     let frontier = saved.frontier();
-    for (number, record) in saved.records.iter().enumerate() {
-        let Record { encoded, decoded, place, crc32, window } = *record;
-        let window = match window {
-            Some(_) => Some(Window::Saved(SavedWindow { saved: saved.inner.clone(), number })),
-            None => (number == 0).then(Window::default),
-        };
+    for (number, (record, window)) in records.enumerate() {
+        let Record { encoded, decoded, place, crc32, .. } = *record;
+        let window = window.map(Window::Saved).or((number == 0).then(Window::default));
         checkpoints.push(Checkpoint { encoded, decoded, place, window });
         if decoded < frontier {
             crcs.push(crc32);

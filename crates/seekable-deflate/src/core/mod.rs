@@ -1,18 +1,28 @@
 //! What all readers of one stream share.
 //!
 //! One short lock covers the checkpoints and who works on what; nothing is decoded or read under
-//! it. `frontier.rs` decodes the stream for the first time, `behind.rs` decodes spans again.
+//! it. `frontier` decodes the stream for the first time, `behind` decodes spans again.
+
+mod adopt;
+mod behind;
+mod flight;
+mod frontier;
+mod packing;
+mod save;
+#[cfg(test)]
+mod waiting;
 
 use std::{collections::HashMap, ops::Range, sync::Arc};
 
+use adopt::Adopted;
+use flight::Flight;
+
 use crate::{
     Error, Memory, Options, ReadAt, Span,
-    flight::Flight,
-    frontier::Sums,
+    crc::Sums,
     index::{Index, Spacing},
-    memory::ReaderId,
-    parallel::{Ahead, Tuning},
-    saved::Adopted,
+    memory::{ReaderId, Thin},
+    speculation::{Ahead, Tuning},
     stream::Stream,
     sync::{Mutex, MutexGuard},
 };
@@ -161,18 +171,6 @@ impl Core {
         self.memory.give_up(self.id, numbers);
     }
 
-    /// Gives up what can be had again for more time: windows first, then the paused decoder.
-    /// Returns the bytes that are still held.
-    pub(crate) fn thin(&self) -> u64 {
-        let mut state = self.lock();
-        let before = state.index.bytes();
-        state.index.thin();
-        if state.index.bytes() == before {
-            state.live = None;
-        }
-        state.bytes()
-    }
-
     /// What `error` means: where a saved index said what there is, perhaps that it is wrong.
     pub(crate) fn or_stale(&self, error: Error) -> Error {
         match error {
@@ -186,6 +184,20 @@ impl Core {
     pub(crate) fn forget(&self) {
         self.ahead.clear();
         self.memory.remove_reader(self.id);
+    }
+}
+
+impl Thin for Core {
+    /// Gives up what can be had again for more time: windows first, then the paused decoder.
+    /// Returns the bytes that are still held.
+    fn thin(&self) -> u64 {
+        let mut state = self.lock();
+        let before = state.index.bytes();
+        state.index.thin();
+        if state.index.bytes() == before {
+            state.live = None;
+        }
+        state.bytes()
     }
 }
 

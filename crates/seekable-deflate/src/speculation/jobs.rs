@@ -8,13 +8,12 @@ use std::{
 use super::settled::{Boundary, Settled};
 use crate::{
     Memory, ReadAt, Span,
-    core::Core,
     crc::Crc,
     index::Checkpoint,
     inflate::HISTORY,
     memory::Reserved,
-    reach::Reach,
     sync::{Condvar, Mutex, MutexGuard},
+    windows::Reach,
 };
 
 /// Where a span ends and the next begins: at the first boundary of symbols from an offset on.
@@ -172,18 +171,18 @@ pub(super) struct Claimed {
 
 impl Claimed {
     /// Does it, and gives back what it was made from.
-    pub(super) fn run(mut self, core: &Core, source: &dyn ReadAt) -> Vec<Arc<Settled>> {
-        if let Some(made) = self.make(core, source) {
+    pub(super) fn run(mut self, memory: &Memory, source: &dyn ReadAt) -> Vec<Arc<Settled>> {
+        if let Some(made) = self.make(memory, source) {
             *self.job.lock() = State::Done(Box::new(made));
         }
         std::mem::take(&mut self.chunks)
     }
 
-    fn make(&mut self, core: &Core, source: &dyn ReadAt) -> Option<Made> {
+    fn make(&mut self, memory: &Memory, source: &dyn ReadAt) -> Option<Made> {
         let start = self.job.from.find(&self.chunks, source)?.decoded;
         let Boundary { decoded, encoded, place } = self.job.to.find(&self.chunks, source)?;
         let len = (decoded - start) as usize;
-        let (mut buffer, _lent) = core.memory.buffer(len);
+        let (mut buffer, _lent) = memory.buffer(len);
         let mut crc = crc32fast::Hasher::new();
         let mut at = start;
         // In pieces that stay in a near cache between one and the other.

@@ -14,7 +14,7 @@ use crate::{
 
 /// A checkpoint whose window is looked at.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Start {
+pub(crate) struct TraceStart {
     pub(crate) at: BitOffset,
     pub(crate) place: Place,
     /// Length of its window.
@@ -51,7 +51,7 @@ impl Tracer {
     pub(crate) fn needed(
         &mut self,
         source: &dyn ReadAt,
-        start: Start,
+        start: TraceStart,
         len: usize,
     ) -> Result<&[bool], Fault> {
         let marks: [u16; HISTORY] = std::array::from_fn(|at| (FIRST_MARK + at) as u16);
@@ -81,7 +81,7 @@ impl Tracer {
 fn decode(
     stream: &mut Stream,
     source: &dyn ReadAt,
-    start: Start,
+    start: TraceStart,
     out: &mut Output<u16>,
     len: usize,
 ) -> Result<(), Fault> {
@@ -148,7 +148,7 @@ mod tests {
                 assert!(matches!(stream.decode(&encoded, &mut out, limit), Ok(Pause::Limit)));
                 let (at, window) = (out.len(), out.window().len());
                 let place = stream.place().unwrap();
-                let start = Start { at: stream.position(), place, window };
+                let start = TraceStart { at: stream.position(), place, window };
                 for len in [0, 1000, HISTORY] {
                     let len = len.min(plain.len() - at);
                     let found = tracer.needed(&encoded, start, len).unwrap();
@@ -174,7 +174,7 @@ mod tests {
         let ended = [&[1, 20, 0, 235, 255][..], &[7; 20]].concat();
         for (encoded, last) in [(bad, false), (ended, true)] {
             let place = Place::Stored { left: 20, last };
-            let start = Start { at: BitOffset(8 * 5), place, window: 3 };
+            let start = TraceStart { at: BitOffset(8 * 5), place, window: 3 };
             let needed = |len| {
                 let range = 0..encoded.len() as u64;
                 let mut tracer = Tracer::new(Format::Deflate, range);

@@ -1,34 +1,19 @@
-//! Windows, as they are and packed.
+//! Packed windows.
 //!
-//! A packed window is deflated, and the bytes that nothing refers to are zero first (`sparse`): so
+//! A packed window is deflated, and the bytes that nothing refers to are zero first (`trace`): so
 //! it takes a tenth or less of the 32 KiB. Whether it is right is for the checksum of the span
 //! behind it to say.
 
-use std::{ops::Range, sync::Arc};
+use std::ops::Range;
 
 use flate2::{Compress, Compression, FlushCompress, Status};
 
+use super::trace::{TraceStart, Tracer};
 use crate::{
     Format, ReadAt,
     inflate::{Fault, Output},
-    reach::Sparse,
-    saved::SavedWindow,
-    sparse::{Start, Tracer},
     stream::{Pause, Stream},
 };
-
-/// Decoded bytes before a checkpoint: all that the matches behind it may refer to. Cheap to clone.
-#[derive(Debug, Clone)]
-pub(crate) enum Window {
-    /// As they were decoded.
-    Raw(Arc<[u8]>),
-    /// Those few that are needed.
-    Sparse(Arc<Sparse>),
-    /// In memory.
-    Packed(Arc<Packed>),
-    /// In a saved index.
-    Saved(SavedWindow),
-}
 
 /// A deflated window.
 #[derive(Debug)]
@@ -36,55 +21,6 @@ pub(crate) struct Packed {
     pub(crate) deflated: Box<[u8]>,
     /// Length of the window.
     pub(crate) len: usize,
-}
-
-impl Default for Window {
-    fn default() -> Self {
-        Self::Raw(Arc::default())
-    }
-}
-
-impl From<&[u8]> for Window {
-    fn from(bytes: &[u8]) -> Self {
-        Self::Raw(bytes.into())
-    }
-}
-
-impl From<Vec<u8>> for Window {
-    fn from(bytes: Vec<u8>) -> Self {
-        Self::Raw(bytes.into())
-    }
-}
-
-impl Window {
-    /// Bytes of memory held.
-    pub(crate) fn memory(&self) -> u64 {
-        match self {
-            Self::Raw(bytes) => bytes.len() as u64,
-            Self::Sparse(sparse) => sparse.memory() as u64,
-            Self::Packed(packed) => (packed.deflated.len() + size_of::<Packed>()) as u64,
-            Self::Saved(_) => 0,
-        }
-    }
-
-    /// Whether it is the same one, not packed yet.
-    pub(crate) fn is_unpacked(&self, same: &Self) -> bool {
-        match (self, same) {
-            (Self::Raw(one), Self::Raw(other)) => Arc::ptr_eq(one, other),
-            (Self::Sparse(one), Self::Sparse(other)) => Arc::ptr_eq(one, other),
-            _ => false,
-        }
-    }
-
-    /// The bytes, zeros in place of those that nothing refers to; `None` if they are damaged.
-    pub(crate) fn unpack(&self) -> Option<Vec<u8>> {
-        match self {
-            Self::Raw(bytes) => Some(bytes.to_vec()),
-            Self::Sparse(sparse) => Some(sparse.unpack()),
-            Self::Packed(packed) => inflate(&packed.deflated, packed.len),
-            Self::Saved(window) => window.unpack(),
-        }
-    }
 }
 
 /// Packs one window after the other, with the same memory: half a MiB that is allocated anew for
@@ -127,7 +63,7 @@ impl Packer {
         &mut self,
         window: &[u8],
         source: &dyn ReadAt,
-        start: Start,
+        start: TraceStart,
         len: usize,
     ) -> Result<Packed, Fault> {
         let needed = self.tracer.needed(source, start, len)?;

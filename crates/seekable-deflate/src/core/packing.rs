@@ -6,15 +6,12 @@
 
 use std::sync::Arc;
 
+use super::{Core, State};
 use crate::{
     Error, ReadAt,
-    core::{Core, State},
-    frontier::error_at,
     index::Checkpoint,
     inflate::HISTORY,
-    reach::Reach,
-    sparse::Start,
-    window::{Packed, Packer, Window},
+    windows::{Packed, Packer, Reach, TraceStart, Window},
 };
 
 /// Windows that a pass packs at the end of each span when memory is scarce. As it leaves one
@@ -94,10 +91,8 @@ impl Core {
         let Some(place) = checkpoint.place.filter(|_| is_over || behind == HISTORY) else {
             return Ok(packer.pack(raw));
         };
-        let start = Start { at: checkpoint.encoded, place, window: raw.len() };
-        packer
-            .pack_needed(raw, source, start, behind)
-            .map_err(|fault| error_at(fault, checkpoint.decoded))
+        let start = TraceStart { at: checkpoint.encoded, place, window: raw.len() };
+        packer.pack_needed(raw, source, start, behind).map_err(|fault| fault.at(checkpoint.decoded))
     }
 }
 

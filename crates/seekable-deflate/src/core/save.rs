@@ -10,14 +10,14 @@ use std::{
     sync::Arc,
 };
 
-use super::layout::{Header, Lies, Record};
+use super::Core;
 use crate::{
     Error, Options, ReadAt,
-    core::Core,
-    frontier::Sums,
+    crc::Sums,
     index::Checkpoint,
     inflate::HISTORY,
-    window::{Packed, Window},
+    saved::{Header, Record, WindowRecord},
+    windows::{Packed, Window},
 };
 
 /// Damaged windows that are made anew at most when an index is written, which takes a span for
@@ -145,14 +145,14 @@ impl Core {
 impl Snapshot {
     fn write(&self, options: &Options, encoded_len: u64, out: &mut dyn Write) -> io::Result<()> {
         let mut end = 0;
-        let mut lies = Vec::with_capacity(self.checkpoints.len());
+        let mut windows = Vec::with_capacity(self.checkpoints.len());
         for checkpoint in &self.checkpoints {
-            let window = packed(checkpoint).map(|(lies, _)| Lies { at: end, ..lies });
+            let window = packed(checkpoint).map(|(record, _)| WindowRecord { at: end, ..record });
             end += window.map_or(0, |window| u64::from(window.packed_len));
-            lies.push(window);
+            windows.push(window);
         }
         let mut table = crc32fast::Hasher::new();
-        self.records(&lies).for_each(|record| table.update(&record));
+        self.records(&windows).for_each(|record| table.update(&record));
         let header = Header {
             options: options.clone(),
             encoded_len,
@@ -163,9 +163,9 @@ impl Snapshot {
             windows_len: end,
         };
         out.write_all(&header.to_bytes())?;
-        self.records(&lies).try_for_each(|record| out.write_all(&record))?;
-        for (checkpoint, _) in self.checkpoints.iter().zip(&lies).filter(|(_, lies)| lies.is_some())
-        {
+        self.records(&windows).try_for_each(|record| out.write_all(&record))?;
+        let written = self.checkpoints.iter().zip(&windows);
+        for (checkpoint, _) in written.filter(|(_, window)| window.is_some()) {
             // It was there just now.
             let (_, packed) = packed(checkpoint).ok_or(io::ErrorKind::UnexpectedEof)?;
             out.write_all(&packed)?;
@@ -174,8 +174,8 @@ impl Snapshot {
     }
 
     /// The records of the table, whose windows lie there.
-    fn records(&self, lies: &[Option<Lies>]) -> impl Iterator<Item = [u8; Record::LEN]> {
-        self.checkpoints.iter().zip(lies).enumerate().map(|(number, (checkpoint, window))| {
+    fn records(&self, windows: &[Option<WindowRecord>]) -> impl Iterator<Item = [u8; Record::LEN]> {
+        self.checkpoints.iter().zip(windows).enumerate().map(|(number, (checkpoint, window))| {
             let record = Record {
                 encoded: checkpoint.encoded,
                 decoded: checkpoint.decoded,
@@ -189,19 +189,21 @@ impl Snapshot {
 }
 
 /// The packed window of a checkpoint, and what is to be said of it but for where it lies.
-fn packed(checkpoint: &Checkpoint) -> Option<(Lies, Cow<'_, [u8]>)> {
+fn packed(checkpoint: &Checkpoint) -> Option<(WindowRecord, Cow<'_, [u8]>)> {
     match checkpoint.window.as_ref()? {
         Window::Raw(_) | Window::Sparse(_) => None,
-        Window::Packed(packed) => Some((lies(packed), Cow::Borrowed(&packed.deflated[..]))),
+        Window::Packed(packed) => {
+            Some((window_record(packed), Cow::Borrowed(&packed.deflated[..])))
+        }
         Window::Saved(saved) => {
-            let (lies, packed) = saved.packed()?;
-            Some((lies, packed.into()))
+            let (record, packed) = saved.packed()?;
+            Some((record, packed.into()))
         }
     }
 }
 
-fn lies(packed: &Packed) -> Lies {
-    Lies {
+fn window_record(packed: &Packed) -> WindowRecord {
+    WindowRecord {
         at: 0,
         // 32 KiB and what deflating them adds at most.
         packed_len: packed.deflated.len() as u32,
@@ -215,7 +217,7 @@ mod tests {
     use std::sync::{Mutex, Weak};
 
     use super::*;
-    use crate::{Format, Memory};
+    use crate::{Format, Memory, memory::Thin};
 
     /// Calls a function before each read.
     struct Hooked<'a> {

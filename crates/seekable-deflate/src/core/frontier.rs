@@ -2,40 +2,20 @@
 
 use std::{sync::Arc, time::Instant};
 
+use super::{
+    Core,
+    flight::{Flight, Landing},
+};
 use crate::{
     BitOffset, Error, Format, ReadAt, Span,
-    core::Core,
-    crc::Crc,
-    flight::{Flight, Landing},
+    crc::{Crc, Sums},
     gzip::Trailer,
     index::Checkpoint,
     inflate::{Fault, HISTORY, MAX_MATCH, MAX_RATIO, Output, Place},
-    parallel::{Plan, Settled},
-    reach::Reach,
+    speculation::{Plan, Settled},
     stream::{Pause, Stream},
-    window::Window,
+    windows::{Reach, Window},
 };
-
-/// Checksums of what is decoded.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Sums {
-    /// From the start of the stream.
-    pub(crate) whole: Crc,
-    /// From the start of the gzip member.
-    pub(crate) member: Crc,
-}
-
-impl Sums {
-    /// With `piece` behind.
-    fn add(&mut self, piece: Crc) {
-        let is_first_member = self.member == self.whole;
-        self.whole = self.whole.followed_by(piece);
-        self.member = match is_first_member {
-            true => self.whole,
-            false => self.member.followed_by(piece),
-        };
-    }
-}
 
 /// What the frontier found between a checkpoint and the next.
 struct Pass {
@@ -57,15 +37,6 @@ enum Then {
     Stopped(Error),
     /// Nothing of the stream is good.
     Damaged(Error),
-}
-
-/// What a fault is to a reader, `decoded` being the bytes before it.
-pub(crate) fn error_at(fault: Fault, decoded: u64) -> Error {
-    match fault {
-        Fault::Corrupt { at, what } => Error::Corrupt { at, what },
-        Fault::Truncated => Error::Truncated { decoded },
-        Fault::Source(error) => Error::Source(Arc::new(error)),
-    }
 }
 
 impl Core {
@@ -151,7 +122,7 @@ impl Core {
         end: u64,
         mut sums: Sums,
     ) -> Option<Pass> {
-        let made = self.ahead.take(self, source, number, end)?;
+        let made = self.ahead.take(source, number, end)?;
         if made.span.start() != start.decoded {
             return None;
         }
@@ -235,7 +206,7 @@ impl Core {
                 }
                 Ok(Pause::End) => break Then::Ended,
                 Err(Fault::Source(error)) => return Err(Error::Source(Arc::new(error))),
-                Err(fault) => break Then::Stopped(error_at(fault, decoded)),
+                Err(fault) => break Then::Stopped(fault.at(decoded)),
             }
         };
         let then = match then {
@@ -325,7 +296,7 @@ impl Core {
             if let Some(place) = place {
                 stream
                     .resume(source, at, place, u64::MAX)
-                    .map_err(|fault| error_at(fault, start.decoded))?;
+                    .map_err(|fault| fault.at(start.decoded))?;
             }
             *head = Head::Decoder(stream);
         }

@@ -1,0 +1,96 @@
+//! Decoded spans, least recently used first to go.
+
+use lru::LruCache;
+
+use super::ReaderId;
+use crate::Span;
+
+/// Among how many spans one is sought whose buffer serves: where members of several kinds are
+/// read, the very oldest is often of another size.
+pub(super) const OLDEST: usize = 16;
+
+/// The decoded spans of all readers.
+pub(super) struct Cache {
+    spans: LruCache<(ReaderId, usize), Span>,
+    /// What they take, in bytes.
+    bytes: u64,
+    /// How often in a row a span went before the oldest.
+    passed_over: usize,
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self { spans: LruCache::unbounded(), bytes: 0, passed_over: 0 }
+    }
+}
+
+impl Cache {
+    /// Bytes that the spans take.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// A span, which becomes the most recently used.
+    pub(super) fn get(&mut self, reader: ReaderId, number: usize) -> Option<Span> {
+        self.spans.get(&(reader, number)).cloned()
+    }
+
+    /// A span, left where it is in the order of use.
+    pub(super) fn peek(&self, reader: ReaderId, number: usize) -> Option<Span> {
+        self.spans.peek(&(reader, number)).cloned()
+    }
+
+    /// Puts a span in, and takes out the one in its place.
+    pub(super) fn insert(&mut self, reader: ReaderId, number: usize, span: Span) -> Option<Span> {
+        self.bytes += span.memory();
+        let replaced = self.spans.put((reader, number), span);
+        self.bytes -= replaced.as_ref().map_or(0, Span::memory);
+        replaced
+    }
+
+    /// Takes out a span.
+    pub(super) fn remove(&mut self, reader: ReaderId, number: usize) -> Option<Span> {
+        let span = self.spans.pop(&(reader, number))?;
+        self.bytes -= span.memory();
+        Some(span)
+    }
+
+    /// Takes out all spans of a reader.
+    pub(super) fn remove_reader(&mut self, reader: ReaderId) -> Vec<Span> {
+        let keys = self.spans.iter().map(|(key, _)| *key).filter(|(of, _)| *of == reader);
+        let keys: Vec<_> = keys.collect();
+        let dropped: Vec<_> = keys.iter().filter_map(|key| self.spans.pop(key)).collect();
+        self.bytes -= dropped.iter().map(Span::memory).sum::<u64>();
+        dropped
+    }
+
+    /// Takes out the least recently used span.
+    pub(super) fn pop_oldest(&mut self) -> Option<Span> {
+        let (_, span) = self.spans.pop_lru()?;
+        self.bytes -= span.memory();
+        Some(span)
+    }
+
+    /// Takes out a span: of the oldest one whose buffer has a length that `serves`, else the oldest.
+    /// One that was passed over too often goes as well: else spans that nobody reads any more would
+    /// stay for as long as those of another size come and go.
+    pub(super) fn pop_like(&mut self, serves: impl Fn(usize) -> bool) -> Option<Span> {
+        let is_like = |span: &Span| span.buffer_len().is_some_and(&serves);
+        let mut oldest = self.spans.iter().rev().take(OLDEST).enumerate();
+        match oldest.find(|(_, (_, span))| is_like(span)).map(|(at, (key, _))| (at, *key)) {
+            None | Some((0, _)) => {
+                self.passed_over = 0;
+                self.pop_oldest()
+            }
+            Some((_, key)) => {
+                let span = self.spans.pop(&key)?;
+                self.bytes -= span.memory();
+                self.passed_over += 1;
+                if self.passed_over > OLDEST {
+                    drop(self.pop_oldest());
+                }
+                Some(span)
+            }
+        }
+    }
+}

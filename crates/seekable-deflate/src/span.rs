@@ -1,0 +1,65 @@
+//! Decoded bytes that are shared.
+
+use std::{fmt, ops::Range, sync::Arc};
+
+/// Decoded bytes from one checkpoint to the next; shared, never changed.
+#[derive(Clone)]
+pub struct Span {
+    start: u64,
+    /// The bytes, and what stood around them when they were decoded.
+    buffer: Arc<Vec<u8>>,
+    range: Range<usize>,
+}
+
+impl Span {
+    /// Takes `range` of a buffer for the bytes from decoded offset `start` on.
+    pub(crate) fn new(start: u64, buffer: Vec<u8>, range: Range<usize>) -> Self {
+        // A buffer that is mostly room is not worth keeping.
+        if range.len() < buffer.len() / 2 {
+            let bytes = buffer[range].to_vec();
+            let range = 0..bytes.len();
+            return Self { start, buffer: Arc::new(bytes), range };
+        }
+        Self { start, buffer: Arc::new(buffer), range }
+    }
+
+    /// Decoded offset of the first byte.
+    #[must_use]
+    pub fn start(&self) -> u64 {
+        self.start
+    }
+
+    /// The decoded bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.buffer[self.range.clone()]
+    }
+
+    /// The bytes from decoded offset `offset` on; `None` if it is not in this span.
+    pub(crate) fn bytes_from(&self, offset: u64) -> Option<&[u8]> {
+        let skip = usize::try_from(offset.checked_sub(self.start)?).ok()?;
+        self.bytes().get(skip..).filter(|bytes| !bytes.is_empty())
+    }
+
+    /// Bytes of memory held.
+    pub(crate) fn memory(&self) -> u64 {
+        (self.buffer.capacity() + 2 * size_of::<Self>()) as u64
+    }
+
+    /// Length of the buffer, if nobody else holds it.
+    pub(crate) fn buffer_len(&self) -> Option<usize> {
+        (Arc::strong_count(&self.buffer) == 1).then(|| self.buffer.len())
+    }
+
+    /// The buffer, if nobody else holds it.
+    pub(crate) fn into_buffer(self) -> Option<Vec<u8>> {
+        Arc::into_inner(self.buffer)
+    }
+}
+
+impl fmt::Debug for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let end = self.start + self.range.len() as u64;
+        f.debug_tuple("Span").field(&(self.start..end)).finish()
+    }
+}

@@ -1,0 +1,82 @@
+//! Windows: the decoded bytes before a checkpoint, in each form in which they are held.
+//!
+//! A first pass copies a window as it is (`Raw`). Where it finds that little of the window is needed, it
+//! keeps only that (`sparse`). Else the window is packed later (`packed`), without the bytes that
+//! decoding the 32 KiB after it shows to be of no use (`trace`).
+
+mod packed;
+mod sparse;
+mod trace;
+
+use std::sync::Arc;
+
+pub(crate) use packed::{Packed, Packer};
+pub(crate) use sparse::{Reach, Sparse};
+pub(crate) use trace::TraceStart;
+
+use crate::saved::SavedWindow;
+
+/// Decoded bytes before a checkpoint: all that the matches behind it may refer to. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) enum Window {
+    /// As they were decoded.
+    Raw(Arc<[u8]>),
+    /// Those few that are needed.
+    Sparse(Arc<Sparse>),
+    /// In memory.
+    Packed(Arc<Packed>),
+    /// In a saved index.
+    Saved(SavedWindow),
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        Self::Raw(Arc::default())
+    }
+}
+
+impl From<&[u8]> for Window {
+    fn from(bytes: &[u8]) -> Self {
+        Self::Raw(bytes.into())
+    }
+}
+
+impl From<Vec<u8>> for Window {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::Raw(bytes.into())
+    }
+}
+
+impl Window {
+    /// Bytes of memory held.
+    pub(crate) fn memory(&self) -> u64 {
+        match self {
+            Self::Raw(bytes) => bytes.len() as u64,
+            Self::Sparse(sparse) => sparse.memory() as u64,
+            Self::Packed(packed) => (packed.deflated.len() + size_of::<Packed>()) as u64,
+            Self::Saved(_) => 0,
+        }
+    }
+
+    /// Whether it is the same one, not packed yet.
+    pub(crate) fn is_unpacked(&self, same: &Self) -> bool {
+        match (self, same) {
+            (Self::Raw(one), Self::Raw(other)) => Arc::ptr_eq(one, other),
+            (Self::Sparse(one), Self::Sparse(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        }
+    }
+
+    /// The bytes, zeros in place of those that nothing refers to; `None` if they are damaged.
+    pub(crate) fn unpack(&self) -> Option<Vec<u8>> {
+        match self {
+            Self::Raw(bytes) => Some(bytes.to_vec()),
+            Self::Sparse(sparse) => Some(sparse.unpack()),
+            Self::Packed(packed) => packed::inflate(&packed.deflated, packed.len),
+            Self::Saved(saved) => {
+                let (record, deflated) = saved.packed()?;
+                packed::inflate(&deflated, record.len.into())
+            }
+        }
+    }
+}
