@@ -14,7 +14,7 @@ const GRACE: Duration = Duration::from_secs(5);
 
 #[test]
 fn the_program_returns_when_the_mount_answers() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     // `run` returns only if the server has let go of our standard output and error.
     run(npzfs().args([sandbox.src(), sandbox.mnt()])).succeeds();
     assert_eq!(sandbox.mounts().len(), 1);
@@ -23,7 +23,7 @@ fn the_program_returns_when_the_mount_answers() {
 
 #[test]
 fn the_server_in_the_background_holds_on_to_nothing_of_its_starter() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     run(npzfs().current_dir(sandbox.root()).args(["src", "mnt"])).succeeds();
     let pid = pids_mounting(&sandbox);
     assert_eq!(fs::read_link(format!("/proc/{pid}/cwd")).expect("cwd"), Path::new("/"));
@@ -55,7 +55,7 @@ fn pids_mounting(sandbox: &Sandbox) -> u32 {
 
 #[test]
 fn a_server_that_dies_before_its_mount_answers_is_reported() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     // While the server waits for the hanging mount, it is killed.
     let hanging = foreign_fuse(&sandbox.mnt());
     let command = npzfs()
@@ -84,7 +84,7 @@ fn a_server_that_dies_before_its_mount_answers_is_reported() {
 #[test]
 fn sigterm_and_sigint_unmount_and_end_with_0() {
     for signal in ["TERM", "INT"] {
-        let sandbox = Sandbox::new();
+        let Some(sandbox) = Sandbox::new() else { return };
         let server = sandbox.foreground(&[]);
         kill(signal, server.pid());
         assert_eq!(server.end(), (Some(0), String::new()), "{signal}");
@@ -98,7 +98,7 @@ fn sigterm_and_sigint_unmount_and_end_with_0() {
 
 #[test]
 fn sighup_ends_a_server_in_the_foreground() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     let server = sandbox.foreground(&[]);
     kill("HUP", server.pid());
     assert_eq!(server.end(), (Some(0), String::new()));
@@ -107,7 +107,7 @@ fn sighup_ends_a_server_in_the_foreground() {
 
 #[test]
 fn sighup_does_not_end_a_server_in_the_background() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     let log = sandbox.path("log");
     run(npzfs().args(["-v", "--log-file"]).args([&log, &sandbox.src(), &sandbox.mnt()])).succeeds();
     kill("HUP", sandbox.server());
@@ -120,7 +120,7 @@ fn sighup_does_not_end_a_server_in_the_background() {
 
 #[test]
 fn a_mount_in_use_is_detached_at_once_and_the_server_ends_after_a_grace() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     let server = sandbox.foreground(&[]);
     let user = User::of(&sandbox);
     let begin = Instant::now();
@@ -137,7 +137,7 @@ fn a_mount_in_use_is_detached_at_once_and_the_server_ends_after_a_grace() {
 
 #[test]
 fn the_server_ends_before_the_grace_is_over_if_the_users_go() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     let server = sandbox.foreground(&[]);
     let user = User::of(&sandbox);
     let begin = Instant::now();
@@ -150,7 +150,7 @@ fn the_server_ends_before_the_grace_is_over_if_the_users_go() {
 
 #[test]
 fn a_second_signal_ends_the_server_at_once() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     let server = sandbox.foreground(&[]);
     let _user = User::of(&sandbox);
     let begin = Instant::now();
@@ -163,7 +163,7 @@ fn a_second_signal_ends_the_server_at_once() {
 
 #[test]
 fn a_moved_mount_is_found_again_by_its_server() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     let server = sandbox.foreground(&[]);
     let moved = sandbox.dir("moved");
     run(Command::new("mount").arg("--move").args([sandbox.mnt(), moved])).succeeds();
@@ -174,7 +174,7 @@ fn a_moved_mount_is_found_again_by_its_server() {
 
 #[test]
 fn what_was_mounted_on_top_of_it_is_not_unmounted() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     let server = sandbox.foreground(&[]);
     run(Command::new("mount").args(["-t", "tmpfs", "top"]).arg(sandbox.mnt())).succeeds();
     kill("TERM", server.pid());
@@ -187,7 +187,7 @@ fn what_was_mounted_on_top_of_it_is_not_unmounted() {
 
 #[test]
 fn the_log_file_tells_what_happened_line_by_line() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     let log = sandbox.path("log");
     run(npzfs().args(["-v", "--log-file"]).args([&log, &sandbox.src(), &sandbox.mnt()])).succeeds();
     run(npzfs().arg("unmount").arg(sandbox.mnt())).succeeds();
@@ -207,7 +207,7 @@ fn the_log_file_tells_what_happened_line_by_line() {
 
 #[test]
 fn the_log_file_is_gone_on_with() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     let log = sandbox.path("log");
     fs::write(&log, "of the mount before\n").expect("write");
     run(npzfs().args(["-v", "--log-file"]).args([&log, &sandbox.src(), &sandbox.mnt()])).succeeds();
@@ -218,7 +218,7 @@ fn the_log_file_is_gone_on_with() {
 
 #[test]
 fn the_level_of_the_log_can_be_set_in_the_environment() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     let mut command = npzfs();
     command.env("NPZFS_LOG", "info").arg("-f").args([sandbox.src(), sandbox.mnt()]);
     let server = Foreground::start(command).until_mounted(&sandbox);

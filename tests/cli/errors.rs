@@ -82,7 +82,7 @@ fn help_and_version_go_to_standard_output() {
 
 #[test]
 fn a_source_that_cannot_be_shown() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     let mnt = sandbox.mnt();
     run(npzfs().args([sandbox.path("none"), mnt.clone()]))
         .fails(1, &["source", "none does not exist"]);
@@ -95,7 +95,7 @@ fn a_source_that_cannot_be_shown() {
 
 #[test]
 fn a_source_that_is_a_file_but_no_archive() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     for (name, bytes) in [("empty.npz", &b""[..]), ("text.npz", b"not a zip"), ("x.txt", b"x")] {
         fs::write(sandbox.path(name), bytes).expect("write");
         run(npzfs().args([sandbox.path(name), sandbox.mnt()]))
@@ -106,7 +106,7 @@ fn a_source_that_is_a_file_but_no_archive() {
 
 #[test]
 fn a_source_that_lies_on_a_dead_mount() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     sandbox.dead_mount();
     let other = sandbox.dir("other");
     run(npzfs().args([sandbox.mnt(), other.clone()]))
@@ -116,7 +116,7 @@ fn a_source_that_lies_on_a_dead_mount() {
 
 #[test]
 fn a_mountpoint_that_is_no_empty_directory() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     let src = sandbox.src();
     run(npzfs().args([src.clone(), sandbox.path("none")]))
         .fails(1, &["none does not exist", "mkdir -p"]);
@@ -130,13 +130,13 @@ fn a_mountpoint_that_is_no_empty_directory() {
 
 #[test]
 fn a_control_character_in_a_path_does_not_break_the_line() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     run(npzfs().args([sandbox.path("a\nb"), sandbox.mnt()])).fails(1, &["a\\nb"]);
 }
 
 #[test]
 fn a_mountpoint_inside_the_source() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     let inside = sandbox.dir("src/a");
     let deeper = sandbox.dir("src/a/b");
     let link = sandbox.path("link");
@@ -150,7 +150,7 @@ fn a_mountpoint_inside_the_source() {
 
 #[test]
 fn a_mountpoint_inside_the_source_behind_a_bind_mount() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     sandbox.dir("src/a");
     let bound = sandbox.dir("bound");
     run(Command::new("mount").arg("--bind").args([sandbox.src(), bound.clone()])).succeeds();
@@ -160,7 +160,7 @@ fn a_mountpoint_inside_the_source_behind_a_bind_mount() {
 
 #[test]
 fn a_bind_mount_that_shares_its_mounts_with_the_source_is_inside_too() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     sandbox.dir("src/a");
     let bound = sandbox.dir("bound");
     let script = "mount --bind \"$1\" \"$1\"; mount --make-shared \"$1\"; \
@@ -172,7 +172,7 @@ fn a_bind_mount_that_shares_its_mounts_with_the_source_is_inside_too() {
 
 #[test]
 fn a_mountpoint_where_something_is_mounted() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     sandbox.mount();
     run(npzfs().args([sandbox.src(), sandbox.mnt()])).fails(
         1,
@@ -188,7 +188,7 @@ fn a_mountpoint_where_something_is_mounted() {
 
 #[test]
 fn a_mount_of_ours_that_shows_nothing_is_busy_too() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     run(npzfs().args([sandbox.dir("empty"), sandbox.mnt()])).succeeds();
     run(npzfs().args([sandbox.src(), sandbox.mnt()])).fails(1, &["is busy", "fuse.npzfs of"]);
     assert_eq!(sandbox.mounts().len(), 1, "the first mount stays alone");
@@ -196,7 +196,7 @@ fn a_mount_of_ours_that_shows_nothing_is_busy_too() {
 
 #[test]
 fn an_empty_filesystem_can_be_mounted_on() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     run(Command::new("mount").args(["-t", "tmpfs", "thing"]).arg(sandbox.mnt())).succeeds();
     sandbox.mount();
     assert_eq!(sandbox.mounts().len(), 2);
@@ -206,7 +206,7 @@ fn an_empty_filesystem_can_be_mounted_on() {
 
 #[test]
 fn a_dead_mount_of_another_kind_is_named_and_left() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     let mut server = Helper(foreign_fuse(&sandbox.mnt()));
     server.end();
     run(npzfs().args([sandbox.src(), sandbox.mnt()]))
@@ -216,7 +216,7 @@ fn a_dead_mount_of_another_kind_is_named_and_left() {
 
 #[test]
 fn a_mount_that_hangs_does_not_hang_us() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     let _server = Helper(foreign_fuse(&sandbox.mnt()));
     run(npzfs().args([sandbox.src(), sandbox.mnt()]))
         .fails(1, &["fuse.other", "does not answer", "umount --lazy"]);
@@ -226,7 +226,7 @@ fn a_mount_that_hangs_does_not_hang_us() {
 
 #[test]
 fn a_mount_of_ours_that_hangs_can_be_cleared() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     sandbox.mount();
     let server = sandbox.server();
     stop(server);
@@ -242,7 +242,7 @@ fn a_mount_of_ours_that_hangs_can_be_cleared() {
 
 #[test]
 fn a_log_file_that_cannot_be_written() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     run(npzfs().arg("--log-file").args([sandbox.path("none/log"), sandbox.src(), sandbox.mnt()]))
         .fails(1, &["log file", "none/log"]);
     sandbox.assert_all_gone();
@@ -250,7 +250,7 @@ fn a_log_file_that_cannot_be_written() {
 
 #[test]
 fn without_dev_fuse() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     // In the foreground, since going to the background needs /dev/null.
     let script = "mount -t tmpfs none /dev; exec \"$1\" -f \"$2\" \"$3\"";
     let program = env!("CARGO_BIN_EXE_npzfs").as_ref();
@@ -260,7 +260,7 @@ fn without_dev_fuse() {
 
 #[test]
 fn root_without_the_capability_to_mount_and_without_fusermount3() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     let mut command = Command::new("/usr/bin/setpriv");
     command.args(["--bounding-set=-sys_admin", "--inh-caps=-sys_admin", "--"]);
     command.arg(env!("CARGO_BIN_EXE_npzfs")).args([sandbox.src(), sandbox.mnt()]);

@@ -36,7 +36,7 @@ fn assert_mounted_with(sandbox: &Sandbox, expected: &[&str]) {
 
 #[test]
 fn a_mount_is_read_only_and_says_what_it_shows() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     sandbox.mount();
     let (point, fs_type, source) = sandbox.mounts().remove(0);
     assert_eq!(point, sandbox.mnt().to_str().expect("ASCII"));
@@ -53,7 +53,7 @@ fn a_mount_is_read_only_and_says_what_it_shows() {
 
 #[test]
 fn the_source_is_shown() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     sandbox.mount();
     assert_eq!(fs::read_to_string(sandbox.path("mnt/notes.txt")).expect("read"), "notes\n");
 }
@@ -61,7 +61,7 @@ fn the_source_is_shown() {
 #[test]
 fn a_single_archive_is_shown_as_its_members() {
     use std::io::Write;
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     let path = sandbox.path("run7.npz");
     let mut archive = zip::ZipWriter::new(fs::File::create(&path).expect("create"));
     archive.start_file("x.npy", zip::write::SimpleFileOptions::default()).expect("zip");
@@ -74,7 +74,7 @@ fn a_single_archive_is_shown_as_its_members() {
 
 #[test]
 fn a_listing_that_fuser_cannot_express_logs_no_error() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     let names = (0..1000).map(|number| format!("{number}.npz")).collect::<BTreeSet<_>>();
     for name in &names {
         fs::write(sandbox.src().join(name), "").expect("write");
@@ -99,7 +99,7 @@ fn a_listing_that_fuser_cannot_express_logs_no_error() {
 #[test]
 fn others_have_access_only_with_the_modes_checked() {
     for option in ["allow_other", "allow_root"] {
-        let sandbox = Sandbox::new();
+        let Some(sandbox) = Sandbox::new() else { return };
         run(npzfs().args(["-o", option]).args([sandbox.src(), sandbox.mnt()])).succeeds();
         assert_mounted_with(&sandbox, &["allow_other", "default_permissions"]);
     }
@@ -107,7 +107,7 @@ fn others_have_access_only_with_the_modes_checked() {
 
 #[test]
 fn options_of_mount_reach_the_kernel() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     let text = "rw,dev,suid,noexec,default_permissions,fsname=a name,nofail,x-systemd.automount";
     run(npzfs().args([sandbox.src(), sandbox.mnt()]).args(["-o", text])).succeeds();
     assert_mounted_with(&sandbox, &["ro", "nosuid", "nodev", "noexec", "default_permissions"]);
@@ -116,7 +116,7 @@ fn options_of_mount_reach_the_kernel() {
 
 #[test]
 fn mounting_over_the_source_shows_the_source() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     let before = fs::metadata(sandbox.src()).expect("stat").dev();
     run(npzfs().args([sandbox.src(), sandbox.src()])).succeeds();
     assert_ne!(fs::metadata(sandbox.src()).expect("stat").dev(), before);
@@ -128,7 +128,7 @@ fn mounting_over_the_source_shows_the_source() {
 
 #[test]
 fn relative_paths_and_symbolic_links_are_resolved() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     symlink("mnt", sandbox.path("link")).expect("symlink");
     run(npzfs().current_dir(sandbox.root()).args(["src/../src", "./link/"])).succeeds();
     assert_eq!(sandbox.mounts()[0].0, sandbox.mnt().to_str().expect("ASCII"));
@@ -145,7 +145,7 @@ fn strange_names_survive() {
         OsString::from_vec(b"not \xff utf-8".to_vec()),
     ];
     for name in names {
-        let sandbox = Sandbox::new();
+        let Some(sandbox) = Sandbox::new() else { return };
         let source = sandbox.dir(PathBuf::from("src").join(&name));
         let mountpoint = sandbox.dir(PathBuf::from("mnt").join(&name));
         fs::write(source.join("file"), "x").expect("write");
@@ -159,7 +159,7 @@ fn strange_names_survive() {
 
 #[test]
 fn a_source_with_the_name_of_a_subcommand_is_given_with_a_slash() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     let demo = sandbox.dir("demo");
     run(npzfs().current_dir(sandbox.root()).args(["./demo", "mnt"])).succeeds();
     assert_eq!(sandbox.mounts()[0].2, demo.to_str().expect("ASCII"));
@@ -167,7 +167,7 @@ fn a_source_with_the_name_of_a_subcommand_is_given_with_a_slash() {
 
 #[test]
 fn a_dead_mount_of_ours_is_cleared_and_mounted_again() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     sandbox.dead_mount();
     sandbox.mount();
     assert_eq!(sandbox.mounts().len(), 1);
@@ -176,7 +176,7 @@ fn a_dead_mount_of_ours_is_cleared_and_mounted_again() {
 
 #[test]
 fn a_dead_mount_is_known_as_such_while_the_kernel_remembers_its_attributes() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     run(npzfs().args(["--ttl", "3600"]).args([sandbox.src(), sandbox.mnt()])).succeeds();
     fs::metadata(sandbox.mnt()).expect("it is served");
     sandbox.kill_server();
@@ -187,7 +187,7 @@ fn a_dead_mount_is_known_as_such_while_the_kernel_remembers_its_attributes() {
 
 #[test]
 fn dead_mounts_on_top_of_each_other_are_all_cleared() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     sandbox.dead_mount();
     // Two at one place: the first one is hidden while the second one is made elsewhere.
     let second = sandbox.dir("second");
@@ -202,7 +202,7 @@ fn dead_mounts_on_top_of_each_other_are_all_cleared() {
 
 #[test]
 fn a_dead_mount_over_the_source_is_cleared_and_mounted_again() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     run(npzfs().args([sandbox.src(), sandbox.src()])).succeeds();
     kill("KILL", sandbox.server());
     eventually("the server is dead", || sandbox.servers().is_empty());
@@ -225,7 +225,7 @@ fn mount_8(sandbox: &Sandbox, options: &str, then: &str) -> Ended {
 
 #[test]
 fn mount_8_mounts() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     let options = "noauto,nofail,_netdev,x-systemd.idle-timeout=60,allow_other,ttl=3,layout=beside";
     let ended = mount_8(&sandbox, options, "grep \"$1\" /proc/self/mountinfo; umount \"$1/mnt\"");
     ended.succeeds();
@@ -238,7 +238,7 @@ fn mount_8_mounts() {
 
 #[test]
 fn mount_8_fails_as_we_do() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     let ended = mount_8(&sandbox, "nonsense", "");
     assert_eq!(ended.code(), Some(2));
     assert!(ended.stderr().contains("unknown mount option \"nonsense\""), "{}", ended.stderr());
@@ -247,7 +247,7 @@ fn mount_8_fails_as_we_do() {
 
 #[test]
 fn a_service_manager_is_told_when_the_mount_answers_and_when_it_ends() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     let path = sandbox.path("notify");
     let socket = std::os::unix::net::UnixDatagram::bind(&path).expect("bind");
     socket.set_read_timeout(Some(DEADLINE)).expect("timeout");
@@ -275,7 +275,7 @@ fn a_service_manager_is_told_when_the_mount_answers_and_when_it_ends() {
 /// In a namespace with a /dev of its own, where /dev/log is a socket of the test's.
 #[test]
 fn a_server_in_the_background_logs_to_the_system_log() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     let path = sandbox.path("log");
     let socket = std::os::unix::net::UnixDatagram::bind(&path).expect("bind");
     socket.set_read_timeout(Some(DEADLINE)).expect("timeout");

@@ -15,7 +15,7 @@ fn every_way_to_unmount_ends_the_server_with_0() {
         &[program, "unmount", "--lazy"],
     ];
     for way in ways {
-        let sandbox = Sandbox::new();
+        let Some(sandbox) = Sandbox::new() else { return };
         let server = sandbox.foreground(&[]);
         run(Command::new(way[0]).args(&way[1..]).arg(sandbox.mnt())).succeeds();
         assert_eq!(server.end(), (Some(0), String::new()), "{way:?}");
@@ -25,7 +25,7 @@ fn every_way_to_unmount_ends_the_server_with_0() {
 
 #[test]
 fn unmount_returns_when_the_server_has_ended() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     for _ in 0..10 {
         sandbox.mount();
         run(npzfs().arg("unmount").arg(sandbox.mnt())).succeeds();
@@ -36,7 +36,7 @@ fn unmount_returns_when_the_server_has_ended() {
 
 #[test]
 fn a_mount_in_use_is_not_unmounted_and_its_users_are_named() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     sandbox.mount();
     let user = User::of(&sandbox);
     let named = format!("sleep ({})", user.pid());
@@ -54,7 +54,7 @@ fn a_mount_in_use_is_not_unmounted_and_its_users_are_named() {
 
 #[test]
 fn a_process_that_maps_a_file_is_named() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     sandbox.mount();
     // mmap of Python keeps a descriptor of its own, which would name it as well.
     let script = "import ctypes, os, sys, time\n\
@@ -86,7 +86,7 @@ fn a_process_that_maps_a_file_is_named() {
 #[test]
 fn a_dead_mount_is_cleared() {
     for option in [None, Some("--lazy")] {
-        let sandbox = Sandbox::new();
+        let Some(sandbox) = Sandbox::new() else { return };
         sandbox.dead_mount();
         run(npzfs().arg("unmount").args(option).arg(sandbox.mnt())).succeeds();
         assert_eq!(sandbox.mounts(), []);
@@ -95,7 +95,7 @@ fn a_dead_mount_is_cleared() {
 
 #[test]
 fn a_dead_mount_in_use_is_cleared_as_well() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     sandbox.mount();
     let _user = User::of(&sandbox);
     sandbox.kill_server();
@@ -105,14 +105,14 @@ fn a_dead_mount_in_use_is_cleared_as_well() {
 
 #[test]
 fn what_is_not_mounted_cannot_be_unmounted() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     run(npzfs().arg("unmount").arg(sandbox.mnt())).fails(1, &["nothing is mounted at"]);
     run(npzfs().arg("unmount").arg(sandbox.path("none"))).fails(1, &["nothing is mounted at"]);
 }
 
 #[test]
 fn what_is_not_ours_is_not_unmounted() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     run(Command::new("mount").args(["-t", "tmpfs", "thing"]).arg(sandbox.mnt())).succeeds();
     run(npzfs().arg("unmount").arg(sandbox.mnt())).fails(1, &["is not npzfs but tmpfs", "umount"]);
     assert_eq!(sandbox.mounts().len(), 1);
@@ -120,7 +120,7 @@ fn what_is_not_ours_is_not_unmounted() {
 
 #[test]
 fn a_directory_in_a_mount_is_not_the_mount() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     sandbox.dir("src/below");
     sandbox.mount();
     run(npzfs().arg("unmount").arg(sandbox.path("mnt/below")))
@@ -130,7 +130,7 @@ fn a_directory_in_a_mount_is_not_the_mount() {
 
 #[test]
 fn a_path_below_a_dead_mount_tells_of_the_dead_mount() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     sandbox.dead_mount();
     run(npzfs().arg("unmount").arg(sandbox.path("mnt/below")))
         .fails(1, &["is a dead mount", "npzfs unmount --lazy", "mnt\n"]);
@@ -138,7 +138,7 @@ fn a_path_below_a_dead_mount_tells_of_the_dead_mount() {
 
 #[test]
 fn a_mount_that_is_seen_at_two_places_loses_one() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     sandbox.mount();
     let second = sandbox.dir("second");
     run(Command::new("mount").arg("--bind").args([sandbox.mnt(), second.clone()])).succeeds();

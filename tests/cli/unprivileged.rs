@@ -6,7 +6,7 @@ use crate::support::*;
 
 #[test]
 fn a_user_mounts_and_unmounts_through_fusermount3() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     let own = sandbox.nobodys_dir("own");
     run(as_nobody(&sandbox).args([&sandbox.src(), &own])).succeeds();
     let (point, fs_type, source) = sandbox.mounts().remove(0);
@@ -20,7 +20,7 @@ fn a_user_mounts_and_unmounts_through_fusermount3() {
 
 #[test]
 fn a_strange_name_of_a_users_source_survives_fusermount3() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     let own = sandbox.nobodys_dir("own");
     let source = sandbox.dir("src/a, b\\c,allow_other");
     run(as_nobody(&sandbox).args([&source, &own])).succeeds();
@@ -30,7 +30,7 @@ fn a_strange_name_of_a_users_source_survives_fusermount3() {
 
 #[test]
 fn sigterm_unmounts_what_a_user_has_mounted() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     let own = sandbox.nobodys_dir("own");
     run(as_nobody(&sandbox).args([&sandbox.src(), &own])).succeeds();
     kill("TERM", sandbox.server());
@@ -39,7 +39,7 @@ fn sigterm_unmounts_what_a_user_has_mounted() {
 
 #[test]
 fn a_users_mount_in_use_is_detached() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     let own = sandbox.nobodys_dir("own");
     run(as_nobody(&sandbox).args([&sandbox.src(), &own])).succeeds();
     // nobody's own directory, entered as nobody: root may not.
@@ -62,7 +62,7 @@ fn a_users_mount_in_use_is_detached() {
 
 #[test]
 fn a_users_dead_mount_is_cleared() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     let own = sandbox.nobodys_dir("own");
     for _ in 0..2 {
         run(as_nobody(&sandbox).args([&sandbox.src(), &own])).succeeds();
@@ -76,7 +76,7 @@ fn a_users_dead_mount_is_cleared() {
 
 #[test]
 fn a_user_needs_a_mountpoint_of_their_own() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     run(as_nobody(&sandbox).args([sandbox.src(), sandbox.mnt()]))
         .fails(1, &["cannot mount on", "write access", "a directory of your own"]);
     sandbox.assert_all_gone();
@@ -84,7 +84,7 @@ fn a_user_needs_a_mountpoint_of_their_own() {
 
 #[test]
 fn a_user_cannot_unmount_what_is_not_theirs() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     run(npzfs().args(["-o", "allow_other"]).args([sandbox.src(), sandbox.mnt()])).succeeds();
     run(as_nobody(&sandbox).arg("unmount").arg(sandbox.mnt()))
         .fails(1, &["cannot unmount", "as the user who mounted it"]);
@@ -93,7 +93,7 @@ fn a_user_cannot_unmount_what_is_not_theirs() {
 
 #[test]
 fn a_users_mountpoint_where_somebody_else_has_mounted_is_busy() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     sandbox.mount();
     run(as_nobody(&sandbox).args([sandbox.src(), sandbox.mnt()]))
         .fails(1, &["is busy", "fuse.npzfs"]);
@@ -101,7 +101,7 @@ fn a_users_mountpoint_where_somebody_else_has_mounted_is_busy() {
 
 #[test]
 fn a_source_that_the_user_may_not_read() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     let own = sandbox.nobodys_dir("own");
     fs::set_permissions(sandbox.src(), fs::Permissions::from_mode(0o700)).expect("chmod");
     run(as_nobody(&sandbox).args([&sandbox.src(), &own]))
@@ -116,7 +116,7 @@ fn a_source_that_the_user_may_not_read() {
 
 #[test]
 fn without_fusermount3() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     let own = sandbox.nobodys_dir("own");
     // setpriv must still be found.
     let program = as_nobody(&sandbox);
@@ -141,7 +141,7 @@ fn with_changed_machine(sandbox: &Sandbox, prepare: &str, options: &str) -> Ende
 
 #[test]
 fn a_dev_fuse_that_the_user_may_not_open() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     let prepare =
         "touch \"$1/device\"; chmod 600 \"$1/device\"; mount --bind \"$1/device\" /dev/fuse";
     with_changed_machine(&sandbox, prepare, "")
@@ -151,7 +151,7 @@ fn a_dev_fuse_that_the_user_may_not_open() {
 #[test]
 fn allow_other_that_the_machine_does_not_allow() {
     for option in ["allow_other", "allow_root"] {
-        let sandbox = Sandbox::new();
+        let Some(sandbox) = Sandbox::new() else { return };
         let prepare = "touch \"$1/conf\" /etc/fuse.conf; mount --bind \"$1/conf\" /etc/fuse.conf";
         with_changed_machine(&sandbox, prepare, &format!("-o {option}"))
             .fails(1, &["user_allow_other", "/etc/fuse.conf"]);
@@ -160,7 +160,7 @@ fn allow_other_that_the_machine_does_not_allow() {
 
 #[test]
 fn allow_other_that_the_machine_allows_lets_root_in() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     let own = sandbox.nobodys_dir("own");
     let _ = as_nobody(&sandbox);
     let script = "touch /etc/fuse.conf; echo user_allow_other > \"$1/conf\"; \
@@ -178,7 +178,7 @@ fn allow_other_that_the_machine_allows_lets_root_in() {
 
 #[test]
 fn root_may_not_enter_a_users_mount_without_being_let_in() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     let own = sandbox.nobodys_dir("own");
     run(as_nobody(&sandbox).args([&sandbox.src(), &own])).succeeds();
     let error = fs::read_dir(&own).expect_err("the kernel keeps root out");
@@ -194,7 +194,7 @@ fn nobody_reads(path: &std::path::Path) -> Ended {
 
 #[test]
 fn modes_count_for_others_when_root_serves() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     fs::write(sandbox.path("src/secret"), "secret\n").expect("write");
     fs::set_permissions(sandbox.path("src/secret"), fs::Permissions::from_mode(0o600))
         .expect("chmod");
@@ -207,7 +207,7 @@ fn modes_count_for_others_when_root_serves() {
 #[test]
 fn others_are_kept_out_unless_they_are_let_in() {
     for options in [&[] as &[&str], &["-o", "allow_root"]] {
-        let sandbox = Sandbox::new();
+        let Some(sandbox) = Sandbox::new() else { return };
         run(npzfs().args(options).args([sandbox.src(), sandbox.mnt()])).succeeds();
         let refused = nobody_reads(&sandbox.path("mnt/notes.txt"));
         assert_eq!((refused.code(), refused.stdout().as_str()), (Some(1), ""), "{options:?}");
