@@ -1,4 +1,4 @@
-"""Arrays, and what it means that two of them are the same."""
+"""Arrays of every kind, and a comparison of arrays that includes dtype, order and bytes."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""Fixtures: a source directory, and mounts of it that are taken down and checked afterwards."""
+"""Fixtures: a source directory, and mounts of it that are ended and checked after the test."""
 
 import itertools
 

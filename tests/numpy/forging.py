@@ -1,4 +1,4 @@
-"""Data of a given CRC-32, as whoever wants to deceive a reader makes them."""
+"""Data with a chosen CRC-32, as an attacker would make them."""
 
 import zlib
 

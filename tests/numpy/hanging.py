@@ -1,4 +1,4 @@
-"""A filesystem that hangs when it is told to, for what lies below a source. Needs root."""
+"""A filesystem that hangs on request, to be mounted within a source. Needs root."""
 
 import contextlib
 import ctypes
@@ -44,17 +44,17 @@ class Hanging:
         draft.rename(self.control)
 
     def held(self):
-        """How many requests it has not answered, and may answer later."""
+        """The number of requests that wait for an answer."""
         count = self.control.with_suffix(".held")
         return int("0" + count.read_text()) if count.exists() else 0
 
     def released(self):
-        """How many files that were open in it have been closed."""
+        """The number of files that were open in it and are closed now."""
         log = self.control.with_suffix(".released")
         return log.stat().st_size if log.exists() else 0
 
     def end(self):
-        """All that hangs is an error from now on."""
+        """From now on every request that would hang gets an error."""
         subprocess.run(["umount", "-f", "-l", self.path], check=False)
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()

@@ -1,4 +1,4 @@
-"""Bad archives, each with what a mount has to make of it. Made by code, all small.
+"""Bad archives, each with the result that a mount must give. Made by code, all small.
 
 An outcome is one of
 
@@ -188,7 +188,7 @@ HEADERS = {
 
 
 def headers():
-    """Which are no sizes, so that nothing but the file itself can be shown."""
+    """Headers that give no size, so only the plain file can be shown."""
     for name, text in HEADERS.items():
         text = text.encode()
         content = b"\x93NUMPY\2\0" + struct.pack("<I", len(text)) + text

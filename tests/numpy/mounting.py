@@ -1,4 +1,4 @@
-"""Mounts a source with the real program, and looks at what is mounted."""
+"""Mounts a source with the real program, and inspects the mount."""
 
 import faulthandler
 import gc
@@ -74,7 +74,7 @@ def poll(condition, seconds, what):
 
 
 def state(path):
-    """What the mount says of a member."""
+    """The extended attribute `user.npzfs.state` of a file."""
     return os.getxattr(path, "user.npzfs.state").decode()
 
 
@@ -159,7 +159,7 @@ class Mount:
         os.killpg(self.pid, signal.SIGCONT)
 
     def stop(self):
-        """Ends the server as a service manager does, and sees that it went in good order."""
+        """Ends the server as a service manager does, and asserts that it ended without errors."""
         if self.process.returncode is not None:
             return
         gc.collect()  # memory maps of the test keep the mount busy
@@ -182,7 +182,7 @@ class Mount:
         self._abandon()
 
     def _abandon(self):
-        """Leaves nothing behind, whatever state it is in."""
+        """Ends the server and removes the mount, in whatever state they are."""
         if self.process.returncode is None and self.process.poll() is None:
             os.killpg(self.pid, signal.SIGKILL)
             self.process.wait(5)

@@ -1,4 +1,4 @@
-"""A member that hardly deflates, for what needs one of many spans."""
+"""A member that hardly deflates, for tests that need many spans."""
 
 import numpy as np
 

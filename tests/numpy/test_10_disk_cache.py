@@ -1,4 +1,4 @@
-"""Rules 10: members that are read a lot, decoded on disk."""
+"""Rules 10: decoded copies on disk, of members that are read often."""
 
 import contextlib
 import gzip
@@ -41,7 +41,7 @@ def copies(cache):
 
 
 def read_past_the_kernels_cache(path, times=1):
-    """Reads all of a file, each time anew from the server or the backing file."""
+    """Reads all of a file, each time again from the server or the backing file."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         for _ in range(times):
@@ -55,7 +55,7 @@ def read_past_the_kernels_cache(path, times=1):
 
 
 def read_a_lot(path, cache, count=1):
-    """Three passes, upon which there are `count` copies."""
+    """Reads a member three times, and waits until there are `count` copies."""
     got = read_past_the_kernels_cache(path, 3)
     poll(lambda: len(copies(cache)) >= count, 20, "the copy is made")
     return got
@@ -87,7 +87,7 @@ def is_read_past_the_server(mnt, path, content):
 
 
 def assert_read_as_may_be(mnt, path, content):
-    """By the kernel where we may name backing files, else by the server; the bytes are right."""
+    """Asserts the bytes, and that they come from the kernel where backing files are allowed."""
     if os.geteuid() == 0 and LINUX >= (6, 9):
         # The RELEASE of the last open that went through the server comes when it comes.
         poll(lambda: is_read_past_the_server(mnt, path, content), 20, "it is passed through")
@@ -110,7 +110,7 @@ def test_10_1_a_member_that_is_read_again_becomes_a_file(mount, archive, cache):
 
 
 def test_10_1_who_has_it_open_and_who_opens_it_then_read_the_same(mount, archive, cache):
-    """One through the server and its pages, and the other not past it meanwhile."""
+    """While one handle reads through the server, the next is not passed through either."""
     content = npy(noise())
     mnt = mount(archive.parent, "--disk-cache", cache)
     path = mnt / "a.npz/x.npy"
@@ -241,7 +241,7 @@ def test_10_5_a_directory_that_others_can_write_is_not_used(mount, archive, cach
 
 
 @pytest.mark.parametrize("damage", ["cut", "grown", "written", "mode", "empty"])
-def test_10_5_a_copy_that_was_tampered_with_is_made_anew(mount, source, archive, cache, damage):
+def test_10_5_a_copy_that_was_tampered_with_is_rebuilt(mount, source, archive, cache, damage):
     content = npy(noise())
     one = mount(source, "--disk-cache", cache)
     read_a_lot(one / "a.npz/x.npy", cache)
@@ -263,7 +263,7 @@ def test_10_5_a_copy_that_was_tampered_with_is_made_anew(mount, source, archive,
     mnt = mount(source, "--disk-cache", cache)
     path = mnt / "a.npz/x.npy"
     assert read_past_the_kernels_cache(path, 3) == content
-    poll(lambda: copies(cache)[0].stat().st_ino != before.st_ino, 20, "it is made anew")
+    poll(lambda: copies(cache)[0].stat().st_ino != before.st_ino, 20, "it is rebuilt")
     assert len(mnt.log_lines("no decoded copy")) == 1
     assert_read_as_may_be(mnt, path, content)
 
@@ -364,7 +364,7 @@ def test_10_6_on_a_disk_that_is_smaller_the_oldest_go_too(mount, source, disk):
 
 
 def test_10_8_a_disk_that_is_full_for_many_members_is_tried_again(mount, source, disk):
-    """One line for all, and copies once there is room."""
+    """There is one line in the log for all members, and there are copies once there is room."""
     arrays = {name: noise(ord(name)) for name in "abc"}
     np.savez_compressed(source / "a.npz", **arrays)
     (disk / "other").write_bytes(bytes(8 << 20))

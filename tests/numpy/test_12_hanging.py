@@ -20,7 +20,7 @@ STUCK = 16
 
 @pytest.fixture
 def hung(source, tmp_path):
-    """A filesystem below the source, and neighbours beside it that do not hang."""
+    """A filesystem within the source that hangs, and files beside it that do not."""
     assert os.geteuid() == 0, "only root can mount what hangs: run this test as root"
     content = tmp_path / "content"
     content.mkdir()
@@ -46,7 +46,7 @@ def readers(code, paths):
 
 
 def neighbours_answer(mounted_at):
-    """In a process of its own: should it hang, the test fails and does not hang."""
+    """Runs in its own process: if that hangs, the test fails and does not hang."""
     code = """
 import os, sys, numpy as np
 top = sys.argv[1]
@@ -75,7 +75,7 @@ def end(processes):
 
 
 def stuck_readers(m, hung, way):
-    """Readers that wait for the source, while the neighbours answer."""
+    """Readers that wait for the source, while other files are answered."""
     operations, code, name = WAYS[way]
     os.stat(m / "hung")
     hung.hang(*operations.split())
@@ -100,7 +100,7 @@ def test_12_1_a_source_that_hangs_stops_nobody_else(source, mount, hung, way):
 
 
 def test_12_1_members_of_an_archive_that_hangs(source, mount, hung):
-    # Compared when it is opened, a member would be at hand by the time it is read.
+    # If a member were compared when it is opened, it would be decoded before it is read.
     m = mount(source, "--verify", "never")
     paths = [str(m / "hung" / f"{number}.npz" / "a.npy") for number in range(STUCK)]
     handles = [os.open(path, os.O_RDONLY) for path in paths]

@@ -69,7 +69,7 @@ def test_1_9_names_of_any_length_are_listed(source, mount):
 
 
 def test_1_9_special_files_are_listed_as_such(source, mount):
-    """By the types of the listing alone, as find(1) goes by them."""
+    """Walks by the types of the listing alone, as find(1) does."""
     kinds = {"s": stat.S_IFSOCK, "p": stat.S_IFIFO, "f": stat.S_IFREG}
     for kind, mode in kinds.items():
         for number in range(500):

@@ -16,7 +16,7 @@ ONE = [Entry(b"x.npy", b"x bytes"), Entry(b"sub/y.npy", b"y bytes")]
 
 
 def make_tree(source):
-    """A little of everything; with what must be seen of it."""
+    """A source with a file of every kind, and what the mount must show of it."""
     zipmaker.write(source / "a.npz", ONE)
     (source / "notes.txt").write_bytes(b"notes\n")
     (source / "empty").write_bytes(b"")
@@ -365,7 +365,7 @@ def test_1_9_many_archives_are_listed_without_opening_them(source, mount):
         good = number % 10 != 9
         (source / f"{number}.npz").write_bytes(archive if good else b"not a zip")
         wanted[f"{number}.npz"] = (good, False)
-    # In byte order these are the last, far behind those that the kernel asks more about.
+    # In byte order these are the last, far after those whose attributes the kernel asks for.
     (source / "link").symlink_to("0.npz")
     (source / "sub").mkdir()
     os.mkfifo(source / "pipe")

@@ -232,7 +232,7 @@ def test_2_7_bytes_before_the_damage_are_read_and_eio_after(source, mount, damag
 
 
 @pytest.mark.parametrize("rows", [10, 300_000])
-def test_2_7_a_second_array_behind_the_first_does_no_harm(source, mount, rows):
+def test_2_7_a_second_array_after_the_first_does_no_harm(source, mount, rows):
     first = np.arange(rows * 4.0).reshape(rows, 4)
     (source / "two.npy.gz").write_bytes(gz(npy(first) + npy(np.arange(500_000))))
     path = mount(source) / "two.npy"

@@ -1,4 +1,4 @@
-"""Rules 3: members, whatever encodes them and wherever they lie."""
+"""Rules 3: members of all methods, at all places of an archive."""
 
 import errno
 import os
@@ -19,7 +19,7 @@ from zipmaker import BZIP2, DEFLATED, LZMA, STORED, XZ, ZSTD, Entry, Hole
 
 
 def text(size):
-    """Something that compresses, but not everywhere as well."""
+    """Bytes that compress to different ratios in different places."""
     draw = random.Random(3)
     words = [draw.randbytes(draw.randrange(1, 12)) for _ in range(500)]
     out = bytearray()

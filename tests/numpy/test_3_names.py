@@ -14,7 +14,7 @@ from zipmaker import UTF8, Entry
 
 
 def byte_tree(path):
-    """As `tree`, with names as bytes."""
+    """The same as `tree`, with names as bytes."""
     return {os.fsencode(name): what for name, what in tree(path).items()}
 
 

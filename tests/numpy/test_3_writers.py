@@ -244,7 +244,7 @@ def test_3_13_scipy_sparse(source, mount, kind, compressed):
 
 
 def cnpy(path, arrays):
-    """As rogersce/cnpy writes: no date, no attributes, headers padded to 16 bytes."""
+    """Archives as rogersce/cnpy writes them: no date, no attributes, headers padded to 16 bytes."""
     body, central = b"", b""
     for key, array in arrays.items():
         text = f"{{'descr': '{array.dtype.str}', 'fortran_order': False, 'shape': {array.shape}, }}"

@@ -56,7 +56,7 @@ def test_4_4_long_headers(source, mount):
 
 @pytest.fixture
 def odd(source):
-    """Members that are called `.npy` and are none, one with a very long dtype, and a good one."""
+    """Members called `.npy` that are no arrays, one with a very long dtype, and a good one."""
     fields = str([(f"f{n}", "<f8") for n in range(2000)])
     entries = [
         Entry(b"text.npy", b"no array"),

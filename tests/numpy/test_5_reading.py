@@ -39,7 +39,7 @@ def map_and_hash(descriptor, size):
 def test_5_7_pages_stay_cached_over_opens(member):
     mnt, path, content = member
     assert path.read_bytes() == content
-    # Opened anew; then the server sleeps, and only the page cache can answer.
+    # Opened again; then the server is stopped, and only the page cache can answer.
     with open(path, "rb", buffering=0) as file:
         mnt.pause()
         reader = Child(map_and_hash, file.fileno(), len(content))

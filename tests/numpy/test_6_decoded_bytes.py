@@ -1,4 +1,4 @@
-"""Rule 6.7 where the server need not read the archive: the decoded bytes are at hand."""
+"""Rule 6.7 where the server need not read the archive: it has the decoded bytes in memory."""
 
 import errno
 import os
@@ -9,7 +9,7 @@ from mounting import errno_of
 NEAR = 5_000_000
 
 
-def test_6_7_bytes_at_hand_are_not_given_after_an_overwrite(source, mount):
+def test_6_7_decoded_bytes_are_not_given_after_an_overwrite(source, mount):
     data = np.random.default_rng(67).integers(0, 64, 5_500_000, np.uint8)
     np.savez_compressed(source / "a.npz", x=data)
     mnt = mount(source)

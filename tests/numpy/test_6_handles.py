@@ -1,4 +1,4 @@
-"""Rules 6.6 to 6.8: what is open while its archive changes."""
+"""Rules 6.6 to 6.8: handles and mappings while their archive changes."""
 
 import errno
 import mmap
@@ -165,7 +165,7 @@ def test_6_7_a_mapping_of_overwritten_bytes_gets_sigbus_never_new_bytes(source, 
 
 
 def stamped(generation, rows):
-    """Every element holds the generation, and the row it lies in."""
+    """An array whose elements hold the generation, and the row they lie in."""
     array = np.empty((rows, WIDTH), "<u4")
     array[:] = np.arange(rows, dtype="<u4")[:, None]
     array[:, ::2] = generation
@@ -190,7 +190,7 @@ def read_generations(path, seconds, seed, rows):
 
 
 def read_once(path, seed, rows):
-    """The one generation that all rows of a mapping hold; None when it cannot be had."""
+    """The generation that all rows of a mapping hold; None if it cannot be opened or mapped."""
     try:
         mapped = np.load(path, mmap_mode="r")
     except OSError as error:

@@ -23,7 +23,7 @@ WIDTH = 1024
 
 
 def soon(condition, what):
-    """Waits for a condition. What it sees go away between a listing and a look is not there yet."""
+    """Waits for a condition. A file that disappears during the check counts as false."""
 
     def holds():
         try:
@@ -35,7 +35,7 @@ def soon(condition, what):
 
 
 def load(path):
-    """What is there to load, or the errno."""
+    """The array, or the errno of loading it."""
     try:
         return np.load(path, mmap_mode="r").tolist()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What shows a mount again sees of changes: bind mounts, overlays, file handles, inotify."""
+"""What bind mounts, overlays, file handles and inotify show of changes in a mount."""
 
 import contextlib
 import ctypes
@@ -34,7 +34,7 @@ def handle_of(path):
 
 
 def content_of(handle, mnt):
-    """What the file of `handle` holds, or the errno of opening it."""
+    """The bytes of the file of `handle`, or the errno of opening it."""
     with open_directory(mnt.path) as directory:
         file = libc.open_by_handle_at(directory, ctypes.byref(handle), os.O_RDONLY)
         if file < 0:
@@ -71,7 +71,7 @@ def read(path):
 
 
 def forget():
-    """Has the kernel forget all inodes that nobody uses."""
+    """Makes the kernel forget all inodes that are not in use."""
     Path("/proc/sys/vm/drop_caches").write_text("2")
 
 

@@ -23,13 +23,13 @@ def numbers(mnt):
 
 
 def forget():
-    """Has the kernel forget all inodes that nobody uses."""
+    """Makes the kernel forget all inodes that are not in use."""
     Path("/proc/sys/vm/drop_caches").write_text("2")
 
 
 @pytest.fixture
 def full(source):
-    """A source with a bit of everything."""
+    """A source with a file of every kind."""
     (source / "d/e").mkdir(parents=True)
     (source / "d/plain.txt").write_text("x")
     os.link(source / "d/plain.txt", source / "d/e/other name")

@@ -22,7 +22,7 @@ NO_END = "pending: no end of central directory record"
 
 
 def good_archive(path):
-    """Some of every kind."""
+    """Archives and files of every kind."""
     np.savez(path, x=np.arange(100), y=np.eye(3))
     return path.read_bytes()
 
@@ -88,7 +88,7 @@ def test_7_2_a_pending_archive_becomes_a_directory(source, mount):
 
 
 def test_7_2_a_listing_follows_what_becomes_an_archive(source, mount):
-    """The directory's mtime, by which the kernel drops a listing itself, stays as it is."""
+    """Keeps the mtime of the directory: if it changed, the kernel itself would drop the listing."""
     good = good_archive(source / "a.npz")
     (source / "a.npz").write_bytes(good[:200])
     mnt = mount(source)
@@ -202,7 +202,7 @@ def test_7_4_an_empty_member_with_a_crc(source, mount, method):
 
 
 def bad_block():
-    """A stream that is good for a while, then has a block of the reserved type; and its bytes."""
+    """A stream that is valid, then has a block of the reserved type; and the valid bytes."""
     good = b"".join(bytes([seed % 251]) * 1000 + noise(3096, seed) for seed in range(500))
     coder = zlib.compressobj(6, zlib.DEFLATED, -15)
     encoded = coder.compress(good) + coder.flush(zlib.Z_FULL_FLUSH)
@@ -338,7 +338,7 @@ def test_7_7_stored_members_are_served_as_they_stand_if_nothing_is_verified(sour
 
 
 def visit(path):
-    """Does to everything what a user might; errors are fine, ending is what counts."""
+    """Lists and reads everything, as a user might. Errors are allowed; it must end."""
     for top, dirs, files in os.walk(path):
         for name in [*dirs, *files]:
             full = os.path.join(top, name)
@@ -383,7 +383,7 @@ def long_names(count, size):
 
 
 def overlapping(count):
-    """Many members that are all the same bytes: the whole of a bomb in little space."""
+    """Many members that share the same bytes: a large bomb in a small file."""
     content = bytes(50_000_000)
     first = Entry(b"0", content, DEFLATED)
     same_place = [
@@ -450,7 +450,7 @@ END_RECORDS = {
 
 
 def names_by_zipfile(path):
-    """What zipfile lists, None if it refuses the file."""
+    """The names that zipfile lists, or None if it refuses the file."""
     try:
         with zipfile.ZipFile(path) as archive:
             return sorted(archive.namelist())

@@ -1,4 +1,4 @@
-"""Rules 7.9 to 7.12: what files and users may take of descriptors, disk, and log."""
+"""Rules 7.9 to 7.12: how much of descriptors, disk and log files and users may take."""
 
 import bz2
 import errno

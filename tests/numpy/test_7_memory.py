@@ -1,4 +1,4 @@
-"""Rule 7.13: memory does not grow with what is looked at."""
+"""Rule 7.13: memory does not grow with the number of files that were looked at."""
 
 import errno
 import gzip
@@ -51,7 +51,7 @@ def test_7_13_large_archives_that_are_opened_at_once_take_turns(source, mount):
 
 
 def test_7_13_large_archives_do_not_keep_those_who_answer_from_others(source, mount):
-    """More who wait for large archives than there ever are threads that answer."""
+    """More look-ups wait for large archives than the server has threads."""
     for number in range(3):
         large_archive(source / f"{number}.npz", 100_000)
     np.savez(source / "good.npz", x=np.arange(100))

@@ -84,7 +84,7 @@ def test_7_14_a_dictionary_takes_no_more_than_there_is(source, mount):
 
 
 def hold_open(directory, names, told, until):
-    """Opens files, says how many it got and why no more, and holds them until something is said."""
+    """Opens files, reports how many and why no more, and holds them until it gets a line."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     held, why = [], 0

@@ -1,4 +1,4 @@
-"""Rules 9.1 and 9.5, where several mounts, or the end of one, are in it."""
+"""Rules 9.1 and 9.5, with several mounts, or at the end of a mount."""
 
 import gzip
 import io

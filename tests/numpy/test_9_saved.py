@@ -1,4 +1,4 @@
-"""Rules 9: what one mount leaves for the next."""
+"""Rules 9: indexes that one mount saves for the next."""
 
 import contextlib
 import gzip
@@ -32,7 +32,7 @@ def read_all(path):
 
 
 def first_mount(mount, source, indexes, *options):
-    """Reads all of a member through a mount of its own."""
+    """Reads all of a member through a new mount."""
     one = mount(source, "--index-dir", indexes, *options)
     read_all(one / "a.npz/x.npy")
     one.stop()
@@ -139,7 +139,7 @@ def gzipped(array, middle_level):
 
 
 def rewrite_middle(path, array, later=0):
-    """In place, with the size, the times, the start and the end that it had."""
+    """Overwrites the file in place, and keeps its size, times, start and end."""
     times, size = path.stat(), path.stat().st_size
     path.write_bytes(gzipped(array, 1))
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns + later))
@@ -147,7 +147,7 @@ def rewrite_middle(path, array, later=0):
 
 
 def right_or_error(path):
-    """Whether the changed array is read; an error is the other thing that may be."""
+    """Whether the changed array is read; the only other result allowed is an error."""
     try:
         return (np.load(path) == changed_in_the_middle()).all()
     except (OSError, ValueError):
@@ -251,7 +251,7 @@ def test_9_2_a_member_that_was_damaged_since_costs_its_own_index_alone(mount, so
 
 
 @pytest.mark.parametrize("where", [3, 9, 20, 57, 70, 90, 150, -3000, -1, "cut", "empty", "mode"])
-def test_9_3_a_damaged_index_is_made_anew(mount, source, archive, indexes, where):
+def test_9_3_a_damaged_index_is_rebuilt(mount, source, archive, indexes, where):
     first_mount(mount, source, indexes)
     [path] = saved(indexes)
     content = bytearray(path.read_bytes())
@@ -320,7 +320,7 @@ def test_9_5_a_full_disk_costs_a_line(mount, source, archive, indexes):
 
 
 def test_9_5_the_directory_may_lie_below_the_mount(mount, source, archive):
-    """As ~/.cache does when ~ is mounted over itself."""
+    """The index directory lies below the mount, as ~/.cache does when ~ is mounted over itself."""
     for _ in range(2):
         one = mount(source, "--index-dir", source / ".cache/npzfs", at=source)
         read_all(one / "a.npz/x.npy")
@@ -341,7 +341,7 @@ def test_9_4_what_is_removed_while_it_is_in_use_is_saved_again(mount, source, in
     assert [state(one / f"a.npz/{name}.npy") for name in "ab"] == ["ready"] * 2
 
 
-def test_9_3_damaged_windows_are_made_anew(mount, source, archive, indexes):
+def test_9_3_damaged_windows_are_rebuilt(mount, source, archive, indexes):
     first_mount(mount, source, indexes)
     [path] = saved(indexes)
     content = bytearray(path.read_bytes())
@@ -380,7 +380,7 @@ def test_9_3_an_index_may_be_cut_short_while_it_is_used(mount, source, archive, 
 
 
 def test_9_3_an_index_that_this_mount_cannot_use_is_replaced(mount, source, archive, indexes):
-    """Its spans are longer than a quarter of so little memory."""
+    """The spans are longer than a quarter of the cache."""
     first_mount(mount, source, indexes)
     small = ("--index-dir", indexes, "--cache-size", "256K")
     one = mount(source, *small)

@@ -1,4 +1,4 @@
-"""Rules 9.6 to 9.8 and 10.9: for what a saved index, or a decoded copy, is believed."""
+"""Rules 9.6 to 9.8 and 10.9: for which archives a saved index or a decoded copy is used."""
 
 import gzip
 import io
@@ -41,7 +41,7 @@ def copies(tmp_path):
 
 
 def same_length(content):
-    """`content` as DEFLATE in a length that depends on its length alone: in stored blocks."""
+    """`content` as DEFLATE in stored blocks: the encoded length follows from the length alone."""
     coder = zlib.compressobj(0, zlib.DEFLATED, -15)
     return coder.compress(content) + coder.flush()
 
@@ -78,7 +78,7 @@ def set_back(path, owner):
 
 
 def is_right(path, content):
-    """Whether every row is, one by one from the end, through a handle and from the page cache."""
+    """Whether rows are right: from the last to the first, through a handle and the page cache."""
     with open(path, "rb", buffering=0) as file:
         for offset in range(len(content) - 4096, 0, -4096 * 25):
             if os.pread(file.fileno(), 4096, offset) != content[offset : offset + 4096]:
@@ -88,7 +88,7 @@ def is_right(path, content):
 
 @kinds
 @pytest.mark.parametrize("way", ["in place", "by rename"])
-def test_9_6_what_was_read_in_part_of_a_damaged_archive_is_not_believed_of_the_restored_one(
+def test_9_6_what_was_read_in_part_of_a_damaged_archive_is_not_used_for_the_restored_one(
     source, mount, indexes, kind, way
 ):
     suffix, write, member = KINDS[kind]
@@ -117,7 +117,7 @@ def test_9_6_what_was_read_in_part_of_a_damaged_archive_is_not_believed_of_the_r
         one.stop()
 
 
-def test_9_6_what_was_read_in_part_is_believed_of_the_same_file(source, mount, indexes):
+def test_9_6_what_was_read_in_part_is_used_for_the_same_file(source, mount, indexes):
     archive = write_archive(source)
     options = ("--index-dir", indexes, "--verify", "never")
 
@@ -148,7 +148,7 @@ def test_9_6_what_was_read_in_part_is_believed_of_the_same_file(source, mount, i
 @kinds
 @pytest.mark.parametrize("owner", [ATTACKER, VICTIM, NOBODY])
 @pytest.mark.parametrize("read_before", ["part", "all"])
-def test_9_7_what_is_saved_of_a_forged_archive_is_not_believed_of_another_owners(
+def test_9_7_what_is_saved_of_a_forged_archive_is_not_used_for_another_owners(
     source, mount, indexes, kind, owner, read_before
 ):
     suffix, write, member = KINDS[kind]
@@ -214,7 +214,7 @@ def test_10_9_a_copy_of_a_forged_archive_is_not_shown_for_another_owners(
     assert is_right(member(one, "victim"), content)
 
 
-def test_9_7_an_archive_that_is_given_to_another_user_starts_anew(source, mount, indexes):
+def test_9_7_an_archive_that_is_given_to_another_user_loses_its_index(source, mount, indexes):
     archive = write_archive(source)
     one = mount(source, "--index-dir", indexes)
     assert (np.load(one / "a.npz/x.npy") == noise()).all()
@@ -274,7 +274,7 @@ def test_10_5_a_copy_that_another_user_could_have_written_is_not_used(source, mo
     assert len(one.log_lines(f"user {NOBODY}")) == 1, one.log()
 
 
-def test_9_8_that_a_stored_member_was_right_is_believed_of_the_same_file(source, mount, indexes):
+def test_9_8_that_a_stored_member_was_right_is_used_for_the_same_file(source, mount, indexes):
     content = npy(np.zeros((ROWS, COLUMNS), "<f4"))
     path = zipmaker.write(source / "a.npz", [Entry(b"x", content, STORED)])
     set_back(path, 0)

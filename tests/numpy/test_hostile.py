@@ -80,7 +80,7 @@ def test_7_8_hostile_archives(source, mount):
     mnt = mount(source)
 
     def neighbour():
-        """Reads until it is told to end; says how many rows were right."""
+        """Reads until it is asked to end; returns how many rows were right."""
         over = []
         signal.signal(signal.SIGTERM, lambda *_: over.append(True))
         rows, wanted, draw = np.load(mnt / "a.npz/x.npy", mmap_mode="r"), noise(), 0
