@@ -1,4 +1,4 @@
-//! The command line: one file a subcommand.
+//! The command line. Each subcommand has a file, and only here does anything print to the terminal.
 
 mod demo;
 mod memory;
@@ -16,7 +16,7 @@ use crate::daemon;
 /// What `--version` says after the name.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (commit ", env!("NPZFS_COMMIT"), ")");
 
-/// Between the options and the end of `--help`.
+/// The end of `--help`, after the options.
 const EXAMPLES: &str = "\
 Mount options, for -o and fstab(5):
   layout= memory_limit= verify= ...    as the options above, with _ for -
@@ -70,12 +70,12 @@ enum Command {
     Demo(demo::Arguments),
 }
 
-/// Runs the program and says how it ended.
+/// Runs the program, and returns its exit code.
 pub fn main() -> ExitCode {
     let cli = match parse(std::env::args_os().collect()) {
         Ok(cli) => cli,
         Err(error) => {
-            complain(error);
+            print_error(error);
             return ExitCode::from(2);
         }
     };
@@ -86,11 +86,11 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// What the command line says. What `-o` stands for is parsed before all else, and the last of two
-/// counts: so what is said without `-o` overrides it.
+/// Parses the command line. The options that `-o` gives are put in front of the line, and the last of
+/// two options counts, so an option that is given without `-o` overrides one of `-o`.
 ///
 /// # Errors
-/// One line on what `-o` says. For all else that is wrong clap ends the process.
+/// One line about an option of `-o`. For every other error clap prints the usage and ends the process.
 fn parse(mut line: Vec<OsString>) -> Result<Cli, String> {
     let mut cli = Cli::parse_from(&line);
     let options = mount::MountOptions::augment_args(clap::Command::new("npzfs"));
@@ -105,21 +105,22 @@ fn parse(mut line: Vec<OsString>) -> Result<Cli, String> {
     Ok(cli)
 }
 
-/// One line on standard error; for the journal, which knows the program, with a severity.
-fn complain(what: impl Display) {
+/// Prints one line to standard error. The journal knows the name of the program, so it gets the
+/// severity instead.
+fn print_error(error: impl Display) {
     if daemon::stderr_is_the_journal() {
-        eprintln!("<3>{what}");
+        eprintln!("<3>{error}");
     } else {
-        eprintln!("npzfs: {what}");
+        eprintln!("npzfs: {error}");
     }
 }
 
-/// The end of a program that had this to do.
-fn end(result: Result<(), impl Display>) -> ExitCode {
+/// The exit code for `result`; an error is printed.
+fn exit_code(result: Result<(), impl Display>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            complain(error);
+            print_error(error);
             ExitCode::FAILURE
         }
     }

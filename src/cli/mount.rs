@@ -5,14 +5,14 @@ use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
 use clap::{Args, ValueHint};
 use log::LevelFilter;
 
-use super::{complain, end, memory, size};
+use super::{exit_code, memory, print_error, size};
 use crate::{
-    daemon::{self, Access, Ground, Launch, Log, Options},
+    daemon::{self, Access, Log, Options, ServerKind},
     serve::{self, Verify},
     tree::{Layout, Settings},
 };
 
-/// The hidden flag that tells the program that it is the server in the background.
+/// The hidden flag by which the program knows that it is the server in the background.
 const SERVER: &str = "--server-in-background";
 
 /// The longest time that names and attributes may be kept: a year.
@@ -105,7 +105,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
     let (options, log_file) = match options(arguments) {
         Ok(both) => both,
         Err(error) => {
-            complain(error);
+            print_error(error);
             return ExitCode::from(2);
         }
     };
@@ -117,22 +117,17 @@ pub fn run(arguments: Arguments) -> ExitCode {
         None if foreground => Log::Stderr,
         None => Log::System,
     };
-    let ground = if server { Ground::Back } else { Ground::Fore };
-    end(daemon::start_log(&log, level).and_then(|()| daemon::serve(&options, ground)))
+    let kind = if server { ServerKind::Background } else { ServerKind::Foreground };
+    exit_code(daemon::start_log(&log, level).and_then(|()| daemon::serve(&options, kind)))
 }
 
-/// Starts the server in the background, and ends as it says.
+/// Starts the server in the background, and ends as the server says.
 fn launch() -> ExitCode {
     let mut arguments = vec![OsString::from(SERVER)];
     arguments.extend(std::env::args_os().skip(1));
     match daemon::launch(arguments) {
-        Ok(Launch::Ready) => ExitCode::SUCCESS,
-        Ok(Launch::Failed(code)) => ExitCode::from(code),
-        Ok(Launch::Died(status)) => {
-            complain(daemon::obituary(status));
-            ExitCode::FAILURE
-        }
-        Err(error) => end(Err(error)),
+        Ok(code) => ExitCode::from(code),
+        Err(error) => exit_code(Err(error)),
     }
 }
 
@@ -167,14 +162,14 @@ fn options(arguments: Arguments) -> Result<(Options, Option<PathBuf>), String> {
     Ok((options, given.log_file))
 }
 
-/// Where a service manager gives us a cache, else where caches of the user are.
+/// The directory that the service manager provides for caches, else `npzfs` in that of the user.
 fn default_index_dir() -> Option<PathBuf> {
-    // systemd.exec(5): with several directories they are separated by colons.
+    // Several directories are separated by colons (systemd.exec(5)).
     let directories = std::env::var_os("CACHE_DIRECTORY").filter(|text| !text.is_empty());
     if let Some(directories) = directories {
         return std::env::split_paths(&directories).next();
     }
-    // As the XDG base directory specification has it, a path that is not absolute is ignored.
+    // The XDG base directory specification says to ignore a path that is not absolute.
     let caches = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let caches = caches.filter(|path| path.is_absolute());
     let caches = caches.or_else(|| Some(std::env::home_dir()?.join(".cache")))?;

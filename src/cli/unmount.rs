@@ -16,5 +16,5 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> ExitCode {
-    super::end(crate::daemon::unmount(&arguments.mountpoint, arguments.lazy))
+    super::exit_code(crate::daemon::unmount(&arguments.mountpoint, arguments.lazy))
 }

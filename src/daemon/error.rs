@@ -1,6 +1,12 @@
 //! Why a mount could not be made or taken away, in one line that says what to do.
 
-use std::{fmt, io, path::Path, path::PathBuf, time::Duration};
+use std::{
+    fmt, io,
+    os::unix::process::ExitStatusExt,
+    path::{Path, PathBuf},
+    process::ExitStatus,
+    time::Duration,
+};
 
 /// Why a mount could not be made or taken away.
 #[derive(Debug)]
@@ -50,6 +56,8 @@ pub enum Error {
         /// The source.
         source: PathBuf,
     },
+    /// The server in the background ended before its mount answered, and wrote no error.
+    ServerDied(ExitStatus),
     /// /dev/fuse could not be opened.
     FuseDevice(io::Error),
     /// There is no fusermount3, and mounting without it is not permitted.
@@ -197,6 +205,12 @@ impl fmt::Display for Error {
                 Shown(mountpoint),
                 Shown(source)
             ),
+            Error::ServerDied(status) => match status.signal() {
+                Some(signal) => {
+                    write!(f, "the server was killed by signal {signal} before its mount answered")
+                }
+                None => write!(f, "the server ended before its mount answered ({status})"),
+            },
             Error::FuseDevice(cause) => fuse_device_line(f, cause),
             Error::NoFusermount => f.write_str(
                 "fusermount3 is not in PATH, and only root may do without it; install the package \

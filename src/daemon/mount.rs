@@ -5,7 +5,7 @@ use std::{
     fmt, io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, OnceLock, mpsc::Sender},
+    sync::{Arc, OnceLock, mpsc::Sender},
     thread,
     time::{Duration, Instant},
 };
@@ -18,14 +18,16 @@ use super::{
     detach::{self, Mode},
     fusermount,
     kernel::{self, Detached},
+    limits,
     mountpoint::Mountpoint,
     options::Access,
     place::{self, Place},
     processes,
+    relief::MountRelief,
     source::Source,
 };
 use crate::{
-    fuse::{Npzfs, Relief, Watched},
+    fuse::{Npzfs, Watched},
     mounts::{self, MountInfo},
     saved::{Copies, Indexes},
     serve,
@@ -41,9 +43,6 @@ pub(super) const GRACE: Duration = Duration::from_secs(5);
 /// How long a server may take to save its indexes once nobody uses the mount any more. Most take
 /// a fraction of a second.
 const SAVING: Duration = Duration::from_secs(60);
-
-/// Descriptors that the kernel has room for from the start: 256 KiB of its memory.
-const TABLE: u64 = (32 << 10) - 1;
 
 /// Between two looks at something that tells no news by itself.
 const POLL: Duration = Duration::from_millis(5);
@@ -70,8 +69,8 @@ impl Mount {
     /// When the source or the mountpoint cannot be used, or mounting is refused. Nothing is left
     /// mounted then.
     pub fn start(options: &Options, events: Sender<Event>) -> Result<Self, Error> {
-        let few_threads = few_threads(options.settings.serve.threads)?;
-        raise_file_limit();
+        let few_threads = limits::few_threads(options.settings.serve.threads)?;
+        limits::raise_file_limit();
         // First the mountpoint: a dead mount on it may cover the source.
         let mountpoint = Mountpoint::find(&options.mountpoint)?;
         // Before mounting, too: it may lie where the mount will be.
@@ -162,9 +161,7 @@ impl Mount {
                 // What hangs in the source may hold what saving needs.
                 let _ = place::within(GRACE, move || tree.save_indexes());
             }
-            if let Err(cause) = answering::let_go() {
-                log::debug!("the device was not let go of: {cause}");
-            }
+            let_go_of_device();
         }
         Ok(())
     }
@@ -182,11 +179,12 @@ impl Mount {
                 .try_clone()
                 .map_err(|cause| Error::Setup("another descriptor of the device", cause))
         };
+        let few_threads = tree.settings().serve.few_threads;
+        let threads = if few_threads { 1 } else { limits::answering_threads() };
         let mut config = Config::default();
-        let threads = if tree.settings().serve.few_threads { 1 } else { threads() };
         config.n_threads = Some(threads);
-        // Requests read through a cloned descriptor are aborted when it is closed, so that a
-        // server could not be replaced under a mount (docs/architecture.md).
+        // The kernel aborts the requests of a cloned descriptor when that is closed, and further
+        // sessions (`answering`) need one descriptor that leads to all requests.
         config.clone_fd = false;
         let acl = match options.access {
             Access::Owner => SessionACL::Owner,
@@ -195,43 +193,48 @@ impl Mount {
         };
         let filesystem = Npzfs::new(tree, duplicate()?);
         let (cache, requests) = (filesystem.cache(), filesystem.requests());
-        let first = Watched::new(filesystem);
-        let (joined, ending) = (first.joined(), first.joined());
-        let (watched, relieving) = (duplicate()?, duplicate()?);
-        let session = Session::from_fd(first, device, acl, config).map_err(Error::Session)?;
-        cache
-            .start(session.notifier())
-            .map_err(|cause| Error::Setup("the thread that drops listings", cause))?;
-        let more = More {
-            filesystem: joined,
-            device: relieving,
+        let watched = Watched::new(filesystem);
+        let ending = watched.joined();
+        let relief = MountRelief {
+            filesystem: watched.joined(),
+            device: duplicate()?,
             acl,
             ended: self.ended.clone(),
             events: events.clone(),
             is_refused: false,
         };
+        let watched_device = duplicate()?;
+        let session = Session::from_fd(watched, device, acl, config).map_err(Error::Session)?;
+        cache
+            .start(session.notifier())
+            .map_err(|cause| Error::Setup("the thread that drops listings", cause))?;
         requests
-            .watch(watched, threads, more)
-            .map_err(|cause| Error::Setup("the thread that looks after requests", cause))?;
+            .watch(watched_device, threads, relief)
+            .map_err(|cause| Error::Setup("the thread that watches requests", cause))?;
+        self.run(session, ending, events)
+            .map_err(|cause| Error::Setup("the thread that serves the mount", cause))
+    }
+
+    /// Starts the thread that waits for the end of the session, and tells of it.
+    fn run(
+        &self,
+        session: Session<Watched>,
+        filesystem: Watched,
+        events: Sender<Event>,
+    ) -> io::Result<()> {
         let ended = Arc::clone(&self.ended);
         let run = move || {
             let result = session.run();
-            ending.end();
-            // Other descriptors of the device are open, and nobody is to wait for an answer.
-            if result.is_err()
-                && let Err(cause) = answering::let_go()
-            {
-                log::debug!("the device was not let go of: {cause}");
+            filesystem.end();
+            // Other descriptors of the device are open, through which nobody answers any more.
+            if result.is_err() {
+                let_go_of_device();
             }
-            let _ = ended.set(result.is_ok()); // or the mount was given up meanwhile
-            // Whoever started the mount may have lost interest.
+            let _ = ended.set(result.is_ok()); // or its requests were given up before
+            // If nobody receives it, the process is ending anyway.
             let _ = events.send(Event::Ended(result));
         };
-        thread::Builder::new()
-            .name("session".into())
-            .spawn(run)
-            .map_err(|cause| Error::Setup("the thread that serves the mount", cause))?;
-        Ok(())
+        thread::Builder::new().name("session".into()).spawn(run).map(drop)
     }
 
     /// Moves a mount to its mountpoint when it has answered.
@@ -328,57 +331,13 @@ impl Drop for Mount {
     }
 }
 
-/// Threads that answer at most, all of them together.
-const MOST_THREADS: usize = 64;
-
-/// Threads that are added at a time: an address space of 16 MiB each.
-const MORE_THREADS: usize = 8;
-
-/// Helps a mount whose requests are stuck in the source.
-struct More {
-    filesystem: Watched,
-    device: OwnedFd,
-    acl: SessionACL,
-    ended: Arc<OnceLock<bool>>,
-    events: Sender<Event>,
-    /// Whether there were no more threads to be had.
-    is_refused: bool,
-}
-
-impl Relief for More {
-    fn answer(&mut self, threads: usize) -> usize {
-        let more = MORE_THREADS.min(MOST_THREADS.saturating_sub(threads));
-        if more == 0 || self.is_refused {
-            return 0;
-        }
-        match answering::join(self.filesystem.joined(), &self.device, self.acl, more) {
-            Ok(()) => {
-                log::info!("all {threads} threads wait for the source: {more} more answer");
-                more
-            }
-            Err(cause) => {
-                self.is_refused = true;
-                log::warn!("all {threads} threads wait for the source, and no more start: {cause}");
-                0
-            }
-        }
-    }
-
-    fn serve(&mut self, is_old: bool) {
-        self.filesystem.relieve(is_old);
-    }
-
-    fn give_up(&mut self) {
-        log::warn!("the mount is gone, and requests still wait for the source: they are given up");
-        let filesystem = self.filesystem.joined();
-        let _ = place::within(GRACE, move || filesystem.end());
-        let _ = self.ended.set(true); // it is empty: the session waits for its threads
-        // Whoever started the mount may have lost interest.
-        let _ = self.events.send(Event::Ended(Ok(())));
+fn let_go_of_device() {
+    if let Err(cause) = answering::let_go() {
+        log::debug!("the device is still open: {cause}");
     }
 }
 
-/// Unmounts one mount of ours, lazily if it is in use.
+/// Unmounts one mount of this filesystem, lazily if it is in use.
 fn take_away(mount: &MountInfo) -> Result<Mode, Error> {
     let path = &mount.mount_point;
     // A path leads to the mount on top: that may be another one by now.
@@ -419,71 +378,3 @@ fn open_kept<T, E: fmt::Display>(
         .ok()
         .map(Arc::new)
 }
-
-/// Every archive in use is an open file, and 1024, the usual limit, is for programs that call
-/// select(2).
-fn raise_file_limit() {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    if let Err(errno) = setrlimit(Resource::Nofile, limit) {
-        log::debug!("the limit of open files stays: {errno}");
-    }
-    // The table of descriptors doubles when it is full, and in a program with several threads the
-    // kernel waits some 10 ms each time until none of them can see the old one. So it gets the
-    // size that it will have once: opening 2,000 archives took 75 ms, and takes 30.
-    let last = TABLE.min(limit.current.unwrap_or(TABLE).saturating_sub(1)) as i32;
-    if let Err(errno) = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), last) {
-        log::debug!("the table of descriptors stays as small as it is: {errno}");
-    }
-}
-
-/// Threads beside those that decode and answer: two that decode whole members, two that open archives
-/// of many members, one each that
-/// replies, saves, copies, compares, drops listings, looks after requests, waits for the session, and
-/// waits for what may hang; and two to spare.
-const OTHER_THREADS: usize = 14;
-
-/// Threads that a mount cannot do without: one that decodes, one that answers, one each that drops
-/// listings, looks after requests, waits for the session, and waits for what may hang; and one to
-/// spare, for the kernel counts a thread for a moment after its end.
-const LEAST_THREADS: usize = 7;
-
-/// Whether as many threads as a mount likes to have cannot be started (TasksMax=, pids.max, ulimit
-/// -u), by starting them. What comes later has no error of its own to tell: fuser, half started, serves.
-fn few_threads(decoders: usize) -> Result<bool, Error> {
-    let wanted = decoders + threads() + OTHER_THREADS;
-    let gate = Mutex::new(());
-    let allowed = thread::scope(|scope| {
-        let closed = gate.lock();
-        let wait = || drop(gate.lock());
-        let start = |_| thread::Builder::new().spawn_scoped(scope, wait).ok();
-        let started: Vec<_> = (0..wanted).map_while(start).collect();
-        drop(closed);
-        let allowed = started.len();
-        // The scope waits for the closures alone, and the threads are counted until they end.
-        for thread in started {
-            let _ = thread.join(); // it cannot panic
-        }
-        allowed
-    });
-    if allowed < LEAST_THREADS {
-        return Err(Error::Threads { allowed, least: LEAST_THREADS });
-    }
-    if allowed < wanted {
-        log::warn!(
-            "only {allowed} more threads can be started, and {wanted} are wanted: it is slower"
-        );
-    }
-    Ok(allowed < wanted)
-}
-
-/// How many threads read requests from the kernel. Decoding is not their work, but copying is: out
-/// of the page cache, on two cores, one of them moved 1.6 GB/s, two 2.4 and four 3.0. More than
-/// eight is for machines that have shown to need it.
-fn threads() -> usize {
-    thread::available_parallelism().map_or(4, |cores| cores.get().clamp(4, 8))
-}
-
-#[cfg(test)]
-mod tests;

@@ -4,40 +4,36 @@ use std::sync::mpsc;
 
 use sd_notify::NotifyState;
 
-use super::{Error, Event, Hangup, Mount, Options, background, signals};
+use super::{Error, Event, Mount, Options, background, signals};
 
-/// Where the server runs.
+/// Who has started the server, and what it owes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ground {
-    /// In the foreground: of a terminal, or of a service manager.
-    Fore,
-    /// In the background, started by [`super::launch`].
-    Back,
+pub enum ServerKind {
+    /// A terminal or a service manager: the end of the terminal (SIGHUP) ends the mount.
+    Foreground,
+    /// [`super::launch`], which waits until the mount answers. There is no terminal after that.
+    Background,
 }
 
 /// Mounts, and serves until the mount is taken away or a signal comes.
 ///
 /// # Errors
 /// When the mount cannot be made or taken away, or the conversation with the kernel fails.
-pub fn serve(options: &Options, ground: Ground) -> Result<(), Error> {
-    let hangup = match ground {
-        Ground::Fore => Hangup::Ends,
-        Ground::Back => {
-            background::take_name();
-            Hangup::Ignored
-        }
-    };
+pub fn serve(options: &Options, kind: ServerKind) -> Result<(), Error> {
+    if kind == ServerKind::Background {
+        background::take_name();
+    }
     let (sender, events) = mpsc::channel();
-    signals::forward(sender.clone(), hangup)?;
+    signals::forward(sender.clone(), kind)?;
     let mount = Mount::start(options, sender)?;
-    if ground == Ground::Back {
+    if kind == ServerKind::Background {
         background::ready()?;
     }
     let status = format!("{} on {}", mount.source().display(), mount.path().display());
     tell(&[NotifyState::Ready, NotifyState::Status(&status)]);
     log::info!("serving {status}");
 
-    // The sender lives as long as the threads that hold it, which do not end before they send.
+    // The threads that hold the senders send before they end, so there is an event.
     let result = match events.recv() {
         Ok(Event::Signal(signal)) => {
             log::info!("{}: unmounting {}", signals::name(signal), mount.path().display());
@@ -54,7 +50,7 @@ pub fn serve(options: &Options, ground: Ground) -> Result<(), Error> {
     result
 }
 
-/// Tells a service manager, if there is one.
+/// Tells the service manager, if one has started the server.
 fn tell(states: &[NotifyState]) {
     if let Err(cause) = sd_notify::notify(states) {
         log::warn!("cannot tell the service manager: {cause}");

@@ -7,23 +7,14 @@ use signal_hook::{
     iterator::Signals,
 };
 
-use super::{Error, Event};
+use super::{Error, Event, ServerKind};
 
-/// What SIGHUP means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hangup {
-    /// The terminal is gone, and the mount with it.
-    Ends,
-    /// Nothing: there is no terminal.
-    Ignored,
-}
-
-/// Sends an [`Event::Signal`] for the first signal that ends the server. The second one ends the
-/// process at once.
+/// Sends an [`Event::Signal`] for the first signal that asks the server to end. The second one ends
+/// the process at once. A server in the background ignores SIGHUP.
 ///
 /// # Errors
 /// When the handlers cannot be set up.
-pub fn forward(events: Sender<Event>, hangup: Hangup) -> Result<(), Error> {
+pub fn forward(events: Sender<Event>, kind: ServerKind) -> Result<(), Error> {
     let setup = |cause| Error::Setup("the signal handlers", cause);
     // With a handler for SIGXFSZ, a write beyond the size that files may have (ulimit -f) fails
     // like one on a full disk, and does not end the server.
@@ -34,7 +25,7 @@ pub fn forward(events: Sender<Event>, hangup: Hangup) -> Result<(), Error> {
             if signal == SIGXFSZ {
                 continue;
             }
-            if signal == SIGHUP && hangup == Hangup::Ignored {
+            if signal == SIGHUP && kind == ServerKind::Background {
                 log::info!("SIGHUP: there is no terminal to hang up");
                 continue;
             }
@@ -42,7 +33,7 @@ pub fn forward(events: Sender<Event>, hangup: Hangup) -> Result<(), Error> {
                 process::exit(128 + signal);
             }
             ending = true;
-            // Without a listener the process is ending anyway.
+            // If nobody receives it, the process is ending anyway.
             let _ = events.send(Event::Signal(signal));
         }
     };

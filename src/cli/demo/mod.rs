@@ -17,7 +17,7 @@ use std::{
 use clap::Args;
 use log::LevelFilter;
 
-use crate::daemon::{self, Event, Hangup, Log, Mount, Options};
+use crate::daemon::{self, Event, Log, Mount, Options, ServerKind};
 
 /// How many rows are read after the first one.
 const OTHER_ROWS: usize = 500;
@@ -62,14 +62,14 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         removed.map_err(|cause| Stop::Io("remove its temporary directory", cause))
     }) {
         Ok(()) | Err(Stop::Interrupted) => ExitCode::SUCCESS,
-        Err(stop) => super::end(Err(stop)),
+        Err(stop) => super::exit_code(Err(stop)),
     }
 }
 
 /// The demo, with everything it makes in `directory`. Nothing is mounted when it returns.
 fn show(directory: &Path, once: bool) -> Result<(), Stop> {
     let (sender, events) = mpsc::channel();
-    daemon::forward_signals(sender.clone(), Hangup::Ends).map_err(Stop::Mount)?;
+    daemon::forward_signals(sender.clone(), ServerKind::Foreground).map_err(Stop::Mount)?;
     let (source, mountpoint) = (directory.join("data"), directory.join("mnt"));
     for path in [&source, &mountpoint] {
         fs::create_dir(path).map_err(|cause| Stop::Io("make a directory", cause))?;
