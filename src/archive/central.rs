@@ -151,7 +151,7 @@ impl Central {
             encrypted: entry.flags & (ENCRYPTED | STRONGLY_ENCRYPTED) != 0,
             encoded_size: entry.encoded_size,
             size: entry.size.min(i64::MAX as u64),
-            crc32: entry.crc32,
+            crc32: Some(entry.crc32),
             // An offset that is no place in a file is found out when the header is read.
             header_offset: u64::try_from(header_offset).unwrap_or(u64::MAX),
         });

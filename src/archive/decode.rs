@@ -14,7 +14,7 @@ use std::{
 
 use seekable_deflate::ReadAt;
 
-use super::{Error, Member, Method, SourceFile, lzma};
+use super::{Error, Member, Method, SourceFile, gunzip, lzma};
 
 /// Bytes that are read and decoded at a time.
 const PIECE: usize = 64 << 10;
@@ -43,6 +43,7 @@ pub(super) fn decode(
             .map_err(|error| undecodable(member, 0, most, error))
             .and_then(|decoder| copy(decoder, member, most, out)),
         Method::Xz => copy(lzma::xz_reader(encoded, most), member, most, out),
+        Method::Gzip => gunzip::with_decoded(encoded, |decoder| copy(decoder, member, most, out)),
         Method::Deflate64 => {
             copy(deflate64::Deflate64Decoder::with_buffer(encoded), member, most, out)
         }
@@ -111,8 +112,11 @@ fn copy(
         out.write_all(&piece[..len])?;
         done += len as u64;
     }
-    let (found, expected) = (crc.finalize(), member.crc32);
-    if found == expected { Ok(()) } else { Err(Error::Checksum { found, expected }) }
+    let found = crc.finalize();
+    match member.crc32 {
+        Some(expected) if expected != found => Err(Error::Checksum { found, expected }),
+        _ => Ok(()),
+    }
 }
 
 fn undecodable(member: &Member, decoded: u64, most: u32, cause: io::Error) -> Error {

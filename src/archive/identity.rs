@@ -1,6 +1,6 @@
 //! What an archive is, wherever it lies and whatever it is called.
 
-use std::{fmt, io, ops::Range};
+use std::{fmt, io, iter, ops::Range};
 
 use seekable_deflate::ReadAt;
 use sha2::{Digest, Sha256};
@@ -9,6 +9,10 @@ use super::SourceFile;
 
 /// What statfs(2) says of a FUSE filesystem (FUSE_SUPER_MAGIC).
 const FUSE: u32 = 0x6573_5546;
+
+/// Bytes at the start and at the end of a file without a directory that tell what it is.
+const HEAD: u64 = 4 << 10;
+const TAIL: u64 = 64 << 10;
 
 /// Bytes that are hashed at a time.
 const PIECE: u64 = 64 << 10;
@@ -45,11 +49,21 @@ impl Identity {
         })
     }
 
+    /// Of a file whose central directory goes from `start` to its end.
+    pub(super) fn by_directory(source: &SourceFile, start: u64) -> io::Result<Self> {
+        Self::of(source, iter::once(start..source.generation().size))
+    }
+
+    /// Of a file without a directory, by its start and its end.
+    pub(super) fn by_ends(source: &SourceFile) -> io::Result<Self> {
+        let generation = source.generation();
+        let head = 0..generation.size.min(HEAD);
+        let tail = generation.size.saturating_sub(TAIL).max(head.end)..generation.size;
+        Ok(Self { fraction: generation.mtime.1, ..Self::of(source, [head, tail])? })
+    }
+
     /// By the bytes `ranges` of the file.
-    pub(super) fn of(
-        source: &SourceFile,
-        ranges: impl IntoIterator<Item = Range<u64>>,
-    ) -> io::Result<Self> {
+    fn of(source: &SourceFile, ranges: impl IntoIterator<Item = Range<u64>>) -> io::Result<Self> {
         let generation = source.generation();
         let mut hash = Sha256::new();
         let owner = rustix::fs::fstat(source.file())?.st_uid;
@@ -71,11 +85,6 @@ impl Identity {
             }
         }
         Ok(Self { hash: hash.finalize().into(), fraction: 0 })
-    }
-
-    /// With the fraction of the file's mtime.
-    pub(super) fn with_fraction(self, source: &SourceFile) -> Self {
-        Self { fraction: source.generation().mtime.1, ..self }
     }
 }
 
@@ -102,7 +111,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::archive::{Archive, NpyGz, testing};
+    use crate::archive::{NPY_GZ, NPZ, testing};
 
     fn set_mtime(path: &Path, nanoseconds: u64) {
         let time = SystemTime::UNIX_EPOCH + Duration::from_nanos(nanoseconds);
@@ -111,7 +120,7 @@ mod tests {
 
     fn zip(path: &Path) -> Identity {
         let source = SourceFile::new(File::open(path).unwrap()).unwrap();
-        Archive::open(source.into()).unwrap().identity().unwrap()
+        NPZ.open(source.into()).unwrap().identity().unwrap()
     }
 
     fn npy_gz(data: &[u8]) -> Vec<u8> {
@@ -163,7 +172,7 @@ mod tests {
             fs::write(&path, npy_gz(&[value; 100_000])).unwrap();
             set_mtime(&path, 1_700_000_000_000_000_000);
             let source = SourceFile::new(File::open(&path).unwrap()).unwrap();
-            seen.push(NpyGz::open(source.into()).unwrap().identity().unwrap());
+            seen.push(NPY_GZ.open(source.into()).unwrap().identity().unwrap());
         }
         assert_ne!(seen[0], seen[1]);
     }

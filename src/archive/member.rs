@@ -19,6 +19,8 @@ pub enum Method {
     Xz,
     /// Method 93.
     Zstd,
+    /// RFC 1952: not in a zip, but a file of its own.
+    Gzip,
     /// Any other, by its number.
     Other(u16),
 }
@@ -51,6 +53,7 @@ impl fmt::Display for Method {
             Self::Lzma => "lzma",
             Self::Zstd => "zstd",
             Self::Xz => "xz",
+            Self::Gzip => "gzip",
             Self::Other(number) => return write!(f, "method {number}"),
         })
     }
@@ -60,7 +63,16 @@ impl fmt::Display for Method {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MemberId(pub u32);
 
-/// What the central directory says of a member.
+impl MemberId {
+    /// The member of a container that has one and no directories.
+    pub const ONLY: Self = Self(0);
+}
+
+/// The most decoded bytes that DEFLATE makes of one byte: a length of 258 for a code of one bit
+/// and a distance for another.
+pub(super) const MAX_DEFLATE_RATIO: u64 = 1032;
+
+/// What a container says of a member.
 #[derive(Debug)]
 pub struct Member {
     /// How it is encoded.
@@ -71,9 +83,10 @@ pub struct Member {
     pub encoded_size: u64,
     /// Bytes when decoded; at most `i64::MAX`, the largest size that Linux has for a file.
     pub size: u64,
-    /// CRC-32 of the decoded bytes.
-    pub crc32: u32,
-    /// Where the local file header is, in bytes from the start of the file.
+    /// CRC-32 of the decoded bytes, if the container says it.
+    pub crc32: Option<u32>,
+    /// Where the local file header is, or the member itself if it has none. In bytes from the start
+    /// of the file.
     pub header_offset: u64,
 }
 

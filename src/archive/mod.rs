@@ -4,14 +4,13 @@
 //! generation it was opened with.
 #![forbid(unsafe_code)]
 
-// The archive of the layer `archive`: no other word says it better.
-#[allow(clippy::module_inception)]
-mod archive;
 mod central;
+mod container;
 mod cp437;
 mod decode;
 mod dir;
 mod error;
+mod format;
 mod generation;
 mod gunzip;
 mod gzip;
@@ -21,13 +20,14 @@ mod member;
 mod name;
 pub mod npy;
 mod source;
+mod zip;
 
-pub use archive::{Archive, MAX_DICTIONARY};
 pub use central::Grow;
+pub use container::{Container, MAX_DICTIONARY};
 pub use dir::{Dir, DirId, Entry};
 pub use error::Error;
+pub use format::{Format, NPY_GZ, NPZ};
 pub use generation::Generation;
-pub use gzip::NpyGz;
 pub use identity::Identity;
 pub use member::{Member, MemberId, Method};
 pub use source::{SameFile, SourceFile};

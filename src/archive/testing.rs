@@ -2,7 +2,7 @@
 
 use std::{fs::File, io::Write, sync::Arc};
 
-use super::{Archive, Dir, DirId, Entry, Error, MAX_DICTIONARY, SourceFile};
+use super::{Container, Dir, DirId, Entry, Error, MAX_DICTIONARY, NPZ, SourceFile};
 
 /// An unnamed file that holds `bytes`.
 pub fn file_of(bytes: &[u8]) -> File {
@@ -15,12 +15,12 @@ pub fn source_of(bytes: &[u8]) -> Arc<SourceFile> {
     Arc::new(SourceFile::new(file_of(bytes)).unwrap())
 }
 
-pub fn open(bytes: &[u8]) -> Result<Archive, Error> {
-    Archive::open(source_of(bytes))
+pub fn open(bytes: &[u8]) -> Result<Container, Error> {
+    NPZ.open(source_of(bytes))
 }
 
 /// Every path in an archive with what it stands for, in the order of the tree.
-pub fn paths(archive: &Archive) -> Vec<(Vec<u8>, Entry)> {
+pub fn paths(archive: &Container) -> Vec<(Vec<u8>, Entry)> {
     let mut paths = Vec::new();
     let mut open = vec![(DirId::ROOT, Vec::new())];
     while let Some((id, prefix)) = open.pop() {
@@ -40,7 +40,7 @@ pub fn paths(archive: &Archive) -> Vec<(Vec<u8>, Entry)> {
 }
 
 /// The bytes of the member at `path`.
-pub fn read(archive: &Archive, path: &str) -> Result<Vec<u8>, Error> {
+pub fn read(archive: &Container, path: &str) -> Result<Vec<u8>, Error> {
     let mut dir = DirId::ROOT;
     for component in path.split('/') {
         match archive.dir(dir).get(component.as_bytes()) {
@@ -212,7 +212,7 @@ impl RawZip {
         out
     }
 
-    pub fn open(&self) -> Result<Archive, Error> {
+    pub fn open(&self) -> Result<Container, Error> {
         open(&self.bytes())
     }
 }

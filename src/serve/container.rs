@@ -1,4 +1,4 @@
-//! Open archives, with the contents of their members as they are asked for.
+//! Open containers, with the contents of their members as they are asked for.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -18,15 +18,15 @@ use super::{
     whole::Whole,
 };
 use crate::{
-    archive::{Archive, Member, MemberId, Method, NpyGz, SourceFile},
+    archive::{Container, Member, MemberId, Method, SourceFile},
     saved::{CopyKey, StreamKey},
     sync::Mutex,
 };
 
-/// An open archive. Contents, and the indexes in them, live as long as it does.
+/// An open container. Contents, and the indexes in them, live as long as it does.
 #[derive(Debug)]
-pub struct OpenArchive {
-    archive: Arc<Archive>,
+pub struct OpenContainer {
+    container: Arc<Container>,
     shared: Arc<Shared>,
     /// `None` if nothing is saved.
     index: Option<Arc<ArchiveIndex>>,
@@ -36,7 +36,7 @@ pub struct OpenArchive {
 }
 
 /// Somebody may come back to it.
-impl Drop for OpenArchive {
+impl Drop for OpenContainer {
     fn drop(&mut self) {
         if let Some(index) = self.index.take() {
             index.save_later();
@@ -44,27 +44,27 @@ impl Drop for OpenArchive {
     }
 }
 
-impl OpenArchive {
-    /// An archive to be served by `server`.
+impl OpenContainer {
+    /// A container to be served by `server`.
     #[must_use]
-    pub fn new(archive: Archive, server: &Server) -> Self {
+    pub fn new(container: Container, server: &Server) -> Self {
         let shared = server.shared.clone();
-        let archive = Arc::new(archive);
-        let identified = archive.clone();
+        let container = Arc::new(container);
+        let identified = container.clone();
         Self {
-            index: shared.index(archive.source().clone(), move || identified.identity()),
-            confirmed: Confirmed::new(archive.counts().1),
+            index: shared.index(container.source().clone(), move || identified.identity()),
+            confirmed: Confirmed::new(container.counts().1),
             reports: Arc::default(),
-            archive,
+            container,
             shared,
             contents: Mutex::default(),
         }
     }
 
-    /// What the archive's directory says.
+    /// What the file holds.
     #[must_use]
-    pub fn archive(&self) -> &Archive {
-        &self.archive
+    pub fn container(&self) -> &Container {
+        &self.container
     }
 
     /// The content of a member.
@@ -131,9 +131,9 @@ impl OpenArchive {
     }
 
     fn new_content(&self, id: MemberId) -> Result<Content, Error> {
-        let start = self.archive.data_offset(id)?;
-        let member = self.archive.member(id);
-        let source = self.archive.source().clone();
+        let start = self.container.data_offset(id)?;
+        let member = self.container.member(id);
+        let source = self.container.source().clone();
         let key =
             StreamKey { header_offset: member.header_offset, encoded_size: member.encoded_size };
         let copy = match member.method {
@@ -141,8 +141,8 @@ impl OpenArchive {
             _ => self.copy(id, key),
         };
         let whole = |name| {
-            let (archive, shared) = (self.archive.clone(), self.shared.clone());
-            Encoding::Whole(Whole::new(archive, id, shared, copy.clone()), name)
+            let (container, shared) = (self.container.clone(), self.shared.clone());
+            Encoding::Whole(Whole::new(container, id, shared, copy.clone()), name)
         };
         let subject = Subject {
             source: source.clone(),
@@ -160,12 +160,13 @@ impl OpenArchive {
                 let verdict = verdict.clone();
                 Encoding::Stored(Stored::new(source, start, size, member.crc32, verdict, threads))
             }
-            Method::Deflated => {
+            Method::Deflated | Method::Gzip => {
+                let is_gzip = member.method == Method::Gzip;
                 let options = Options {
-                    format: Format::Deflate,
+                    format: if is_gzip { Format::Gzip } else { Format::Deflate },
                     spacing: spacing_for(member.encoded_size, member.size),
                     decoded_len: Some(member.size),
-                    crc32: Some(member.crc32),
+                    crc32: member.crc32,
                 };
                 let encoded = start..start + member.encoded_size;
                 deflated(source, encoded, options, &self.shared, verdict.clone(), key, index)
@@ -177,122 +178,24 @@ impl OpenArchive {
             Method::Zstd => whole("zstd"),
             Method::Other(number) => return Err(Error::UnsupportedMethod(number)),
         };
-        let source = self.archive.source().clone();
+        let source = self.container.source().clone();
         Ok(Content::new(source, member.size, bytes, &self.shared, copy, verdict))
     }
 
     fn copy(&self, id: MemberId, stream: StreamKey) -> Option<Arc<MemberCopy>> {
-        let archive = self.archive.clone();
-        let &Member { size, crc32, .. } = archive.member(id);
-        let mtime = archive.source().generation().mtime.0;
-        self.shared.copy(size, Some(crc32), move || {
-            // The central directory has the CRC-32 of every member. Where others may write the file,
-            // that keeps nobody from making another of the same.
-            let source = archive.source();
-            let file = if source.is_its_owners()? { None } else { Some(source.same_file()?) };
-            Ok(CopyKey { identity: archive.identity()?, stream, size, mtime, file })
+        let container = self.container.clone();
+        let &Member { size, crc32, .. } = container.member(id);
+        let mtime = container.source().generation().mtime.0;
+        self.shared.copy(size, crc32, move || {
+            // A central directory has the CRC-32 of every member. Where others may write the file,
+            // that keeps nobody from making another of the same. A `.npy.gz` has no directory: its
+            // identity tells little.
+            let source = container.source();
+            let is_told_by_identity = crc32.is_some() && source.is_its_owners()?;
+            let file = if is_told_by_identity { None } else { Some(source.same_file()?) };
+            Ok(CopyKey { identity: container.identity()?, stream, size, mtime, file })
         })
     }
-}
-
-/// An open `.npy.gz`.
-#[derive(Debug)]
-pub struct OpenNpyGz {
-    npy: Arc<NpyGz>,
-    shared: Arc<Shared>,
-    /// Once somebody has asked for it: most that are listed are never opened.
-    content: Mutex<Option<Arc<Content>>>,
-    confirmed: Arc<Confirmed>,
-    reports: Arc<Reports>,
-    index: Option<Arc<ArchiveIndex>>,
-}
-
-impl Drop for OpenNpyGz {
-    fn drop(&mut self) {
-        if let Some(index) = self.index.take() {
-            index.save_later();
-        }
-    }
-}
-
-impl OpenNpyGz {
-    /// A gzipped `.npy` to be served by `server`.
-    #[must_use]
-    pub fn new(npy: NpyGz, server: &Server) -> Self {
-        let npy = Arc::new(npy);
-        let identified = npy.clone();
-        let shared = server.shared.clone();
-        let index = shared.index(npy.source().clone(), move || identified.identity());
-        let confirmed = Confirmed::new(1);
-        Self { npy, shared, content: Mutex::default(), confirmed, reports: Arc::default(), index }
-    }
-
-    /// Saves what has been learnt of it.
-    pub fn save_indexes(&self) {
-        if let Some(index) = &self.index {
-            index.save();
-        }
-    }
-
-    /// What its header says.
-    #[must_use]
-    pub fn npy(&self) -> &NpyGz {
-        &self.npy
-    }
-
-    /// Its bytes.
-    #[must_use]
-    pub fn content(&self) -> Arc<Content> {
-        let mut content = self.content.lock();
-        if let Some(content) = content.as_ref().filter(|content| !content.is_superseded()) {
-            return content.clone();
-        }
-        let new = new_content(
-            &self.npy,
-            &self.shared,
-            &self.confirmed,
-            &self.reports,
-            self.index.as_ref(),
-        );
-        content.insert(new).clone()
-    }
-}
-
-fn new_content(
-    npy: &Arc<NpyGz>,
-    shared: &Arc<Shared>,
-    confirmed: &Arc<Confirmed>,
-    reports: &Arc<Reports>,
-    index: Option<&Arc<ArchiveIndex>>,
-) -> Arc<Content> {
-    let (source, size) = (npy.source().clone(), npy.size());
-    let encoded = 0..source.generation().size;
-    let options = Options {
-        format: Format::Gzip,
-        spacing: spacing_for(encoded.end, size),
-        decoded_len: Some(size),
-        crc32: None,
-    };
-    let key = StreamKey { header_offset: 0, encoded_size: encoded.end };
-    let subject = Subject {
-        source: source.clone(),
-        number: 0,
-        is_stored: false,
-        size,
-        encoded_size: encoded.end,
-    };
-    let verdict = shared.verdict(subject, confirmed.clone(), reports.clone(), key, index);
-    let bytes = deflated(source.clone(), encoded, options, shared, verdict.clone(), key, index);
-    let mtime = source.generation().mtime.0;
-    let identified = npy.clone();
-    let copy = shared.copy(size, None, move || {
-        // Of several gzip members, or of bytes that no CRC-32 covers, the identity tells little.
-        let (identity, file) = (identified.identity()?, identified.source().same_file()?);
-        Ok(CopyKey { identity, stream: key, size, mtime, file: Some(file) })
-    });
-    let content = Arc::new(Content::new(source, size, bytes, shared, copy, verdict));
-    content.save_index();
-    content
 }
 
 fn deflated(

@@ -40,13 +40,13 @@ use std::{
 };
 
 pub use asker::Asker;
-pub use container::{OpenArchive, OpenNpyGz};
+pub use container::OpenContainer;
 pub use content::Content;
 #[cfg(test)]
 use content::State;
 pub(crate) use content::with_scratch;
 pub use error::{Error, Failure};
-pub use open_file::{Backing, OpenContainer, OpenFile};
+pub use open_file::{Backing, OpenFile};
 pub use reports::{Repeats, Reports};
 pub use room::Reserved;
 pub use scratch::is_out_of_descriptors;

@@ -7,8 +7,7 @@
 use std::{fs::File, sync::Arc};
 
 use super::{
-    Asker, Content, Failure, OpenArchive, OpenNpyGz, content::Encoding, copy::CopyHandle,
-    pattern::Pattern,
+    Asker, Content, Failure, OpenContainer, content::Encoding, copy::CopyHandle, pattern::Pattern,
 };
 use crate::sync::Mutex;
 
@@ -16,16 +15,10 @@ use crate::sync::Mutex;
 #[derive(Debug)]
 pub struct OpenFile {
     content: Arc<Content>,
-    container: OpenContainer,
+    /// Kept open, and with it its generation, as long as the file.
+    container: Arc<OpenContainer>,
     copy: CopyHandle,
     pattern: Mutex<Pattern>,
-}
-
-/// The container of an open file. It stays open, and so does its generation, as long as the file.
-#[derive(Debug)]
-pub enum OpenContainer {
-    Archive(Arc<OpenArchive>),
-    NpyGz(Arc<OpenNpyGz>),
 }
 
 /// What kernel passthrough may read in the place of an open file.
@@ -47,7 +40,7 @@ impl OpenFile {
     /// Damage of the member that is known.
     pub fn open(
         content: Arc<Content>,
-        container: OpenContainer,
+        container: Arc<OpenContainer>,
         inode: u64,
     ) -> Result<Result<(Self, Backing), Arc<Content>>, Failure> {
         content.watch(inode);
@@ -78,18 +71,13 @@ impl OpenFile {
     /// The address of the container, which has the file descriptor.
     #[must_use]
     pub fn container_address(&self) -> usize {
-        match &self.container {
-            OpenContainer::Archive(archive) => Arc::as_ptr(archive).addr(),
-            OpenContainer::NpyGz(npy) => Arc::as_ptr(npy).addr(),
-        }
+        Arc::as_ptr(&self.container).addr()
     }
 
     /// Notes that the handle was closed. What nobody may want any more is given up.
     pub fn closed(&self) {
         self.content.closed();
-        if let OpenContainer::Archive(archive) = &self.container {
-            archive.closed(&self.content);
-        }
+        self.container.closed(&self.content);
     }
 
     /// Gives `asker` the bytes from `offset`, at most `size`, and fewer only at the end. `reply` is

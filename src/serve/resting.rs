@@ -5,7 +5,7 @@ use std::sync::Weak;
 
 use lru::LruCache;
 
-use super::OpenArchive;
+use super::OpenContainer;
 use crate::{archive::MemberId, sync::Mutex};
 
 /// How many are kept: each takes some 2 KiB. What is worth more than decoding it again (a saved index,
@@ -14,7 +14,7 @@ const MOST: usize = 4096;
 
 /// The contents of all archives that were closed last.
 #[derive(Debug)]
-pub struct Resting(Mutex<LruCache<(usize, MemberId), Weak<OpenArchive>>>);
+pub struct Resting(Mutex<LruCache<(usize, MemberId), Weak<OpenContainer>>>);
 
 impl Default for Resting {
     fn default() -> Self {
@@ -24,7 +24,7 @@ impl Default for Resting {
 
 impl Resting {
     /// The content of a member was closed; perhaps another one is dropped for it.
-    pub fn closed(&self, archive: &Weak<OpenArchive>, member: MemberId) {
+    pub fn closed(&self, archive: &Weak<OpenContainer>, member: MemberId) {
         let mut resting = self.0.lock();
         resting.put((archive.as_ptr().addr(), member), archive.clone());
         let oldest = if resting.len() > MOST { resting.pop_lru() } else { None };

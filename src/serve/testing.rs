@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Asker, Content, Error, OpenArchive, Server, Settings, Verify};
+use super::{Asker, Content, Error, OpenContainer, Server, Settings, Verify};
 use crate::archive::{
     Entry,
     testing::{self, RawMember, RawZip},
@@ -39,10 +39,10 @@ pub fn server(threads: usize, memory: u64) -> Server {
 }
 
 /// An archive of these members, with their contents in the order of their names.
-pub fn serve(members: &[RawMember], server: &Server) -> (OpenArchive, Vec<Arc<Content>>) {
+pub fn serve(members: &[RawMember], server: &Server) -> (OpenContainer, Vec<Arc<Content>>) {
     let archive = RawZip::of(members.iter().cloned()).open().unwrap();
-    let open = OpenArchive::new(archive, server);
-    let contents = testing::paths(open.archive()).into_iter().map(|(_, entry)| match entry {
+    let open = OpenContainer::new(archive, server);
+    let contents = testing::paths(open.container()).into_iter().map(|(_, entry)| match entry {
         Entry::Member(id) => open.content(id).unwrap(),
         Entry::Dir(_) => unreachable!(),
     });

@@ -17,7 +17,7 @@ use std::{
 
 use super::{Asker, Error, Reply, Shared, copy::MemberCopy, pool::Spawner, scratch::ScratchId};
 use crate::{
-    archive::{self, Archive, MAX_DICTIONARY, MemberId, Method},
+    archive::{self, Container, MAX_DICTIONARY, MemberId, Method},
     sync::Mutex,
 };
 
@@ -38,7 +38,7 @@ const LOOK_EVERY: u64 = 4 << 20;
 
 /// A member of a method without seek points (bzip2, xz, zstd ...).
 pub struct Whole {
-    archive: Arc<Archive>,
+    archive: Arc<Container>,
     member: MemberId,
     shared: Arc<Shared>,
     copy: Option<Arc<MemberCopy>>,
@@ -143,7 +143,7 @@ impl fmt::Debug for Whole {
 
 impl Whole {
     pub fn new(
-        archive: Arc<Archive>,
+        archive: Arc<Container>,
         member: MemberId,
         shared: Arc<Shared>,
         copy: Option<Arc<MemberCopy>>,

@@ -19,11 +19,12 @@ use super::{
     Tree,
     attr::Stat,
     listing::Listing,
-    opened::{Container, Containers, Found},
+    opened::{Containers, Found},
     source::{At, open_regular},
 };
 use crate::{
-    serve::{OpenArchive, Server},
+    archive::Format,
+    serve::Server,
     sync::{Condvar, Mutex},
 };
 
@@ -34,27 +35,29 @@ const WORTH_A_THREAD: usize = 16;
 const LARGE: u64 = 8 << 20;
 
 /// What the files of some rows of a listing turned out to be, in the order of the rows.
-pub(super) type FoundAhead<C> = std::iter::Peekable<std::vec::IntoIter<FoundRow<C>>>;
+pub(super) type FoundAhead = std::iter::Peekable<std::vec::IntoIter<FoundRow>>;
 
 /// A row, and what its file turned out to be.
-pub(super) type FoundRow<C> = (usize, Found<C>, Stat);
+pub(super) type FoundRow = (usize, Found, Stat);
+
+/// A row whose file is to be opened, with the name and the format of the file.
+type Row = (usize, OsString, &'static Format);
 
 /// The files that are to be opened, for all who help.
-struct Work<C> {
-    containers: Arc<Containers<C>>,
+struct Work {
+    containers: Arc<Containers>,
     server: Arc<Server>,
     directory: OwnedFd,
     path: Arc<Path>,
-    /// The rows to open, and their names.
-    rows: Vec<(usize, OsString)>,
+    rows: Vec<Row>,
     /// The first of `rows` that nobody has begun with.
     next: AtomicUsize,
-    done: Mutex<Done<C>>,
+    done: Mutex<Done>,
     changed: Condvar,
 }
 
-struct Done<C> {
-    found: Vec<FoundRow<C>>,
+struct Done {
+    found: Vec<FoundRow>,
     /// How many of `rows` are over, one way or the other.
     over: usize,
 }
@@ -67,28 +70,24 @@ impl Tree {
         device: u64,
         listing: &Listing,
         rows: Range<usize>,
-    ) -> FoundAhead<OpenArchive> {
-        let unknown = |row: &usize| {
-            let name = &listing.names[*row];
-            name.perhaps_archive && !self.archives.remembers(device, name.ino)
+    ) -> FoundAhead {
+        let unknown = |row: usize| {
+            let name = &listing.names[row];
+            let format = name.archive?;
+            let is_known = self.containers.remembers(device, name.ino, format);
+            (!is_known).then(|| (row, name.name.clone(), format))
         };
-        let rows = rows.filter(unknown).map(|row| (row, listing.names[row].name.clone()));
-        self.open_rows(&self.archives, at, rows.collect())
+        self.open_rows(at, rows.filter_map(unknown).collect())
     }
 
-    /// Opens files in `at`, each with a number.
-    pub(super) fn open_rows<C: Container + Send + Sync + 'static>(
-        &self,
-        containers: &Arc<Containers<C>>,
-        at: &At<'_>,
-        rows: Vec<(usize, OsString)>,
-    ) -> FoundAhead<C> {
+    /// Opens files in `at`.
+    pub(super) fn open_rows(&self, at: &At<'_>, rows: Vec<Row>) -> FoundAhead {
         let directory = if rows.is_empty() { None } else { at.try_clone() };
         let Some(directory) = directory else { return Vec::new().into_iter().peekable() };
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let helpers = (rows.len() / WORTH_A_THREAD).min(cores - 1);
         let work = Arc::new(Work {
-            containers: containers.clone(),
+            containers: self.containers.clone(),
             server: self.server.clone(),
             directory,
             path: at.path.into(),
@@ -106,28 +105,30 @@ impl Tree {
     }
 }
 
-impl<C: Container> Work<C> {
+impl Work {
     /// Opens one after the other that nobody has begun with.
     fn help(&self) {
-        while let Some((row, name)) = self.rows.get(self.next.fetch_add(1, Ordering::Relaxed)) {
+        while let Some((row, name, format)) =
+            self.rows.get(self.next.fetch_add(1, Ordering::Relaxed))
+        {
             let mut turn = Turn { work: self, found: None };
-            turn.found = self.open(*row, name);
+            turn.found = self.open(*row, name, format);
         }
     }
 
-    fn open(&self, row: usize, name: &OsStr) -> Option<FoundRow<C>> {
+    fn open(&self, row: usize, name: &OsStr, format: &Format) -> Option<FoundRow> {
         let (file, stat) = open_regular(&self.directory, name).ok()?;
         // It may take much memory, and all that are opened together stay until they are shown.
         if stat.generation().size > LARGE {
             return None;
         }
         let warn = |warning: &str| log::warn!("{}: {warning}", self.path.join(name).display());
-        let found = self.containers.examine(file, &stat, &self.server, false, warn).ok()?;
+        let found = self.containers.examine(file, &stat, format, &self.server, false, warn).ok()?;
         Some((row, found, stat))
     }
 
     /// Waits for those that others have begun with: not for threads that have other work to do.
-    fn wait(&self) -> FoundAhead<C> {
+    fn wait(&self) -> FoundAhead {
         let mut done = self.done.lock();
         while done.over < self.rows.len() {
             done = self.changed.wait(done);
@@ -139,12 +140,12 @@ impl<C: Container> Work<C> {
 }
 
 /// One row's turn; it ends even if opening the file panics, for somebody waits for it.
-struct Turn<'a, C> {
-    work: &'a Work<C>,
-    found: Option<FoundRow<C>>,
+struct Turn<'a> {
+    work: &'a Work,
+    found: Option<FoundRow>,
 }
 
-impl<C> Drop for Turn<'_, C> {
+impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let mut done = self.work.done.lock();
         done.found.extend(self.found.take());

@@ -89,9 +89,9 @@ impl Tree {
                 };
                 (path, name)
             }
-            Node::NpyGz(version) => {
+            Node::Member(version, _) => {
                 let path = version.key.path.clone();
-                let name = present::npy_of_gz(split(&path).1)?.to_owned();
+                let name = version.format.shown_name(split(&path).1)?.to_owned();
                 (path, name)
             }
             _ => return None,

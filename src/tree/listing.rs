@@ -20,14 +20,12 @@ use lru::LruCache;
 use super::{
     Attr, FsError, Ino, Kind, Layout, Tree,
     node::{Node, Version},
-    opened::{Container, Containers},
     present,
     resolve::{enter_entry, stat_of},
     source::{At, NAMES_AT_ONCE, SourceName},
 };
 use crate::{
-    archive::{Archive, DirId, Entry},
-    serve::OpenArchive,
+    archive::{Container, DirId, Entry, Format},
     sync::Mutex,
 };
 
@@ -95,12 +93,12 @@ impl Tree {
                     show_dots(cookie, show);
                     return Ok(());
                 };
-                let archive = archive.archive();
+                let archive = archive.container();
                 self.show_archive(&version, archive, DirId::ROOT, cookie, look_up, show)?;
             }
             Node::ArchiveDir(version, id) => {
-                let archive = self.open_archive(version)?;
-                self.show_archive(version, archive.archive(), *id, cookie, look_up, show)?;
+                let archive = self.open_container(version)?;
+                self.show_archive(version, archive.container(), *id, cookie, look_up, show)?;
             }
             _ => return Err(FsError::NotADirectory),
         }
@@ -109,8 +107,8 @@ impl Tree {
 
     fn show_archive(
         &self,
-        version: &Arc<Version<OpenArchive>>,
-        archive: &Archive,
+        version: &Arc<Version>,
+        archive: &Container,
         directory: DirId,
         cookie: u64,
         look_up: bool,
@@ -171,7 +169,7 @@ impl Tree {
             };
             if look_up {
                 let looked_up = match ahead {
-                    Some((found, stat)) => Ok(self.enter_found(at, &name.name, found, stat)),
+                    Some((found, stat)) => Ok(self.enter_found(at, name, found, stat)),
                     None => self.lookup_at(at, &name.name),
                 };
                 match looked_up {
@@ -181,17 +179,17 @@ impl Tree {
                     }
                     // It is there, and may be a directory.
                     Err(error) if error.leaves_open() => {
-                        listed.kind = Some(name.kind).filter(|_| !name.perhaps_archive);
+                        listed.kind = Some(name.kind).filter(|_| name.archive.is_none());
                     }
                     // Gone since the names were taken, or in a directory that can be listed but
                     // not searched: an entry without an inode is not one for readdir(3) either.
                     Err(_) => continue,
                 }
-            } else if name.perhaps_archive {
+            } else if let Some(format) = name.archive {
                 let is_archive = match ahead {
                     Some((found, _)) => Some(found.is_ok()),
-                    None if open || self.archives.remembers(device, name.ino) => {
-                        self.is_archive(at, &name.name).ok()
+                    None if open || self.containers.remembers(device, name.ino, format) => {
+                        self.is_container(at, &name.name, format).ok()
                     }
                     None => None,
                 };
@@ -205,7 +203,7 @@ impl Tree {
 
     /// A name in a directory of the source was looked up.
     pub(super) fn note_lookup(&self, parent: Ino, name: &OsStr) {
-        if present::is_npz(name)
+        if Format::of(name).is_some_and(Format::is_directory)
             && let Some(listing) = self.listings.get(parent)
         {
             listing.kinds_wanted.store(true, Ordering::Relaxed);
@@ -224,23 +222,22 @@ impl Tree {
         shown
     }
 
-    fn is_archive(&self, at: &At<'_>, name: &OsStr) -> Result<bool, FsError> {
-        let Some(stat) = at.stat(name).ok().filter(|stat| stat.kind() == Kind::File) else {
-            return Ok(false);
-        };
-        Ok(self.archive_at(at, name, stat)?.0.is_ok())
-    }
-
-    /// Whether it is one; also if there is no memory to know: it then has many members.
-    fn may_be_archive(&self, at: &At<'_>, name: &OsStr) -> bool {
-        self.is_archive(at, name).unwrap_or(true)
-    }
-
-    fn is_npy_gz(&self, at: &At<'_>, name: &OsStr) -> bool {
-        at.stat(name).is_ok_and(|stat| {
-            stat.kind() == Kind::File
-                && self.npy_gz_at(at, name, stat).is_ok_and(|(found, _)| found.is_ok())
-        })
+    /// Whether the file `name` is a container of `format`.
+    ///
+    /// # Errors
+    /// When there is no memory to find out.
+    fn is_container(
+        &self,
+        at: &At<'_>,
+        name: &OsStr,
+        format: &'static Format,
+    ) -> Result<bool, FsError> {
+        match at.stat(name) {
+            Ok(stat) if stat.kind() == Kind::File => {
+                Ok(self.container_at(at, name, format, stat)?.0.is_ok())
+            }
+            _ => Ok(false),
+        }
     }
 
     /// The names of a source directory: as they are at the start of a listing, and as they were
@@ -285,59 +282,51 @@ impl Tree {
                     Err(_) => continue,
                 },
             };
-            let mut perhaps_archive = false;
-            if kind == Kind::File && present::is_npz(name) {
-                let directory = present::beside(name);
-                if !beside {
-                    perhaps_archive = true;
-                } else if !has(&directory) && self.may_be_archive(at, name) {
-                    shown.push(Name::new(directory, Kind::Directory));
-                }
-            } else if kind == Kind::File
-                && let Some(npy) = present::npy_of_gz(name)
-                && !has(npy)
-                && self.is_npy_gz(at, name)
+            let mut archive = None;
+            if kind == Kind::File
+                && let Some(format) = Format::of(name)
             {
-                shown.push(Name::new(npy.to_owned(), Kind::File));
-                if !beside {
-                    continue;
+                let directory = present::beside(name);
+                match format.shown_name(name) {
+                    None if !beside => archive = Some(format),
+                    // One that there is no memory for has many members: it is taken for an archive.
+                    None if !has(&directory)
+                        && self.is_container(at, name, format).unwrap_or(true) =>
+                    {
+                        shown.push(Name::new(directory, Kind::Directory));
+                    }
+                    Some(member)
+                        if !has(member) && self.is_container(at, name, format).unwrap_or(false) =>
+                    {
+                        shown.push(Name::new(member.to_owned(), Kind::File));
+                        if !beside {
+                            continue;
+                        }
+                    }
+                    _ => {}
                 }
             }
-            shown.push(Name { perhaps_archive, ino: *ino, ..Name::new(name.clone(), kind) });
+            shown.push(Name { archive, ino: *ino, ..Name::new(name.clone(), kind) });
         }
         Ok(shown)
     }
 
-    /// Opens the files of which only what they hold tells which names are shown.
+    /// Opens the files on whose content it depends which names are shown, unless it is known. What
+    /// they are is remembered.
     fn open_what_decides(&self, at: &At<'_>, device: u64, names: &[SourceName]) {
-        let is_gz = |name: &OsStr| present::npy_of_gz(name).is_some();
-        self.open_unknown(&self.npy_gzs, at, device, names, &is_gz);
-        if self.settings.layout == Layout::Beside {
-            self.open_unknown(&self.archives, at, device, names, &present::is_npz);
-        }
-    }
-
-    /// Opens those that `is_one` may mean, and of which nothing is known. What they are is remembered.
-    fn open_unknown<C: Container + Send + Sync + 'static>(
-        &self,
-        containers: &Arc<Containers<C>>,
-        at: &At<'_>,
-        device: u64,
-        names: &[SourceName],
-        is_one: &dyn Fn(&OsStr) -> bool,
-    ) {
-        let unknown: Vec<_> = names
-            .iter()
-            .filter(|(name, ino, kind)| {
-                kind.is_none_or(|kind| kind == Kind::File)
-                    && is_one(name)
-                    && !containers.remembers(device, *ino)
-            })
-            .collect();
+        let beside = self.settings.layout == Layout::Beside;
+        let unknown = |(name, ino, kind): &SourceName| {
+            let format = Format::of(name).filter(|format| beside || !format.is_directory())?;
+            let may_be_file = kind.is_none_or(|kind| kind == Kind::File);
+            let is_unknown = may_be_file && !self.containers.remembers(device, *ino, format);
+            is_unknown.then(|| (name.clone(), format))
+        };
+        let unknown: Vec<_> = names.iter().filter_map(unknown).collect();
         // Each is open until all of its part are.
         for part in unknown.chunks(AHEAD) {
-            let rows = part.iter().enumerate().map(|(row, (name, ..))| (row, name.clone()));
-            drop(self.open_rows(containers, at, rows.collect()));
+            let rows = part.iter().enumerate();
+            let rows = rows.map(|(row, (name, format))| (row, name.clone(), *format));
+            drop(self.open_rows(at, rows.collect()));
         }
     }
 }
@@ -355,8 +344,8 @@ fn show_dots(cookie: u64, show: &mut Show<'_>) -> bool {
 pub(super) struct Name {
     pub name: OsString,
     kind: Kind,
-    /// A file that may turn out to be an archive, and so a directory, when somebody asks.
-    pub perhaps_archive: bool,
+    /// The format of a file that may turn out to be an archive, and so a directory.
+    pub archive: Option<&'static Format>,
     /// The inode number of such a file.
     pub ino: u64,
     cookie: u64,
@@ -364,7 +353,7 @@ pub(super) struct Name {
 
 impl Name {
     fn new(name: OsString, kind: Kind) -> Self {
-        Self { name, kind, perhaps_archive: false, ino: 0, cookie: 0 }
+        Self { name, kind, archive: None, ino: 0, cookie: 0 }
     }
 }
 

@@ -55,8 +55,8 @@ pub struct Settings {
     pub layout: Layout,
     /// How long the kernel may keep names and attributes.
     pub ttl: Duration,
-    /// Archives that are kept open at most, each with a file descriptor, and as many `.npy.gz`; no
-    /// more than a quarter of the descriptors the process may have.
+    /// Most containers that are kept open, each with a file descriptor; no more than a quarter of
+    /// the descriptors that the process may have.
     pub open_archives: u64,
     /// How contents are served.
     pub serve: serve::Settings,

@@ -8,8 +8,8 @@ use std::{
 
 use super::attr::{FileId, Kind};
 use crate::{
-    archive::{DirId, MemberId},
-    serve::{OpenArchive, OpenNpyGz},
+    archive::{DirId, Format, MemberId},
+    serve::OpenContainer,
     sync::Mutex,
 };
 
@@ -21,11 +21,9 @@ pub(super) enum Node {
     /// The root, where a single archive is mounted: always its newest generation.
     ArchiveRoot,
     /// A directory in an archive, its root or one below.
-    ArchiveDir(Arc<Version<OpenArchive>>, DirId),
-    /// A member of an archive.
-    Member(Arc<Version<OpenArchive>>, MemberId),
-    /// A gzipped `.npy`, shown without the `.gz`.
-    NpyGz(Arc<Version<OpenNpyGz>>),
+    ArchiveDir(Arc<Version>, DirId),
+    /// A member of a container, in an archive or shown in the container's place.
+    Member(Arc<Version>, MemberId),
 }
 
 /// What tells an inode from any other; all those of an archive have one key.
@@ -37,7 +35,8 @@ pub(super) enum Key {
     SourceAt(Arc<Path>, FileId),
     /// With the numbers of its directories and members.
     Archive(Arc<VersionKey>, (u32, u32)),
-    NpyGz(Arc<VersionKey>),
+    /// The member that is shown in the place of its container.
+    OnlyMember(Arc<VersionKey>),
 }
 
 /// A generation of a container under a path. Without ctime, which a rename changes too.
@@ -96,21 +95,29 @@ impl SourceNode {
     }
 }
 
-/// One generation of a container (an archive, a gzipped `.npy`) under one path. It may be closed
-/// while nobody reads, and opened again if it is still there.
+/// One generation of a container under one path. The container may be closed while nobody reads it,
+/// and opened again if the file is still there.
 #[derive(Debug)]
-pub(super) struct Version<C> {
+pub(super) struct Version {
     pub key: Arc<VersionKey>,
-    container: Mutex<Weak<C>>,
+    pub format: &'static Format,
+    container: Mutex<Weak<OpenContainer>>,
 }
 
-impl<C> Version<C> {
-    pub fn new(key: Arc<VersionKey>, container: &Arc<C>) -> Self {
-        Self { key, container: Mutex::new(Arc::downgrade(container)) }
+impl Version {
+    pub fn new(
+        key: Arc<VersionKey>,
+        format: &'static Format,
+        container: &Arc<OpenContainer>,
+    ) -> Self {
+        Self { key, format, container: Mutex::new(Arc::downgrade(container)) }
     }
 
     /// The open container; `reopen` must give this very generation.
-    pub fn open<E>(&self, reopen: impl FnOnce() -> Result<Arc<C>, E>) -> Result<Arc<C>, E> {
+    pub fn open<E>(
+        &self,
+        reopen: impl FnOnce() -> Result<Arc<OpenContainer>, E>,
+    ) -> Result<Arc<OpenContainer>, E> {
         let known = self.container.lock().upgrade();
         if let Some(container) = known {
             return Ok(container);

@@ -15,6 +15,7 @@ use std::{os::unix::ffi::OsStrExt, path::Path};
 use sha2::{Digest, Sha256};
 
 use super::{Ino, attr::FileId, node::VersionKey};
+use crate::archive::Format;
 
 /// Where hashes begin: no filesystem known counts that far.
 const HASHED: u64 = 1 << 62;
@@ -39,9 +40,10 @@ pub(super) fn of_source(id: FileId, path: &Path, has_own: bool) -> impl Iterator
     own.into_iter().chain((0..).map(hash))
 }
 
-/// The numbers of a gzipped `.npy`.
-pub(super) fn of_npy_gz(key: &VersionKey) -> impl Iterator<Item = Ino> {
-    (0..).map(|attempt| Ino(HASHED + of_version("npy.gz", key, attempt) % RANGE))
+/// The numbers of the member of a container of `format` that is shown in its place.
+pub(super) fn of_only_member(format: &Format, key: &VersionKey) -> impl Iterator<Item = Ino> {
+    let kind = format.suffix().trim_start_matches('.');
+    (0..).map(move |attempt| Ino(HASHED + of_version(kind, key, attempt) % RANGE))
 }
 
 /// The first numbers of an archive.
@@ -74,7 +76,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::tree::Timestamp;
+    use crate::{archive::NPY_GZ, tree::Timestamp};
 
     fn file(ino: u64) -> FileId {
         FileId { dev: (8, 1), ino, btime: Timestamp { seconds: -5, nanoseconds: 7 } }
@@ -111,7 +113,7 @@ mod tests {
         let numbers = [
             first(of_source(file(77), &key.path, false)),
             first(of_archive(&key)),
-            first(of_npy_gz(&key)),
+            first(of_only_member(&NPY_GZ, &key)),
         ];
         assert_eq!(
             numbers,

@@ -1,4 +1,4 @@
-//! The archives that are open, under limits of number and memory.
+//! The containers that are open, within limits of number and memory.
 //!
 //! What a file turned out to be is remembered for its generation, so that a directory of archives
 //! can be listed again without opening any, and one that is no archive is not tried each time.
@@ -20,13 +20,10 @@ use rustix::fs::{AtFlags, StatxFlags};
 
 use super::attr::Stat;
 use crate::{
-    archive::{self, Archive, Generation, NpyGz, SourceFile},
-    serve::{OpenArchive, OpenNpyGz, Server},
+    archive::{self, Container, Format, Generation, SourceFile},
+    serve::{OpenContainer, Server},
     sync::Mutex,
 };
-
-/// What an open `.npy.gz` takes, in bytes, if some of them have been read.
-const NPY_GZ_MEMORY: u64 = 4 << 10;
 
 /// A file that takes more memory, in bytes, is slow to open: an archive of some 3,000 members, or one that
 /// asks for a quarter of a million directories in a MiB of names, which takes most of a second.
@@ -41,93 +38,21 @@ const REFUSED: Duration = Duration::from_secs(5);
 /// Most files that are refused at the same time.
 const MOST_REFUSED: NonZeroUsize = NonZeroUsize::new(1 << 10).expect("not zero");
 
-/// What a file can turn out to be.
-pub(super) trait Container: Sized {
-    /// Opens one; `tail` has been read with the source.
-    fn open(
-        source: Arc<SourceFile>,
-        tail: Vec<u8>,
-        server: &Server,
-    ) -> Result<Self, archive::Error>;
-    /// The file.
-    fn source(&self) -> &SourceFile;
-    /// About how many bytes of memory it takes, always the same; indexes are counted elsewhere.
-    fn memory(&self) -> u64;
-    /// About how many it will take, by the end of its file.
-    fn memory_by(source: &SourceFile, tail: &[u8]) -> u64;
-    /// What the user should know of it.
-    fn warning(&self) -> Option<&str>;
-}
-
-impl Container for OpenArchive {
-    fn open(
-        source: Arc<SourceFile>,
-        tail: Vec<u8>,
-        server: &Server,
-    ) -> Result<Self, archive::Error> {
-        let mut reserved = Vec::new();
-        let mut grow = |bytes| {
-            reserved.push(server.reserve_memory(bytes)?);
-            Ok(())
-        };
-        Ok(Self::new(Archive::parse(source, tail, &mut grow)?, server))
-    }
-
-    fn source(&self) -> &SourceFile {
-        self.archive().source()
-    }
-
-    fn memory(&self) -> u64 {
-        self.archive().memory()
-    }
-
-    fn memory_by(source: &SourceFile, tail: &[u8]) -> u64 {
-        // A header has 46 bytes and a name; what is kept of it takes about as much and half.
-        Archive::directory_len(source, tail).saturating_mul(3) / 2
-    }
-
-    fn warning(&self) -> Option<&str> {
-        self.archive().warning()
-    }
-}
-
-impl Container for OpenNpyGz {
-    fn open(
-        source: Arc<SourceFile>,
-        _tail: Vec<u8>,
-        server: &Server,
-    ) -> Result<Self, archive::Error> {
-        Ok(Self::new(NpyGz::open(source)?, server))
-    }
-
-    fn source(&self) -> &SourceFile {
-        self.npy().source()
-    }
-
-    fn memory(&self) -> u64 {
-        NPY_GZ_MEMORY
-    }
-
-    fn memory_by(_source: &SourceFile, _tail: &[u8]) -> u64 {
-        NPY_GZ_MEMORY
-    }
-
-    fn warning(&self) -> Option<&str> {
-        None
-    }
-}
-
 /// A container, or why the file is not one.
-pub(super) type Found<C> = Result<Arc<C>, Arc<archive::Error>>;
+pub(super) type Found = Result<Arc<OpenContainer>, Arc<archive::Error>>;
 
-/// By device and inode number of the file.
-type Remembered<T> = Mutex<LruCache<(u64, u64), Known<T>>>;
+/// A file by its device, its inode number, and the suffix of the format that its name says: one
+/// file may have several names.
+type FileKey = (u64, u64, &'static str);
 
-/// The containers of one kind that are open.
+/// What is known of files.
+type Remembered<T> = Mutex<LruCache<FileKey, Known<T>>>;
+
+/// The containers that are open.
 #[derive(Debug)]
-pub(super) struct Containers<C> {
+pub(super) struct Containers {
     /// Each holds a file descriptor.
-    open: Remembered<Arc<C>>,
+    open: Remembered<Arc<OpenContainer>>,
     /// Files that are none, and why.
     plain: Remembered<Arc<archive::Error>>,
     /// Files that there was no memory for: when, and the reason.
@@ -148,7 +73,12 @@ struct Known<T> {
 /// Files that are remembered as none: 150 bytes each, 350 at most.
 const PLAIN: NonZeroUsize = NonZeroUsize::new(1 << 16).expect("not zero");
 
-impl<C: Container> Containers<C> {
+/// The key of the file with this generation.
+fn key_of(generation: &Generation, format: &Format) -> FileKey {
+    (generation.dev, generation.ino, format.suffix())
+}
+
+impl Containers {
     /// At most `files` of them, and `memory` bytes.
     pub fn new(files: NonZeroUsize, memory: u64) -> Self {
         Self {
@@ -167,15 +97,15 @@ impl<C: Container> Containers<C> {
         let open: Vec<_> =
             self.open.lock().iter().map(|(key, known)| (*key, known.what.clone())).collect();
         for (key, container) in open {
-            if !is_removed(container.source().file()) {
+            if !is_removed(container.container().source().file()) {
                 continue;
             }
             let mut open = self.open.lock();
-            let same = |known: &Known<Arc<C>>| Arc::ptr_eq(&known.what, &container);
+            let same = |known: &Known<Arc<OpenContainer>>| Arc::ptr_eq(&known.what, &container);
             let closed = if open.peek(&key).is_some_and(same) { open.pop(&key) } else { None };
             drop(open);
             if let Some(known) = closed {
-                self.used.fetch_sub(known.what.memory(), Ordering::Relaxed);
+                self.used.fetch_sub(known.what.container().memory(), Ordering::Relaxed);
             }
         }
     }
@@ -187,12 +117,13 @@ impl<C: Container> Containers<C> {
         let mut closed = Vec::new();
         let mut open = self.open.lock();
         let idle = open.iter().rev().filter(|(_, known)| Arc::strong_count(&known.what) == 1);
-        let keys =
-            idle.map(|(key, known)| (*key, known.what.memory())).take_while(|(_, memory)| {
+        let keys = idle.map(|(key, known)| (*key, known.what.container().memory())).take_while(
+            |(_, memory)| {
                 let is_needed = given < bytes;
                 given += if is_needed { *memory } else { 0 };
                 is_needed
-            });
+            },
+        );
         let keys: Vec<_> = keys.collect();
         for (key, memory) in keys {
             self.used.fetch_sub(memory, Ordering::Relaxed);
@@ -206,15 +137,15 @@ impl<C: Container> Containers<C> {
     pub fn close_oldest(&self) -> bool {
         let closed = self.open.lock().pop_lru();
         if let Some((_, known)) = &closed {
-            self.used.fetch_sub(known.what.memory(), Ordering::Relaxed);
+            self.used.fetch_sub(known.what.container().memory(), Ordering::Relaxed);
         }
         closed.is_some()
     }
 
     /// What the file that `stat` is of turned out to be, if that is known.
-    pub fn known(&self, stat: &Stat) -> Option<Found<C>> {
+    pub fn known(&self, stat: &Stat, format: &Format) -> Option<Found> {
         let generation = stat.generation();
-        let key = (generation.dev, generation.ino);
+        let key = key_of(&generation, format);
         if let Some(known) = self.plain.lock().get(&key)
             && known.generation == generation
         {
@@ -227,7 +158,7 @@ impl<C: Container> Containers<C> {
         // A rename, a new link or chmod changes the ctime only; the file then says itself that
         // its bytes are the same.
         let renamed = Generation { ctime: known.generation.ctime, ..generation };
-        if renamed != known.generation || known.what.source().check().is_err() {
+        if renamed != known.generation || known.what.container().source().check().is_err() {
             return None;
         }
         // Unless it was closed meanwhile.
@@ -240,8 +171,9 @@ impl<C: Container> Containers<C> {
     }
 
     /// Whether anything is known of the file with these numbers, in whatever generation.
-    pub fn remembers(&self, dev: u64, ino: u64) -> bool {
-        self.open.lock().contains(&(dev, ino)) || self.plain.lock().contains(&(dev, ino))
+    pub fn remembers(&self, dev: u64, ino: u64, format: &Format) -> bool {
+        let key = (dev, ino, format.suffix());
+        self.open.lock().contains(&key) || self.plain.lock().contains(&key)
     }
 
     /// What the file turned out to be, opening it with `open` if that is not known, and stat of
@@ -249,26 +181,27 @@ impl<C: Container> Containers<C> {
     pub fn find(
         &self,
         stat: Stat,
+        format: &Format,
         server: &Server,
         waits: bool,
         open: impl FnOnce() -> io::Result<(File, Stat)>,
         warn: impl FnOnce(&str),
-    ) -> io::Result<(Found<C>, Stat)> {
-        if let Some(found) = self.known(&stat) {
+    ) -> io::Result<(Found, Stat)> {
+        if let Some(found) = self.known(&stat, format) {
             return Ok((found, stat));
         }
-        self.check_refused(&stat)?;
+        self.check_refused(&stat, format)?;
         // `stat` was taken a moment ago; what counts is the file that is opened.
         let (file, stat) = open()?;
-        Ok((self.examine(file, &stat, server, waits, warn)?, stat))
+        Ok((self.examine(file, &stat, format, server, waits, warn)?, stat))
     }
 
     /// Fails if there was no memory to open the file a moment ago. Without this, listing a directory of
     /// such files would parse each of them in vain.
-    fn check_refused(&self, stat: &Stat) -> io::Result<()> {
+    fn check_refused(&self, stat: &Stat, format: &Format) -> io::Result<()> {
         let generation = stat.generation();
         let mut refused = self.refused.lock();
-        match refused.get(&(generation.dev, generation.ino)) {
+        match refused.get(&key_of(&generation, format)) {
             Some(Known { generation: of, what: (when, why) })
                 if *of == generation && when.elapsed() < REFUSED =>
             {
@@ -284,42 +217,43 @@ impl<C: Container> Containers<C> {
         &self,
         file: File,
         stat: &Stat,
+        format: &Format,
         server: &Server,
         waits: bool,
         warn: impl FnOnce(&str),
-    ) -> io::Result<Found<C>> {
-        if let Some(found) = self.known(stat) {
+    ) -> io::Result<Found> {
+        if let Some(found) = self.known(stat, format) {
             return Ok(found);
         }
         let generation = stat.generation();
-        let key = (generation.dev, generation.ino);
+        let key = key_of(&generation, format);
         let (source, tail) = SourceFile::with_tail(file, generation)?;
-        let memory = C::memory_by(&source, &tail);
+        let memory = format.memory(&source, &tail);
         if memory > SLOW && !waits {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         let parsing = (memory > HEAVY).then(|| self.parsing.lock());
         if parsing.is_some() {
             // Who waited for another to parse it finds it now.
-            if let Some(found) = self.known(stat) {
+            if let Some(found) = self.known(stat, format) {
                 return Ok(found);
             }
-            self.check_refused(stat)?;
+            self.check_refused(stat, format)?;
             self.shrink_to(self.memory.saturating_sub(memory));
         }
-        match C::open(Arc::new(source), tail, server) {
+        match parse(format, source, tail, server) {
             Ok(container) => {
-                let container = Arc::new(container);
+                let container = Arc::new(OpenContainer::new(container, server));
                 // Another thread may have opened it meanwhile: then its indexes are the ones.
-                if let Some(Ok(first)) = self.known(stat) {
+                if let Some(Ok(first)) = self.known(stat, format) {
                     return Ok(Ok(first));
                 }
-                container.warning().map(warn);
+                container.container().warning().map(warn);
                 let known = Known { generation, what: container.clone() };
-                self.used.fetch_add(container.memory(), Ordering::Relaxed);
+                self.used.fetch_add(container.container().memory(), Ordering::Relaxed);
                 let evicted = self.open.lock().push(key, known);
                 if let Some((_, known)) = evicted {
-                    self.used.fetch_sub(known.what.memory(), Ordering::Relaxed);
+                    self.used.fetch_sub(known.what.container().memory(), Ordering::Relaxed);
                 }
                 self.shrink();
                 Ok(Ok(container))
@@ -343,12 +277,12 @@ impl<C: Container> Containers<C> {
     #[cfg(test)]
     pub fn is_counted_right(&self) -> bool {
         let open = self.open.lock();
-        let sum: u64 = open.iter().map(|(_, known)| known.what.memory()).sum();
+        let sum: u64 = open.iter().map(|(_, known)| known.what.container().memory()).sum();
         sum == self.used.load(Ordering::Relaxed)
     }
 
     /// Calls `work` with each that is open.
-    pub fn for_each(&self, work: impl Fn(&C)) {
+    pub fn for_each(&self, work: impl Fn(&OpenContainer)) {
         let open: Vec<_> = self.open.lock().iter().map(|(_, known)| known.what.clone()).collect();
         open.iter().for_each(|container| work(container));
     }
@@ -364,11 +298,26 @@ impl<C: Container> Containers<C> {
         // The newest stays, whatever it takes: somebody is about to use it.
         while self.used.load(Ordering::Relaxed) > memory && open.len() > 1 {
             let Some((_, known)) = open.pop_lru() else { break };
-            self.used.fetch_sub(known.what.memory(), Ordering::Relaxed);
+            self.used.fetch_sub(known.what.container().memory(), Ordering::Relaxed);
             closed.push(known);
         }
         drop(open);
     }
+}
+
+/// Parses a file. The memory that parsing takes is reserved until it is done.
+fn parse(
+    format: &Format,
+    source: SourceFile,
+    tail: Vec<u8>,
+    server: &Server,
+) -> Result<Container, archive::Error> {
+    let mut reserved = Vec::new();
+    let mut grow = |bytes| {
+        reserved.push(server.reserve_memory(bytes)?);
+        Ok(())
+    };
+    format.parse(Arc::new(source), tail, &mut grow)
 }
 
 /// Whether a file has no name any more. What a network filesystem knows of it is enough: to ask its

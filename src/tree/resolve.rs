@@ -6,22 +6,22 @@ use super::{
     Attr, FsError, Ino, Kind, Layout, Timestamp, Tree,
     attr::Stat,
     inode::InBlock,
+    listing::Name,
     node::{Key, Node, SourceNode, Version, VersionKey},
     number,
-    opened::{Container, Containers, Found},
+    opened::Found,
     present,
     source::{self, At},
 };
 use crate::{
-    archive::{Archive, DirId, Entry, MemberId, SourceFile},
-    serve::{OpenArchive, OpenNpyGz},
+    archive::{Container, DirId, Entry, Format, MemberId, NPZ, SourceFile},
+    serve::OpenContainer,
 };
 
-/// What a name stands for.
+/// What a name stands for: a file of the source by its path, or the container in it.
 enum Resolved {
     Source(Arc<Path>, Stat),
-    Archive(Arc<Path>, Stat, Arc<OpenArchive>),
-    NpyGz(Arc<Path>, Stat, Arc<OpenNpyGz>),
+    Container(Arc<Path>, Stat, &'static Format, Arc<OpenContainer>),
 }
 
 impl Tree {
@@ -54,11 +54,11 @@ impl Tree {
             }
             Node::ArchiveRoot => {
                 let (version, archive) = self.root_version().map_err(|_| FsError::NotFound)?;
-                self.lookup_in_archive(&version, archive.archive(), DirId::ROOT, name)
+                self.lookup_in_archive(&version, archive.container(), DirId::ROOT, name)
             }
             Node::ArchiveDir(version, directory) => {
-                let archive = self.open_archive_now(version, waits)?;
-                self.lookup_in_archive(version, archive.archive(), *directory, name)
+                let archive = self.open_container_now(version, waits)?;
+                self.lookup_in_archive(version, archive.container(), *directory, name)
             }
             _ => Err(FsError::NotADirectory),
         }
@@ -69,25 +69,25 @@ impl Tree {
         Ok(self.enter(self.resolve(at, name)?))
     }
 
-    /// The inode of a file called `name` that turned out to be an archive, or none.
+    /// The inode of a listed file that turned out to be an archive, or not to be one.
     pub(super) fn enter_found(
         &self,
         at: &At<'_>,
-        name: &OsStr,
-        found: Found<OpenArchive>,
+        name: &Name,
+        found: Found,
         stat: Stat,
     ) -> (Ino, Attr) {
-        let path = at.path.join(name).into();
-        self.enter(match found {
-            Ok(archive) => Resolved::Archive(path, stat, archive),
-            Err(_) => Resolved::Source(path, stat),
+        let path = at.path.join(&name.name).into();
+        self.enter(match (found, name.archive) {
+            (Ok(archive), Some(format)) => Resolved::Container(path, stat, format, archive),
+            _ => Resolved::Source(path, stat),
         })
     }
 
     fn lookup_in_archive(
         &self,
-        version: &Arc<Version<OpenArchive>>,
-        archive: &Archive,
+        version: &Arc<Version>,
+        archive: &Container,
         directory: DirId,
         name: &OsStr,
     ) -> Result<(Ino, Attr), FsError> {
@@ -102,8 +102,8 @@ impl Tree {
     /// The inodes of a generation of an archive, for entering some of them.
     pub(super) fn inodes_of(
         &self,
-        version: &Arc<Version<OpenArchive>>,
-        archive: &Archive,
+        version: &Arc<Version>,
+        archive: &Container,
     ) -> InBlock<'_, Key, Node> {
         let (dirs, members) = archive.counts();
         let key = Key::Archive(version.key.clone(), (dirs, members));
@@ -129,16 +129,24 @@ impl Tree {
             }
         };
         let path = || at.path.join(name).into();
-        if stat.kind() == Kind::File && self.settings.layout == Layout::Replace {
-            if present::is_npz(name) {
-                if let (Ok(archive), stat) = self.archive_at(at, name, stat)? {
-                    return Ok(Resolved::Archive(path(), stat, archive));
+        if stat.kind() == Kind::File
+            && self.settings.layout == Layout::Replace
+            && let Some(format) = Format::of(name)
+        {
+            match format.shown_name(name) {
+                None => {
+                    if let (Ok(open), stat) = self.container_at(at, name, format, stat)? {
+                        return Ok(Resolved::Container(path(), stat, format, open));
+                    }
                 }
-            } else if let Some(npy) = present::npy_of_gz(name)
-                && at.stat(npy).is_err()
-                && self.npy_gz_at(at, name, stat)?.0.is_ok()
-            {
-                return Err(FsError::NotFound);
+                // The file gives way to its member, unless another file has the member's name.
+                Some(member) => {
+                    if at.stat(member).is_err()
+                        && self.container_at(at, name, format, stat)?.0.is_ok()
+                    {
+                        return Err(FsError::NotFound);
+                    }
+                }
             }
         }
         Ok(Resolved::Source(path(), stat))
@@ -146,53 +154,36 @@ impl Tree {
 
     /// What `name` stands for where the source has no such name.
     fn resolve_derived(&self, at: &At<'_>, name: &OsStr) -> Result<Resolved, FsError> {
-        if self.settings.layout == Layout::Beside
-            && let Some(archive) = present::archive_beside(name)
-        {
-            let stat = file_at(at, archive)?;
-            if let (Ok(open), stat) = self.archive_at(at, archive, stat)? {
-                return Ok(Resolved::Archive(at.path.join(archive).into(), stat, open));
-            }
-        }
-        if let Some(gz) = present::gz_of_npy(name) {
-            let stat = file_at(at, &gz)?;
-            if let (Ok(npy), stat) = self.npy_gz_at(at, &gz, stat)? {
-                return Ok(Resolved::NpyGz(at.path.join(gz).into(), stat, npy));
+        let beside = present::archive_beside(name)
+            .filter(|_| self.settings.layout == Layout::Beside)
+            .map(|(archive, format)| (format, archive.to_owned()));
+        for (format, source) in beside.into_iter().chain(Format::sources_of(name)) {
+            let stat = match file_at(at, &source) {
+                Err(FsError::NotFound) => continue,
+                stat => stat?,
+            };
+            if let (Ok(open), stat) = self.container_at(at, &source, format, stat)? {
+                return Ok(Resolved::Container(at.path.join(source).into(), stat, format, open));
             }
         }
         Err(FsError::NotFound)
     }
 
-    pub(super) fn archive_at(
+    /// The container in the file called `name`, or why there is none: also because the file cannot
+    /// be read.
+    ///
+    /// # Errors
+    /// When there is no memory to find out, or it would take long and `at` does not wait.
+    pub(super) fn container_at(
         &self,
         at: &At<'_>,
         name: &OsStr,
+        format: &Format,
         stat: Stat,
-    ) -> Result<(Found<OpenArchive>, Stat), FsError> {
-        self.find(&self.archives, at, name, stat)
-    }
-
-    pub(super) fn npy_gz_at(
-        &self,
-        at: &At<'_>,
-        name: &OsStr,
-        stat: Stat,
-    ) -> Result<(Found<OpenNpyGz>, Stat), FsError> {
-        self.find(&self.npy_gzs, at, name, stat)
-    }
-
-    /// What the file called `name` turned out to be; one that cannot be read is none. One that there
-    /// is no memory for may be either.
-    fn find<C: Container>(
-        &self,
-        containers: &Containers<C>,
-        at: &At<'_>,
-        name: &OsStr,
-        stat: Stat,
-    ) -> Result<(Found<C>, Stat), FsError> {
+    ) -> Result<(Found, Stat), FsError> {
         let open = || at.open_file(name);
         let warn = |warning: &str| log::warn!("{}: {warning}", at.path.join(name).display());
-        match containers.find(stat, &self.server, at.waits, open, warn) {
+        match self.containers.find(stat, format, &self.server, at.waits, open, warn) {
             Ok(found) => Ok(found),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock && !at.waits => {
                 Err(FsError::Heavy)
@@ -205,23 +196,21 @@ impl Tree {
         }
     }
 
-    pub(super) fn root_archive(&self) -> Result<(Stat, Arc<OpenArchive>), FsError> {
+    pub(super) fn root_archive(&self) -> Result<(Stat, Arc<OpenContainer>), FsError> {
         let name = self.source.archive().unwrap_or_default();
         let at = self.source.at(Path::new(""));
-        match self.archive_at(&at, name, at.stat(name)?)? {
+        match self.container_at(&at, name, &NPZ, at.stat(name)?)? {
             (Ok(archive), stat) => Ok((stat, archive)),
             (Err(why), _) => Err(FsError::NotAnArchive(why)),
         }
     }
 
     /// The newest generation of the archive that is mounted alone.
-    pub(super) fn root_version(
-        &self,
-    ) -> Result<(Arc<Version<OpenArchive>>, Arc<OpenArchive>), FsError> {
+    pub(super) fn root_version(&self) -> Result<(Arc<Version>, Arc<OpenContainer>), FsError> {
         let (stat, archive) = self.root_archive()?;
         let path = Path::new(self.source.archive().unwrap_or_default());
-        let key = version_key(path.into(), &stat, archive.archive().source());
-        Ok((Arc::new(Version::new(key, &archive)), archive))
+        let key = version_key(path.into(), &stat, archive.container().source());
+        Ok((Arc::new(Version::new(key, &NPZ, &archive)), archive))
     }
 
     fn enter(&self, resolved: Resolved) -> (Ino, Attr) {
@@ -240,61 +229,49 @@ impl Tree {
                 }
                 (ino, stat.attr())
             }
-            Resolved::Archive(path, stat, archive) => {
-                let key = version_key(path, &stat, archive.archive().source());
-                let version = Arc::new(Version::new(key, &archive));
-                let inodes = self.inodes_of(&version, archive.archive());
-                let entries = archive.archive().dir(DirId::ROOT).entries().len();
-                (inodes.look_up(DirId::ROOT.0), stat.archive_dir(entries))
-            }
-            Resolved::NpyGz(path, stat, npy) => {
-                let key = version_key(path, &stat, npy.npy().source());
-                let attr = stat.member(npy.npy().size(), key.size);
-                let numbers = |_: &Key| number::of_npy_gz(&key);
-                let new = || Node::NpyGz(Arc::new(Version::new(key.clone(), &npy)));
-                (self.inodes.look_up(Key::NpyGz(key.clone()), numbers, new).0, attr)
+            Resolved::Container(path, stat, format, open) => {
+                let container = open.container();
+                let key = version_key(path, &stat, container.source());
+                let version = Arc::new(Version::new(key, format, &open));
+                if format.is_directory() {
+                    let inodes = self.inodes_of(&version, container);
+                    let entries = container.dir(DirId::ROOT).entries().len();
+                    return (inodes.look_up(DirId::ROOT.0), stat.archive_dir(entries));
+                }
+                let member = container.member(MemberId::ONLY);
+                let attr = stat.member(member.size, member.encoded_size);
+                let key = Key::OnlyMember(version.key.clone());
+                let numbers = |_: &Key| number::of_only_member(format, &version.key);
+                let new = || Node::Member(version.clone(), MemberId::ONLY);
+                (self.inodes.look_up(key, numbers, new).0, attr)
             }
         }
     }
 
-    pub(super) fn open_archive(
-        &self,
-        version: &Version<OpenArchive>,
-    ) -> Result<Arc<OpenArchive>, FsError> {
-        self.open_archive_now(version, true)
+    pub(super) fn open_container(&self, version: &Version) -> Result<Arc<OpenContainer>, FsError> {
+        self.open_container_now(version, true)
     }
 
-    fn open_archive_now(
+    fn open_container_now(
         &self,
-        version: &Version<OpenArchive>,
+        version: &Version,
         waits: bool,
-    ) -> Result<Arc<OpenArchive>, FsError> {
-        version.open(|| self.reopen(&self.archives, &version.key, waits))
-    }
-
-    pub(super) fn open_npy_gz(
-        &self,
-        version: &Version<OpenNpyGz>,
-    ) -> Result<Arc<OpenNpyGz>, FsError> {
-        version.open(|| self.reopen(&self.npy_gzs, &version.key, true))
+    ) -> Result<Arc<OpenContainer>, FsError> {
+        version.open(|| self.reopen(version, waits))
     }
 
     /// Opens a container again that was closed, if its path still holds that generation.
-    fn reopen<C: Container>(
-        &self,
-        containers: &Containers<C>,
-        key: &Arc<VersionKey>,
-        waits: bool,
-    ) -> Result<Arc<C>, FsError> {
+    fn reopen(&self, version: &Version, waits: bool) -> Result<Arc<OpenContainer>, FsError> {
+        let key = &version.key;
         let (directory, name) = split(&key.path);
         let mut at = self.source.at(directory);
         at.waits = waits;
         let stat = file_at(&at, name).map_err(|_| FsError::Stale)?;
-        match self.find(containers, &at, name, stat)? {
-            (Ok(container), stat)
-                if version_key(key.path.clone(), &stat, container.source()) == *key =>
+        match self.container_at(&at, name, version.format, stat)? {
+            (Ok(open), stat)
+                if version_key(key.path.clone(), &stat, open.container().source()) == *key =>
             {
-                Ok(container)
+                Ok(open)
             }
             _ => Err(FsError::Stale),
         }
@@ -304,8 +281,8 @@ impl Tree {
 /// The inode and the attributes of an entry of an archive, whose file `stat` is of.
 pub(super) fn enter_entry(
     inodes: &InBlock<'_, Key, Node>,
-    version: &Version<OpenArchive>,
-    archive: &Archive,
+    version: &Version,
+    archive: &Container,
     stat: &Stat,
     entry: Entry,
 ) -> (Ino, Attr) {

@@ -37,11 +37,8 @@ impl Tree {
     /// Closes what has been removed, on another thread, when that is due.
     pub(super) fn sweep(&self) {
         if self.sweep.is_due(Instant::now()) {
-            let (archives, npy_gzs) = (self.archives.clone(), self.npy_gzs.clone());
-            self.spawn(move || {
-                archives.close_removed();
-                npy_gzs.close_removed();
-            });
+            let containers = self.containers.clone();
+            self.spawn(move || containers.close_removed());
         }
     }
 }

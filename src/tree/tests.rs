@@ -373,7 +373,7 @@ fn a_listing_of_names_opens_no_archive_until_one_is_looked_up() {
     let tree = dir.tree(Settings::default());
     let count = || {
         let open = std::cell::Cell::new(0);
-        tree.archives.for_each(|_| open.set(open.get() + 1));
+        tree.containers.for_each(|_| open.set(open.get() + 1));
         open.get()
     };
     let entries = listed(&tree, Ino::ROOT, 0);
@@ -434,11 +434,11 @@ fn archives_that_were_removed_or_replaced_are_closed() {
     let new = member("old.npz");
     let open = || {
         let open = Mutex::new(0);
-        tree.archives.for_each(|_| *open.lock().unwrap() += 1);
+        tree.containers.for_each(|_| *open.lock().unwrap() += 1);
         open.into_inner().unwrap()
     };
     assert_eq!(open(), 5);
-    tree.archives.close_removed();
+    tree.containers.close_removed();
     assert_eq!(open(), 2);
     assert_eq!(read(&tree, handle, 0, 80).unwrap(), b"held.npz");
     for inode in [kept, new] {
@@ -465,9 +465,9 @@ fn an_archive_that_is_closed_while_it_is_looked_up_is_counted_once() {
                 let _gone_or_not = tree.lookup(Ino::ROOT, name("b.npz"));
             });
             fs::remove_file(dir.path("b.npz")).unwrap();
-            tree.archives.close_removed();
+            tree.containers.close_removed();
         });
-        assert!(tree.archives.is_counted_right());
+        assert!(tree.containers.is_counted_right());
     }
 }
 
@@ -478,13 +478,13 @@ fn archives_that_go_for_others_are_counted_out() {
     for number in 0..5 {
         dir.write(&format!("{number}.npz"), &testing::zip(&[("x", b"bytes", false)]));
         tree.lookup(Ino::ROOT, name(&format!("{number}.npz"))).unwrap();
-        assert!(tree.archives.is_counted_right(), "{number}");
+        assert!(tree.containers.is_counted_right(), "{number}");
     }
     // As when descriptors are short.
     let mut closed = 0;
-    while tree.archives.close_oldest() {
+    while tree.containers.close_oldest() {
         closed += 1;
-        assert!(tree.archives.is_counted_right());
+        assert!(tree.containers.is_counted_right());
     }
     assert_eq!(closed, 2);
 }

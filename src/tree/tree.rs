@@ -19,10 +19,7 @@ use super::{
 };
 use crate::{
     archive::{self, DirId},
-    serve::{
-        self, Backing, Content, OpenArchive, OpenContainer, OpenFile, OpenNpyGz, Repeats, Reports,
-        Server,
-    },
+    serve::{self, Backing, Content, OpenContainer, OpenFile, Repeats, Reports, Server},
 };
 
 /// Bytes that parsed archives may take, unless a single one needs more.
@@ -38,8 +35,7 @@ pub struct Tree {
     pub(super) source: Source,
     pub(super) settings: Settings,
     pub(super) server: Arc<Server>,
-    pub(super) archives: Arc<Containers<OpenArchive>>,
-    pub(super) npy_gzs: Arc<Containers<OpenNpyGz>>,
+    pub(super) containers: Arc<Containers>,
     pub(super) sweep: Sweep,
     /// The failures of the source that the log has.
     reports: Reports,
@@ -91,8 +87,7 @@ impl Tree {
             source,
             settings,
             server: Arc::new(server),
-            archives: Arc::new(Containers::new(open, OPEN_MEMORY)),
-            npy_gzs: Arc::new(Containers::new(open, OPEN_MEMORY)),
+            containers: Arc::new(Containers::new(open, OPEN_MEMORY)),
             sweep: Sweep::new(Instant::now()),
             reports: Reports::default(),
             root: directory,
@@ -100,17 +95,13 @@ impl Tree {
             handles: Handles::new(descriptors.unwrap_or(u64::MAX)),
             listings: Listings::default(),
         };
-        let shortage = (tree.server.clone(), tree.archives.clone(), tree.npy_gzs.clone());
-        tree.source.on_shortage(move || {
-            let (server, archives, npy_gzs) = &shortage;
-            server.give_up_descriptor() || archives.close_oldest() || npy_gzs.close_oldest()
-        });
-        // Weak: an archive that is open has the server.
-        let kept = (Arc::downgrade(&tree.archives), Arc::downgrade(&tree.npy_gzs));
+        let (server, containers) = (tree.server.clone(), tree.containers.clone());
+        tree.source.on_shortage(move || server.give_up_descriptor() || containers.close_oldest());
+        // Weak: a container that is open has the server.
+        let containers = Arc::downgrade(&tree.containers);
         tree.server.on_memory_shortage(move |bytes| {
-            if let (Some(archives), Some(npy_gzs)) = (kept.0.upgrade(), kept.1.upgrade()) {
-                let given = archives.give_up(bytes);
-                npy_gzs.give_up(bytes.saturating_sub(given));
+            if let Some(containers) = containers.upgrade() {
+                containers.give_up(bytes);
             }
         });
         if tree.source.archive().is_some() {
@@ -154,8 +145,7 @@ impl Tree {
 
     /// Saves the indexes of what has not been decoded to its end.
     pub fn save_indexes(&self) {
-        self.archives.for_each(OpenArchive::save_indexes);
-        self.npy_gzs.for_each(OpenNpyGz::save_indexes);
+        self.containers.for_each(OpenContainer::save_indexes);
     }
 
     // -- names and attributes
@@ -178,25 +168,20 @@ impl Tree {
                 let stat = self.source.stat(path).or_else(|_| self.source.stat(Path::new("")))?;
                 let archive = self.root_archive().ok();
                 let entries = archive
-                    .map_or(0, |(_, archive)| archive.archive().dir(DirId::ROOT).entries().len());
+                    .map_or(0, |(_, archive)| archive.container().dir(DirId::ROOT).entries().len());
                 Ok(stat.archive_dir(entries))
             }
             Node::ArchiveDir(version, id) => {
-                let archive = self.open_archive(version)?;
-                let archive = archive.archive();
+                let archive = self.open_container(version)?;
+                let archive = archive.container();
                 let entries = archive.dir(*id).entries().len();
                 Ok(of_version(&version.key, stat_of(archive.source())?.archive_dir(entries)))
             }
             Node::Member(version, id) => {
-                let archive = self.open_archive(version)?;
-                let member = archive.archive().member(*id);
-                let stat = stat_of(archive.archive().source())?;
+                let archive = self.open_container(version)?;
+                let member = archive.container().member(*id);
+                let stat = stat_of(archive.container().source())?;
                 Ok(of_version(&version.key, stat.member(member.size, member.encoded_size)))
-            }
-            Node::NpyGz(version) => {
-                let npy = self.open_npy_gz(version)?;
-                let stat = stat_of(npy.npy().source())?;
-                Ok(of_version(&version.key, stat.member(npy.npy().size(), version.key.size)))
             }
         }
     }
@@ -266,20 +251,13 @@ impl Tree {
                 Ok(Opening::Done(Opened { id, backing: Backing::File(file) }))
             }
             Node::Member(version, id) => {
-                let archive = self.open_archive(version)?;
-                archive.archive().source().check().map_err(|_| FsError::Stale)?;
-                match archive.content(*id) {
-                    Ok(content) => {
-                        self.open_content(ino, user, content, OpenContainer::Archive(archive))
-                    }
+                let open = self.open_container(version)?;
+                open.container().source().check().map_err(|_| FsError::Stale)?;
+                match open.content(*id) {
+                    Ok(content) => self.open_content(ino, user, content, open),
                     Err(serve::Error::Overwritten) => Err(FsError::Stale),
-                    Err(error) => Err(FsError::Content(archive.refusal(*id, error))),
+                    Err(error) => Err(FsError::Content(open.refusal(*id, error))),
                 }
-            }
-            Node::NpyGz(version) => {
-                let npy = self.open_npy_gz(version)?;
-                npy.npy().source().check().map_err(|_| FsError::Stale)?;
-                self.open_content(ino, user, npy.content(), OpenContainer::NpyGz(npy))
             }
             _ => Err(FsError::IsADirectory),
         }
@@ -290,7 +268,7 @@ impl Tree {
         ino: Ino,
         user: u32,
         content: Arc<Content>,
-        container: OpenContainer,
+        container: Arc<OpenContainer>,
     ) -> Result<Opening, FsError> {
         match OpenFile::open(content, container, ino.0).map_err(FsError::Content)? {
             Ok((file, backing)) => {
@@ -357,9 +335,8 @@ impl Tree {
     #[must_use]
     pub fn describe(&self, ino: Ino) -> String {
         let Some(node) = self.inodes.get(ino) else { return format!("inode {}", ino.0) };
-        let in_archive = |version: &Version<OpenArchive>, what: String| {
-            format!("{}: {what}", version.key.path.display())
-        };
+        let in_archive =
+            |version: &Version, what: String| format!("{}: {what}", version.key.path.display());
         match &*node {
             Node::Source(node) if node.path().as_os_str().is_empty() => "/".to_owned(),
             Node::Source(node) => node.path().display().to_string(),
@@ -367,14 +344,16 @@ impl Tree {
             Node::ArchiveDir(version, DirId(number)) => {
                 in_archive(version, format!("directory {number}"))
             }
+            Node::Member(version, _) if !version.format.is_directory() => {
+                version.key.path.display().to_string()
+            }
             Node::Member(version, id) => {
-                let name = self.open_archive(version).ok().map(|archive| {
-                    let name = archive.archive().path_of(*id);
+                let name = self.open_container(version).ok().map(|archive| {
+                    let name = archive.container().path_of(*id);
                     name.escape_ascii().to_string()
                 });
                 in_archive(version, name.unwrap_or_else(|| format!("member {}", id.0)))
             }
-            Node::NpyGz(version) => version.key.path.display().to_string(),
         }
     }
 

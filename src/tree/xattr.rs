@@ -5,11 +5,10 @@ use std::{ffi::OsStr, sync::Arc};
 use super::{
     FsError, Ino, Kind, Tree,
     node::{Node, SourceNode},
-    present,
     resolve::split,
 };
 use crate::{
-    archive::npy,
+    archive::{Format, npy},
     serve::{self, Content},
 };
 
@@ -105,11 +104,14 @@ impl Tree {
             Node::ArchiveDir(..) if xattr == Xattr::State => Ok("ready".to_owned()),
             Node::ArchiveRoot | Node::ArchiveDir(..) => Err(FsError::NoAttribute),
             Node::Member(version, id) => {
-                let archive = self.open_archive(version)?;
-                let member = archive.archive().member(*id);
+                let archive = self.open_container(version)?;
+                let member = archive.container().member(*id);
                 match xattr {
                     Xattr::Method => Ok(member.method.to_string()),
-                    Xattr::Crc32 => Ok(format!("{:08x}", member.crc32)),
+                    Xattr::Crc32 => {
+                        let crc32 = member.crc32.ok_or(FsError::NoAttribute)?;
+                        Ok(format!("{crc32:08x}"))
+                    }
                     Xattr::EncodedSize => Ok(member.encoded_size.to_string()),
                     Xattr::State => Ok(match archive.content(*id) {
                         Ok(content) => content.state().to_string(),
@@ -122,32 +124,18 @@ impl Tree {
                     }
                 }
             }
-            Node::NpyGz(version) => {
-                let npy = self.open_npy_gz(version)?;
-                match xattr {
-                    Xattr::Method => Ok("gzip".to_owned()),
-                    Xattr::EncodedSize => Ok(version.key.size.to_string()),
-                    Xattr::State => Ok(npy.content().state().to_string()),
-                    // The CRC-32 of a gzip file of several members is nowhere.
-                    Xattr::Crc32 => Err(FsError::NoAttribute),
-                    _ => {
-                        let header = npy.npy().header().map_err(serve::Error::from)?;
-                        of_header(xattr, &header)
-                    }
-                }
-            }
         }
     }
 
     fn source_state(&self, node: &SourceNode, xattr: Xattr) -> Result<String, FsError> {
         let path = node.path();
-        let npz = path.file_name().is_some_and(present::is_npz);
-        if xattr != Xattr::State || node.kind != Kind::File || !npz {
+        let format = path.file_name().and_then(Format::of).filter(|format| format.is_directory());
+        let (Xattr::State, Kind::File, Some(format)) = (xattr, node.kind, format) else {
             return Err(FsError::NoAttribute);
-        }
+        };
         let (directory, name) = split(&path);
         let at = self.source.at(directory);
-        Ok(match self.archive_at(&at, name, at.stat(name)?)? {
+        Ok(match self.container_at(&at, name, format, at.stat(name)?)? {
             (Ok(_), _) => "ready".to_owned(),
             (Err(why), _) => why.to_string(),
         })

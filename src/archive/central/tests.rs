@@ -1,10 +1,10 @@
 use super::*;
 use crate::archive::{
-    Archive, DirId, MemberId,
+    Container, DirId, MemberId,
     testing::{RawMember, RawZip, open, paths, read},
 };
 
-fn names(archive: &Archive) -> Vec<String> {
+fn names(archive: &Container) -> Vec<String> {
     paths(archive).into_iter().map(|(path, _)| String::from_utf8(path).unwrap()).collect()
 }
 

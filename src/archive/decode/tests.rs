@@ -4,7 +4,7 @@ use lzma_rust2::{LzmaOptions, LzmaWriter, XzOptions, XzWriter};
 
 use super::*;
 use crate::archive::{
-    Archive, MAX_DICTIONARY, MemberId,
+    Container, MAX_DICTIONARY, MemberId, NPZ,
     testing::{RawMember, RawZip, deflate, file_of, read},
 };
 
@@ -92,7 +92,7 @@ fn encodings(data: &[u8]) -> Vec<(u16, Vec<u8>)> {
     ]
 }
 
-fn archive_of(method: u16, encoded: &[u8], data: &[u8]) -> Archive {
+fn archive_of(method: u16, encoded: &[u8], data: &[u8]) -> Container {
     RawZip::of([RawMember::encoded("x", method, encoded, data)]).open().unwrap()
 }
 
@@ -271,7 +271,7 @@ fn a_file_overwritten_while_it_is_decoded_is_stale_and_not_corrupt() {
     for (method, encoded) in encodings(&data) {
         let file = file_of(&RawZip::of([RawMember::encoded("x", method, &encoded, &data)]).bytes());
         let source = SourceFile::new(file.try_clone().unwrap()).unwrap();
-        let archive = Archive::open(source.into()).unwrap();
+        let archive = NPZ.open(source.into()).unwrap();
         archive.data_offset(MemberId(0)).unwrap();
         let mut overwrite = OnFirstWrite(Some(file));
         match archive.decode(MemberId(0), MAX_DICTIONARY, &mut overwrite) {

@@ -3,10 +3,10 @@ use std::{fs::File, io::Write, sync::mpsc};
 use super::*;
 use crate::{
     archive::{
-        Archive, Entry, SourceFile,
+        Entry, NPZ, SourceFile,
         testing::{self, RawMember, RawZip},
     },
-    serve::{OpenArchive, Server, Verify, testing::settings},
+    serve::{OpenContainer, Server, Verify, testing::settings},
 };
 
 const WAIT: Duration = Duration::from_secs(60);
@@ -15,13 +15,13 @@ fn server() -> Server {
     Server::new(settings(1, Verify::Background)).unwrap()
 }
 
-fn content(server: &Server, path: &std::path::Path) -> (OpenArchive, Arc<Content>) {
+fn content(server: &Server, path: &std::path::Path) -> (OpenContainer, Arc<Content>) {
     let zip = RawZip::of([RawMember::stored("x", vec![1; 3 << 20])]);
     std::fs::write(path, zip.bytes()).unwrap();
     let source = SourceFile::new(File::open(path).unwrap()).unwrap();
-    let archive = Archive::open(Arc::new(source)).unwrap();
+    let archive = NPZ.open(Arc::new(source)).unwrap();
     let Some((_, Entry::Member(id))) = testing::paths(&archive).pop() else { unreachable!() };
-    let open = OpenArchive::new(archive, server);
+    let open = OpenContainer::new(archive, server);
     let content = open.content(id).unwrap();
     (open, content)
 }

@@ -9,7 +9,7 @@ use std::{
 use super::*;
 use crate::{
     archive::{
-        Entry,
+        Entry, NPY_GZ, NPZ,
         testing::{self, RawMember, RawZip},
     },
     saved::Indexes,
@@ -32,10 +32,10 @@ fn server_with(verify: Verify, indexes: Option<Arc<Indexes>>) -> Server {
 }
 
 /// An archive of one member.
-fn open(server: &Server, member: RawMember) -> (OpenArchive, MemberId) {
+fn open(server: &Server, member: RawMember) -> (OpenContainer, MemberId) {
     let archive = RawZip::of([member]).open().unwrap();
     let Some((_, Entry::Member(id))) = testing::paths(&archive).pop() else { unreachable!() };
-    (OpenArchive::new(archive, server), id)
+    (OpenContainer::new(archive, server), id)
 }
 
 fn read(content: &Arc<Content>) -> Result<Vec<u8>, Error> {
@@ -124,11 +124,11 @@ fn noise(len: usize) -> Vec<u8> {
     (0..len / 8).flat_map(|_| next()).collect()
 }
 
-fn open_file(server: &Server, path: &Path) -> (Arc<OpenArchive>, MemberId) {
+fn open_file(server: &Server, path: &Path) -> (Arc<OpenContainer>, MemberId) {
     let source = SourceFile::new(File::open(path).unwrap()).unwrap();
-    let archive = Archive::open(Arc::new(source)).unwrap();
+    let archive = NPZ.open(Arc::new(source)).unwrap();
     let Some((_, Entry::Member(id))) = testing::paths(&archive).pop() else { unreachable!() };
-    (Arc::new(OpenArchive::new(archive, server)), id)
+    (Arc::new(OpenContainer::new(archive, server)), id)
 }
 
 fn count(place: &tempfile::TempDir) -> usize {
@@ -165,9 +165,9 @@ fn each_member_that_is_decoded_to_its_end_is_saved_then() {
     let place = tempfile::tempdir().unwrap();
     let server = saving_in(&place, Verify::Never);
     let members = ["x", "y", "z"].map(|name| RawMember::deflated(name, noise(2 << 20)));
-    let archive = OpenArchive::new(RawZip::of(members).open().unwrap(), &server);
+    let archive = OpenContainer::new(RawZip::of(members).open().unwrap(), &server);
     let mut saved = 0;
-    for (_, entry) in testing::paths(archive.archive()) {
+    for (_, entry) in testing::paths(archive.container()) {
         let Entry::Member(id) = entry else { unreachable!() };
         let content = archive.content(id).unwrap();
         read_at(&content, content.size() - 8).unwrap();
@@ -198,8 +198,9 @@ fn what_was_learnt_of_a_gzipped_npy_is_saved_when_it_is_closed() {
 
     let place = tempfile::tempdir().unwrap();
     let server = saving_in(&place, Verify::Never);
-    let open = OpenNpyGz::new(NpyGz::open(testing::source_of(&gzip)).unwrap(), &server);
-    assert_eq!(read(&open.content()).unwrap(), npy[..8]);
+    let container = NPY_GZ.open(testing::source_of(&gzip)).unwrap();
+    let open = OpenContainer::new(container, &server);
+    assert_eq!(read(&open.content(MemberId::ONLY).unwrap()).unwrap(), npy[..8]);
     assert_eq!(count(&place), 0);
     drop(open);
     drop(server);

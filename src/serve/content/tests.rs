@@ -11,14 +11,14 @@ use super::*;
 use crate::{
     archive::{self, Entry, Identity, testing},
     saved::{Copies, CopyKey, StreamKey},
-    serve::{OpenArchive, Server, Verify, copy::Copier, pool::Pool, testing::settings},
+    serve::{OpenContainer, Server, Verify, copy::Copier, pool::Pool, testing::settings},
 };
 
 pub(in crate::serve) const STRIDE: u64 = 2 << 20;
 const WAIT: Duration = Duration::from_secs(60);
 
 /// A member of eight strides that has been decoded once, with none at hand but the last.
-pub(in crate::serve) fn member(threads: usize) -> (Server, OpenArchive, Arc<Content>) {
+pub(in crate::serve) fn member(threads: usize) -> (Server, OpenContainer, Arc<Content>) {
     let (server, open, content) = fresh_member(threads);
     let last = content.size() - 8;
     assert_eq!(read_range(&content, last, 8).recv_timeout(WAIT).unwrap(), (last / 8).to_le_bytes());
@@ -26,12 +26,12 @@ pub(in crate::serve) fn member(threads: usize) -> (Server, OpenArchive, Arc<Cont
 }
 
 /// A member of eight strides; each eight bytes tell their place.
-fn fresh_member(threads: usize) -> (Server, OpenArchive, Arc<Content>) {
+fn fresh_member(threads: usize) -> (Server, OpenContainer, Arc<Content>) {
     let server = Server::new(settings(threads, Verify::Never)).unwrap();
     let plain: Vec<u8> = (0..8 * STRIDE / 8).flat_map(u64::to_le_bytes).collect();
     let archive = testing::open(&testing::zip(&[("x", &plain, true)])).unwrap();
     let Some((_, Entry::Member(id))) = testing::paths(&archive).pop() else { unreachable!() };
-    let open = OpenArchive::new(archive, &server);
+    let open = OpenContainer::new(archive, &server);
     let content = open.content(id).unwrap();
     (server, open, content)
 }

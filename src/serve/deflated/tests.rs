@@ -48,7 +48,7 @@ fn a_decoder_that_panics_fails_its_readers_and_no_others() {
     const LEN: u64 = 16 << 20;
     let server = server(2, 8 << 20);
     let (open, contents) = serve(&[RawMember::deflated("a", numbers(LEN))], &server);
-    let panics = &open.archive().source().panics;
+    let panics = &open.container().source().panics;
     // At the frontier, and before it.
     for offsets in [[8, 16], [LEN - 16, LEN - 8], [8, LEN / 4]] {
         server.shared.memory.clear();

@@ -9,9 +9,8 @@ use crate::serve::{
     testing::WAIT,
 };
 
-fn open_file(open: OpenArchive, content: &Arc<Content>) -> OpenFile {
-    let container = OpenContainer::Archive(Arc::new(open));
-    OpenFile::open(content.clone(), container, 1).unwrap().unwrap().0
+fn open_file(open: OpenContainer, content: &Arc<Content>) -> OpenFile {
+    OpenFile::open(content.clone(), Arc::new(open), 1).unwrap().unwrap().0
 }
 
 /// Reads the start of a row; the receiver gets the number of the row.

@@ -24,7 +24,7 @@ fn stored(pool: &Pool, size: u64, is_right: bool, alarm: Arc<Alarm>) -> Arc<Stor
     let verdict =
         Verdict::new(subject, Verify::Always, 0, Confirmed::new(1), Arc::default(), None, alarm);
     let crc32 = crc32fast::hash(&data) ^ u32::from(!is_right);
-    Stored::new(source, 0, size, crc32, verdict, pool.spawner())
+    Stored::new(source, 0, size, Some(crc32), verdict, pool.spawner())
 }
 
 #[test]

@@ -7,8 +7,10 @@ use std::{
 
 use super::*;
 use crate::{
-    archive::{self, Archive, Entry, MemberId, testing, testing::RawMember, testing::RawZip},
-    serve::{Asker, Content, OpenArchive, Server, Settings, State, testing::settings},
+    archive::{
+        self, Container, Entry, MemberId, NPZ, testing, testing::RawMember, testing::RawZip,
+    },
+    serve::{Asker, Content, OpenContainer, Server, Settings, State, testing::settings},
 };
 
 const WAIT: Duration = Duration::from_secs(60);
@@ -19,7 +21,7 @@ fn server(verify: Verify) -> Server {
 }
 
 /// A stored and a deflated member of `size` bytes, and the same with wrong CRC-32s.
-fn archive(size: usize) -> (Archive, [MemberId; 4]) {
+fn archive(size: usize) -> (Container, [MemberId; 4]) {
     let data: Vec<u8> = (0..size as u64 / 8).flat_map(|n| (n * n).to_le_bytes()).collect();
     let good = [RawMember::stored("0", &data), RawMember::deflated("1", &data)];
     let bad = good.clone().map(|member| RawMember {
@@ -101,7 +103,7 @@ fn small_members_are_compared_first_and_once_for_the_archive() {
     for size in [4096, 1 << 20] {
         let server = server(Verify::Small);
         let (archive, ids) = archive(size);
-        let open = OpenArchive::new(archive, &server);
+        let open = OpenContainer::new(archive, &server);
         for (number, id) in ids.into_iter().enumerate() {
             let content = open.content(id).unwrap();
             let by_another_thread = content.must_be_verified();
@@ -125,7 +127,7 @@ fn one_that_differs_is_not_read_and_all_who_have_it_open_are_named() {
         sender.send((inode, error.map(ToString::to_string))).unwrap();
     });
     let (archive, [.., stored, deflated]) = archive(1 << 20);
-    let open = OpenArchive::new(archive, &server);
+    let open = OpenContainer::new(archive, &server);
     for (first, id) in [(10, stored), (20, deflated)] {
         let content = open.content(id).unwrap();
         for inode in [first, first + 1, first] {
@@ -148,7 +150,7 @@ fn one_that_differs_is_not_read_and_all_who_have_it_open_are_named() {
 fn what_was_read_of_a_large_member_is_compared_to_its_end_in_the_background() {
     let server = server(Verify::Small);
     let (archive, ids) = archive(6 << 20);
-    let open = OpenArchive::new(archive, &server);
+    let open = OpenContainer::new(archive, &server);
     let contents = ids.map(|id| open.content(id).unwrap());
     for content in &contents {
         assert!(!content.must_be_verified());
@@ -164,13 +166,13 @@ fn what_was_read_of_a_large_member_is_compared_to_its_end_in_the_background() {
 fn spans_stay_decoded_if_a_reader_is_about_to_come_and_else_they_do_not() {
     let is_decoded = |content, offset| read(content, offset).try_recv().is_ok();
     let server = server(Verify::Background);
-    let large = OpenArchive::new(archive(6 << 20).0, &server);
+    let large = OpenContainer::new(archive(6 << 20).0, &server);
     let large = large.content(MemberId(1)).unwrap();
     assert!(read(&large, 8).recv_timeout(WAIT).unwrap().is_ok());
     wait_until(|| large.is_settled());
     assert!(!is_decoded(&large, 3 << 20));
 
-    let small = OpenArchive::new(archive(1 << 20).0, &server);
+    let small = OpenContainer::new(archive(1 << 20).0, &server);
     let small = small.content(MemberId(1)).unwrap();
     verify(&small).unwrap();
     assert!(is_decoded(&small, 0) && is_decoded(&small, 700_000));
@@ -186,8 +188,8 @@ fn of_a_file_that_is_being_overwritten_no_damage_is_told() {
         let bytes = RawZip::of([RawMember { crc32: 1, ..member }]).bytes();
         std::fs::write(&path, &bytes).unwrap();
         let source = crate::archive::SourceFile::new(File::open(&path).unwrap()).unwrap();
-        let open = OpenArchive::new(Archive::open(source.into()).unwrap(), &server);
-        let mut paths = testing::paths(open.archive());
+        let open = OpenContainer::new(NPZ.open(source.into()).unwrap(), &server);
+        let mut paths = testing::paths(open.container());
         let Some((_, Entry::Member(id))) = paths.pop() else { unreachable!() };
         let content = open.content(id).unwrap();
         let mut file = File::options().append(true).open(&path).unwrap();
@@ -214,7 +216,7 @@ fn a_member_of_a_file_that_was_overwritten_is_not_condemned() {
 fn a_server_ends_while_members_are_being_compared() {
     let server = server(Verify::Background);
     let (archive, ids) = archive(6 << 20);
-    let open = OpenArchive::new(archive, &server);
+    let open = OpenContainer::new(archive, &server);
     for id in ids {
         let content = open.content(id).unwrap();
         assert!(read(&content, 8).recv_timeout(WAIT).unwrap().is_ok());

@@ -225,7 +225,7 @@ fn a_decoder_that_panics_fails_its_readers_and_ends_its_turn() {
         ..RawMember::encoded(name, 93, &[0; 1000], &[])
     });
     let (open, contents) = serving::serve(&members, &server);
-    let panics = &open.archive().source().panics;
+    let panics = &open.container().source().panics;
     panics.store(true, Ordering::Relaxed);
     for reply in [serving::read(&contents[0], 0), serving::read(&contents[0], 0)] {
         let failed = reply.recv_timeout(WAIT).unwrap();

@@ -3,6 +3,7 @@
 use std::{io::Write, num::NonZeroUsize, path::Path};
 
 use super::{super::opened::Containers, *};
+use crate::archive::{NPY_GZ, NPZ};
 
 #[test]
 fn a_failure_of_the_source_that_repeats_is_told_once() {
@@ -24,7 +25,7 @@ fn why_a_file_is_no_container_is_remembered_in_200_bytes() {
     let tree = dir.tree(Settings::default());
     let at = tree.source.at(Path::new(""));
     let stat = at.stat(name("a.npy.gz")).unwrap();
-    let why = tree.npy_gz_at(&at, name("a.npy.gz"), stat).unwrap().0.unwrap_err();
+    let why = tree.container_at(&at, name("a.npy.gz"), &NPY_GZ, stat).unwrap().0.unwrap_err();
     let why = why.reason().to_string();
     assert!(why.contains("dtype") && (100..=200).contains(&why.len()), "{why}");
 }
@@ -34,12 +35,12 @@ fn archives_that_are_not_large_make_room_for_others_too() {
     let dir = Dir::new();
     let mut tree = dir.tree(Settings::default());
     // Memory for none of them: the newest stays all the same.
-    tree.archives = Arc::new(Containers::new(NonZeroUsize::new(5).unwrap(), 1));
+    tree.containers = Arc::new(Containers::new(NonZeroUsize::new(5).unwrap(), 1));
     for number in 0..5 {
         dir.write(&format!("{number}.npz"), &testing::zip(&[("x", b"bytes", false)]));
         tree.lookup(Ino::ROOT, name(&format!("{number}.npz"))).unwrap();
     }
-    assert!(tree.archives.close_oldest() && !tree.archives.close_oldest());
+    assert!(tree.containers.close_oldest() && !tree.containers.close_oldest());
 }
 
 #[test]
@@ -58,7 +59,7 @@ fn that_there_is_no_memory_for_an_archive_is_known_for_a_while() {
             opened += 1;
             at.open_file(name("large.npz"))
         };
-        let found = tree.archives.find(stat, &tree.server, true, &mut open, |_| ());
+        let found = tree.containers.find(stat, &NPZ, &tree.server, true, &mut open, |_| ());
         let error = found.unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::OutOfMemory);
         assert!(error.to_string().contains("--memory-limit"), "{error}");

@@ -1,0 +1,180 @@
+//! A container: a file whose members can be read at an offset.
+//!
+//! Made by the parser of its [`Format`](super::Format). A container of many members is shown as a
+//! directory, with the directories that the names of its members make. A container of one member
+//! is shown as that member: it has no directories.
+
+use std::{
+    io::{self, Write},
+    sync::{Arc, OnceLock},
+};
+
+use super::{
+    Dir, DirId, Entry, Error, Identity, Member, MemberId, Method, SourceFile, decode, dir::Tree,
+    lzma, zip::LocalHeaders,
+};
+
+/// The largest dictionary or window of a decoder, in bytes.
+pub const MAX_DICTIONARY: u32 = lzma::MAX_DICTIONARY;
+
+/// About how many bytes of memory a container of one member takes once it has been read.
+pub(super) const MEMORY_OF_ONE: u64 = 4 << 10;
+
+/// A file of members, parsed once.
+#[derive(Debug)]
+pub struct Container {
+    source: Arc<SourceFile>,
+    members: Box<[Member]>,
+    /// Empty if there is one member, which is shown in the place of the file.
+    dirs: Box<[Dir]>,
+    warning: Option<Box<str>>,
+    identity: OnceLock<Identity>,
+    /// Of a zip: they say where the members' bytes start.
+    headers: Option<LocalHeaders>,
+}
+
+impl Container {
+    /// A container shown as the directories `tree`.
+    pub(super) fn of_many(
+        source: Arc<SourceFile>,
+        members: Vec<Member>,
+        tree: Tree,
+        headers: LocalHeaders,
+    ) -> Self {
+        Self {
+            source,
+            members: members.into(),
+            dirs: tree.dirs.into(),
+            warning: tree.warning.map(String::into_boxed_str),
+            identity: OnceLock::new(),
+            headers: Some(headers),
+        }
+    }
+
+    /// A container of one member, whose `header_offset` is where its bytes start.
+    pub(super) fn of_one(source: Arc<SourceFile>, member: Member) -> Self {
+        Self {
+            source,
+            members: [member].into(),
+            dirs: [].into(),
+            warning: None,
+            identity: OnceLock::new(),
+            headers: None,
+        }
+    }
+
+    /// The file.
+    pub fn source(&self) -> &Arc<SourceFile> {
+        &self.source
+    }
+
+    /// What tells the content of the file from any other, wherever the file lies.
+    ///
+    /// # Errors
+    /// When the bytes that tell it cannot be read.
+    pub fn identity(&self) -> io::Result<Identity> {
+        if let Some(identity) = self.identity.get() {
+            return Ok(*identity);
+        }
+        let identity = match &self.headers {
+            Some(headers) => Identity::by_directory(&self.source, headers.central.start)?,
+            None => Identity::by_ends(&self.source)?,
+        };
+        Ok(*self.identity.get_or_init(|| identity))
+    }
+
+    /// A member; panics if `id` is of another container.
+    pub fn member(&self, id: MemberId) -> &Member {
+        &self.members[id.0 as usize]
+    }
+
+    /// A directory; panics if `id` is of another container.
+    pub fn dir(&self, id: DirId) -> &Dir {
+        &self.dirs[id.0 as usize]
+    }
+
+    /// How many directories and members there are.
+    pub fn counts(&self) -> (u32, u32) {
+        (self.dirs.len() as u32, self.members.len() as u32)
+    }
+
+    /// The path under which a member is shown, for messages; searches all directories.
+    ///
+    /// A member that is not shown has no path: its number is returned in words.
+    pub fn path_of(&self, id: MemberId) -> Vec<u8> {
+        let Some((mut dir, name)) = self.place_of(Entry::Member(id)) else {
+            return format!("(member {}, not shown)", id.0).into_bytes();
+        };
+        let mut path = vec![name];
+        while dir != DirId::ROOT {
+            let parent = self.dir(dir).parent();
+            let here = self.dir(parent).entries().find(|&(_, entry)| entry == Entry::Dir(dir));
+            path.extend(here.map(|(name, _)| name));
+            dir = parent;
+        }
+        path.reverse();
+        path.join(&b'/')
+    }
+
+    fn place_of(&self, wanted: Entry) -> Option<(DirId, &[u8])> {
+        (0..).map(DirId).zip(&self.dirs).find_map(|(id, dir)| {
+            let (name, _) = dir.entries().find(|&(_, entry)| entry == wanted)?;
+            Some((id, name))
+        })
+    }
+
+    /// Names that could not be shown as they are, in one sentence.
+    pub fn warning(&self) -> Option<&str> {
+        self.warning.as_deref()
+    }
+
+    /// Where the encoded bytes of a member start.
+    ///
+    /// # Errors
+    /// `Encrypted`, `UnsupportedMethod`; in a zip `Corrupt` if the member's local header is not what
+    /// the central directory says, and `Io`.
+    pub fn data_offset(&self, id: MemberId) -> Result<u64, Error> {
+        let member = self.member(id);
+        if member.encrypted {
+            return Err(Error::Encrypted);
+        }
+        if let Method::Other(method) = member.method {
+            return Err(Error::UnsupportedMethod(method));
+        }
+        match &self.headers {
+            Some(headers) => headers.data_offset(&self.source, id, member),
+            None => Ok(member.header_offset),
+        }
+    }
+
+    /// Decodes a member of any supported method into `out`, checking size and CRC-32.
+    ///
+    /// As in CPython's zipfile, whatever a decoder has beyond the declared size is ignored.
+    /// Takes at most some 8 MiB, and a dictionary or window, at most [`MAX_DICTIONARY`].
+    ///
+    /// # Errors
+    /// As `data_offset`, and what `out` says. `Io` with `OutOfMemory` if an xz dictionary has more than
+    /// `most` bytes, which is less than that.
+    pub fn decode(&self, id: MemberId, most: u32, out: &mut dyn Write) -> Result<(), Error> {
+        let offset = self.data_offset(id)?;
+        decode::decode(&self.source, self.member(id), offset, most, out)
+    }
+
+    /// The dictionary or window in bytes that decoding a member takes, as far as its start tells.
+    ///
+    /// # Errors
+    /// As `data_offset`.
+    pub fn dictionary(&self, id: MemberId) -> Result<u32, Error> {
+        Ok(decode::dictionary(&self.source, self.member(id), self.data_offset(id)?)?)
+    }
+
+    /// About how many bytes of memory this takes.
+    pub fn memory(&self) -> u64 {
+        let Some(headers) = &self.headers else { return MEMORY_OF_ONE };
+        let tables = size_of::<Self>()
+            + size_of_val(&*self.members)
+            + headers.memory()
+            + self.warning.as_ref().map_or(0, |warning| warning.len());
+        tables as u64 + self.dirs.iter().map(Dir::memory).sum::<u64>()
+    }
+}

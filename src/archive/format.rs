@@ -1,0 +1,158 @@
+//! The formats of containers: which files may be one, how they are parsed, and where they are shown.
+//!
+//! A new format is a line of [`FORMATS`] and a file with its parser.
+
+use std::{
+    ffi::{OsStr, OsString},
+    os::unix::ffi::{OsStrExt, OsStringExt},
+    sync::Arc,
+};
+
+use seekable_deflate::ReadAt;
+
+use super::{Container, Error, Grow, SourceFile, container, gzip, source::TAIL_READ, zip};
+
+/// All formats. Where two files would be shown under one name, the format that comes first is.
+static FORMATS: [&Format; 2] = [&NPZ, &NPY_GZ];
+
+/// A zip archive of arrays: `a.npz` is shown as a directory.
+pub static NPZ: Format =
+    Format { suffix: ".npz", any_case: true, hidden: None, parse: zip::parse, memory: zip::memory };
+
+/// A gzipped array: `x.npy.gz` is shown as `x.npy`.
+pub static NPY_GZ: Format = Format {
+    suffix: ".npy.gz",
+    any_case: false,
+    hidden: Some(".gz"),
+    parse: gzip::parse_npy,
+    memory: |_, _| container::MEMORY_OF_ONE,
+};
+
+/// Makes a container of a file whose last `TAIL_READ` bytes have been read. The last argument is
+/// asked before more than a few MiB of memory are taken; half of them are given back at the end.
+type Parse = fn(Arc<SourceFile>, Vec<u8>, &mut Grow<'_>) -> Result<Container, Error>;
+
+/// A format of containers.
+#[derive(Debug)]
+pub struct Format {
+    /// The end of the names of such files. Something has to stand before it.
+    suffix: &'static str,
+    /// Whether the suffix may be written in capitals.
+    any_case: bool,
+    /// The part of the suffix that the shown name lacks; `None` for a container that is shown as a
+    /// directory under its own name.
+    hidden: Option<&'static str>,
+    parse: Parse,
+    /// About how many bytes of memory a container takes, by its file and the last bytes of it.
+    memory: fn(&SourceFile, &[u8]) -> u64,
+}
+
+impl PartialEq for Format {
+    fn eq(&self, other: &Self) -> bool {
+        self.suffix == other.suffix
+    }
+}
+
+impl Format {
+    /// The format of a file of this name.
+    #[must_use]
+    pub fn of(name: &OsStr) -> Option<&'static Self> {
+        let name = name.as_bytes();
+        FORMATS.into_iter().find(|format| {
+            let stem = name.len().saturating_sub(format.suffix.len());
+            let (suffix, end) = (format.suffix.as_bytes(), &name[stem..]);
+            stem > 0
+                && if format.any_case { end.eq_ignore_ascii_case(suffix) } else { end == suffix }
+        })
+    }
+
+    /// The end of the names of such files: no two formats have the same.
+    #[must_use]
+    pub fn suffix(&self) -> &'static str {
+        self.suffix
+    }
+
+    /// Whether a container is shown as a directory under its own name.
+    #[must_use]
+    pub fn is_directory(&self) -> bool {
+        self.hidden.is_none()
+    }
+
+    /// The name under which the only member of the container called `name` is shown; `None` if the
+    /// container is shown as a directory.
+    #[must_use]
+    pub fn shown_name<'a>(&self, name: &'a OsStr) -> Option<&'a OsStr> {
+        name.as_bytes().strip_suffix(self.hidden?.as_bytes()).map(OsStr::from_bytes)
+    }
+
+    /// The files that may be shown as a file called `shown`, and their formats.
+    pub fn sources_of(shown: &OsStr) -> impl Iterator<Item = (&'static Self, OsString)> {
+        FORMATS.into_iter().filter_map(move |format| {
+            let name = [shown.as_bytes(), format.hidden?.as_bytes()].concat();
+            let name = OsString::from_vec(name);
+            (Self::of(&name) == Some(format)).then_some((format, name))
+        })
+    }
+
+    /// Parses a file whose last `tail` bytes have been read ([`SourceFile::with_tail`]). `grow` is
+    /// asked before more than a few MiB of memory are taken; half of them are given back at the end.
+    ///
+    /// # Errors
+    /// `Pending` or `Corrupt` if the file is not a container of this format, `Io`, and what `grow`
+    /// says.
+    pub fn parse(
+        &self,
+        source: Arc<SourceFile>,
+        tail: Vec<u8>,
+        grow: &mut Grow<'_>,
+    ) -> Result<Container, Error> {
+        (self.parse)(source, tail, grow)
+    }
+
+    /// Parses a file of which nothing has been read, with as much memory as that takes.
+    ///
+    /// # Errors
+    /// As `parse`.
+    pub fn open(&self, source: Arc<SourceFile>) -> Result<Container, Error> {
+        let size = source.generation().size;
+        let mut tail = vec![0; size.min(TAIL_READ) as usize];
+        source.read_exact_at(&mut tail, size - size.min(TAIL_READ))?;
+        self.parse(source, tail, &mut |_| Ok(()))
+    }
+
+    /// About how many bytes of memory parsing takes, and the container afterwards.
+    #[must_use]
+    pub fn memory(&self, source: &SourceFile, tail: &[u8]) -> u64 {
+        (self.memory)(source, tail)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_told_apart_by_their_ends() {
+        for (name, format, shown) in [
+            ("a.npz", Some(&NPZ), None),
+            ("a.NPZ", Some(&NPZ), None),
+            (".npz", None, None),
+            ("npz", None, None),
+            ("a.npz.d", None, None),
+            ("a.npy.gz", Some(&NPY_GZ), Some("a.npy")),
+            (".npy.gz", None, None),
+            ("a.npy.GZ", None, None),
+            ("a.gz", None, None),
+        ] {
+            let name = OsStr::new(name);
+            assert_eq!(Format::of(name), format, "{name:?}");
+            let shown = shown.map(OsStr::new);
+            assert_eq!(format.and_then(|format| format.shown_name(name)), shown, "{name:?}");
+            if let Some(shown) = shown {
+                let sources: Vec<_> = Format::sources_of(shown).collect();
+                assert_eq!(sources, [(format.unwrap(), name.to_owned())]);
+            }
+        }
+        assert_eq!(Format::sources_of(OsStr::new("a.txt")).count(), 0);
+    }
+}
