@@ -1,6 +1,4 @@
 //! Any bytes as the index file of an archive: refused, or entries that lie within it.
-//!
-//! `cargo fuzz run index_file -- -max_total_time=600`, on nightly or with `RUSTC_BOOTSTRAP=1`.
 
 #![no_main]
 

@@ -1,6 +1,4 @@
 //! Any bytes as the header of a `.npy`: refused, or one that NumPy would take as well.
-//!
-//! `cargo fuzz run npy -- -max_total_time=600`, on nightly or with `RUSTC_BOOTSTRAP=1`.
 
 #![no_main]
 

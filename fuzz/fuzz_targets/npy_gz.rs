@@ -1,6 +1,4 @@
 //! Any bytes as a `.npy.gz`: refused, or one whose size is known.
-//!
-//! `cargo fuzz run npy_gz -- -max_total_time=600`, on nightly or with `RUSTC_BOOTSTRAP=1`.
 
 #![no_main]
 

@@ -1,6 +1,4 @@
 //! Any bytes as a zip archive: refused, or a tree of unique names whose members decode or fail.
-//!
-//! `cargo fuzz run zip -- -max_total_time=600`, on nightly or with `RUSTC_BOOTSTRAP=1`.
 
 #![no_main]
 
@@ -43,7 +41,7 @@ fuzz_target!(|input: &[u8]| {
     }
     assert!(archive.memory() < 64 * (input.len() as u64 + 4096), "memory follows from length");
     for id in (0..members.min(MOST)).map(npzfs::archive::MemberId) {
-        let member = archive.member(id).clone();
+        let member = archive.member(id);
         if archive.data_offset(id).is_err() || member.size > LARGEST {
             continue;
         }

@@ -1,6 +1,4 @@
 //! Any bytes as the index of a small stream: refused, or reads give the right bytes.
-//!
-//! `cargo fuzz run index -- -max_total_time=600`, on nightly or with `RUSTC_BOOTSTRAP=1`.
 
 #![no_main]
 

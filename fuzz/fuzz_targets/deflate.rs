@@ -1,6 +1,4 @@
 //! Any bytes: a reader gives what zlib-rs gives, and fails where it fails.
-//!
-//! `cargo fuzz run decode -- -max_total_time=600`, on nightly or with `RUSTC_BOOTSTRAP=1`.
 
 #![no_main]
 

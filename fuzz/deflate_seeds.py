@@ -2,7 +2,7 @@
 """Writes corpus/TARGET/seed-*: what fuzzing starts from. Run once; the seeds are checked in.
 
 Small, so that a mutation hits something. Those called "far" decode to more than the 32 KiB that
-must lie behind before the fast loops run.
+must be decoded before the fast loops run.
 """
 
 import pathlib
@@ -11,7 +11,7 @@ import struct
 import zlib
 
 HERE = pathlib.Path(__file__).parent
-STREAMS = HERE.parent / "tests" / "corpus"
+STREAMS = HERE.parent / "crates" / "seekable-deflate" / "tests" / "corpus"
 
 
 def deflate(plain, level=6, strategy=zlib.Z_DEFAULT_STRATEGY):
@@ -41,31 +41,31 @@ def write(target, name, seed):
 
 
 def main():
-    # The first byte of `decode` is the spacing.
-    write("decode", "nothing", b"\0")
+    # The first byte of `deflate` is the spacing.
+    write("deflate", "nothing", b"\0")
     for path in sorted(STREAMS.glob("*.deflate")):
-        write("decode", path.stem, b"\1" + path.read_bytes())
+        write("deflate", path.stem, b"\1" + path.read_bytes())
     for name, plain in kinds().items():
         far = bytes(40_000) + plain
-        write("decode", f"far-{name}", b"\2" + deflate(far))
-        write("decode", f"far-{name}-fixed", b"\2" + deflate(far, strategy=zlib.Z_FIXED))
+        write("deflate", f"far-{name}", b"\2" + deflate(far))
+        write("deflate", f"far-{name}-fixed", b"\2" + deflate(far, strategy=zlib.Z_FIXED))
 
-    # The first bytes of `read_at`: spacing, memory, and bits for gzip, for a known length, for
+    # The first bytes of `deflate_read_at`: spacing, memory, and bits for gzip, for a known length, for
     # bytes that are yet to be deflated, and at which level; then the order of the reads.
     for number, (name, plain) in enumerate(kinds().items()):
         gzip_and_known = number % 4
-        write("read_at", name, bytes([number, number + 1, gzip_and_known, 0]) + deflate(plain))
+        write("deflate_read_at", name, bytes([number, number + 1, gzip_and_known, 0]) + deflate(plain))
         encode = 4 | 6 << 3 | gzip_and_known
-        write("read_at", f"{name}-plain", bytes([3, 3, encode, 1]) + plain[:3000])
+        write("deflate_read_at", f"{name}-plain", bytes([3, 3, encode, 1]) + plain[:3000])
         far = bytes(40_000) + plain
-        write("read_at", f"far-{name}", bytes([2, 2, gzip_and_known, 2]) + deflate(far))
+        write("deflate_read_at", f"far-{name}", bytes([2, 2, gzip_and_known, 2]) + deflate(far))
     # Blocks of literals, of which two are decoded at once.
     rng = random.Random(1951)
     literals = bytes(rng.randrange(150) for _ in range(6000))
-    write("decode", "literals", b"\0" + deflate(literals))
-    write("read_at", "literals", bytes([1, 5, 2, 4]) + deflate(literals))
-    write("read_at", "literals-gzip", bytes([1, 5, 3, 5]) + deflate(literals))
-    write("read_at", "stored", bytes([2, 1, 4, 3]) + random.Random(1).randbytes(500))
+    write("deflate", "literals", b"\0" + deflate(literals))
+    write("deflate_read_at", "literals", bytes([1, 5, 2, 4]) + deflate(literals))
+    write("deflate_read_at", "literals-gzip", bytes([1, 5, 3, 5]) + deflate(literals))
+    write("deflate_read_at", "stored", bytes([2, 1, 4, 3]) + random.Random(1).randbytes(500))
 
 
 if __name__ == "__main__":
