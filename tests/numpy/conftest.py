@@ -1,9 +1,21 @@
 """Fixtures: a source directory, and mounts of it that are ended and checked after the test."""
 
+import fcntl
 import itertools
 
 import pytest
 from mounting import Mount
+
+
+@pytest.fixture(autouse=True)
+def _alone(request, tmp_path_factory):
+    """Where tests run in several processes (pytest-xdist), no other runs beside one marked `alone`."""
+    # The directory that all these processes have their own in.
+    directory = tmp_path_factory.getbasetemp().parent
+    with open(directory / "alone", "w") as lock:
+        is_alone = request.node.get_closest_marker("alone") is not None
+        fcntl.flock(lock, fcntl.LOCK_EX if is_alone else fcntl.LOCK_SH)
+        yield
 
 
 @pytest.fixture

@@ -5,11 +5,10 @@ import ctypes
 import errno
 import os
 import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
-from mounting import poll
+from mounting import forget_inodes, poll
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -70,11 +69,6 @@ def read(path):
         return error.errno
 
 
-def forget():
-    """Makes the kernel forget all inodes that are not in use."""
-    Path("/proc/sys/vm/drop_caches").write_text("2")
-
-
 def test_6_12_a_bind_mount_of_an_archive_stays_at_its_generation(source, mount, tmp_path):
     np.savez(source / "a.npz", x=np.zeros(3))
     mnt = mount(source)
@@ -91,6 +85,7 @@ def test_6_12_a_bind_mount_of_an_archive_stays_at_its_generation(source, mount, 
         assert poll(lambda: read(above / "a.npz/x.npy") == 2, 5, "it shows above as well")
 
 
+@pytest.mark.alone
 def test_6_12_an_overlay_finds_a_new_generation_when_the_kernel_has_forgotten(
     source, mount, tmp_path
 ):
@@ -105,10 +100,11 @@ def test_6_12_an_overlay_finds_a_new_generation_when_the_kernel_has_forgotten(
         assert poll(lambda: read(mnt / "a.npz/x.npy") == 1, 5, "the new generation shows")
         # Never the old bytes.
         assert read(merged / "a.npz/x.npy") in (1, errno.ESTALE)
-        shows = lambda: forget() or read(merged / "a.npz/x.npy") == 1  # noqa: E731
+        shows = lambda: forget_inodes() or read(merged / "a.npz/x.npy") == 1  # noqa: E731
         assert poll(shows, 10, "it shows when the kernel has forgotten")
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("path", ["a.npz/x.npy", "plain"])
 def test_6_13_a_file_handle_is_stale_while_the_kernel_has_forgotten_its_file(source, mount, path):
     np.savez(source / "a.npz", x=np.zeros(3))
@@ -119,7 +115,7 @@ def test_6_13_a_file_handle_is_stale_while_the_kernel_has_forgotten_its_file(sou
     assert content_of(handle, mnt) == content
 
     def is_forgotten():
-        forget()
+        forget_inodes()
         return content_of(handle, mnt) == errno.ESTALE
 
     # The kernel keeps once what was used since it last looked.

@@ -4,11 +4,10 @@ import os
 import shutil
 import subprocess
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
-from mounting import poll
+from mounting import forget_inodes, poll
 from noise import noise
 
 
@@ -20,11 +19,6 @@ def numbers(mnt):
             path = os.path.join(top, name)
             found[os.path.relpath(path, mnt.path)] = os.lstat(path).st_ino
     return found
-
-
-def forget():
-    """Makes the kernel forget all inodes that are not in use."""
-    Path("/proc/sys/vm/drop_caches").write_text("2")
 
 
 @pytest.fixture
@@ -47,11 +41,12 @@ def full(source):
     return source
 
 
+@pytest.mark.alone
 def test_6_5_numbers_outlive_the_mount(full, mount):
     mnt = mount(full)
     first = numbers(mnt)
     assert len(set(first.values())) == len(first)
-    forget()
+    forget_inodes()
     assert numbers(mnt) == first
     mnt.stop()
     mnt = mount(full)
@@ -102,6 +97,7 @@ def test_6_5_an_incremental_backup_finds_nothing_new(full, mount, tmp_path):
     assert backup(mount(full)) == []
 
 
+@pytest.mark.alone
 def test_6_5_forgotten_generations_never_come_back(source, mount):
     mnt = mount(source, "--ttl", "0")
     seen = {}
@@ -111,7 +107,7 @@ def test_6_5_forgotten_generations_never_come_back(source, mount):
         number = os.stat(mnt / "a.npz/x.npy").st_ino
         assert value == generation
         assert seen.setdefault(number, generation) == generation
-        forget()
+        forget_inodes()
         assert os.stat(mnt / "a.npz/x.npy").st_ino == number
     assert len(seen) == 30
 
