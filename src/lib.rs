@@ -11,6 +11,7 @@
 //! [`cli`] and [`malloc`] for `main`. Everything else is private, so that the compiler finds what
 //! nobody calls.
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
+#![cfg_attr(fuzzing, allow(dead_code))] // the layers that use it are not there
 
 pub mod archive;
 pub mod saved;
