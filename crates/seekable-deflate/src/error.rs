@@ -6,6 +6,33 @@ use std::{fmt, io, sync::Arc};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BitOffset(pub u64);
 
+impl BitOffset {
+    /// The byte that has the bit.
+    pub(crate) fn byte(self) -> ByteOffset {
+        ByteOffset(self.0 / 8)
+    }
+}
+
+/// A position in the encoded stream, in bytes from its first. (A plain `u64` that is an offset is
+/// one in the decoded bytes.)
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(crate) struct ByteOffset(pub(crate) u64);
+
+impl ByteOffset {
+    /// Behind every stream.
+    pub(crate) const MAX: Self = Self(u64::MAX);
+
+    /// The first bit of the byte.
+    pub(crate) fn bit(self) -> BitOffset {
+        BitOffset(self.0.saturating_mul(8))
+    }
+
+    /// The byte that lies `len` bytes further on.
+    pub(crate) fn after(self, len: u64) -> Self {
+        Self(self.0.saturating_add(len))
+    }
+}
+
 /// Why decoded bytes cannot be had. Cheap to clone: every reader that waits gets its own.
 #[derive(Debug, Clone)]
 #[non_exhaustive]

@@ -66,6 +66,7 @@ mod testing;
 mod whole;
 mod windows;
 
+use error::ByteOffset;
 pub use error::{BitOffset, Error};
 pub use memory::Memory;
 pub use options::{Format, Options};

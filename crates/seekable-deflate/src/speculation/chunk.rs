@@ -11,7 +11,7 @@ use super::{
     markers,
 };
 use crate::{
-    BitOffset, ReadAt,
+    BitOffset, ByteOffset, ReadAt,
     inflate::{Bits, Decoder, Fault, HISTORY, Input, Matches, Output, Place, Stop, Unit},
 };
 
@@ -50,7 +50,7 @@ const STEP: usize = 32 << 10;
 /// What came of some work.
 pub(super) enum Worked {
     /// The start of a block, perhaps. It may be taken back as long as there is no piece.
-    Found(RangeInclusive<u64>),
+    Found(RangeInclusive<BitOffset>),
     Piece(Arc<Piece>),
     /// More of it.
     Search,
@@ -84,21 +84,26 @@ enum Window {
 
 impl Speculator {
     /// One that starts at the first block it finds from byte `from` on.
-    pub(super) fn new(encoded: Range<u64>, from: u64) -> Self {
+    pub(super) fn new(encoded: Range<u64>, from: ByteOffset) -> Self {
         let finder = Finder::new(encoded.clone(), from);
         Self { encoded, finder, decoding: None, ended: false }
     }
 
-    /// Where in the stream it stands, in bytes.
-    pub(super) fn position(&self) -> u64 {
+    /// Where in the stream it stands.
+    pub(super) fn position(&self) -> ByteOffset {
         match &self.decoding {
-            Some(decoding) => decoding.stand.0.0 / 8,
+            Some(decoding) => decoding.stand.0.byte(),
             None => self.finder.position(),
         }
     }
 
     /// Does what takes a fraction of a millisecond. Another chunk takes over at byte `halt`.
-    pub(super) fn work(&mut self, source: &dyn ReadAt, halt: u64, buffers: &Buffers) -> Worked {
+    pub(super) fn work(
+        &mut self,
+        source: &dyn ReadAt,
+        halt: ByteOffset,
+        buffers: &Buffers,
+    ) -> Worked {
         if self.ended {
             return Worked::Ended;
         }
@@ -108,8 +113,8 @@ impl Speculator {
         self.decode(source, halt, buffers)
     }
 
-    fn search(&mut self, source: &dyn ReadAt, halt: u64) -> Worked {
-        let end = (self.encoded.end - self.encoded.start).min(halt);
+    fn search(&mut self, source: &dyn ReadAt, halt: ByteOffset) -> Worked {
+        let end = ByteOffset(self.encoded.end - self.encoded.start).min(halt);
         if self.finder.position() >= end {
             self.ended = true;
             return Worked::Ended;
@@ -117,7 +122,7 @@ impl Speculator {
         match self.finder.step(source, &self.encoded) {
             Ok(None) => Worked::Search,
             Ok(Some(found)) => {
-                let at = BitOffset(*found.end());
+                let at = *found.end();
                 let (resumed, decoding) = Decoding::new(self.encoded.clone(), source, at);
                 self.decoding = Some(decoding);
                 self.ended = resumed.is_err();
@@ -130,9 +135,9 @@ impl Speculator {
         }
     }
 
-    fn decode(&mut self, source: &dyn ReadAt, halt: u64, buffers: &Buffers) -> Worked {
+    fn decode(&mut self, source: &dyn ReadAt, halt: ByteOffset, buffers: &Buffers) -> Worked {
         let Some(decoding) = &mut self.decoding else { return Worked::Search };
-        decoding.decoder.halt_at(BitOffset(halt.saturating_mul(8)));
+        decoding.decoder.halt_at(halt.bit());
         let Some(decoded) = decoding.piece(source, buffers) else { return Worked::Starved };
         match decoded {
             Some((piece, goes_on)) => {

@@ -7,7 +7,7 @@
 use std::ops::RangeInclusive;
 
 use crate::{
-    BitOffset, ReadAt,
+    BitOffset, ByteOffset, ReadAt,
     inflate::{Bits, Fault, Input, check_header},
 };
 
@@ -20,21 +20,22 @@ const LOOKAHEAD: usize = 24;
 pub(super) struct Finder {
     input: Input,
     /// Where it goes on.
-    at: u64,
+    at: BitOffset,
     bytes: Vec<u8>,
     /// Where `bytes` lie in the stream.
-    start: u64,
+    start: ByteOffset,
 }
 
 impl Finder {
     /// A search from byte `from` on of the stream `encoded`.
-    pub(super) fn new(encoded: std::ops::Range<u64>, from: u64) -> Self {
-        Self { input: Input::new(encoded), at: from * 8, bytes: Vec::new(), start: 0 }
+    pub(super) fn new(encoded: std::ops::Range<u64>, from: ByteOffset) -> Self {
+        let input = Input::new(encoded);
+        Self { input, at: from.bit(), bytes: Vec::new(), start: ByteOffset(0) }
     }
 
-    /// Where the search stands, in bytes.
-    pub(super) fn position(&self) -> u64 {
-        self.at / 8
+    /// Where the search stands.
+    pub(super) fn position(&self) -> ByteOffset {
+        self.at.byte()
     }
 
     /// Looks through some more of the stream. The places of the headers that all lead to the
@@ -43,21 +44,22 @@ impl Finder {
         &mut self,
         source: &dyn ReadAt,
         encoded: &std::ops::Range<u64>,
-    ) -> Result<Option<RangeInclusive<u64>>, Fault> {
+    ) -> Result<Option<RangeInclusive<BitOffset>>, Fault> {
         let len = encoded.end - encoded.start;
         // One byte before, for the header of a stored block that begins in it.
-        self.start = (self.at / 8).saturating_sub(1);
-        let count = (len - self.start).min((WINDOW + LOOKAHEAD) as u64) as usize;
+        self.start = ByteOffset(self.at.byte().0.saturating_sub(1));
+        let count = (len - self.start.0).min((WINDOW + LOOKAHEAD) as u64) as usize;
         if count <= LOOKAHEAD + 1 {
-            self.at = len * 8;
+            self.at = ByteOffset(len).bit();
             return Ok(None);
         }
         self.bytes.resize(count, 0);
-        source.read_exact_at(&mut self.bytes, encoded.start + self.start).map_err(Fault::Source)?;
-        let first = (self.at - self.start * 8) as usize;
+        let start = encoded.start + self.start.0;
+        source.read_exact_at(&mut self.bytes, start).map_err(Fault::Source)?;
+        let first = (self.at.0 - self.start.bit().0) as usize;
         for byte in first / 8..count - LOOKAHEAD {
             if let Some(found) = self.stored_at(source, byte)? {
-                self.at = (self.start + byte as u64 + 1) * 8;
+                self.at = self.start.after(byte as u64 + 1).bit();
                 return Ok(Some(found));
             }
             let mut candidates = dynamic_candidates(word(&self.bytes, byte));
@@ -67,14 +69,14 @@ impl Finder {
             while candidates != 0 {
                 let bit = byte * 8 + candidates.trailing_zeros() as usize;
                 candidates &= candidates - 1;
-                let place = self.start * 8 + bit as u64;
+                let place = BitOffset(self.start.bit().0 + bit as u64);
                 if is_complete(&self.bytes, bit) && self.check(source, place)? {
-                    self.at = place + 1;
+                    self.at = BitOffset(place.0 + 1);
                     return Ok(Some(place..=place));
                 }
             }
         }
-        self.at = (self.start + (count - LOOKAHEAD) as u64) * 8;
+        self.at = self.start.after((count - LOOKAHEAD) as u64).bit();
         Ok(None)
     }
 
@@ -83,7 +85,7 @@ impl Finder {
         &mut self,
         source: &dyn ReadAt,
         byte: usize,
-    ) -> Result<Option<RangeInclusive<u64>>, Fault> {
+    ) -> Result<Option<RangeInclusive<BitOffset>>, Fault> {
         let lengths = word(&self.bytes, byte) as u32;
         let before = byte.checked_sub(1).map(|before| self.bytes[before]);
         let zeros = before.map_or(0, |byte| byte.leading_zeros());
@@ -91,18 +93,19 @@ impl Finder {
             return Ok(None);
         }
         // It is by what comes behind it that chance is told from a block.
-        let at = (self.start + byte as u64) * 8;
-        let next = at + 32 + u64::from(lengths & 0xffff) * 8;
-        if next / 8 >= self.input.len() || !self.check(source, next)? {
+        let at = self.start.after(byte as u64);
+        let next = at.after(4 + u64::from(lengths & 0xffff));
+        if next.0 >= self.input.len() || !self.check(source, next.bit())? {
             return Ok(None);
         }
-        Ok(Some(at - u64::from(zeros)..=at - 3))
+        let BitOffset(at) = at.bit();
+        Ok(Some(BitOffset(at - u64::from(zeros))..=BitOffset(at - 3)))
     }
 
     /// Whether there is the header of a block.
-    fn check(&mut self, source: &dyn ReadAt, at: u64) -> Result<bool, Fault> {
+    fn check(&mut self, source: &dyn ReadAt, at: BitOffset) -> Result<bool, Fault> {
         let mut bits = Bits::new(&mut self.input, source);
-        let checked = bits.seek(BitOffset(at), at / 8 + 600).and_then(|()| check_header(&mut bits));
+        let checked = bits.seek(at, at.byte().0 + 600).and_then(|()| check_header(&mut bits));
         match checked {
             Ok(()) => Ok(true),
             Err(Fault::Source(error)) => Err(Fault::Source(error)),

@@ -55,7 +55,7 @@ pub(crate) use jobs::Made;
 pub(crate) use settled::Settled;
 
 use crate::{
-    BitOffset, Memory, ReadAt,
+    BitOffset, ByteOffset, Memory, ReadAt,
     inflate::{HISTORY, Place},
     sync::{Mutex, MutexGuard},
 };
@@ -105,23 +105,43 @@ struct State {
     slots: Vec<Slot>,
     next_id: u64,
     chain: Chain,
-    /// Where the frontier is, in encoded and in decoded bytes.
-    frontier: (u64, u64),
+    frontier: Frontier,
     watch: Watch,
     /// Bytes that the frontier did not have to decode.
     #[cfg(test)]
     taken: u64,
 }
 
+/// Where the frontier is.
+#[derive(Debug, Clone, Copy, Default)]
+struct Frontier {
+    encoded: ByteOffset,
+    /// Bytes decoded up to there.
+    decoded: u64,
+}
+
+impl Frontier {
+    /// Encoded bytes that decode to `decoded` bytes, by the ratio so far. Rounded down.
+    fn encoded_len(self, decoded: u64) -> u64 {
+        let encoded = u128::from(decoded) * u128::from(self.encoded.0);
+        (encoded / u128::from(self.decoded.max(1))) as u64
+    }
+
+    /// Decoded bytes for each encoded byte.
+    fn ratio(self) -> u64 {
+        self.decoded / self.encoded.0.max(1)
+    }
+}
+
 /// A chunk that is not part of the chain yet.
 struct Slot {
     id: u64,
-    /// Where the search for it began, in encoded bytes.
-    from: u64,
-    /// How far it is, in encoded bytes.
-    position: u64,
-    /// Block headers that it may be met at, in bits.
-    found: Option<RangeInclusive<u64>>,
+    /// Where the search for it began.
+    from: ByteOffset,
+    /// How far it is.
+    position: ByteOffset,
+    /// Block headers that it may be met at.
+    found: Option<RangeInclusive<BitOffset>>,
     pieces: Vec<Arc<Piece>>,
     /// `None` while a helper works on it.
     speculator: Option<Box<Speculator>>,
@@ -131,7 +151,7 @@ struct Slot {
 /// Work for a helper.
 enum Task {
     Job(Claimed),
-    Chunk { id: u64, speculator: Box<Speculator>, halt: u64 },
+    Chunk { id: u64, speculator: Box<Speculator>, halt: ByteOffset },
 }
 
 /// Decoded bytes that a chunk must have at least to be worth the search for its first block, and
@@ -155,7 +175,7 @@ impl Ahead {
                 slots: Vec::new(),
                 next_id: 0,
                 chain: Chain::default(),
-                frontier: (0, 0),
+                frontier: Frontier::default(),
                 watch: Watch::default(),
                 #[cfg(test)]
                 taken: 0,
@@ -204,27 +224,25 @@ impl Ahead {
             Some(number) => number,
             None => self.add_slot(&mut state)?,
         };
-        let halt = state.slots.get(number + 1).map_or(u64::MAX, |next| next.from);
+        let halt = state.slots.get(number + 1).map_or(ByteOffset::MAX, |next| next.from);
         let slot = &mut state.slots[number];
         let speculator = slot.speculator.take()?;
         Some(Task::Chunk { id: slot.id, speculator, halt })
     }
 
     fn is_worth_it(&self, state: &State) -> bool {
-        let (encoded, decoded) = state.frontier;
+        let Frontier { encoded, decoded } = state.frontier;
         let len = self.encoded.end - self.encoded.start;
-        let whole = u128::from(len) * u128::from(decoded) / u128::from(encoded.max(1));
+        let whole = u128::from(len) * u128::from(decoded) / u128::from(encoded.0.max(1));
         decoded >= self.tuning.warm_up
-            && decoded / encoded.max(1) < self.tuning.highest_ratio
+            && state.frontier.ratio() < self.tuning.highest_ratio
             && whole >= u128::from(self.tuning.least)
             && (!self.tuning.watched || state.watch.is_on())
             && self.buffers.are_kept()
     }
 
-    /// Where a chunk behind the others would be looked for, in encoded bytes, if there is a place
-    /// for it.
-    fn next_from(&self, state: &State) -> Option<u64> {
-        let (encoded, decoded) = state.frontier;
+    /// Where a chunk after the others would be looked for, if there is a place for it.
+    fn next_from(&self, state: &State) -> Option<ByteOffset> {
         // One that is being decoded for each helper, and one that waits to be settled or for what
         // is made from it.
         let helpers = self.helpers.load(Ordering::Relaxed) as u64;
@@ -234,15 +252,14 @@ impl Ahead {
         if chunk > capacity || state.slots.len() as u64 * chunk >= 2 * capacity {
             return None;
         }
-        let distance = (chunk as u128 * encoded as u128 / decoded.max(1) as u128) as u64 + 1;
+        let distance = state.frontier.encoded_len(chunk) + 1;
         // What is settled is as good as passed.
-        let settled = state.chain.end().map_or(0, |end| end.encoded.0 / 8);
-        let behind_last = state
-            .slots
-            .last()
-            .map_or(0, |last| (last.from + distance).max(last.position + distance / 2));
-        let from = (encoded.max(settled) + distance).max(behind_last);
-        (from + distance / 2 <= self.encoded.end - self.encoded.start).then_some(from)
+        let settled = state.chain.end().map_or(ByteOffset(0), |end| end.encoded.byte());
+        let after_last = state.slots.last().map_or(ByteOffset(0), |last| {
+            last.from.after(distance).max(last.position.after(distance / 2))
+        });
+        let from = state.frontier.encoded.max(settled).after(distance).max(after_last);
+        (from.after(distance / 2).0 <= self.encoded.end - self.encoded.start).then_some(from)
     }
 
     /// Adds a chunk behind the others, if there is a place for it.
@@ -267,7 +284,7 @@ impl Ahead {
         source: &dyn ReadAt,
         id: u64,
         mut speculator: Box<Speculator>,
-        halt: u64,
+        halt: ByteOffset,
     ) -> bool {
         // After a panic there is no speculator to give back, and the chunk goes no further.
         let _guard = Unfinished { ahead: self, id };
@@ -304,7 +321,7 @@ impl Ahead {
     pub(crate) fn next_start(&self) -> BitOffset {
         let state = self.lock();
         let starts = state.slots.iter().filter_map(|slot| slot.found.as_ref());
-        BitOffset(starts.map(|found| *found.start()).min().unwrap_or(u64::MAX))
+        starts.map(|found| *found.start()).min().unwrap_or(BitOffset(u64::MAX))
     }
 
     /// The frontier is at a block header, behind `window`: settles the chunk that begins there.
@@ -386,7 +403,7 @@ impl Ahead {
         let helped = worked || self.busy.load(Ordering::Relaxed) > 0;
         let mut state = self.lock();
         self.buffers.keep();
-        state.frontier = (position.0 / 8, decoded);
+        state.frontier = Frontier { encoded: position.byte(), decoded };
         let passed = state.chain.pass(decoded);
         let was_on = state.watch.is_on();
         state.watch.advanced(decoded, bytes, nanos, helped, self.tuning.warm_up / 4);
@@ -437,14 +454,14 @@ impl State {
 
 impl Slot {
     fn begins_at(&self, position: BitOffset) -> bool {
-        self.found.as_ref().is_some_and(|found| found.contains(&position.0))
+        self.found.as_ref().is_some_and(|found| found.contains(&position))
     }
 
     /// Whether nobody who is at `position` will come to where it begins.
     fn is_behind(&self, position: BitOffset) -> bool {
         match &self.found {
-            Some(found) => *found.start() <= position.0,
-            None => self.position * 8 <= position.0,
+            Some(found) => *found.start() <= position,
+            None => self.position.bit() <= position,
         }
     }
 }

@@ -21,7 +21,7 @@ use super::{
     settled::Settled,
 };
 use crate::{
-    Error, Format, Memory, Options, ReadAt, SavedIndex,
+    ByteOffset, Error, Format, Memory, Options, ReadAt, SavedIndex,
     core::Core,
     index::{Checkpoint, Known},
     inflate::HISTORY,

@@ -4,9 +4,9 @@ use super::*;
 
 /// The first piece of what can be decoded from the middle of a stream.
 fn first_piece(encoded: &[u8], buffers: &Buffers) -> Arc<Piece> {
-    let mut speculator = Speculator::new(0..encoded.len() as u64, 1000);
+    let mut speculator = Speculator::new(0..encoded.len() as u64, ByteOffset(1000));
     loop {
-        if let Worked::Piece(piece) = speculator.work(&encoded, u64::MAX, buffers) {
+        if let Worked::Piece(piece) = speculator.work(&encoded, ByteOffset::MAX, buffers) {
             return piece;
         }
     }
@@ -56,10 +56,10 @@ fn matches_that_are_noted_ahead_are_counted() {
     let encoded = deflate(&plain, 6);
     let memory = Memory::new(PLENTY);
     let buffers = Buffers::new(Arc::clone(&memory));
-    let mut speculator = Speculator::new(0..encoded.len() as u64, 1000);
+    let mut speculator = Speculator::new(0..encoded.len() as u64, ByteOffset(1000));
     let (mut held, mut pieces) = (0, Vec::new());
     while pieces.len() < 3 {
-        if let Worked::Piece(piece) = speculator.work(&encoded, u64::MAX, &buffers) {
+        if let Worked::Piece(piece) = speculator.work(&encoded, ByteOffset::MAX, &buffers) {
             assert!(piece.matches.memory() > 16 << 10);
             held += piece.matches.memory() + piece.units.memory();
             pieces.push(piece);
@@ -134,17 +134,17 @@ fn the_finder_finds_each_dynamic_block() {
     let range = 0..encoded.len() as u64;
     // The last one is final, and not looked for.
     for pair in headers.windows(2) {
-        let mut finder = Finder::new(range.clone(), pair[0] / 8 + 1);
+        let mut finder = Finder::new(range.clone(), ByteOffset(pair[0] / 8 + 1));
         let found = loop {
             if let Some(found) = finder.step(&encoded, &range).unwrap() {
                 break Some(found);
             }
-            if finder.position() >= pair[1] / 8 + 1000 {
+            if finder.position().0 >= pair[1] / 8 + 1000 {
                 break None;
             }
         };
         if pair[1] != *headers.last().unwrap() {
-            assert_eq!(found.map(|found| *found.end()), Some(pair[1]));
+            assert_eq!(found.map(|found| *found.end()), Some(crate::BitOffset(pair[1])));
         }
     }
 }
