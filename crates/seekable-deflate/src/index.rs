@@ -1,8 +1,8 @@
 //! The checkpoints of a stream.
 //!
 //! Span `n` lies between checkpoint `n` and the next one or the frontier. Numbers and ends of
-//! spans never change. To save memory a checkpoint can lose its window; the span behind it is
-//! then decoded from an earlier checkpoint on, span by span.
+//! spans never change. To save memory a checkpoint can lose its window. Then its span is decoded
+//! from an earlier checkpoint on, span by span.
 
 use std::ops::Range;
 
@@ -15,24 +15,24 @@ use crate::{
 /// A place in a stream where decoding can start.
 #[derive(Debug, Clone)]
 pub(crate) struct Checkpoint {
-    /// Where in the encoded stream; seldom a whole byte.
+    /// Where in the encoded stream. Seldom a whole byte.
     pub(crate) encoded: BitOffset,
     /// How many bytes the stream has produced up to here.
     pub(crate) decoded: u64,
-    /// Where in its blocks; `None` at the very start, before any framing.
+    /// Where in its block. `None` at the start of the stream, before any framing.
     pub(crate) place: Option<Place>,
-    /// `None` if it was dropped, or is damaged.
+    /// `None` if it was dropped or is damaged.
     pub(crate) window: Option<Window>,
 }
 
-/// A span as the index knows it.
+/// What the index says of a span.
 #[derive(Debug, Clone)]
 pub(crate) struct Known {
-    /// Where it starts.
+    /// The checkpoint at its start.
     pub(crate) start: Checkpoint,
-    /// Where its encoded bytes end, if a checkpoint follows.
+    /// The end of its encoded bytes, if a checkpoint follows.
     pub(crate) encoded_end: Option<BitOffset>,
-    /// Where it ends, in decoded bytes.
+    /// The decoded offset of its end.
     pub(crate) end: u64,
     /// CRC-32 of its bytes.
     pub(crate) crc32: u32,
@@ -41,13 +41,13 @@ pub(crate) struct Known {
 /// The checkpoints of one stream up to its frontier.
 pub(crate) struct Index {
     checkpoints: Vec<Checkpoint>,
-    /// One for each span.
+    /// CRC-32 of each span.
     crcs: Vec<u32>,
     frontier: u64,
     /// Windows are held in memory at every `stride`-th checkpoint, and at the last.
     stride: usize,
     window_bytes: u64,
-    /// Windows before this one are packed, or being packed, or could not be.
+    /// The first checkpoint whose window nobody has tried to pack yet.
     unpacked: usize,
 }
 
@@ -62,13 +62,13 @@ impl Index {
         Self::from_parts(vec![start], Vec::new(), 0)
     }
 
-    /// Of checkpoints whose windows are not held in memory, and the checksums of spans up to
+    /// An index of checkpoints whose windows take no memory, and the CRC-32 of each span up to
     /// `frontier`.
     pub(crate) fn from_parts(checkpoints: Vec<Checkpoint>, crcs: Vec<u32>, frontier: u64) -> Self {
         Self { checkpoints, crcs, frontier, stride: 1, window_bytes: 0, unpacked: 1 }
     }
 
-    /// How far the stream is decoded, in decoded bytes.
+    /// The decoded offset up to which the stream has been decoded once.
     pub(crate) fn frontier(&self) -> u64 {
         self.frontier
     }
@@ -78,7 +78,7 @@ impl Index {
         self.checkpoints.last().filter(|checkpoint| checkpoint.decoded == self.frontier)
     }
 
-    /// All checkpoints and the checksums of the spans between them.
+    /// All checkpoints, and the CRC-32 of each span.
     pub(crate) fn parts(&self) -> (&[Checkpoint], &[u32]) {
         (&self.checkpoints, &self.crcs)
     }
@@ -93,7 +93,7 @@ impl Index {
         self.crcs.len()
     }
 
-    /// The number of the span that holds decoded byte `offset`, if it lies behind the frontier.
+    /// The number of the span that holds decoded byte `offset`, if it lies before the frontier.
     pub(crate) fn find(&self, offset: u64) -> Option<usize> {
         let after = self.checkpoints.partition_point(|checkpoint| checkpoint.decoded <= offset);
         (offset < self.frontier).then(|| after - 1)
@@ -104,7 +104,7 @@ impl Index {
         let first = |at| self.checkpoints.partition_point(|checkpoint| checkpoint.decoded < at);
         let end = match range.end >= self.frontier {
             true => self.len(),
-            // The span that holds byte `end`, or begins there, is not whole.
+            // The span that holds byte `range.end` is not within the range.
             false => self.find(range.end).unwrap_or(0),
         };
         first(range.start)..end
@@ -121,8 +121,9 @@ impl Index {
         }
     }
 
-    /// Whether span `number`, which must exist, is likely to be of literals: encoded, it takes two
-    /// thirds of its length and more, but less than stored. `encoded_len` is the stream's, in bytes.
+    /// Whether span `number`, which must exist, is likely to be almost all literals: its encoded
+    /// bytes are two thirds of its length or more, but fewer than if it were stored. `encoded_len` is
+    /// the length of the encoded stream in bytes.
     pub(crate) fn is_dense(&self, number: usize, encoded_len: u64) -> bool {
         let span = self.span(number);
         let end = span.encoded_end.map_or(encoded_len, |end| end.0 / 8);
@@ -131,7 +132,7 @@ impl Index {
         (decoded * 2 / 3..decoded).contains(&encoded)
     }
 
-    /// The last checkpoint up to `number` that decoding can start from by itself.
+    /// The last checkpoint up to `number` that has a window, and the window.
     pub(crate) fn anchor(&self, number: usize) -> (usize, Window) {
         let anchored = (0..=number).rev().find_map(|number| {
             self.checkpoints[number].window.clone().map(|window| (number, window))
@@ -139,7 +140,8 @@ impl Index {
         anchored.expect("the first window is empty and never dropped")
     }
 
-    /// Adds a span that ends at `end`, and the checkpoint there if decoding can go on.
+    /// Adds a span that ends at decoded offset `end`, and the checkpoint there if decoding can go
+    /// on.
     pub(crate) fn push(&mut self, crc32: u32, end: u64, next: Option<Checkpoint>) {
         let last = self.checkpoints.len() - 1;
         if !last.is_multiple_of(self.stride) {
@@ -153,7 +155,7 @@ impl Index {
         }
     }
 
-    /// Drops about every other window, if there are any to drop.
+    /// Drops about every other window that takes memory.
     pub(crate) fn thin(&mut self) {
         let last = self.checkpoints.len() - 1;
         if self.stride > last {
@@ -167,7 +169,7 @@ impl Index {
         }
     }
 
-    /// Drops a window that takes memory.
+    /// Drops the window of checkpoint `number`, if it takes memory.
     fn drop_window(&mut self, number: usize) {
         let held = self.checkpoints[number].window.as_ref().map_or(0, Window::memory);
         if held > 0 {
@@ -182,7 +184,8 @@ impl Index {
         self.window_bytes -= memory(&before);
     }
 
-    /// Drops the saved window `number`, which turned out to be damaged; whether it is there.
+    /// Drops the window of checkpoint `number`, which is damaged, if it is a saved one. Returns
+    /// whether it is.
     pub(crate) fn drop_saved(&mut self, number: usize) -> bool {
         let is_saved = matches!(self.checkpoints[number].window, Some(Window::Saved(_)));
         if is_saved {
@@ -191,8 +194,8 @@ impl Index {
         is_saved
     }
 
-    /// Puts `window` at checkpoint `number` if one is missing there; not at the frontier, where a
-    /// pass goes on and takes what there is for all there was.
+    /// Puts `window`, of which bytes that nothing refers to may be wrong, at checkpoint `number` if
+    /// one is missing there. Not at the frontier: what the next span refers to is not known yet.
     pub(crate) fn put_missing(&mut self, number: usize, window: &[u8]) -> bool {
         let checkpoint = &self.checkpoints[number];
         let is_missing = checkpoint.window.is_none()
@@ -205,8 +208,8 @@ impl Index {
         is_missing
     }
 
-    /// The first window that nobody has packed or tried to, though all that can refer to it is
-    /// known, if `ended` says that nothing follows the frontier. It is tried now.
+    /// The first raw window that nobody has tried to pack yet, if all bytes that can refer to it
+    /// are decoded. It counts as tried from now on. `ended` says that nothing follows the frontier.
     pub(crate) fn take_unpacked(&mut self, ended: bool) -> Option<usize> {
         while let Some(checkpoint) = self.checkpoints.get(self.unpacked) {
             if !ended && self.frontier - checkpoint.decoded < HISTORY as u64 {
@@ -220,7 +223,7 @@ impl Index {
         None
     }
 
-    /// Puts `packed` in the place of the window `unpacked` at checkpoint `number`, if that is there.
+    /// Replaces the window of checkpoint `number` by `packed`, if it still is `unpacked`.
     pub(crate) fn replace(&mut self, number: usize, unpacked: &Window, packed: Window) {
         let window = &self.checkpoints[number].window;
         if window.as_ref().is_some_and(|window| window.is_unpacked(unpacked)) {
@@ -241,7 +244,7 @@ impl Index {
             })
     }
 
-    /// Goes on with what `longer` has behind these spans.
+    /// Adds the spans that `longer` has after these.
     pub(crate) fn extend(&mut self, longer: &Self) {
         let behind = longer.checkpoints.iter().skip(self.checkpoints.len());
         self.checkpoints.extend(behind.cloned());
@@ -265,8 +268,7 @@ impl Index {
         self.window_bytes + (self.checkpoints.len() * EACH) as u64
     }
 
-    /// Decoded offsets between which the next span must end: at the first boundary of symbols
-    /// from the lower one on.
+    /// The decoded offset from which the next span ends at the first boundary of symbols.
     pub(crate) fn next_end(&self, spacing: Spacing) -> u64 {
         let spacing = spacing.after(self.len());
         (self.frontier / spacing + 1).saturating_mul(spacing)
@@ -275,8 +277,8 @@ impl Index {
 
 /// The distance between checkpoints.
 ///
-/// Each `spans` of them it doubles, so that the checkpoints of a stream with many small spans
-/// take a bounded part of the memory even without their windows.
+/// It doubles after each `spans` spans, so that the checkpoints of a stream with many small spans
+/// take a bounded part of the memory, even without their windows.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Spacing {
     base: u64,
@@ -288,8 +290,8 @@ impl Spacing {
     /// Bounds of the largest span.
     const LARGEST: Range<u64> = 64 << 10..64 << 20;
 
-    /// What the caller wants, as far as a budget of `limit` bytes allows: a span takes a quarter
-    /// of it at most, a checkpoint each doubling a 64th.
+    /// The distance that the caller wants, as far as a budget of `limit` bytes allows: a span takes
+    /// a quarter of the budget at most, the checkpoints between two doublings a 64th.
     pub(crate) fn new(wanted: u64, limit: u64) -> Self {
         let largest = (limit / 4).clamp(Self::LARGEST.start, Self::LARGEST.end);
         let spans = limit / 64 / size_of::<Checkpoint>() as u64;
@@ -300,20 +302,20 @@ impl Spacing {
         }
     }
 
-    /// The most bytes that a span may have: a pass goes a match too far, and looks for the
-    /// promised end as much further.
+    /// The most bytes that a span may have. A span ends up to a match after the offset aimed at,
+    /// and the one that looks for the promised end as much later again.
     pub(crate) fn longest_span(self) -> u64 {
         self.largest + 3 * MAX_MATCH as u64
     }
 
-    /// Where span `number` must end if it begins at `from` or less than `slack` behind it; `None`
-    /// if that is not enough to tell.
+    /// The offset at which span `number` aims to end, if it begins at `from` or less than `slack`
+    /// after it. `None` if that depends on where it begins.
     pub(crate) fn end_after(self, number: usize, from: u64, slack: u64) -> Option<u64> {
         let spacing = self.after(number);
         (from % spacing + slack < spacing).then(|| (from / spacing + 1).saturating_mul(spacing))
     }
 
-    /// The distance that holds after so many spans.
+    /// The distance after this number of spans.
     fn after(self, spans: usize) -> u64 {
         let doublings = (spans / self.spans).min(32) as u32;
         (self.base << doublings).min(self.largest)

@@ -26,14 +26,14 @@
 //! ```
 //!
 //! What it knows of a stream can be written and gone on from by a later reader
-//! ([`DeflateReader::write_index`], [`SavedIndex`]). It knows nothing of zip, starts no threads, and
-//! writes no files.
+//! ([`DeflateReader::write_index`], [`SavedIndex`]). It knows nothing of zip, starts no threads,
+//! and writes no files.
 //!
 //! # How it is built
 //!
 //! Each room uses those before it in this list, never those after it:
 //!
-//! - `inflate` is the decoder, which can stop after any symbol; `stream` puts gzip framing around it.
+//! - `inflate` is the decoder, which can stop after any symbol. `stream` adds gzip framing.
 //! - `saved` is the format of a saved index, `windows` what is held before each checkpoint, and
 //!   `index` the checkpoints.
 //! - `memory` is the budget, the cache of spans, and what is used again.

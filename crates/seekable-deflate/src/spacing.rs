@@ -1,24 +1,17 @@
-//! How far apart checkpoints are best.
+//! The distance between checkpoints that suits a stream.
 
 use crate::DEFAULT_SPACING;
 
-/// What [`spacing_for`] says of streams that hardly deflate.
+/// The spacing of streams that hardly deflate, in bytes.
 const LEAST: u64 = 128 << 10;
 
-/// Decoded bytes for each 4 encoded ones, below which a stream hardly deflates. It has few matches:
-/// so there is next to nothing in its windows, and as many as there may be take no room.
+/// A stream hardly deflates if it has fewer decoded bytes than this for each 4 encoded ones. Such a
+/// stream has few matches, so its windows take almost no room and may be many.
 const LEAST_IN_4: u64 = 5;
 
-/// Encoded bytes that a span may take. They decode at 2 to 3 ns each whatever the data, so a span
-/// takes about half a millisecond. Random reads of 4 KiB, and the saved index beside the decoded
-/// bytes (the benchmark's data, 16 MiB):
-///
-/// | data, ratio | spacing | median | index |
-/// |---|---|---|---|
-/// | sensor, 3.2 | 256 / **512** / 1024 KiB | 199 / **350** / 656 us | 1.84 / **0.91** / 0.44 % |
-/// | labels, 9.3 | 256 / 512 / **1024** KiB | 62 / 107 / **198** us | 0.36 / 0.18 / **0.09** % |
-/// | noise, 1.08 | **128** / 256 / 512 KiB | **258** / 528 / 1014 us | **0.09** / 0.05 / 0.02 % |
-/// | text, 2.5 | 256 / **512** / 1024 KiB | 194 / **348** / 647 us | 2.33 / **1.15** / 0.56 % |
+/// Encoded bytes of a span. They decode at 2 to 3 ns each whatever the data, so a cold span takes
+/// about half a millisecond. The index of sensor data is then 0.9 % of the decoded bytes
+/// (docs/engine-notes.md, "Spacing").
 const ENCODED: u64 = 256 << 10;
 
 /// The distance between checkpoints that suits a stream, by what is known of its lengths in bytes:

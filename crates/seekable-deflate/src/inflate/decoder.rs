@@ -264,8 +264,8 @@ impl Decoder {
         &self.tables
     }
 
-    /// Goes on where a fast loop stopped: behind its block if that has `ended`, else over what those
-    /// loops leave. `limit` is a place in `out`.
+    /// Goes on where a fast loop stopped: behind its block if that has `ended`, else over what
+    /// those loops leave. `limit` is a place in `out`.
     pub(super) fn pass(
         &mut self,
         bits: &mut Bits,

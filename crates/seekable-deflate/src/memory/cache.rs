@@ -1,20 +1,20 @@
-//! Decoded spans, least recently used first to go.
+//! The decoded spans, in the order of their use.
 
 use lru::LruCache;
 
 use super::ReaderId;
 use crate::Span;
 
-/// Among how many spans one is sought whose buffer serves: where members of several kinds are
-/// read, the very oldest is often of another size.
+/// How many of the oldest spans are looked at for a buffer that serves. Where members of several
+/// spacings are read, the very oldest is often of another size.
 pub(super) const OLDEST: usize = 16;
 
 /// The decoded spans of all readers.
 pub(super) struct Cache {
     spans: LruCache<(ReaderId, usize), Span>,
-    /// What they take, in bytes.
+    /// Bytes that the spans take.
     bytes: u64,
-    /// How often in a row a span went before the oldest.
+    /// How often in a row another span was dropped instead of the oldest.
     passed_over: usize,
 }
 
@@ -35,12 +35,12 @@ impl Cache {
         self.spans.get(&(reader, number)).cloned()
     }
 
-    /// A span, left where it is in the order of use.
+    /// A span. Its place in the order of use stays the same.
     pub(super) fn peek(&self, reader: ReaderId, number: usize) -> Option<Span> {
         self.spans.peek(&(reader, number)).cloned()
     }
 
-    /// Puts a span in, and takes out the one in its place.
+    /// Inserts a span. Returns the span that it replaces.
     pub(super) fn insert(&mut self, reader: ReaderId, number: usize, span: Span) -> Option<Span> {
         self.bytes += span.memory();
         let replaced = self.spans.put((reader, number), span);
@@ -71,9 +71,9 @@ impl Cache {
         Some(span)
     }
 
-    /// Takes out a span: of the oldest one whose buffer has a length that `serves`, else the oldest.
-    /// One that was passed over too often goes as well: else spans that nobody reads any more would
-    /// stay for as long as those of another size come and go.
+    /// Takes out one of the oldest spans, one whose buffer has a length that `serves` if there is
+    /// one, else the oldest. Every so often it drops the oldest as well: else unread spans would
+    /// stay for as long as spans of another size come and go.
     pub(super) fn pop_like(&mut self, serves: impl Fn(usize) -> bool) -> Option<Span> {
         let is_like = |span: &Span| span.buffer_len().is_some_and(&serves);
         let mut oldest = self.spans.iter().rev().take(OLDEST).enumerate();

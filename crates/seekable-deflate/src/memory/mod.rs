@@ -1,7 +1,7 @@
 //! The byte budget that readers share.
 //!
-//! `Memory` counts what everything takes and decides what has to go. `cache` has the decoded spans,
-//! `pool` what is used again instead of allocated.
+//! `Memory` counts the bytes and decides what is dropped. `cache` holds the decoded spans, `pool`
+//! the buffers that are used again.
 
 mod cache;
 mod pool;
@@ -26,14 +26,14 @@ use crate::{
     windows::Packer,
 };
 
-/// Bytes that the decoded spans and the windows of all its readers may take together.
+/// A budget in bytes for the decoded spans and the indexes of all its readers.
 ///
-/// Decoded spans are dropped least recently used first, or one of the oldest whose buffer the next
-/// can be decoded into; windows are counted first. When windows, checkpoints and paused decoders
-/// take more than a quarter, readers that advance pack theirs; when more than half, the reader that
-/// has most of them gives up every other window, which makes its reads slower, not wrong. Windows
-/// of a saved index are not counted. A span that somebody still holds is no longer counted once it
-/// is dropped from here.
+/// Decoded spans are dropped to keep the budget: the least recently used, or another of the oldest
+/// if its buffer has the size that the next span needs. Indexes (checkpoints, windows, paused
+/// decoders) may take half. Above a quarter of the budget, readers pack their windows as they
+/// advance. Above half, the reader with the largest index gives up every other window: its reads
+/// get slower, not wrong. Windows of a saved index take no memory. A dropped span is not counted,
+/// even while a caller holds it.
 pub struct Memory {
     limit: AtomicU64,
     state: Mutex<State>,
@@ -49,11 +49,11 @@ struct State {
     pool: Pool,
     indexes: HashMap<ReaderId, IndexUse>,
     index_bytes: u64,
-    /// Set aside for decoding ahead.
+    /// Bytes that are set aside for speculation.
     reserved_bytes: u64,
 }
 
-/// Bytes of the budget that are set aside, until this is dropped.
+/// Sets bytes of the budget aside until it is dropped.
 pub(crate) struct Reserved {
     memory: Arc<Memory>,
     bytes: u64,
@@ -65,15 +65,15 @@ impl Drop for Reserved {
     }
 }
 
-/// What takes memory that the budget can ask back: the index of a reader.
+/// An index that can give up memory.
 pub(crate) trait Thin: Send + Sync + 'static {
-    /// Gives up memory, if there is any to give up. Returns the bytes that are still held.
+    /// Gives up some memory if it can. Returns the bytes that it still holds.
     fn thin(&self) -> u64;
 }
 
 struct IndexUse {
     bytes: u64,
-    /// Asked to take less, and could not.
+    /// It could give up nothing when it was last asked.
     least: bool,
     index: Weak<dyn Thin>,
 }
@@ -95,8 +95,8 @@ impl Memory {
         })
     }
 
-    /// Bytes in use now: cached spans, windows, checkpoints, paused decoders, and what was decoded
-    /// ahead of the frontier.
+    /// Bytes in use now: cached spans, indexes, spare buffers, and what is set aside for
+    /// speculation.
     #[must_use]
     pub fn used(&self) -> u64 {
         let state = self.lock();
@@ -117,8 +117,8 @@ impl Memory {
         self.limit.load(Ordering::Relaxed)
     }
 
-    /// Changes the budget to `limit` bytes, and drops the spans that are too many by it. Windows
-    /// that are too many are given up when one of their readers advances.
+    /// Changes the budget to `limit` bytes and drops spans above it. Windows above it are given up
+    /// when a reader advances.
     pub fn set_limit(&self, limit: u64) {
         self.limit.store(limit, Ordering::Relaxed);
         let mut state = self.lock();
@@ -127,19 +127,19 @@ impl Memory {
         drop(dropped);
     }
 
-    /// Whether indexes take so much that they had better be packed: a half of what they may.
+    /// Whether indexes take more than a quarter of the budget, so that readers should pack windows.
     pub(crate) fn is_tight(&self) -> bool {
         self.lock().index_bytes > self.limit() / 4
     }
 
-    /// A name for one more reader.
+    /// An identity for a new reader.
     pub(crate) fn add_reader(&self) -> ReaderId {
         let mut state = self.lock();
         state.next_reader += 1;
         ReaderId(state.next_reader)
     }
 
-    /// Forgets a reader with all its spans.
+    /// Drops the spans of a reader and stops counting its index.
     pub(crate) fn remove_reader(&self, reader: ReaderId) {
         let mut state = self.lock();
         if let Some(index) = state.indexes.remove(&reader) {
@@ -157,7 +157,8 @@ impl Memory {
         drop(dropped);
     }
 
-    /// Drops a reader's spans with these numbers; a few of their buffers wait for the next span.
+    /// Drops a reader's spans with these numbers. A few of their buffers are kept for the next
+    /// spans.
     pub(crate) fn give_up(&self, reader: ReaderId, numbers: Range<usize>) {
         let mut state = self.lock();
         let mut dropped = Vec::new();
@@ -176,12 +177,12 @@ impl Memory {
         self.lock().cache.get(reader, number)
     }
 
-    /// A cached span, left where it is in the order of use.
+    /// A cached span. Its place in the order of use stays the same.
     pub(crate) fn peek(&self, reader: ReaderId, number: usize) -> Option<Span> {
         self.lock().cache.peek(reader, number)
     }
 
-    /// Caches a span, unless it is larger than all that is left.
+    /// Caches a span, unless indexes and speculation leave no room for it.
     pub(crate) fn insert(&self, reader: ReaderId, number: usize, span: &Span) {
         let bytes = span.memory();
         let mut state = self.lock();
@@ -194,10 +195,11 @@ impl Memory {
         drop((replaced, dropped));
     }
 
-    /// A buffer of at least `len` initialised bytes, by preference that of a span which has to
-    /// go anyway: fresh pages cost several times the fastest decode.
+    /// A buffer of at least `len` initialised bytes: a spare one or that of a span that has to be
+    /// dropped, before a fresh one, whose page faults cost several times the fastest decode.
     pub(crate) fn buffer(&self, len: usize) -> (Vec<u8>, Lent<'_>) {
-        // Spans end up to a match too far: then a buffer would be too short for the next.
+        // Lengths of spans differ by up to a match, so buffers of the exact length would seldom
+        // fit.
         let len = len.next_multiple_of(PAGE);
         let mut state = self.lock();
         let used = state.used_buffer(len, self.limit());
@@ -207,19 +209,19 @@ impl Memory {
         (used.unwrap_or_else(|| vec![0; len]), Lent { memory: self, bytes })
     }
 
-    /// Bytes that are set aside.
+    /// Bytes of the budget that are set aside.
     pub(crate) fn reserved(&self) -> u64 {
         self.lock().reserved_bytes
     }
 
-    /// Sets bytes aside, unless more than `most` would be.
+    /// Sets bytes aside, unless that makes more than `most` together.
     pub(crate) fn reserve(self: &Arc<Self>, bytes: u64, most: u64) -> Option<Reserved> {
         let state = self.lock();
         let fits = state.reserved_bytes + bytes <= most;
         fits.then(|| self.set_aside(state, bytes))
     }
 
-    /// Sets bytes aside that are taken in any case.
+    /// Sets bytes aside, even above the budget: for memory that is taken in any case.
     pub(crate) fn reserve_anyway(self: &Arc<Self>, bytes: u64) -> Reserved {
         self.set_aside(self.lock(), bytes)
     }
@@ -232,7 +234,7 @@ impl Memory {
         Reserved { memory: Arc::clone(self), bytes }
     }
 
-    /// Counts what the index of a reader takes now, and makes room for it.
+    /// Sets the bytes that the index of a reader takes, and makes room for them.
     pub(crate) fn set_index(&self, reader: ReaderId, index: &Arc<impl Thin>, bytes: u64) {
         let mut state = self.lock();
         let index = state.indexes.entry(reader).or_insert_with(|| {
@@ -244,7 +246,8 @@ impl Memory {
         let before = std::mem::replace(&mut index.bytes, bytes);
         state.index_bytes = state.index_bytes - before + bytes;
 
-        // Indexes are thinned without this lock: theirs may be held by somebody who wants it.
+        // `thin` takes the lock of the index, whose holder may wait for this one: so this one is
+        // released.
         while grown && state.index_bytes > self.limit() / 2 {
             let largest = state.indexes.iter().filter(|(_, index)| !index.least);
             let largest = largest.max_by_key(|(_, index)| index.bytes);
@@ -253,7 +256,7 @@ impl Memory {
             drop(state);
             let bytes = index.upgrade().map(|index| index.thin());
             state = self.lock();
-            // It may have been dropped in the meantime.
+            // The reader may have been removed meanwhile.
             if let Some(index) = state.indexes.get_mut(&reader) {
                 let bytes = bytes.unwrap_or(index.bytes);
                 index.least = bytes >= index.bytes;
@@ -266,7 +269,7 @@ impl Memory {
         drop(dropped);
     }
 
-    /// What packs windows of a stream.
+    /// A packer for windows of a stream.
     pub(crate) fn packer(&self, format: Format, encoded: Range<u64>) -> Box<Packer> {
         // The lock is gone before anything is allocated.
         let kept = self.lock().pool.packer.take();
@@ -279,7 +282,7 @@ impl Memory {
         }
     }
 
-    /// Keeps what packs windows for the next stream.
+    /// Keeps a packer for the next stream.
     pub(crate) fn keep_packer(&self, packer: Box<Packer>) {
         let before = self.lock().pool.packer.replace(packer);
         drop(before);
@@ -295,16 +298,16 @@ impl State {
         self.cache.bytes() + self.index_bytes + self.reserved_bytes + self.pool.spare_bytes()
     }
 
-    /// A buffer of `len` bytes or a little more that was used before: a spare one, or that of a
-    /// span that has to go. Buffers that others decode into count as spans, which they will be:
-    /// else one of two threads would find room for a fresh one each time.
+    /// A used buffer for `len` bytes: a spare one, or that of a span that has to be dropped. Lent
+    /// buffers count as the spans that they will be: else two threads that take turns would find
+    /// room for a fresh buffer each time.
     fn used_buffer(&mut self, len: usize, limit: u64) -> Option<Vec<u8>> {
         if let Some(buffer) = self.pool.take(len) {
             return Some(buffer);
         }
         let is_full = |state: &Self| state.taken() + state.pool.lent_bytes + len as u64 > limit;
         if is_full(self) {
-            // Rather than spans: none of them fits.
+            // None of the spare buffers serves, so they go before spans do.
             drop(self.pool.take_spares());
         }
         while is_full(self) {
@@ -317,7 +320,7 @@ impl State {
         None
     }
 
-    /// Takes out spans until all fits into `limit`; they are freed when the lock is gone.
+    /// Takes out spans until all fits into `limit`. The caller frees them after the lock.
     fn fit(&mut self, limit: u64) -> Vec<Span> {
         let mut dropped = Vec::new();
         if self.taken() > limit {

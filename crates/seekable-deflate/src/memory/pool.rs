@@ -1,32 +1,34 @@
-//! What is used again: fresh pages cost several times the fastest decode.
+//! Buffers that are used again, since the page faults of a fresh one cost several times the fastest
+//! decode.
 //!
-//! The buffers that speculation decodes into are not here but in `speculation::buffers`: each has
-//! its bytes of the budget set aside while it lies idle, and they go with their stream.
+//! Speculation has buffers of its own (`speculation::buffers`): they are of two kinds of units,
+//! their bytes stay set aside from the budget while they are idle, and they are freed with their
+//! stream.
 
 use super::Memory;
 use crate::windows::Packer;
 
-/// Spare buffers that are kept: as many spans as are on their way from the frontier to a reader,
-/// or as many bytes as are given up at a time.
+/// Spare buffers are kept up to this number, for the spans on their way from the frontier to a
+/// reader, or up to this many bytes, which a reader gives up at a time.
 const SPARES: usize = 4;
 const SPARE_BYTES: u64 = 4 << 20;
 
-/// Buffers are as many bytes as a multiple of this.
+/// Lengths of buffers are multiples of this. Bytes.
 pub(super) const PAGE: usize = 4096;
 
-/// What nobody uses now.
+/// Idle buffers, and how much is lent.
 #[derive(Default)]
 pub(super) struct Pool {
-    /// Buffers of spans that were given up.
+    /// Idle buffers of spans that were given up.
     spares: Vec<Vec<u8>>,
     /// Bytes of the buffers that spans are being decoded into.
     pub(super) lent_bytes: u64,
-    /// Half a MiB that the next who packs need not allocate; it is not counted.
+    /// Half a MiB that the next packing of windows need not allocate. Not counted.
     pub(super) packer: Option<Box<Packer>>,
 }
 
 impl Pool {
-    /// Bytes of the buffers that nobody uses.
+    /// Bytes of the idle buffers.
     pub(super) fn spare_bytes(&self) -> u64 {
         self.spares.iter().map(|buffer| buffer.capacity() as u64).sum()
     }
@@ -37,7 +39,7 @@ impl Pool {
         Some(self.spares.swap_remove(at))
     }
 
-    /// Keeps a buffer, or gives it back if there are enough.
+    /// Keeps a buffer, or returns it if there are enough.
     pub(super) fn keep(&mut self, buffer: Vec<u8>) -> Option<Vec<u8>> {
         if self.spares.len() >= SPARES && self.spare_bytes() >= SPARE_BYTES {
             return Some(buffer);
@@ -57,7 +59,7 @@ pub(super) fn serves(held: usize, len: usize) -> bool {
     (len..=2 * len).contains(&held)
 }
 
-/// A buffer that is to come back as a cached span; this is dropped just before it does.
+/// Counts a buffer that is being decoded into. Dropped just before the span is cached.
 pub(crate) struct Lent<'a> {
     pub(super) memory: &'a Memory,
     pub(super) bytes: u64,

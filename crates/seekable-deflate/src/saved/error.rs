@@ -6,21 +6,22 @@ use std::{fmt, io};
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum IndexError {
-    /// No index: other bytes.
+    /// The bytes are not an index.
     Foreign,
-    /// Of a version of the format that this crate does not know.
+    /// This version of the format is not known to this crate.
     Version(u32),
-    /// Its bytes cannot be read.
+    /// The bytes cannot be read.
     Unreadable(io::ErrorKind),
-    /// Damaged: this is wrong with it.
+    /// The index is damaged. Says what is wrong.
     Corrupt(&'static str),
-    /// Of another stream, or one that was promised other decoded bytes: this differs.
+    /// The index is of another stream, or of one that was promised other decoded bytes. Says what
+    /// differs.
     OtherStream(&'static str),
-    /// It says more than the reader has found out, and one that did so before was wrong.
+    /// The index reaches further than the reader has decoded, and one that did so before was wrong.
     Distrusted,
-    /// It divides the stream into other spans than the reader already has.
+    /// The index divides the stream into other spans than the reader has already.
     OtherSpans,
-    /// A span is longer than a reader with so little memory may decode at once.
+    /// A span is longer than this reader's memory allows.
     SpanTooLong {
         /// Length of the span in decoded bytes.
         len: u64,
@@ -51,7 +52,7 @@ impl std::error::Error for IndexError {}
 impl From<io::Error> for IndexError {
     fn from(error: io::Error) -> Self {
         match error.kind() {
-            // It is shorter than it was said to be.
+            // The bytes end before the range that the caller gave.
             io::ErrorKind::UnexpectedEof => Self::Corrupt("cut off"),
             kind => Self::Unreadable(kind),
         }

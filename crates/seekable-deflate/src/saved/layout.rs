@@ -1,4 +1,4 @@
-//! How header and table of a saved index lie in its bytes. All numbers are little-endian.
+//! The bytes of the header and the table of a saved index. All numbers are little-endian.
 
 use super::IndexError;
 use crate::{
@@ -7,7 +7,7 @@ use crate::{
     inflate::Place,
 };
 
-/// What every index begins with.
+/// The first bytes of every index.
 const MAGIC: [u8; 8] = *b"SEEKDEFL";
 const VERSION: u32 = 1;
 
@@ -16,15 +16,15 @@ const COMPLETE: u32 = 1 << 1;
 const HAS_DECODED_LEN: u32 = 1 << 2;
 const HAS_CRC32: u32 = 1 << 3;
 
-/// What is said once.
+/// The header of an index.
 #[derive(Debug, Clone)]
 pub(crate) struct Header {
     pub(crate) options: Options,
     /// Length of the encoded stream in bytes.
     pub(crate) encoded_len: u64,
-    /// Of all bytes up to the frontier.
+    /// Checksums of all bytes up to the frontier.
     pub(crate) sums: Sums,
-    /// The frontier is the end of the stream.
+    /// Whether the frontier is the end of the stream.
     pub(crate) complete: bool,
     pub(crate) checkpoints: u64,
     /// CRC-32 of the table.
@@ -67,7 +67,7 @@ impl Header {
         bytes
     }
 
-    /// The header of an index of `len` bytes; its lengths add up to that.
+    /// Parses the header of an index of `len` bytes. The lengths in it add up to `len`.
     pub(crate) fn of(header: &[u8; Self::LEN], len: u64) -> Result<Self, IndexError> {
         if !header.starts_with(&MAGIC) {
             return Err(IndexError::Foreign);
@@ -108,7 +108,7 @@ impl Header {
         Ok(header)
     }
 
-    /// Compares what it says with itself, and with the length of the index in bytes.
+    /// Compares the fields with each other and with the length of the index in bytes.
     fn check(&self, len: u64) -> Result<(), IndexError> {
         let table = self.checkpoints.checked_mul(Record::LEN as u64);
         let end = table
@@ -128,7 +128,7 @@ impl Header {
 
     /// Length of the table in bytes.
     pub(crate) fn table_len(&self) -> u64 {
-        // Checked: with all else it is as long as the index.
+        // `check` has seen that this is no more than the length of the index.
         self.checkpoints * Record::LEN as u64
     }
 }
@@ -140,26 +140,26 @@ pub(crate) struct Record {
     pub(crate) decoded: u64,
     /// `None` at the start of the stream.
     pub(crate) place: Option<Place>,
-    /// CRC-32 of the span behind it; 0 at the frontier.
+    /// CRC-32 of the span that starts here. 0 at the frontier.
     pub(crate) crc32: u32,
-    /// `None` if there is no window for it.
+    /// `None` if no window is saved for it.
     pub(crate) window: Option<WindowRecord>,
 }
 
 /// Where a packed window lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct WindowRecord {
-    /// Its first byte, counted from the first of the first window.
+    /// Offset of its first byte from the start of the windows.
     pub(crate) at: u64,
-    /// How many bytes it takes.
+    /// Its length in bytes.
     pub(crate) packed_len: u32,
-    /// How many bytes it stands for: 32 KiB at most.
+    /// Length of the window when it is unpacked: 32 KiB at most.
     pub(crate) len: u16,
-    /// CRC-32 of the bytes that it takes.
+    /// CRC-32 of the packed bytes.
     pub(crate) crc32: u32,
 }
 
-/// What the byte for a checkpoint's place says.
+/// Values of the byte for the place of a checkpoint.
 const AT_START: u8 = 0;
 const AT_BLOCK: u8 = 1;
 const IN_CODED: u8 = 2;
@@ -221,7 +221,7 @@ impl Record {
     }
 }
 
-/// Bytes to be filled from the front.
+/// Fills bytes field by field.
 struct Fields<'a>(&'a mut [u8]);
 
 impl Fields<'_> {

@@ -1,7 +1,7 @@
-//! The index of a stream as bytes, which a later reader goes on from.
+//! The format of a saved index (docs/index-format.md).
 //!
-//! docs/index-format.md specifies them. Their checksums protect from damage, not from forgery: who
-//! writes an index says what the stream decodes to.
+//! Its checksums protect from damage, not from forgery: an index can make a reader believe anything
+//! of a stream that it has not decoded itself.
 
 mod error;
 mod layout;
@@ -14,27 +14,26 @@ pub(crate) use layout::{Header, Record, WindowRecord};
 
 use crate::{ReadAt, inflate::HISTORY};
 
-/// The saved index of one stream: header and table checked, windows read from where they lie when
-/// they are used.
+/// The saved index of one stream. Header and table are checked; a window is read when it is used.
 ///
 /// Cheap to clone.
 #[derive(Clone)]
 pub struct SavedIndex {
     inner: Arc<Inner>,
-    /// The table, which only adopting needs.
+    /// The table. Only needed to adopt the index.
     records: Arc<[Record]>,
 }
 
 struct Inner {
     bytes: Arc<dyn ReadAt>,
-    /// Where in them the index begins.
+    /// Where in `bytes` the index begins.
     start: u64,
     header: Header,
 }
 
 impl SavedIndex {
-    /// Checks header and table of the index that `range` of `bytes` holds. Windows are left alone
-    /// until they are used; one that is damaged then, or cannot be read, costs a longer decode.
+    /// Checks header and table of the index that `range` of `bytes` holds. Windows are not read
+    /// until they are used. One that is damaged or cannot be read then costs a longer decode.
     ///
     /// # Errors
     /// `Foreign`, `Version`, `Corrupt` or `Unreadable`.
@@ -72,7 +71,7 @@ impl SavedIndex {
         self.inner.header.sums.whole.len()
     }
 
-    /// Whether that is the end of the stream.
+    /// Whether [`frontier`](Self::frontier) is the end of the stream.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.inner.header.complete
@@ -87,9 +86,9 @@ fn header(bytes: &dyn ReadAt, range: &Range<u64>) -> Result<Header, IndexError> 
 }
 
 impl Inner {
-    /// The bytes of the table, which have its checksum.
+    /// Reads the table and compares its checksum.
     fn table(&self) -> Result<Vec<u8>, IndexError> {
-        // What a header claims is not allocated before it is known to be there.
+        // The length in the header is not allocated before the last byte is known to exist.
         let len = self.header.table_len();
         if let Some(last) = len.checked_sub(1) {
             self.read(last, &mut [0])?;
@@ -102,13 +101,13 @@ impl Inner {
         Ok(table)
     }
 
-    /// Reads bytes from `offset` on, counted from the first of the table.
+    /// Reads bytes from `offset` on, counted from the start of the table.
     fn read(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         let at = self.start.checked_add(Header::LEN as u64 + offset);
         self.bytes.read_exact_at(buf, at.ok_or(io::ErrorKind::UnexpectedEof)?)
     }
 
-    /// Where the window of a checkpoint lies.
+    /// The place of the window of checkpoint `number`.
     fn window_record(&self, number: usize) -> Option<WindowRecord> {
         let mut record = [0; Record::LEN];
         self.read((number * Record::LEN) as u64, &mut record).ok()?;
@@ -117,7 +116,7 @@ impl Inner {
 
     /// The packed bytes of a window; `None` if they are damaged.
     fn packed(&self, record: WindowRecord) -> Option<Vec<u8>> {
-        // No more than deflating adds, so that damage costs no memory.
+        // More than any window packs to. So damage cannot cost much memory.
         if record.packed_len as usize > 2 * HISTORY {
             return None;
         }
@@ -146,7 +145,7 @@ pub(crate) struct SavedWindow {
 }
 
 impl SavedWindow {
-    /// Its packed bytes, and what is said of them; `None` if they are damaged, or cannot be read.
+    /// Its record and its packed bytes. `None` if they are damaged or cannot be read.
     pub(crate) fn packed(&self) -> Option<(WindowRecord, Vec<u8>)> {
         let record = self.saved.window_record(self.number)?;
         Some((record, self.saved.packed(record)?))

@@ -1,4 +1,4 @@
-//! What must hold of the checkpoints in a table.
+//! Checks the table of a saved index.
 
 use super::{
     IndexError,
@@ -6,7 +6,7 @@ use super::{
 };
 use crate::inflate::{HISTORY, MAX_MATCH, Place};
 
-/// The records of a table, once all is checked that can be known of it without the stream.
+/// The records of a table, checked as far as that is possible without the stream.
 pub(super) fn records(header: &Header, table: &[u8]) -> Result<Vec<Record>, IndexError> {
     let (records, _) = table.as_chunks::<{ Record::LEN }>();
     let records = records.iter().map(Record::of).collect::<Result<Vec<_>, _>>()?;
@@ -27,7 +27,7 @@ fn check(header: &Header, records: &[Record]) -> Result<(), IndexError> {
         before = Some(record);
     }
     let last = before.ok_or(IndexError::Corrupt("no checkpoint"))?;
-    // The last one of a complete index has a span behind it, of any other it is the frontier.
+    // The last one of a complete index starts a span, that of any other index is the frontier.
     let ends = match header.complete {
         true => last.decoded < frontier,
         false => last.decoded == frontier,
@@ -55,9 +55,9 @@ fn check_next(before: &Record, record: &Record, header: &Header) -> Result<(), I
         return Err(IndexError::Corrupt("order of checkpoints"));
     }
     if at.0 > header.encoded_len * 8 || record.decoded > header.sums.whole.len() {
-        return Err(IndexError::Corrupt("a checkpoint behind the end"));
+        return Err(IndexError::Corrupt("a checkpoint beyond the end"));
     }
-    // Two bits for the longest match are the best there is.
+    // The best ratio is the longest match for two bits.
     let most = (at.0 - before.encoded.0).saturating_mul(MAX_MATCH as u64 / 2);
     if record.decoded - before.decoded > most {
         return Err(IndexError::Corrupt("a span of more than its bits can yield"));
@@ -71,7 +71,7 @@ fn check_next(before: &Record, record: &Record, header: &Header) -> Result<(), I
     if right { Ok(()) } else { Err(IndexError::Corrupt("place of a checkpoint")) }
 }
 
-/// Checks where a window lies: behind the one before. Returns its end.
+/// Checks that a window begins at `end`, where the one before it ends. Returns its own end.
 fn check_window(record: &Record, end: u64) -> Result<u64, IndexError> {
     let Some(window) = record.window else { return Ok(end) };
     if window.at != end {
@@ -80,7 +80,7 @@ fn check_window(record: &Record, end: u64) -> Result<u64, IndexError> {
     if usize::from(window.len) > HISTORY || u64::from(window.len) > record.decoded {
         return Err(IndexError::Corrupt("length of a window"));
     }
-    // The lengths add up in the header, so this cannot overflow unless it is wrong.
+    // Overflow means damage: the lengths add up to that in the header.
     end.checked_add(window.packed_len.into()).ok_or(IndexError::Corrupt("length of a window"))
 }
 
@@ -139,8 +139,8 @@ mod tests {
             ("the first checkpoint", |of| of[0].place = Some(Place::BlockHeader)),
             ("order of checkpoints", |of| of[2].encoded = of[1].encoded),
             ("order of checkpoints", |of| of[2].decoded = of[1].decoded),
-            ("a checkpoint behind the end", |of| of[2].encoded.0 += 8),
-            ("a checkpoint behind the end", |of| of[2].decoded += 1),
+            ("a checkpoint beyond the end", |of| of[2].encoded.0 += 8),
+            ("a checkpoint beyond the end", |of| of[2].decoded += 1),
             ("a span of more than its bits can yield", |of| of[1].encoded.0 = 387),
             ("place of a checkpoint", |of| of[1].place = None),
             ("place of a checkpoint", |of| {

@@ -1,4 +1,4 @@
-//! Buffers for what is decoded ahead, used again and again: fresh pages cost time.
+//! The buffers of speculative decoding, used again since fresh pages cost time.
 
 use std::sync::Arc;
 
@@ -10,34 +10,34 @@ use crate::{
     sync::{Mutex, MutexGuard},
 };
 
-/// Bytes that a piece has at most, not counting the rest of a match.
+/// Longest piece in bytes, not counting the rest of a match.
 pub(super) const PIECE: usize = 256 << 10;
 /// Length of a buffer for a piece, in units.
 const BUFFER: usize = HISTORY + PIECE + MAX_MATCH + MARGIN;
 
-/// Bytes that a piece takes of the budget: its buffer, and the matches that are noted of it.
+/// Bytes of the budget for a piece: its buffer and the list of its matches.
 const fn memory<T>() -> u64 {
     (BUFFER * size_of::<T>() + Matches::most_memory(PIECE)) as u64
 }
 
-/// A buffer, counted as long as it is there, with the matches of its piece.
+/// A buffer, whose bytes and those of its piece's matches are set aside from the budget.
 pub(super) struct Buffer<T> {
     pub(super) units: Vec<T>,
     reserved: Reserved,
 }
 
 impl<T> Buffer<T> {
-    /// What `f` makes of it.
+    /// The buffer with the units that `f` returns, and the other result of `f`.
     pub(super) fn map<R>(self, f: impl FnOnce(Vec<T>) -> (Vec<T>, R)) -> (Self, R) {
         let (units, result) = f(self.units);
         (Self { units, reserved: self.reserved }, result)
     }
 }
 
-/// A buffer of either kind of units.
+/// The buffer of a piece.
 pub(super) enum Units {
     Bytes(Buffer<u8>),
-    /// Bytes and markers.
+    /// Bytes and markers (`markers`).
     Marked(Buffer<u16>),
 }
 
@@ -52,7 +52,7 @@ impl Units {
     }
 }
 
-/// Those of a stream that nobody uses now.
+/// The idle buffers of a stream.
 pub(super) struct Buffers {
     pub(super) memory: Arc<Memory>,
     free: Mutex<Free>,
@@ -62,7 +62,7 @@ pub(super) struct Buffers {
 struct Free {
     bytes: Vec<Buffer<u8>>,
     marked: Vec<Buffer<u16>>,
-    /// None is kept.
+    /// Buffers that come back are freed.
     given_up: bool,
 }
 
@@ -76,7 +76,7 @@ impl Buffers {
         self.memory.limit() / 4
     }
 
-    /// How many decoded bytes there is room for where none is known.
+    /// Decoded bytes that there is room for in units of two bytes.
     pub(super) fn capacity(&self) -> u64 {
         self.most() / memory::<u16>() * PIECE as u64
     }
@@ -84,7 +84,7 @@ impl Buffers {
     pub(super) fn take_bytes(&self) -> Option<Buffer<u8>> {
         let free = self.lock().bytes.pop();
         free.or_else(|| self.fresh(0)).or_else(|| {
-            // Room is room.
+            // An idle buffer of the larger kind makes room.
             drop(self.lock().marked.pop()?);
             self.fresh(0)
         })
@@ -102,7 +102,7 @@ impl Buffers {
         })
     }
 
-    /// Whether there is one of either kind, as far as can be told.
+    /// Whether a buffer of some kind is likely to be had.
     pub(super) fn have_room(&self) -> bool {
         let free = self.lock();
         !free.bytes.is_empty()
@@ -115,7 +115,7 @@ impl Buffers {
         Some(Buffer { units: vec![zero; BUFFER], reserved })
     }
 
-    /// Takes back the buffer of a piece that nobody else has.
+    /// Takes back the buffer of a piece, unless the piece is still in use.
     pub(super) fn recycle(&self, piece: Arc<Piece>) {
         let Some(piece) = Arc::into_inner(piece) else { return };
         let mut free = self.lock();
@@ -126,14 +126,14 @@ impl Buffers {
         }
     }
 
-    /// Gives all of them up, and those that come back until they are wanted again.
+    /// Frees all idle buffers, and until `keep` those that come back.
     pub(super) fn give_up(&self) {
         let given_up = Free { given_up: true, ..Free::default() };
         let free = std::mem::replace(&mut *self.lock(), given_up);
         drop(free);
     }
 
-    /// Keeps them from now on.
+    /// Keeps buffers that come back from now on.
     pub(super) fn keep(&self) {
         self.lock().given_up = false;
     }

@@ -1,10 +1,9 @@
-//! What was decoded ahead and is known to be right: chunks that follow each other from the
-//! frontier on, and the spans that can be made from them.
+//! The chain: settled chunks that follow each other from the frontier on, and jobs for their spans.
 //!
-//! A chunk joins the chain when the frontier gets to where it begins, or when it is complete and
-//! begins where the chain ends: so the chain grows as fast as chunks are decoded, whatever the
-//! frontier does, and many threads find spans to make. What that takes one after the other is the
-//! last window of each chunk.
+//! A chunk joins the chain when the frontier comes to its start, or when it is complete and begins
+//! where the chain ends. So the chain grows as fast as chunks are decoded, whatever the frontier
+//! does, and many threads find jobs. Only the last window of each chunk is computed one after the
+//! other.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -17,30 +16,30 @@ use crate::{Memory, index::Spacing, inflate::MAX_MATCH};
 /// Which spans follow the one that the frontier is in.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Plan {
-    /// The number of that one.
+    /// The number of the frontier's span.
     pub(crate) number: usize,
     /// Where it ends: at the first boundary of symbols from here on.
     pub(crate) end: u64,
     pub(crate) spacing: Spacing,
-    /// Spans that can reach so far are the frontier's.
+    /// The decoded length that was promised. Spans that can reach it are left to the frontier.
     pub(crate) promised: Option<u64>,
 }
 
 impl Plan {
-    /// Where the span after the one that ends at `from` ends, as far as that can be told.
+    /// Where span `number` ends if the span before it ends at the first boundary from `from` on.
     fn end_after(&self, number: usize, from: u64) -> Option<u64> {
-        // A span ends less than a match behind the offset asked for. Where that may be behind the
-        // next such offset, only the frontier knows which comes next.
+        // A span ends up to a match after the offset aimed at. If that may be past the next such
+        // offset, only the frontier finds out which one comes next.
         let to = self.spacing.end_after(number, from, MAX_MATCH as u64)?;
         let reach = to.saturating_add(MAX_MATCH as u64);
         self.promised.is_none_or(|len| reach < len).then_some(to)
     }
 }
 
-/// The chain.
+/// Settled chunks, and the jobs made from them.
 #[derive(Default)]
 pub(super) struct Chain {
-    /// What jobs that are not planned yet may need, what lies in the frontier's span, and the last.
+    /// The chunks that future jobs may need, those in the frontier's span, and the last one.
     chunks: VecDeque<Arc<Settled>>,
     jobs: VecDeque<Arc<Job>>,
     planned: Option<Planned>,
@@ -48,7 +47,7 @@ pub(super) struct Chain {
 
 struct Planned {
     plan: Plan,
-    /// The number of the last span there is a job for, or of the frontier's.
+    /// The last span that has a job, or the frontier's span if none has.
     number: usize,
     /// Where that ends.
     edge: Arc<Edge>,
@@ -65,7 +64,8 @@ impl Chain {
         self.chunks.back().map(|last| last.window_at(last.range().end))
     }
 
-    /// Begins anew with a chunk that the frontier has met. Gives back what it was before.
+    /// Starts a new chain with a chunk that the frontier has met. Returns the chunks of the old
+    /// one.
     pub(super) fn begin(&mut self, chunk: Arc<Settled>, plan: Plan) -> Vec<Arc<Settled>> {
         self.jobs.clear();
         let before = std::mem::take(&mut self.chunks).into();
@@ -81,7 +81,7 @@ impl Chain {
         self.plan();
     }
 
-    /// Makes jobs of the spans that are there as a whole.
+    /// Adds a job for each span that lies wholly in the chain.
     fn plan(&mut self) {
         let (Some(end), Some(planned)) = (self.end(), &mut self.planned) else { return };
         loop {
@@ -101,7 +101,7 @@ impl Chain {
             let chunks = needed.cloned().collect();
             self.jobs.push_back(Job::new(planned.number, from, edge, chunks));
         }
-        // The jobs have the others.
+        // Jobs hold the chunks that they need.
         let (first, next) = (planned.plan.end, planned.edge.at());
         let last = self.chunks.len() - 1;
         let mut number = 0;
@@ -122,7 +122,7 @@ impl Chain {
         self.jobs.iter().any(|job| job.is_waiting())
     }
 
-    /// A job that nobody does yet, claimed.
+    /// Claims a job that waits, if one does.
     pub(super) fn claim(&self, memory: &Arc<Memory>) -> Option<Claimed> {
         self.jobs.iter().find(|job| job.is_waiting())?.claim(memory)
     }
@@ -135,7 +135,7 @@ impl Chain {
         self.jobs.front().filter(|job| job.is_for(number, end)).cloned()
     }
 
-    /// The frontier is at decoded byte `decoded`. Gives back what is behind it.
+    /// The frontier is at decoded byte `decoded`. Returns the chunks before it.
     pub(super) fn pass(&mut self, decoded: u64) -> Vec<Arc<Settled>> {
         while self.jobs.front().is_some_and(|job| job.is_before(decoded)) {
             self.jobs.pop_front();

@@ -1,4 +1,4 @@
-//! Decoding from a place where a block may begin, before it is known what stands before it.
+//! Decodes from a place where a block may begin, before the window is known.
 
 use std::{
     ops::{Range, RangeInclusive},
@@ -15,9 +15,9 @@ use crate::{
     inflate::{Bits, Decoder, Fault, HISTORY, Input, Matches, Output, Place, Stop, Unit},
 };
 
-/// Where a decoder stood between two symbols.
+/// A place between two symbols of a piece where decoding can resume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Stand {
+pub(super) struct ResumePoint {
     /// Bytes decoded before it, from the start of the piece.
     pub(super) len: usize,
     pub(super) encoded: BitOffset,
@@ -27,10 +27,10 @@ pub(super) struct Stand {
 /// Some decoded bytes of a chunk.
 pub(super) struct Piece {
     pub(super) units: Units,
-    /// Where they lie in the buffer.
+    /// Where the decoded units lie in the buffer.
     pub(super) range: Range<usize>,
-    /// Where decoding can start again: first at the start, last at the end.
-    pub(super) stands: Vec<Stand>,
+    /// The first is at the start of the piece, the last at its end.
+    pub(super) resume_points: Vec<ResumePoint>,
     pub(super) matches: Matches,
 }
 
@@ -39,28 +39,28 @@ impl Piece {
         self.range.len()
     }
 
-    pub(super) fn end(&self) -> Stand {
-        *self.stands.last().expect("there is one at the start")
+    pub(super) fn end(&self) -> ResumePoint {
+        *self.resume_points.last().expect("there is one at the start")
     }
 }
 
-/// Bytes between two stands. A checkpoint costs decoding half of that once more.
+/// Bytes between two resume_points. A checkpoint costs decoding half of that once more.
 const STEP: usize = 32 << 10;
 
-/// What came of some work.
+/// The result of some work on a chunk.
 pub(super) enum Worked {
-    /// The start of a block, perhaps. It may be taken back as long as there is no piece.
+    /// The start of a block, perhaps. Before the first piece, `Search` may take it back.
     Found(RangeInclusive<BitOffset>),
     Piece(Arc<Piece>),
-    /// More of it.
+    /// The search goes on.
     Search,
-    /// No memory for now.
+    /// There is no memory for a buffer now.
     Starved,
-    /// It goes no further.
+    /// The chunk goes no further.
     Ended,
 }
 
-/// A chunk that is being searched for or decoded.
+/// The search for a chunk, then its decoding.
 pub(super) struct Speculator {
     encoded: Range<u64>,
     finder: Finder,
@@ -72,32 +72,33 @@ struct Decoding {
     input: Input,
     decoder: Decoder,
     window: Window,
-    stand: (BitOffset, Place),
+    /// Where the next piece begins.
+    start: (BitOffset, Place),
     pieces: usize,
 }
 
-/// What stands before the next piece.
+/// The window before the next piece.
 enum Window {
     Bytes(Vec<u8>),
     Marked(Vec<u16>),
 }
 
 impl Speculator {
-    /// One that starts at the first block it finds from byte `from` on.
+    /// A chunk that starts at the first block found from byte `from` on.
     pub(super) fn new(encoded: Range<u64>, from: ByteOffset) -> Self {
         let finder = Finder::new(encoded.clone(), from);
         Self { encoded, finder, decoding: None, ended: false }
     }
 
-    /// Where in the stream it stands.
+    /// Where in the stream it resume_points.
     pub(super) fn position(&self) -> ByteOffset {
         match &self.decoding {
-            Some(decoding) => decoding.stand.0.byte(),
+            Some(decoding) => decoding.start.0.byte(),
             None => self.finder.position(),
         }
     }
 
-    /// Does what takes a fraction of a millisecond. Another chunk takes over at byte `halt`.
+    /// Works for a fraction of a millisecond. Another chunk begins at or after byte `halt`.
     pub(super) fn work(
         &mut self,
         source: &dyn ReadAt,
@@ -144,7 +145,7 @@ impl Speculator {
                 self.ended = !goes_on;
                 Worked::Piece(Arc::new(piece))
             }
-            // What fails so soon was no block.
+            // It fails so soon that there is no block here.
             None if decoding.pieces == 0 => {
                 self.decoding = None;
                 Worked::Search
@@ -166,11 +167,11 @@ impl Decoding {
         let mut bits = Bits::new(&mut input, source);
         let resumed = decoder.resume(&mut bits, at, place, u64::MAX);
         let window = Window::Marked(markers::window());
-        (resumed, Self { input, decoder, window, stand: (at, place), pieces: 0 })
+        (resumed, Self { input, decoder, window, start: (at, place), pieces: 0 })
     }
 
-    /// The next piece, and whether there is more behind it; `None` in it if there is nothing.
-    /// `None` if there is no buffer.
+    /// The next piece, and whether more follows. The inner `None` says that nothing could be
+    /// decoded, the outer one that there is no buffer.
     fn piece(&mut self, source: &dyn ReadAt, buffers: &Buffers) -> Option<Option<(Piece, bool)>> {
         let (input, decoder) = (&mut self.input, &mut self.decoder);
         let mut bits = Bits::new(input, source);
@@ -178,40 +179,40 @@ impl Decoding {
             Window::Bytes(window) => {
                 let buffer = buffers.take_bytes()?;
                 let (buffer, run) =
-                    buffer.map(|buffer| decode(decoder, &mut bits, self.stand, buffer, window));
+                    buffer.map(|buffer| decode(decoder, &mut bits, self.start, buffer, window));
                 run.map(|run| (Units::Bytes(buffer), run))
             }
             Window::Marked(window) => {
                 let buffer = buffers.take_marked()?;
                 let (buffer, run) =
-                    buffer.map(|buffer| decode(decoder, &mut bits, self.stand, buffer, window));
+                    buffer.map(|buffer| decode(decoder, &mut bits, self.start, buffer, window));
                 if let Some(known) = markers::known(window) {
                     self.window = Window::Bytes(known);
                 }
                 run.map(|run| (Units::Marked(buffer), run))
             }
         };
-        let Some((units, Run { range, stands, matches, goes_on })) = decoded else {
+        let Some((units, Run { range, resume_points, matches, goes_on })) = decoded else {
             return Some(None);
         };
-        let piece = Piece { units, range, stands, matches };
-        let Stand { encoded, place, .. } = piece.end();
-        self.stand = (encoded, place);
+        let piece = Piece { units, range, resume_points, matches };
+        let ResumePoint { encoded, place, .. } = piece.end();
+        self.start = (encoded, place);
         self.pieces += 1;
         Some(Some((piece, goes_on)))
     }
 }
 
-/// What was decoded at a stretch.
+/// The result of `decode`.
 struct Run {
     range: Range<usize>,
-    stands: Vec<Stand>,
+    resume_points: Vec<ResumePoint>,
     matches: Matches,
     goes_on: bool,
 }
 
-/// Decodes a piece from `stand` into `buffer`, behind `window`, which is then the one behind the
-/// piece. No run if there is nothing.
+/// Decodes a piece into `buffer`, `window` before it. Then `window` is the one at the end of the
+/// piece. No run if nothing could be decoded.
 fn decode<T: Unit>(
     decoder: &mut Decoder,
     bits: &mut Bits,
@@ -219,7 +220,7 @@ fn decode<T: Unit>(
     buffer: Vec<T>,
     window: &mut [T],
 ) -> (Vec<T>, Option<Run>) {
-    let mut stands = vec![Stand { len: 0, encoded, place }];
+    let mut resume_points = vec![ResumePoint { len: 0, encoded, place }];
     let mut out = Output::new(buffer, window).with_matches(PIECE);
     let mut goes_on = true;
     while goes_on && out.len() + STEP <= PIECE {
@@ -227,21 +228,21 @@ fn decode<T: Unit>(
         match decoder.decode(bits, &mut out, limit) {
             Ok(Stop::Limit) => {}
             Ok(Stop::Block) => goes_on = false,
-            // The last stand is the last good one: it is for the frontier to see what comes
-            // then. Ends of streams are its business as well.
+            // The last resume point is the last good place. What follows is left to the frontier,
+            // and so is the end of a stream.
             Ok(Stop::End) | Err(_) => {
                 goes_on = false;
                 break;
             }
         }
         let Some(place) = decoder.place() else { break };
-        stands.push(Stand { len: out.len(), encoded: bits.position(), place });
+        resume_points.push(ResumePoint { len: out.len(), encoded: bits.position(), place });
     }
     let matches = out.take_matches();
-    let len = stands.last().map_or(0, |stand| stand.len);
+    let len = resume_points.last().map_or(0, |point| point.len);
     let (units, range) = out.into_parts();
     let range = range.start..range.start + len;
     let Some(matches) = matches.filter(|_| !range.is_empty()) else { return (units, None) };
     window.copy_from_slice(&units[range.end - HISTORY..range.end]);
-    (units, Some(Run { range, stands, matches, goes_on }))
+    (units, Some(Run { range, resume_points, matches, goes_on }))
 }

@@ -1,8 +1,8 @@
 //! Finds places in the middle of a stream where a block may begin.
 //!
-//! Whether one does is known only when the frontier gets there: what is found may be chance, or
-//! a DEFLATE stream that is stored in this one. Fixed blocks have nothing to know them by and
-//! final ones are of no use: both are passed over.
+//! Only the frontier can tell whether a block does begin there: the bits may look like a header by
+//! chance, or belong to a DEFLATE stream that is stored in this one. Fixed blocks cannot be
+//! recognised and final blocks are of no use: the search passes over both.
 
 use std::ops::RangeInclusive;
 
@@ -11,15 +11,15 @@ use crate::{
     inflate::{Bits, Fault, Input, check_header},
 };
 
-/// Encoded bytes looked at in one go.
+/// Encoded bytes that one step looks through.
 const WINDOW: usize = 64 << 10;
-/// What is looked at from a bit on: 17 bits of counts, 57 of lengths, and what is read with them.
+/// Bytes that the test of a bit reads: 17 bits of counts, 57 of lengths, and the rest of the words.
 const LOOKAHEAD: usize = 24;
 
-/// A search in a stream, paused.
+/// A search in a stream, paused between two steps.
 pub(super) struct Finder {
     input: Input,
-    /// Where it goes on.
+    /// The bit where the search goes on.
     at: BitOffset,
     bytes: Vec<u8>,
     /// Where `bytes` lie in the stream.
@@ -27,26 +27,26 @@ pub(super) struct Finder {
 }
 
 impl Finder {
-    /// A search from byte `from` on of the stream `encoded`.
+    /// A search of the stream `encoded` from byte `from` on.
     pub(super) fn new(encoded: std::ops::Range<u64>, from: ByteOffset) -> Self {
         let input = Input::new(encoded);
         Self { input, at: from.bit(), bytes: Vec::new(), start: ByteOffset(0) }
     }
 
-    /// Where the search stands.
+    /// How far the stream is searched.
     pub(super) fn position(&self) -> ByteOffset {
         self.at.byte()
     }
 
-    /// Looks through some more of the stream. The places of the headers that all lead to the
-    /// same block, if one is found; the last of them is the one to decode from.
+    /// Looks through the next bytes of the stream. Returns the places of all headers that lead to
+    /// the same block, if one is found. Decoding starts from the last of them.
     pub(super) fn step(
         &mut self,
         source: &dyn ReadAt,
         encoded: &std::ops::Range<u64>,
     ) -> Result<Option<RangeInclusive<BitOffset>>, Fault> {
         let len = encoded.end - encoded.start;
-        // One byte before, for the header of a stored block that begins in it.
+        // From one byte earlier: the header of a stored block may begin in it.
         self.start = ByteOffset(self.at.byte().0.saturating_sub(1));
         let count = (len - self.start.0).min((WINDOW + LOOKAHEAD) as u64) as usize;
         if count <= LOOKAHEAD + 1 {
@@ -80,7 +80,7 @@ impl Finder {
         Ok(None)
     }
 
-    /// The headers of a stored block whose lengths are at this byte of `bytes`.
+    /// The possible headers of a stored block whose length fields are at this byte of `bytes`.
     fn stored_at(
         &mut self,
         source: &dyn ReadAt,
@@ -92,7 +92,7 @@ impl Finder {
         if (lengths ^ lengths >> 16) & 0xffff != 0xffff || zeros < 3 {
             return Ok(None);
         }
-        // It is by what comes behind it that chance is told from a block.
+        // Two matching length fields may be chance. A header after the block tells.
         let at = self.start.after(byte as u64);
         let next = at.after(4 + u64::from(lengths & 0xffff));
         if next.0 >= self.input.len() || !self.check(source, next.bit())? {
@@ -102,7 +102,7 @@ impl Finder {
         Ok(Some(BitOffset(at - u64::from(zeros))..=BitOffset(at - 3)))
     }
 
-    /// Whether there is the header of a block.
+    /// Whether a block header is at `at`.
     fn check(&mut self, source: &dyn ReadAt, at: BitOffset) -> Result<bool, Fault> {
         let mut bits = Bits::new(&mut self.input, source);
         let checked = bits.seek(at, at.byte().0 + 600).and_then(|()| check_header(&mut bits));
@@ -122,7 +122,7 @@ fn word(bytes: &[u8], at: usize) -> u64 {
 /// bits 0, 0, 1, and counts that zlib accepts.
 fn dynamic_candidates(word: u64) -> u64 {
     let block = !word & !(word >> 1) & word >> 2;
-    // 30 and 31 in the five bits of a count.
+    // zlib rejects 30 and 31 in the five bits of a count.
     let litlens = word >> 4 & word >> 5 & word >> 6 & word >> 7;
     let distances = word >> 9 & word >> 10 & word >> 11 & word >> 12;
     block & !litlens & !distances & 0xff
@@ -143,7 +143,7 @@ fn is_complete(bytes: &[u8], bit: usize) -> bool {
     sum == 128
 }
 
-/// What four code lengths of three bits take of all codes, in 128ths.
+/// The share of all codes that four code lengths of three bits take together, in 128ths.
 static SHARES: [u16; 4096] = {
     let mut shares = [0; 4096];
     let mut lengths = 0;

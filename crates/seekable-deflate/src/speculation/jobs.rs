@@ -1,4 +1,4 @@
-//! Spans of settled chunks, done by whoever comes first.
+//! Jobs: each puts one span of settled chunks together, on the first thread that is free.
 
 use std::{
     ops::Range,
@@ -16,8 +16,8 @@ use crate::{
     windows::Reach,
 };
 
-/// Where a span ends and the next begins: at the first boundary of symbols from an offset on.
-/// Finding it costs a tenth of decoding a short span, so the two share it.
+/// The edge between two spans: the first boundary of symbols from an offset on. To find it costs a
+/// tenth of decoding a short span, so the two spans share it.
 pub(super) struct Edge {
     /// In decoded bytes.
     at: u64,
@@ -33,11 +33,11 @@ impl Edge {
         self.at
     }
 
-    /// `None` if the source is no longer what it was, or the chunk before is gone: the frontier will
-    /// see for itself.
+    /// The boundary. `None` if the source has changed or the chunk before the edge is gone: then
+    /// the frontier decodes here itself.
     pub(super) fn find(&self, chunks: &[Arc<Settled>], source: &dyn ReadAt) -> Option<Boundary> {
         *self.boundary.get_or_init(|| {
-            // A chunk that begins here does not say where the symbol before it ended.
+            // A chunk that begins at the edge does not know where the symbol before it ends.
             let has_before = |range: Range<u64>| range.start < self.at && self.at <= range.end;
             let chunk = chunks.iter().find(|chunk| has_before(chunk.range()))?;
             chunk.boundary(source, self.at).ok()
@@ -50,25 +50,25 @@ pub(super) struct Job {
     number: usize,
     from: Arc<Edge>,
     to: Arc<Edge>,
-    state: Mutex<State>,
+    state: Mutex<Progress>,
     done: Condvar,
 }
 
-enum State {
-    /// Here is what it is made from: chunks that follow each other, the edges in the first and
-    /// the last.
+/// How far a job is.
+enum Progress {
+    /// With the chunks that it needs, in order. The edges lie in the first and in the last.
     Waiting(Vec<Arc<Settled>>),
     Running,
-    Done(Box<Made>),
-    /// Done and taken, or it could not be done.
+    Done(Box<SpeculatedSpan>),
+    /// Done and taken, or failed.
     Gone,
 }
 
-/// A span that was made.
-pub(crate) struct Made {
+/// A span that was decoded speculatively.
+pub(crate) struct SpeculatedSpan {
     pub(crate) span: Span,
     pub(crate) crc: Crc,
-    /// What of the window before it is needed, if that is known.
+    /// The bytes of the window that the span refers to, if they are known.
     pub(crate) reach: Option<Reach>,
     /// The checkpoint at its end.
     pub(crate) next: Checkpoint,
@@ -82,7 +82,7 @@ impl Job {
         to: Arc<Edge>,
         chunks: Vec<Arc<Settled>>,
     ) -> Arc<Self> {
-        let state = Mutex::new(State::Waiting(chunks));
+        let state = Mutex::new(Progress::Waiting(chunks));
         Arc::new(Self { number, from, to, state, done: Condvar::new() })
     }
 
@@ -99,70 +99,70 @@ impl Job {
     }
 
     pub(super) fn is_waiting(&self) -> bool {
-        matches!(*self.lock(), State::Waiting(_))
+        matches!(*self.lock(), Progress::Waiting(_))
     }
 
-    /// Claims it, if nobody does it yet and there is memory for its span.
+    /// Claims the job, if it waits and there is memory for its span.
     pub(super) fn claim(self: &Arc<Self>, memory: &Arc<Memory>) -> Option<Claimed> {
         let state = self.lock();
-        if !matches!(*state, State::Waiting(_)) {
+        if !matches!(*state, Progress::Waiting(_)) {
             return None;
         }
-        // What it is made from goes when it is there: so these may take more than chunks may.
+        // The chunks are freed when the span is done: so spans may take more than chunks may.
         let most = memory.limit() / 8 * 3;
-        // The span, and the window of the checkpoint behind it.
+        // For the span and the window at its end.
         let reserved = memory.reserve(self.to.at - self.from.at + HISTORY as u64, most)?;
         self.start(state, Some(reserved))
     }
 
     fn start(
         self: &Arc<Self>,
-        mut state: MutexGuard<'_, State>,
+        mut state: MutexGuard<'_, Progress>,
         reserved: Option<Reserved>,
     ) -> Option<Claimed> {
-        let State::Waiting(chunks) = &mut *state else { return None };
+        let Progress::Waiting(chunks) = &mut *state else { return None };
         let chunks = std::mem::take(chunks);
-        *state = State::Running;
+        *state = Progress::Running;
         Some(Claimed { job: Arc::clone(self), chunks, reserved })
     }
 
-    /// The span: made by `run`, or by who is at it; meanwhile `other` may do something else, and
-    /// says whether it did. `None` if the span could not be made.
+    /// The span, done by `run` or by the thread that has claimed the job. While that thread works,
+    /// `other` is called, which does another job and says whether it did. `None` if the job failed.
     pub(super) fn take(
         self: &Arc<Self>,
         run: impl FnOnce(Claimed),
         mut other: impl FnMut() -> bool,
-    ) -> Option<Made> {
-        // The frontier needs no memory of its own for it.
+    ) -> Option<SpeculatedSpan> {
+        // Nothing is set aside: the frontier is about to cache the span.
         let claimed = self.start(self.lock(), None);
         if let Some(claimed) = claimed {
             run(claimed);
         }
         let mut state = self.lock();
         loop {
-            match std::mem::replace(&mut *state, State::Gone) {
-                State::Done(made) => return Some(*made),
-                State::Running => {
-                    *state = State::Running;
+            match std::mem::replace(&mut *state, Progress::Gone) {
+                Progress::Done(made) => return Some(*made),
+                Progress::Running => {
+                    *state = Progress::Running;
                     drop(state);
                     let did = other();
                     state = self.lock();
-                    if did || !matches!(*state, State::Running) {
+                    if did || !matches!(*state, Progress::Running) {
                         continue;
                     }
                     state = self.done.wait(state);
                 }
-                State::Waiting(_) | State::Gone => return None,
+                Progress::Waiting(_) | Progress::Gone => return None,
             }
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, Progress> {
         self.state.lock()
     }
 }
 
-/// A job that somebody does. However that ends, nobody is left waiting.
+/// A job that a thread works on. However the work ends, those who wait are woken.
 pub(super) struct Claimed {
     job: Arc<Job>,
     chunks: Vec<Arc<Settled>>,
@@ -170,22 +170,22 @@ pub(super) struct Claimed {
 }
 
 impl Claimed {
-    /// Does it, and gives back what it was made from.
+    /// Does the job. Returns the chunks that it needed.
     pub(super) fn run(mut self, memory: &Memory, source: &dyn ReadAt) -> Vec<Arc<Settled>> {
         if let Some(made) = self.make(memory, source) {
-            *self.job.lock() = State::Done(Box::new(made));
+            *self.job.lock() = Progress::Done(Box::new(made));
         }
         std::mem::take(&mut self.chunks)
     }
 
-    fn make(&mut self, memory: &Memory, source: &dyn ReadAt) -> Option<Made> {
+    fn make(&mut self, memory: &Memory, source: &dyn ReadAt) -> Option<SpeculatedSpan> {
         let start = self.job.from.find(&self.chunks, source)?.decoded;
         let Boundary { decoded, encoded, place } = self.job.to.find(&self.chunks, source)?;
         let len = (decoded - start) as usize;
         let (mut buffer, _lent) = memory.buffer(len);
         let mut crc = crc32fast::Hasher::new();
         let mut at = start;
-        // In pieces that stay in a near cache between one and the other.
+        // In pieces small enough to stay in a near cache from `resolve` to `update`.
         for piece in buffer[..len].chunks_mut(64 << 10) {
             self.resolve(at, piece);
             crc.update(piece);
@@ -195,7 +195,7 @@ impl Claimed {
             Some(from) => buffer[from..len].into(),
             None => self.chunk_of(decoded).window_at(decoded).into(),
         };
-        Some(Made {
+        Some(SpeculatedSpan {
             span: Span::new(start, buffer, 0..len),
             crc: Crc::new(crc.finalize(), len as u64),
             reach: self.reach(start..decoded),
@@ -204,7 +204,7 @@ impl Claimed {
         })
     }
 
-    /// What the span of these decoded bytes needs of the window before it, if that is known.
+    /// The bytes of the window that this span of decoded bytes refers to, if they are known.
     fn reach(&self, span: Range<u64>) -> Option<Reach> {
         let range = span.start..span.start + HISTORY as u64;
         let mut reach = Reach::default();
@@ -239,8 +239,8 @@ impl Claimed {
 impl Drop for Claimed {
     fn drop(&mut self) {
         let mut state = self.job.lock();
-        if matches!(*state, State::Running) {
-            *state = State::Gone;
+        if matches!(*state, Progress::Running) {
+            *state = Progress::Gone;
         }
         drop(state);
         self.job.done.notify_all();

@@ -1,21 +1,21 @@
-//! Bytes that are not known yet, because they come from a window that is not.
+//! Markers: units that stand for bytes of a window that is not known yet.
 //!
-//! A chunk is decoded into units of two bytes, behind a window of markers: a unit below 256 is a
-//! byte, a marker names the byte of the window that a chain of matches has brought there. So the
-//! decoder itself needs to know nothing of this.
+//! A chunk is decoded into units of two bytes, after a window of markers. A unit below 256 is a
+//! byte. A marker names the byte of the window that matches have copied there. The decoder
+//! copies markers like bytes and needs no code for them.
 
 use crate::inflate::HISTORY;
 
-/// A unit that has this bit is a marker; the others are its place in the window.
+/// Set in a marker. The other bits are its place in the window.
 const MARKER: u16 = 1 << 15;
 const _: () = assert!(HISTORY == MARKER as usize);
 
-/// A window of which nothing is known.
+/// The window of markers.
 pub(super) fn window() -> Vec<u16> {
     (0..MARKER).map(|at| MARKER | at).collect()
 }
 
-/// The bytes of units that are all known.
+/// The bytes of `units`, if none is a marker.
 pub(super) fn known(units: &[u16]) -> Option<Vec<u8>> {
     is_known(units).then(|| units.iter().map(|unit| *unit as u8).collect())
 }
@@ -24,20 +24,20 @@ fn is_known(units: &[u16]) -> bool {
     units.iter().fold(0, |all, unit| all | unit) & MARKER == 0
 }
 
-/// What units stand for, once the window is known.
+/// The byte for each unit, once the window is known.
 pub(super) struct Key {
     /// Indexed by the unit.
     bytes: Box<[u8; 1 << 16]>,
 }
 
-/// Units that are looked at together: where all are known, nothing is looked up.
+/// Units that are tested together: if none is a marker, nothing is looked up.
 const BLOCK: usize = 64;
 
 impl Key {
-    /// Bytes that it takes.
+    /// Bytes of memory held.
     pub(super) const MEMORY: u64 = 1 << 16;
 
-    /// The key for a window, which must be as long as there is.
+    /// The key for a window of 32 KiB.
     pub(super) fn new(window: &[u8]) -> Self {
         let mut bytes: Box<[u8; 1 << 16]> = vec![0; 1 << 16].try_into().expect("it is that long");
         for (at, byte) in bytes[..256].iter_mut().enumerate() {
@@ -47,12 +47,12 @@ impl Key {
         Self { bytes }
     }
 
-    /// The window.
+    /// The window that it was made for.
     pub(super) fn window(&self) -> &[u8] {
         &self.bytes[HISTORY..]
     }
 
-    /// Writes what `units` stand for; both are of the same length.
+    /// Writes the bytes of `units` to `out`, which has the same length.
     pub(super) fn resolve(&self, units: &[u16], out: &mut [u8]) {
         for (units, out) in units.chunks(BLOCK).zip(out.chunks_mut(BLOCK)) {
             if is_known(units) {
@@ -65,9 +65,8 @@ impl Key {
         }
     }
 
-    /// Eight at a time, put together in a register and stored at once: a quarter faster than one
-    /// by one or four at a time (3.9 GB/s where two in five are markers). To narrow all of them and
-    /// look up markers alone is twice as fast at one in six, and slower at two in five.
+    /// Eight units at a time, put together in a register and stored at once: a quarter faster than
+    /// one or four at a time (docs/engine-notes.md).
     fn look_up(&self, units: &[u16], out: &mut [u8]) {
         let (eights, rest) = units.as_chunks::<8>();
         let (out_eights, out_rest) = out.as_chunks_mut::<8>();

@@ -1,34 +1,20 @@
-//! The first pass on several threads.
+//! Speculative decoding: several threads work for one first pass.
 //!
-//! A stream has no marks that say where a block begins. Helpers look for places in the middle of
-//! it that look like one (`find`) and decode from there, though the window is not known
-//! (`markers`, `chunk`). The frontier is never kept waiting for that and never trusts it: it
-//! decodes as it always does, and only when it comes to a block at exactly the bit where a helper
-//! began does it take over what that one has so far (`settled`), and the chunks that are known to
-//! follow it (`chain`). What is left to do then, putting in the bytes of the window and the
-//! checksums, is done span by span by whoever comes first (`jobs`). Ends of streams and whatever is
-//! malformed are left to the frontier, so that the verdict is its own. A chunk that does not begin
-//! where a block does is never met, and dropped.
+//! A DEFLATE stream has no marks that say where a block begins. Helper threads look beyond the
+//! frontier for bits that look like a block header (`find`) and decode from there, before the
+//! window is known (`chunk`, `markers`). When the frontier comes to a block header at exactly such
+//! a bit, it takes over what the helper has decoded (`settled`), and all chunks that follow without
+//! a gap (`chain`). Then the bytes of the window are put in and the checksums computed, span by
+//! span, by any thread (`jobs`).
 //!
-//! No thread is started here: helpers are the callers of `help`.
+//! The frontier neither waits for a chunk nor trusts one: a chunk that does not begin at a block
+//! header is never met, and dropped. The end of the stream and malformed data are left to the
+//! frontier, so errors are the same as without help.
 //!
-//! On two cores (Zen 4, 64 MiB of budget, 128 MiB of data), times the rate of one thread: sensor
-//! data 1.34, noise 1.63, text 1.27; labels 0.8, so that help is kept off at such a ratio. What was
-//! tried on sensor data, whose unknown bytes never die out:
-//!
-//! - Decoding twice behind two windows that tell each position together: 0.99. Once, in units of
-//!   two bytes: 1.08; that loop runs at 0.69 of the rate of the plain one.
-//! - Looking up four units at a time, stopping where the fast loop does instead of at 32 KiB
-//!   exactly, and doing another job instead of waiting for one: 1.2. Eight at a time, edges that
-//!   neighbours share: 1.34.
-//! - Looking for runs of markers before they are looked up: a third of the rate.
-//! - Chunks of 1, 2, 4, 8 and 16 MiB: 1.13, 1.28, 1.43, 1.40, 1.43 on data like sensor data.
-//!
-//! What many cores have to divide among them: 16 threads on these two cores took 2.1 to 2.3 times
-//! the processor time of one on sensor data, 1.45 to 2.0 times on noise, most of it for units of two
-//! bytes.
-//! What one thread has to do after the other is the last window of each chunk, and what is left of
-//! a chunk that the frontier meets before it is complete.
+//! This module starts no thread: helpers are the callers of `help`. On two cores a first pass runs
+//! at
+//! 1.34 (sensor data), 1.63 (noise) and 1.27 times (text) the rate of one thread;
+//! docs/engine-notes.md has the experiments.
 
 mod buffers;
 mod chain;
@@ -51,7 +37,7 @@ use std::{
 };
 
 pub(crate) use chain::Plan;
-pub(crate) use jobs::Made;
+pub(crate) use jobs::SpeculatedSpan;
 pub(crate) use settled::Settled;
 
 use crate::{
@@ -65,19 +51,19 @@ use chunk::{Piece, Speculator, Worked};
 use jobs::Claimed;
 use watch::Watch;
 
-/// When and how far to decode ahead.
+/// When to decode speculatively, and how far beyond the frontier.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Tuning {
-    /// Decoded bytes that the frontier must have passed: so many are read in sequence, and the
-    /// rate without help is known.
+    /// Decoded bytes before the frontier that are needed first: then the reads are known to be in
+    /// sequence, and the rate without help is known.
     pub(crate) warm_up: u64,
-    /// Decoded bytes that the stream must come to, by its ratio so far: fewer are not worth it.
+    /// Shortest stream that gets help: its expected length in decoded bytes, by its ratio so far.
     pub(crate) least: u64,
-    /// Streams that decode to as many times their size or more are decoded at the speed of memory.
+    /// Streams of this ratio or a higher one get no help: they decode at the speed of memory.
     pub(crate) highest_ratio: u64,
     /// Decoded bytes from the start of one chunk to the next, at most.
     pub(crate) chunk: u64,
-    /// Whether to give up when it does not pay.
+    /// Whether to stop for a while when help makes the pass no faster.
     pub(crate) watched: bool,
 }
 
@@ -86,15 +72,15 @@ impl Tuning {
         Self { warm_up: 8 << 20, least: 64 << 20, highest_ratio: 6, chunk: 4 << 20, watched: true };
 }
 
-/// What is being decoded ahead of the frontier of a stream.
+/// What is decoded speculatively for one stream.
 pub(crate) struct Ahead {
     tuning: Tuning,
     encoded: Range<u64>,
-    /// Who helps, or looks whether there is something to do.
+    /// Threads within `help`.
     helpers: AtomicUsize,
-    /// Who does something.
+    /// Threads within `help` that have found work.
     busy: AtomicUsize,
-    /// Whether somebody has done something since the frontier was asked last.
+    /// Whether a helper has worked since the last call of `advanced`.
     worked: AtomicBool,
     buffers: Buffers,
     state: Mutex<State>,
@@ -107,7 +93,7 @@ struct State {
     chain: Chain,
     frontier: Frontier,
     watch: Watch,
-    /// Bytes that the frontier did not have to decode.
+    /// Decoded bytes that the frontier has taken over.
     #[cfg(test)]
     taken: u64,
 }
@@ -138,9 +124,9 @@ struct Slot {
     id: u64,
     /// Where the search for it began.
     from: ByteOffset,
-    /// How far it is.
+    /// How far it is searched or decoded.
     position: ByteOffset,
-    /// Block headers that it may be met at.
+    /// The block headers at which the frontier may meet it.
     found: Option<RangeInclusive<BitOffset>>,
     pieces: Vec<Arc<Piece>>,
     /// `None` while a helper works on it.
@@ -154,12 +140,12 @@ enum Task {
     Chunk { id: u64, speculator: Box<Speculator>, halt: ByteOffset },
 }
 
-/// Decoded bytes that a chunk must have at least to be worth the search for its first block, and
-/// the window that is decoded twice as wide. Where there are too many helpers for the memory, some
-/// have nothing to do.
+/// Shortest chunk in decoded bytes. A shorter one is not worth the search for its first block, and
+/// the first 32 KiB that are decoded in units of two bytes. If the budget has no room for a chunk
+/// for each helper, some helpers find nothing to do.
 const LEAST_CHUNK: u64 = 1 << 20;
 
-/// Pieces that a helper decodes before it lets others have their turn.
+/// Pieces that a helper decodes in one call of `help`.
 const TURN: usize = 4;
 
 impl Ahead {
@@ -243,17 +229,17 @@ impl Ahead {
 
     /// Where a chunk after the others would be looked for, if there is a place for it.
     fn next_from(&self, state: &State) -> Option<ByteOffset> {
-        // One that is being decoded for each helper, and one that waits to be settled or for what
-        // is made from it.
+        // Two chunks for each helper: one that the helper decodes, and one that waits until it is
+        // settled and its spans are done.
         let helpers = self.helpers.load(Ordering::Relaxed) as u64;
         let capacity = self.buffers.capacity();
         let chunk = (capacity / (2 * helpers.max(1))).max(LEAST_CHUNK).min(self.tuning.chunk);
-        // Those whose bytes are known take half as much.
+        // Chunks whose bytes are all known take half as much memory.
         if chunk > capacity || state.slots.len() as u64 * chunk >= 2 * capacity {
             return None;
         }
         let distance = state.frontier.encoded_len(chunk) + 1;
-        // What is settled is as good as passed.
+        // The frontier need not decode what is settled.
         let settled = state.chain.end().map_or(ByteOffset(0), |end| end.encoded.byte());
         let after_last = state.slots.last().map_or(ByteOffset(0), |last| {
             last.from.after(distance).max(last.position.after(distance / 2))
@@ -262,7 +248,7 @@ impl Ahead {
         (from.after(distance / 2).0 <= self.encoded.end - self.encoded.start).then_some(from)
     }
 
-    /// Adds a chunk behind the others, if there is a place for it.
+    /// Adds a chunk after the others, if there is a place for it.
     fn add_slot(&self, state: &mut State) -> Option<usize> {
         let from = self.next_from(state)?;
         state.next_id += 1;
@@ -278,7 +264,7 @@ impl Ahead {
         Some(state.slots.len() - 1)
     }
 
-    /// Does some work on a chunk; `false` if there is no memory for it.
+    /// Works on a chunk. `false` if there is no memory for it.
     fn work(
         &self,
         source: &dyn ReadAt,
@@ -286,13 +272,13 @@ impl Ahead {
         mut speculator: Box<Speculator>,
         halt: ByteOffset,
     ) -> bool {
-        // After a panic there is no speculator to give back, and the chunk goes no further.
+        // A panic loses the speculator, so the chunk is marked as ended.
         let _guard = Unfinished { ahead: self, id };
         for _ in 0..TURN {
             let worked = speculator.work(source, halt, &self.buffers);
             let starved = matches!(worked, Worked::Starved);
             let mut state = self.lock();
-            // The frontier may have taken it.
+            // The frontier may have taken the chunk over.
             let Some(slot) = state.slots.iter_mut().find(|slot| slot.id == id) else { return true };
             slot.position = speculator.position();
             match worked {
@@ -317,18 +303,18 @@ impl Ahead {
         true
     }
 
-    /// Where the frontier should stop next, to see whether it meets a chunk.
+    /// The next place where the frontier may meet a chunk.
     pub(crate) fn next_start(&self) -> BitOffset {
         let state = self.lock();
         let starts = state.slots.iter().filter_map(|slot| slot.found.as_ref());
         starts.map(|found| *found.start()).min().unwrap_or(BitOffset(u64::MAX))
     }
 
-    /// The frontier is at a block header, behind `window`: settles the chunk that begins there.
+    /// The frontier is at a block header, `window` before it: settles the chunk that begins there.
     pub(crate) fn meet(&self, position: BitOffset, decoded: u64, window: &[u8], plan: Plan) {
         let mut state = self.lock();
-        // Even where it is of no use, as soon behind the start of a gzip member: else the frontier
-        // would stop there again.
+        // The chunk is taken out even if it is of no use (shortly after the start of a gzip member
+        // the window is too short): else the frontier would stop there again.
         let met = self.take_slot(&mut state, position);
         let is_of_use = |pieces: &Vec<_>| !pieces.is_empty() && window.len() == HISTORY;
         if let Some(pieces) = met.filter(is_of_use) {
@@ -380,8 +366,14 @@ impl Ahead {
         self.lock().chain.at(at)
     }
 
-    /// Span `number`, which ends at the first boundary from `end` on, if it was decoded ahead.
-    pub(crate) fn take(&self, source: &dyn ReadAt, number: usize, end: u64) -> Option<Made> {
+    /// Span `number`, which ends at the first boundary from `end` on, if it was decoded
+    /// speculatively.
+    pub(crate) fn take(
+        &self,
+        source: &dyn ReadAt,
+        number: usize,
+        end: u64,
+    ) -> Option<SpeculatedSpan> {
         let job = self.lock().chain.job(number, end)?;
         let run = |job| self.run(job, source);
         let other = || {
@@ -415,8 +407,8 @@ impl Ahead {
         }
     }
 
-    /// Drops everything that was decoded ahead. Nothing more is until the frontier goes on: helpers
-    /// that are at work would else take as much memory again, for nobody.
+    /// Drops everything that was decoded speculatively. Helpers get no more buffers until the
+    /// frontier goes on: else those at work would take the same memory again.
     pub(crate) fn clear(&self) {
         let mut state = self.lock();
         let dropped = (std::mem::take(&mut state.slots), std::mem::take(&mut state.chain));
@@ -425,7 +417,7 @@ impl Ahead {
         drop(dropped);
     }
 
-    /// Takes back the buffers of a chunk that nobody else has.
+    /// Takes back the buffers of a chunk, unless it is still in use.
     fn recycle(&self, chunk: Arc<Settled>) {
         if let Some(chunk) = Arc::into_inner(chunk) {
             chunk.into_pieces().for_each(|piece| self.buffers.recycle(piece));
@@ -434,7 +426,7 @@ impl Ahead {
 }
 
 impl State {
-    /// The chunk of these pieces, which begin at decoded offset `start`, behind `window`.
+    /// The chunk of these pieces, which begin at decoded offset `start`, `window` before it.
     fn settle(
         &mut self,
         ahead: &Ahead,
@@ -457,7 +449,7 @@ impl Slot {
         self.found.as_ref().is_some_and(|found| found.contains(&position))
     }
 
-    /// Whether nobody who is at `position` will come to where it begins.
+    /// Whether a frontier at `position` is past the place where the chunk begins.
     fn is_behind(&self, position: BitOffset) -> bool {
         match &self.found {
             Some(found) => *found.start() <= position,
@@ -466,7 +458,7 @@ impl Slot {
     }
 }
 
-/// One more, as long as it is there.
+/// Counts a thread until it is dropped.
 struct Counted<'a>(&'a AtomicUsize);
 
 impl<'a> Counted<'a> {
@@ -490,7 +482,7 @@ struct Unfinished<'a> {
 
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
-        // Else it is as it should be, and somebody else may be at it by now.
+        // Without a panic the chunk has its speculator back, and another helper may have taken it.
         if !thread::panicking() {
             return;
         }

@@ -1,10 +1,10 @@
-//! A chunk whose window and place in the decoded bytes are known.
+//! Settled chunks: their window and their place in the decoded bytes are known.
 
 use std::{ops::Range, sync::Arc};
 
 use super::{
     buffers::Units,
-    chunk::{Piece, Stand},
+    chunk::{Piece, ResumePoint},
     markers::Key,
 };
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
     windows::Reach,
 };
 
-/// A boundary of symbols.
+/// A boundary between two symbols.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Boundary {
     pub(crate) decoded: u64,
@@ -22,7 +22,7 @@ pub(crate) struct Boundary {
     pub(crate) place: Place,
 }
 
-/// Decoded bytes that the frontier takes over: right, because it got to where they begin.
+/// A chunk that is known to be right, because the frontier has decoded up to its start.
 pub(crate) struct Settled {
     encoded: Range<u64>,
     /// Each with its offset in the decoded bytes.
@@ -33,7 +33,7 @@ pub(crate) struct Settled {
 }
 
 impl Settled {
-    /// Pieces that begin at decoded offset `start`, behind `window`.
+    /// The chunk of pieces that begin at decoded offset `start`, `window` before it.
     pub(super) fn new(
         encoded: Range<u64>,
         pieces: Vec<Arc<Piece>>,
@@ -48,13 +48,13 @@ impl Settled {
             (start, piece)
         });
         let pieces = pieces.collect();
-        // Waiting for memory would only keep that of the pieces longer.
+        // To wait for memory would keep the memory of the pieces longer.
         let reserved = memory.reserve_anyway(Key::MEMORY);
         let key = Key::new(window);
         Self { encoded, pieces, range: start..end, key, _reserved: reserved }
     }
 
-    /// Which decoded bytes there are.
+    /// Its decoded offsets.
     pub(crate) fn range(&self) -> Range<u64> {
         self.range.clone()
     }
@@ -62,36 +62,36 @@ impl Settled {
     /// Where it ends.
     pub(crate) fn end(&self) -> Boundary {
         let (start, piece) = self.pieces.last().expect("there is a piece");
-        let Stand { len, encoded, place } = piece.end();
+        let ResumePoint { len, encoded, place } = piece.end();
         Boundary { decoded: start + len as u64, encoded, place }
     }
 
-    /// The first boundary of symbols at or behind decoded offset `at`, which must lie in the
-    /// bytes or at their end. A block's end does not count as a symbol.
+    /// The first boundary of symbols at or after decoded offset `at`, which must lie in the
+    /// chunk or at its end. A block's end does not count as a symbol.
     pub(crate) fn boundary(&self, source: &dyn ReadAt, at: u64) -> Result<Boundary, Fault> {
         let number = self.pieces.partition_point(|(start, _)| *start < at) - 1;
         let (start, piece) = &self.pieces[number];
         let limit = (at - start) as usize;
-        let number = piece.stands.partition_point(|stand| stand.len < limit) - 1;
-        let stand = piece.stands[number];
-        let wanted = piece.stands.get(number + 1).map_or(0, |next| next.encoded.0 / 8 + 1);
+        let number = piece.resume_points.partition_point(|point| point.len < limit) - 1;
+        let resume_point = piece.resume_points[number];
+        let wanted = piece.resume_points.get(number + 1).map_or(0, |next| next.encoded.0 / 8 + 1);
 
         let mut input = Input::new(self.encoded.clone());
         let mut decoder = Decoder::new();
         let mut bits = Bits::new(&mut input, source);
-        decoder.resume(&mut bits, stand.encoded, stand.place, wanted)?;
-        // Where symbols end does not depend on what they stand for.
-        let limit = limit - stand.len;
+        decoder.resume(&mut bits, resume_point.encoded, resume_point.place, wanted)?;
+        // Where symbols end does not depend on the window, so any window will do.
+        let limit = limit - resume_point.len;
         let buffer = vec![0u8; Output::room(HISTORY, limit)];
         let mut out = Output::new(buffer, &[0; HISTORY]);
         match decoder.decode(&mut bits, &mut out, limit)? {
             Stop::Limit => {}
-            // The source is no longer what it was.
+            // The source has changed.
             Stop::Block | Stop::End => return Err(Fault::Truncated),
         }
-        let decoded = start + (stand.len + out.len()) as u64;
+        let decoded = start + (resume_point.len + out.len()) as u64;
         if decoded > self.range.end {
-            // Nor is it here: a match goes on where there are no bytes.
+            // The source has changed here too: a match goes on beyond the chunk.
             return Err(Fault::Truncated);
         }
         Ok(Boundary {
@@ -101,7 +101,7 @@ impl Settled {
         })
     }
 
-    /// Writes the bytes from decoded offset `at` on, which must be there.
+    /// Fills `out` with the bytes from decoded offset `at` on, which must lie in the chunk.
     pub(crate) fn resolve(&self, mut at: u64, mut out: &mut [u8]) {
         let mut number = self.pieces.partition_point(|(start, _)| *start <= at).saturating_sub(1);
         while !out.is_empty() {
@@ -120,8 +120,8 @@ impl Settled {
         }
     }
 
-    /// Adds what the bytes of `range`, which must be there, reach back to before decoded offset
-    /// `before`; `false` if that is not known.
+    /// Adds to `reach` the bytes before decoded offset `before` that the bytes of `range`, which
+    /// must lie in the chunk, refer to. `false` if they are not known.
     pub(super) fn add_reach(&self, range: Range<u64>, before: u64, reach: &mut Reach) -> bool {
         let first =
             self.pieces.partition_point(|(start, piece)| start + piece.len() as u64 <= range.start);
@@ -135,7 +135,7 @@ impl Settled {
         })
     }
 
-    /// The window at decoded offset `at`, which must lie in the bytes or at their end.
+    /// The window at decoded offset `at`, which must lie in the chunk or at its end.
     pub(crate) fn window_at(&self, at: u64) -> Vec<u8> {
         let len = (at - self.range.start).min(HISTORY as u64) as usize;
         let mut window = self.key.window()[len..].to_vec();

@@ -179,8 +179,8 @@ fn pass(core: &Arc<Core>, source: &dyn ReadAt, mut before: impl FnMut()) -> Left
     Left { bytes, spans, error }
 }
 
-/// A window has all of the bytes before it, or those that are found to be needed when what is behind
-/// it is decoded once more.
+/// A window has all of the bytes before it, or those that are found to be needed when what is
+/// behind it is decoded once more.
 fn check_window(
     core: &Core,
     source: &dyn ReadAt,

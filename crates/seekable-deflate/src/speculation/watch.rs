@@ -1,17 +1,17 @@
-//! Whether help pays: the frontier's own rate with it against that without.
+//! Whether help pays: the rate of the frontier with help against its rate without.
 
-/// Measures the frontier.
+/// The measured rates of the frontier, and when help is next wanted.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
-    /// Without help.
+    /// The rate without help.
     alone: Rate,
     helped: Rate,
     /// Help is not wanted before this decoded offset.
     off_until: u64,
-    /// Decoded bytes for which it was last given up.
+    /// Length of the last pause of help, in decoded bytes.
     pause: u64,
     at: u64,
-    /// Bytes that were helped with since help was wanted again and that are not judged.
+    /// Decoded bytes with help since the last pause that do not count yet.
     begun: u64,
 }
 
@@ -21,12 +21,12 @@ struct Rate {
     nanos: u64,
 }
 
-/// Bytes to be judged by: a few chunks, so that the frontier has met some. Few enough that help
-/// which does not pay costs a stream of 64 MiB a few hundredths at most.
+/// Decoded bytes that a judgement is based on: several chunks, so that the frontier has met some.
+/// Not more, so that help that does not pay slows a pass over 64 MiB by a few hundredths at most.
 const JUDGED: u64 = 16 << 20;
-/// Bytes before those: until the first chunk is met, and while its buffers are fresh.
+/// Decoded bytes before a judgement: the first chunk is not met yet, and buffers are fresh.
 const BEGINNING: u64 = 8 << 20;
-/// Bytes for which help is given up first; each time after that twice as many.
+/// Length of the first pause of help, in decoded bytes. Each later one is twice as long.
 const PAUSE: u64 = 512 << 20;
 
 impl Watch {
@@ -34,8 +34,8 @@ impl Watch {
         self.at >= self.off_until
     }
 
-    /// The frontier is at decoded offset `at`, after `nanos` for `bytes`. What it did without help
-    /// is the measure from offset `warm` on.
+    /// The frontier is at decoded offset `at` and took `nanos` for the last `bytes`. Before offset
+    /// `warm` the rate without help does not count.
     pub(super) fn advanced(&mut self, at: u64, bytes: u64, nanos: u64, helped: bool, warm: u64) {
         self.at = at;
         if !helped || !self.is_on() {
@@ -70,7 +70,7 @@ impl Rate {
         self.nanos += nanos;
     }
 
-    /// By a thirtieth at least: less is not worth the other core.
+    /// Faster by a thirtieth at least: less is not worth another core.
     fn is_clearly_faster_than(self, other: Self) -> bool {
         let product = |bytes: u64, nanos: u64| u128::from(bytes) * u128::from(nanos);
         other.bytes == 0

@@ -1,8 +1,8 @@
 //! Windows: the decoded bytes before a checkpoint, in each form in which they are held.
 //!
-//! A first pass copies a window as it is (`Raw`). Where it finds that little of the window is needed, it
-//! keeps only that (`sparse`). Else the window is packed later (`packed`), without the bytes that
-//! decoding the 32 KiB after it shows to be of no use (`trace`).
+//! A first pass copies a window as it is (`Raw`). Where it finds that little of the window is
+//! needed, it keeps only that (`sparse`). Else the window is packed later (`packed`), without the
+//! bytes that decoding the 32 KiB after it shows to be of no use (`trace`).
 
 mod packed;
 mod sparse;
@@ -16,16 +16,16 @@ pub(crate) use trace::TraceStart;
 
 use crate::saved::SavedWindow;
 
-/// Decoded bytes before a checkpoint: all that the matches behind it may refer to. Cheap to clone.
+/// Up to 32 KiB before a checkpoint: all that matches after it may refer to. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) enum Window {
-    /// As they were decoded.
+    /// As decoded.
     Raw(Arc<[u8]>),
-    /// Those few that are needed.
+    /// Only the bytes that are referred to, if they are few.
     Sparse(Arc<Sparse>),
-    /// In memory.
+    /// Deflated, in memory.
     Packed(Arc<Packed>),
-    /// In a saved index.
+    /// Deflated, in a saved index.
     Saved(SavedWindow),
 }
 
@@ -58,7 +58,7 @@ impl Window {
         }
     }
 
-    /// Whether it is the same one, not packed yet.
+    /// Whether this is the window `same`, and not packed yet.
     pub(crate) fn is_unpacked(&self, same: &Self) -> bool {
         match (self, same) {
             (Self::Raw(one), Self::Raw(other)) => Arc::ptr_eq(one, other),
@@ -67,7 +67,7 @@ impl Window {
         }
     }
 
-    /// The bytes, zeros in place of those that nothing refers to; `None` if they are damaged.
+    /// The bytes, with zeros for those that nothing refers to. `None` if they are damaged.
     pub(crate) fn unpack(&self) -> Option<Vec<u8>> {
         match self {
             Self::Raw(bytes) => Some(bytes.to_vec()),

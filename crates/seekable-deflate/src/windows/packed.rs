@@ -1,8 +1,8 @@
 //! Packed windows.
 //!
-//! A packed window is deflated, and the bytes that nothing refers to are zero first (`trace`): so
-//! it takes a tenth or less of the 32 KiB. Whether it is right is for the checksum of the span
-//! behind it to say.
+//! The bytes that nothing refers to (`trace`) are set to zero, then the window is deflated to a
+//! tenth or less of its 32 KiB. A packed window has no checksum: that of the span after it finds
+//! damage.
 
 use std::ops::Range;
 
@@ -19,12 +19,12 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Packed {
     pub(crate) deflated: Box<[u8]>,
-    /// Length of the window.
+    /// Length of the window in bytes.
     pub(crate) len: usize,
 }
 
-/// Packs one window after the other, with the same memory: half a MiB that is allocated anew for
-/// each leaves holes between the packed ones, 100 MiB of them after 2,000 windows.
+/// Packs windows, all with the same half MiB of memory: allocated for each window, it left holes
+/// between the packed windows, 100 MiB of them after 2,000 windows.
 pub(crate) struct Packer {
     pub(crate) tracer: Tracer,
     encoder: Compress,
@@ -33,17 +33,17 @@ pub(crate) struct Packer {
 }
 
 impl Packer {
-    /// zlib's level that windows are deflated with.
+    /// The zlib level.
     const LEVEL: u32 = 6;
 
-    /// For the windows of a stream.
+    /// A packer for the windows of one stream.
     pub(crate) fn new(format: Format, encoded: Range<u64>) -> Self {
         let tracer = Tracer::new(format, encoded);
         let encoder = Compress::new(Compression::new(Self::LEVEL), false);
         Self { tracer, encoder, bytes: Vec::new(), deflated: Vec::new() }
     }
 
-    /// The same memory for the windows of another stream.
+    /// Turns to the windows of another stream.
     pub(crate) fn turn_to(&mut self, format: Format, encoded: Range<u64>) {
         self.tracer.turn_to(format, encoded);
     }
@@ -55,7 +55,7 @@ impl Packer {
         self.deflate()
     }
 
-    /// Packs a window with those of its bytes that the `len` bytes behind it need.
+    /// Packs a window with the bytes that the `len` bytes after it refer to.
     ///
     /// # Errors
     /// [`Fault::Source`] alone.
@@ -76,7 +76,7 @@ impl Packer {
     fn deflate(&mut self) -> Packed {
         self.encoder.reset();
         self.deflated.clear();
-        // What deflating adds at most.
+        // The most that deflating can add.
         self.deflated.reserve(self.bytes.len() + self.bytes.len() / 8 + 64);
         let finish = FlushCompress::Finish;
         let status = self.encoder.compress_vec(&self.bytes, &mut self.deflated, finish);
@@ -85,10 +85,10 @@ impl Packer {
     }
 }
 
-/// The `len` bytes that `deflated` decodes to; `None` if it does not.
+/// The `len` bytes that `deflated` decodes to. `None` if it decodes to something else.
 pub(crate) fn inflate(deflated: &[u8], len: usize) -> Option<Vec<u8>> {
     let mut stream = Stream::new(Format::Deflate, 0..deflated.len() as u64);
-    // One more, to see that there is none.
+    // One byte more, to see that the stream ends.
     let limit = len + 1;
     let mut out = Output::new(vec![0; Output::room(0, limit)], &[]);
     match stream.decode(&deflated, &mut out, limit) {

@@ -1,24 +1,25 @@
-//! Windows of which little is needed, as the pass behind them found out on its way.
+//! Sparse windows: only the few bytes that matches after the checkpoint refer to.
 //!
-//! Packing one takes decoding 32 KiB once more, which is an eighth of a span of noise. Where
-//! matches are few the pass keeps them (`inflate::matches`), and nearly all of the window can go.
+//! To pack a window means to decode 32 KiB once more, an eighth of a span of noise. Where matches
+//! are few, the pass keeps a list of them (`inflate::matches`): then nearly all of the window can
+//! be dropped without that.
 
 use std::ops::Range;
 
 use crate::inflate::HISTORY;
 
-/// A part of a window that takes more than this share of it is not worth telling apart.
+/// A sparse window is worth it if it takes at most the window's length divided by this.
 const WORTH: usize = 4;
 
-/// Which bytes of a window the 32 KiB behind it refer to.
+/// The bytes of a window that the 32 KiB after it refer to.
 #[derive(Debug, Default)]
 pub(crate) struct Reach {
-    /// In the last 32 KiB before the checkpoint, whatever there is of them.
+    /// Offsets from 32 KiB before the checkpoint, even if the window is shorter.
     ranges: Vec<Range<u16>>,
 }
 
 impl Reach {
-    /// `len` bytes from `back` bytes before the checkpoint on.
+    /// Adds `len` bytes from `back` bytes before the checkpoint on.
     pub(crate) fn add(&mut self, back: usize, len: usize) {
         debug_assert!(back <= HISTORY && len <= back);
         let start = HISTORY - back;
@@ -26,7 +27,7 @@ impl Reach {
         self.ranges.push(start as u16..(start + len) as u16);
     }
 
-    /// The window with nothing else, if that is worth it.
+    /// The sparse window, if that is worth it.
     pub(crate) fn of(mut self, window: &[u8]) -> Option<Sparse> {
         let before = HISTORY - window.len();
         self.ranges.sort_unstable_by_key(|range| range.start);
@@ -40,7 +41,7 @@ impl Reach {
         let mut bytes = Vec::new();
         for range in &ranges {
             let (start, end) = (usize::from(range.start), usize::from(range.end));
-            // A match that reaches further back is of another stream than the window.
+            // A match that reaches before the window belongs to another stream.
             bytes.extend_from_slice(window.get(start.checked_sub(before)?..end - before)?);
         }
         let (ranges, bytes) = (ranges.into(), bytes.into());
@@ -49,12 +50,12 @@ impl Reach {
     }
 }
 
-/// A window with those of its bytes that are needed.
+/// A window of which only some bytes are held.
 #[derive(Debug)]
 pub(crate) struct Sparse {
-    /// Length of the window.
+    /// Length of the window in bytes.
     len: usize,
-    /// Where they are: in 32 KiB of which the window is the end.
+    /// The bytes that are held, as offsets from 32 KiB before the checkpoint.
     ranges: Box<[Range<u16>]>,
     bytes: Box<[u8]>,
 }
@@ -65,7 +66,7 @@ impl Sparse {
         size_of::<Self>() + size_of_val(&*self.ranges) + self.bytes.len()
     }
 
-    /// The window, with zeros in place of the others.
+    /// The window, with zeros for the other bytes.
     pub(crate) fn unpack(&self) -> Vec<u8> {
         let mut window = vec![0; self.len];
         let mut bytes = &self.bytes[..];

@@ -1,8 +1,9 @@
-//! Which bytes of a window are of use.
+//! Finds the bytes of a window that are referred to.
 //!
-//! A match reaches back 32 KiB at most, so only the first 32 KiB behind a checkpoint can refer to
-//! its window; what comes later refers to copies. These are decoded behind a window of marks, each
-//! of which names its place: those that turn up in the result are of use.
+//! A match reaches back 32 KiB at most, so only the first 32 KiB after a checkpoint can refer to
+//! its window; later bytes refer to copies. Those 32 KiB are decoded after a window of marks, each
+//! of which names its place in the window. The marks in the result name the bytes that are referred
+//! to.
 
 use std::ops::Range;
 
@@ -12,19 +13,19 @@ use crate::{
     stream::{Pause, Stream},
 };
 
-/// A checkpoint whose window is looked at.
+/// The checkpoint of a window.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TraceStart {
     pub(crate) at: BitOffset,
     pub(crate) place: Place,
-    /// Length of its window.
+    /// Length of the window in bytes.
     pub(crate) window: usize,
 }
 
-/// Where the marks begin; bytes are below.
+/// The first mark. Smaller units are bytes.
 const FIRST_MARK: usize = 1 << 8;
 
-/// Looks at one window after the other, with the same memory.
+/// Traces windows, all with the same memory.
 pub(crate) struct Tracer {
     stream: Stream,
     units: Vec<u16>,
@@ -32,19 +33,20 @@ pub(crate) struct Tracer {
 }
 
 impl Tracer {
-    /// For the windows of a stream.
+    /// A tracer for the windows of one stream.
     pub(crate) fn new(format: Format, encoded: Range<u64>) -> Self {
         let stream = Stream::new(format, encoded);
         Self { stream, units: Vec::new(), needed: Vec::new() }
     }
 
-    /// The same memory for the windows of another stream.
+    /// Turns to the windows of another stream.
     pub(crate) fn turn_to(&mut self, format: Format, encoded: Range<u64>) {
         self.stream = Stream::new(format, encoded);
     }
 
-    /// For each byte of the window at `start`, whether the `len` bytes behind it refer to it, of
-    /// which 32 KiB are enough. All do if the stream is not what it was.
+    /// For each byte of the window at `start`, whether the `len` bytes after the checkpoint refer
+    /// to it; a `len` of 32 KiB is enough for all that follows. If the stream has changed, every
+    /// byte counts as referred to.
     ///
     /// # Errors
     /// [`Fault::Source`] alone.
@@ -85,7 +87,7 @@ fn decode(
     out: &mut Output<u16>,
     len: usize,
 ) -> Result<(), Fault> {
-    // The ratio is seldom so bad that this is too little, and then a little more is read.
+    // At most ratios 32 KiB of input are enough. If not, a little more is read.
     let wanted = start.at.0 / 8 + HISTORY as u64;
     stream.resume(source, start.at, start.place, wanted)?;
     while out.len() < len {

@@ -4,48 +4,8 @@
 //! `decoder.rs`: the last bytes of the input, the last symbols before the limit, and malformed
 //! codes.
 //!
-//! What was tried, as a factor of libdeflate on sensor data / labels / noise (Zen 4, one thread,
-//! without checkpoints):
-//!
-//! - The safe loop that this replaces: 0.56 / 0.59 / 0.78.
-//! - Length and distance in one entry of 8 bytes, literals as matches from the table: 1.50 /
-//!   1.37 / -. In 4 bytes, which leaves more of the first-level cache to the window, and filled
-//!   eight entries at a time: 1.67 / 1.46 / -. Copies of 16 bytes instead of 32 are worth 6 % on
-//!   text and cost a quarter on labels, so it depends on the block.
-//! - 10 or 12 index bits instead of 11: 0 to 6 % and 5 to 12 % slower.
-//! - Two literals in an entry: CSV 1.93 to 2.08, nothing lost elsewhere.
-//! - Overlapping matches by a permutation (AVX-512 VBMI) instead of a branch: labels + 3 %,
-//!   text - 6 %. Telling them apart when the table is filled: free.
-//! - Blocks of literals: pairs from a table of 12 bits - / - / 1.12, single ones 1.10 without
-//!   its 16 KiB and its filling.
-//! - Blocks of long matches, first pass with CRC-32 (zeros / one-hot / masks): as rare entries of
-//!   the fused loop 0.72 / 0.68 / 0.65. In a loop that finishes a symbol before it looks up the
-//!   next 0.9 / 0.63 / 0.70, looked up before the copy 0.80 / 0.72 / 0.76, with the step between
-//!   blocks loaded, not computed 0.81 / 0.76 / 0.78, CRC-32 every 64 KiB instead of 32 0.88 /
-//!   0.82 / 0.84. In blocks of 64 bytes (AVX-512) the copy alone takes 17 % more; stores
-//!   that are aligned gain nothing. It is 5 of the 9 ns that a symbol of one-hot data takes;
-//!   CRC-32 adds as much.
-//! - Overlapping matches of up to 16 bytes (6 % of sensor data, period 4 mostly) by a byte
-//!   permutation of 16: sensor data 1.6 to 1.5. So they stay rare entries.
-//! - CRC-32 every 256 KiB of output: 0.9 / 0.84 / 0.87; behind each MiB labels lose 2 %.
-//! - A table's address in r13 or rbp, or with a displacement: noise - 10 %, others - 4 %.
-//! - The refill after a symbol is put out instead of before: - 5 %. All loops in one function,
-//!   so that the buffer lives on the stack: - 12 %.
-//! - Two places at once (`pair`), of spans one after the other in one thread, each with its CRC-32:
-//!   noise 1.6, four symbols of one and then of the other; a symbol of each in turn 1.46. Fused
-//!   loops the same way: sensor data 0.92, text 0.94, for they wait for little and need all the
-//!   registers.
-//! - CRC-32 inside the loops (VPCLMULQDQ, four registers of 64 bytes): behind them it is 3 % of
-//!   sensor data, 9 % of labels and half of zeros. Long matches, 256 bytes as soon as they are there:
-//!   one-hot data 14.2 to 15.2 GB/s as zlib-rs deflates it, 13.3 to 13.2 as zlib does, masks 12.1
-//!   and 12.1, zeros 19.6 to 20.0; whether there are 256 bytes after a symbol is hard to guess, and
-//!   1, 2 and 4 KiB at a time give 14.4, 12.8 and 12.9. The fused loop, left each 0.5, 1 and 2 KiB:
-//!   labels 5.35 to 4.97, 5.09 and 5.17, sensor data 2.41 to 2.26, 2.32 and 2.34, text 1.70 to 1.61,
-//!   1.64 and 1.65: to leave it and come back costs more than the units that were idle.
-//!
-//! What is left to try: two places at once in a first pass. From a bit anywhere in noise a decoder
-//! is in step with the true one after 9 symbols (99 % after 44), and a look-up is 6 cycles of waiting
-//! and 2 of work.
+//! On sensor data they decode at 1.67 times the rate of libdeflate (Zen 4, one thread, without
+//! checkpoints). docs/engine-notes.md has what else was tried, with its figures.
 
 #[cfg(all(target_arch = "x86_64", not(feature = "portable")))]
 mod avx2;
@@ -64,9 +24,9 @@ pub(super) use cursor::OUTPUT_MARGIN;
 use processor::{Any, Processor};
 pub(crate) use unit::Unit;
 
-/// How the symbols of a block are decoded, and with what.
+/// The loop that decodes the symbols of the present block, and its tables.
 pub(super) struct Fast {
-    /// `None` in a block whose symbols nobody has asked for yet.
+    /// `None` until the first symbol of a block is decoded.
     chosen: Option<Loop>,
     /// Shares of all the bits to come that begin with the code of a length, and of one above 16
     /// and 34; in 2^-15.
