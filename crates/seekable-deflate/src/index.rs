@@ -122,8 +122,8 @@ impl Index {
     }
 
     /// Whether span `number`, which must exist, is likely to be almost all literals: its encoded
-    /// bytes are two thirds of its length or more, but fewer than if it were stored. `encoded_len` is
-    /// the length of the encoded stream in bytes.
+    /// bytes are two thirds of its length or more, but fewer than if it were stored. `encoded_len`
+    /// is the length of the encoded stream in bytes.
     pub(crate) fn is_dense(&self, number: usize, encoded_len: u64) -> bool {
         let span = self.span(number);
         let end = span.encoded_end.map_or(encoded_len, |end| end.0 / 8);
@@ -246,8 +246,8 @@ impl Index {
 
     /// Adds the spans that `longer` has after these.
     pub(crate) fn extend(&mut self, longer: &Self) {
-        let behind = longer.checkpoints.iter().skip(self.checkpoints.len());
-        self.checkpoints.extend(behind.cloned());
+        let further = longer.checkpoints.iter().skip(self.checkpoints.len());
+        self.checkpoints.extend(further.cloned());
         self.crcs.extend_from_slice(&longer.crcs[self.crcs.len()..]);
         self.frontier = longer.frontier;
     }

@@ -1,4 +1,4 @@
-//! Decoded bytes that are shared.
+//! Spans: decoded bytes that all readers share.
 
 use std::{fmt, ops::Range, sync::Arc};
 
@@ -6,7 +6,7 @@ use std::{fmt, ops::Range, sync::Arc};
 #[derive(Clone)]
 pub struct Span {
     start: u64,
-    /// The bytes, and what stood around them when they were decoded.
+    /// The buffer that they were decoded into.
     buffer: Arc<Vec<u8>>,
     range: Range<usize>,
 }

@@ -24,15 +24,15 @@ impl Tables {
     }
 }
 
-/// What follows a block's header.
+/// The contents of a block, after its header.
 pub(super) enum Body {
-    /// So many bytes as they are, from the next whole byte.
+    /// This number of stored bytes, from the next whole byte on.
     Stored(u16),
-    /// Symbols, of which the tables have the codes.
+    /// Symbols. The tables have their codes.
     Coded,
 }
 
-/// Reads a header: whether the block is the last, and what follows.
+/// Reads a header. Returns whether the block is the last, and its contents.
 pub(super) fn read_header(bits: &mut Bits, tables: &mut Tables) -> Result<(bool, Body), Fault> {
     let at = bits.position();
     let last = bits.take(1)? == 1;
@@ -51,7 +51,7 @@ pub(super) fn read_header(bits: &mut Bits, tables: &mut Tables) -> Result<(bool,
     Ok((last, body))
 }
 
-/// Whether a header follows that a block may have.
+/// Checks that the next bits are a valid block header.
 pub(crate) fn check_header(bits: &mut Bits) -> Result<(), Fault> {
     read_header(bits, &mut Tables::new()).map(|_| ())
 }
@@ -79,7 +79,7 @@ fn use_fixed_codes(tables: &mut Tables) {
 /// Order of the code length code's lengths (RFC 1951, section 3.2.7).
 const ORDER: [usize; 19] = [16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15];
 
-/// What zlib accepts; the format could count to 288 and 32.
+/// The counts that zlib accepts. The format has room for 288 and 32.
 const MAX_LITLEN: usize = 286;
 const MAX_DISTANCE: usize = 30;
 
@@ -133,7 +133,7 @@ fn read_lengths(bits: &mut Bits, table: &CodeLengthTable, lengths: &mut [u8]) ->
         bits.skip(huffman::consumed(entry));
         let (length, count) = match huffman::value(entry) {
             16 => {
-                // The count first: zlib wants its bits before it looks back.
+                // The count is read first, as in zlib: it decides which error a cut stream has.
                 let count = 3 + bits.take(2)?;
                 (have.checked_sub(1).map(|last| lengths[last]), count)
             }

@@ -9,12 +9,12 @@ use super::{
 };
 use crate::BitOffset;
 
-/// Where in its stream a decoder stands, besides the place of the next bit.
+/// The place of a decoder in its block. With the offset of the next bit it tells where to resume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// Before a block.
+    /// Before the header of a block.
     BlockHeader,
-    /// Between two symbols of a block whose header is at `header`: that tells its codes.
+    /// Between two symbols of a block. Its codes are in the header at `header`.
     Coded { header: BitOffset },
     /// In a stored block, `left` bytes before its end.
     Stored { left: u16, last: bool },
@@ -25,7 +25,7 @@ pub(crate) enum Place {
 pub(crate) enum Stop {
     /// The output reached its limit.
     Limit,
-    /// A block is next whose header is at or behind the place to halt at.
+    /// The next block has its header at or after the place to halt at.
     Block,
     /// The final block ended.
     End,
@@ -44,22 +44,22 @@ impl State {
     }
 }
 
-/// A decoder of one stream, paused between two symbols.
+/// A decoder of one stream. Between two calls it is paused between two symbols.
 pub(crate) struct Decoder {
     state: State,
     tables: Box<Tables>,
     halt: BitOffset,
-    /// Bytes before a limit that are as good as the limit.
+    /// The decoder may stop up to this number of bytes before a limit.
     short: usize,
     #[cfg(test)]
     loops: Loops,
 }
 
-/// Which loops decode symbols.
+/// The loops that decode symbols.
 #[cfg(test)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Loops {
-    /// The fastest, and the careful one where those stop.
+    /// The fastest ones, and the careful one where those stop.
     Best,
     /// Fast ones that run on any processor.
     Portable,
@@ -96,18 +96,18 @@ impl Decoder {
         self.state = State::BlockHeader;
     }
 
-    /// Stops from now on before each block whose header is at or behind `at`.
+    /// From now on stops before each block whose header is at or after `at`.
     pub(crate) fn halt_at(&mut self, at: BitOffset) {
         self.halt = at;
     }
 
-    /// Stops from now on before each limit where the fast loops leave off: the symbols from there
-    /// on, one by one, take a twentieth of 32 KiB.
+    /// From now on stops where the fast loops end, shortly before a limit. The careful loop would
+    /// take a twentieth of the time of 32 KiB for the rest.
     pub(crate) fn stop_short(&mut self) {
         self.short = fast::OUTPUT_MARGIN;
     }
 
-    /// Goes to `at`, which is at `place`. Bytes before byte `wanted` are expected to be needed.
+    /// Resumes at `at`, which is at `place`. Bytes before byte `wanted` are expected to be needed.
     pub(crate) fn resume(
         &mut self,
         bits: &mut Bits,
@@ -125,7 +125,7 @@ impl Decoder {
                 let (last, body) = block::read_header(bits, &mut self.tables)?;
                 match body {
                     Body::Coded => State::Coded { header, last },
-                    // The source is no longer what it was; what it says now is followed.
+                    // The source has changed. The header that it has now is followed.
                     Body::Stored(left) => State::Stored { left, last },
                 }
             }
@@ -138,7 +138,7 @@ impl Decoder {
         Ok(())
     }
 
-    /// Where it stands; `None` at the end of the stream.
+    /// The place in the block. `None` at the end of the stream.
     pub(crate) fn place(&self) -> Option<Place> {
         match self.state {
             State::BlockHeader => Some(Place::BlockHeader),
@@ -148,8 +148,8 @@ impl Decoder {
         }
     }
 
-    /// Decodes until `out` holds `limit` bytes: it stops at the first boundary of symbols where
-    /// there are as many, or more. Bytes before a fault are in `out`.
+    /// Decodes to the first boundary of symbols at which `out` has `limit` bytes or more. Bytes
+    /// before a fault are in `out`.
     pub(crate) fn decode<T: Unit>(
         &mut self,
         bits: &mut Bits,
@@ -157,7 +157,7 @@ impl Decoder {
         limit: usize,
     ) -> Result<Stop, Fault> {
         let limit = out.filled - out.len() + limit;
-        assert!(limit + MARGIN <= out.bytes.len(), "a buffer without room behind its limit");
+        assert!(limit + MARGIN <= out.bytes.len(), "a buffer without room after its limit");
         loop {
             if let Some(stop) = self.step(bits, out, limit)? {
                 return Ok(stop);
@@ -206,7 +206,7 @@ impl Decoder {
         Ok(None)
     }
 
-    /// Decodes symbols up to `limit` or to the end of the block; `true` for that.
+    /// Decodes symbols up to `limit` or to the end of the block. `true` at the end of the block.
     fn decode_symbols<T: Unit>(
         &mut self,
         bits: &mut Bits,
@@ -225,7 +225,7 @@ impl Decoder {
             if out.sum_piece() {
                 continue;
             }
-            // The fast loop stops near the ends of input and output, and at what is malformed.
+            // The fast loop stops near the ends of input and output, and at malformed symbols.
             if out.filled + self.short < limit && decode_symbol(bits, &self.tables, out)? {
                 return Ok(true);
             }
@@ -241,7 +241,7 @@ impl Decoder {
         out: &mut Output,
         limit: usize,
     ) -> Result<bool, Fault> {
-        assert!(limit + MARGIN <= out.bytes.len(), "a buffer without room behind its limit");
+        assert!(limit + MARGIN <= out.bytes.len(), "a buffer without room after its limit");
         while out.filled + fast::OUTPUT_MARGIN < limit {
             #[cfg(test)]
             if self.loops == Loops::Careful {
@@ -285,7 +285,7 @@ impl Decoder {
     }
 }
 
-/// Decodes one symbol, every bit accounted for; `true` at the end of the block.
+/// Decodes one symbol with all checks. `true` at the end of the block.
 fn decode_symbol<T: Unit>(
     bits: &mut Bits,
     tables: &Tables,
@@ -336,7 +336,7 @@ fn next_entry(bits: &mut Bits, table: &[u32], index_bits: u32) -> Result<u32, Fa
         let offset = index(bits.input.buffer >> index_bits, huffman::code_length(entry));
         entry = table[huffman::value(entry) + offset];
     }
-    // Behind the end of the stream the buffer is zero; a code that needs it is not there.
+    // Beyond the end of the stream the buffer is zero. A code that needs those bits is cut off.
     if pointer_bits + huffman::consumed(entry) > bits.input.count {
         return Err(Fault::Truncated);
     }

@@ -4,13 +4,13 @@
 //!
 //! | bits  | meaning                                                                      |
 //! |-------|------------------------------------------------------------------------------|
-//! | 0-5   | bits to consume: the code's and the extra bits behind it                     |
+//! | 0-5   | bits to consume: the code's and the extra bits after it                      |
 //! | 8-11  | length of the code alone; in a pointer, index bits of the subtable           |
 //! | 12-15 | `INVALID`, `END_OF_BLOCK`, `POINTER`; `EXCEPTIONAL` when one of them is set  |
 //! | 16-30 | the symbol's value: literal, base length, base distance; start of a subtable |
 //! | 31    | `LITERAL`                                                                    |
 //!
-//! Codes longer than the index are found through a pointer to a subtable behind the main table,
+//! Codes longer than the index are found through a pointer to a subtable after the main table,
 //! whose entries consume only what the main table's index left over.
 
 /// The entry is a literal byte.
@@ -41,7 +41,7 @@ pub(super) fn value(entry: u32) -> usize {
     (entry >> 16 & 0x7fff) as usize
 }
 
-/// The base of an entry and the extra bits behind its code.
+/// The base of an entry and the extra bits after its code.
 pub(super) fn with_extra(entry: u32, buffer: u64) -> usize {
     let bits = buffer & ((1 << consumed(entry)) - 1);
     value(entry) + (bits >> code_length(entry)) as usize

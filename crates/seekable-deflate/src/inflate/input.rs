@@ -1,40 +1,40 @@
-//! The encoded bytes as bits: where they lie if the source has them in memory, else a chunk of
-//! them at a time.
+//! The encoded bytes as bits. They are read from the source chunk by chunk, or used where they lie
+//! if the source has them in memory.
 
 use std::ops::Range;
 
 use super::Fault;
 use crate::{BitOffset, ReadAt};
 
-/// Encoded bytes read at once. Small enough to stay in a core's own cache until it is decoded.
+/// Encoded bytes read at once. Few enough to stay in the core's own cache until they are decoded.
 pub(crate) const CHUNK: u64 = 64 << 10;
 
-/// Where in the encoded bytes decoding stands, and the bytes next to it.
+/// A place in the encoded stream, and the bytes from there on.
 pub(crate) struct Input {
-    /// What the stream is of its source, in bytes.
+    /// The range of the stream in its source. Bytes.
     encoded: Range<u64>,
-    /// Bytes of the source that were read last; none if it lends them.
+    /// The bytes that were read last. Empty if the source has them in memory.
     chunk: Vec<u8>,
-    /// Where the chunk lies in the encoded stream, in bytes from its first. Of what is lent: 0.
+    /// Offset of the chunk in the encoded stream. 0 if the source has the bytes in memory.
     chunk_start: u64,
-    /// The first byte of the chunk, or of what is lent, that is not in `buffer` yet.
+    /// Index, in the chunk or the bytes in memory, of the first byte that is not in `buffer` yet.
     pub(super) next: usize,
-    /// Bits that come next, the first lowest. Zero above `count`.
+    /// The next bits, the first one lowest. Zero from bit `count` on.
     pub(super) buffer: u64,
     /// How many bits `buffer` holds, at most 63.
     pub(super) count: u32,
-    /// Nothing from here on is wanted, as far as is known; in bytes like `chunk_start`.
+    /// Bytes from this offset in the encoded stream on are not expected to be needed.
     wanted: u64,
 }
 
 impl Input {
-    /// All bits of the bytes `encoded` of a source, from the first.
+    /// The start of the stream in the bytes `encoded` of a source.
     pub(crate) fn new(encoded: Range<u64>) -> Self {
         let wanted = encoded.end - encoded.start;
         Self { encoded, chunk: Vec::new(), chunk_start: 0, next: 0, buffer: 0, count: 0, wanted }
     }
 
-    /// The place of the next bit.
+    /// The offset of the next bit.
     pub(crate) fn position(&self) -> BitOffset {
         BitOffset((self.chunk_start + self.next as u64) * 8 - u64::from(self.count))
     }
@@ -49,7 +49,7 @@ impl Input {
         self.chunk.capacity()
     }
 
-    /// The next chunk, once all of this one is in `buffer`. `false` at the end of the stream.
+    /// Reads the next chunk, once all of this one is in `buffer`. `false` at the end of the stream.
     fn load(&mut self, source: &dyn ReadAt) -> Result<bool, Fault> {
         debug_assert_eq!(self.next, self.chunk.len());
         let start = self.chunk_start + self.chunk.len() as u64;
@@ -57,7 +57,7 @@ impl Input {
         if rest == 0 {
             return Ok(false);
         }
-        // Past what was wanted there is no better guess than a whole chunk.
+        // After the bytes that were wanted, a whole chunk is the best guess.
         let wanted = match self.wanted.saturating_sub(start) {
             0 => CHUNK,
             wanted => wanted.min(CHUNK),
@@ -72,11 +72,11 @@ impl Input {
     }
 }
 
-/// An `Input` with its source at hand.
+/// An `Input` together with its source.
 pub(crate) struct Bits<'a> {
     pub(super) input: &'a mut Input,
     source: &'a dyn ReadAt,
-    /// The whole encoded stream, if the source has it in memory.
+    /// All bytes of the encoded stream, if the source has them in memory.
     lent: Option<&'a [u8]>,
 }
 
@@ -100,12 +100,12 @@ impl<'a> Bits<'a> {
         Self { input, source, lent }
     }
 
-    /// The bytes at hand; `input.next` is an index of them, or their length.
+    /// The chunk, or the bytes in memory. `input.next` is an index of them, or their length.
     pub(super) fn chunk(&self) -> &[u8] {
         self.lent.unwrap_or(&self.input.chunk)
     }
 
-    /// Those that are not in the buffer yet.
+    /// The part of `bytes` that is not in the buffer yet.
     fn rest(&self) -> &[u8] {
         self.chunk().get(self.input.next..).unwrap_or_default()
     }
@@ -115,7 +115,7 @@ impl<'a> Bits<'a> {
         Ok(!self.rest().is_empty() || (self.lent.is_none() && self.input.load(self.source)?))
     }
 
-    /// Goes to `at`; bytes before byte `wanted` are expected to be asked for.
+    /// Goes to `at`. Bytes before byte `wanted` are expected to be needed.
     pub(crate) fn seek(&mut self, at: BitOffset, wanted: u64) -> Result<(), Fault> {
         let input = &mut *self.input;
         let byte = at.0 / 8;
@@ -124,7 +124,7 @@ impl<'a> Bits<'a> {
         input.count = 0;
         let len = self.lent.unwrap_or(&input.chunk).len() as u64;
         match byte.checked_sub(input.chunk_start) {
-            // Less than the length of what is at hand, so it fits.
+            // Less than the length of the bytes that are available, so it fits.
             Some(next) if next < len => input.next = next as usize,
             _ if self.lent.is_some() => input.next = len as usize,
             _ => {
@@ -144,7 +144,7 @@ impl<'a> Bits<'a> {
             input.buffer |= u64::from_le_bytes(word) << input.count;
             input.next += (63 - input.count as usize) / 8;
             input.count |= 56;
-            // Only what is counted may be there.
+            // Bits that are not counted must be zero.
             input.buffer &= (1 << input.count) - 1;
             return Ok(());
         }
@@ -171,14 +171,14 @@ impl<'a> Bits<'a> {
         Ok(bits as u32)
     }
 
-    /// Passes over `count` bits of the buffer.
+    /// Skips `count` bits of the buffer.
     pub(super) fn skip(&mut self, count: u32) {
         debug_assert!(count <= self.input.count && count < 64);
         self.input.buffer >>= count;
         self.input.count -= count;
     }
 
-    /// Passes over the rest of a byte that has been begun.
+    /// Skips the rest of the current byte.
     pub(crate) fn align(&mut self) {
         self.skip(self.input.count % 8);
     }
@@ -194,7 +194,7 @@ impl<'a> Bits<'a> {
         self.input.buffer & 0xff == 0
     }
 
-    /// Copies whole bytes, as many as are at hand and at least one; call it at a whole byte.
+    /// Copies the bytes that are available, at least one. Call it only at a whole byte.
     pub(super) fn copy_to<T: From<u8>>(&mut self, out: &mut [T]) -> Result<usize, Fault> {
         debug_assert_eq!(self.input.count % 8, 0);
         if self.input.count > 0 {
@@ -211,7 +211,7 @@ impl<'a> Bits<'a> {
         Ok(len)
     }
 
-    /// The place of the next bit.
+    /// The offset of the next bit.
     pub(crate) fn position(&self) -> BitOffset {
         self.input.position()
     }

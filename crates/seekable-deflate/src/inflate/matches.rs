@@ -1,37 +1,38 @@
-//! Which matches were decoded, where they are few: what a window is needed for is known then
-//! without decoding the bytes behind it once more (`sparse`).
+//! A list of the matches that were decoded, kept where they are few. It tells which bytes of a
+//! window are referred to without decoding the bytes after it once more (`windows::sparse`).
 
 use std::ops::Range;
 
 use super::HISTORY;
 
-/// One in so many units at most is the start of a match that is kept. Noise has one in 300.
+/// The list is kept if at most one in this number of units is the start of a match. Noise has one
+/// in 300.
 const UNITS_PER_MATCH: usize = 64;
 
-/// A match that was put out.
+/// A decoded match.
 #[derive(Debug, Clone, Copy)]
 struct Match {
     /// Where it starts, in units from the start of the buffer.
     at: u32,
     len: u16,
-    /// Less one, of 32 KiB at most.
+    /// The distance less one: 32 KiB would not fit.
     distance: u16,
 }
 const _: () = assert!(HISTORY - 1 <= u16::MAX as usize);
 
-/// The matches from the start of an output on.
+/// The matches that start in the first units of an output.
 #[derive(Debug)]
 pub(crate) struct Matches {
     list: Vec<Match>,
     most: usize,
-    /// The start of the output in its buffer.
+    /// Where the output starts in its buffer.
     start: usize,
-    /// All that start before this place in the buffer are in the list.
+    /// The list is complete up to this place in the buffer.
     end: usize,
 }
 
 impl Matches {
-    /// Bytes of memory that those of `len` units take at most.
+    /// The most bytes of memory that the list for `len` units takes.
     pub(crate) const fn most_memory(len: usize) -> usize {
         len / UNITS_PER_MATCH * size_of::<Match>()
     }
@@ -42,12 +43,12 @@ impl Matches {
         self.list.capacity() * size_of::<Match>()
     }
 
-    /// Those that start in the first `len` units of an output that starts at `start`.
+    /// A list for the first `len` units of an output that starts at `start` in its buffer.
     pub(super) fn new(start: usize, len: usize) -> Self {
         Self { list: Vec::new(), most: len / UNITS_PER_MATCH, start, end: start + len }
     }
 
-    /// A match was put out at `at` in the buffer.
+    /// Adds a match that starts at `at` in the buffer.
     pub(super) fn add(&mut self, at: usize, distance: usize, len: usize) {
         if at >= self.end {
             return;
@@ -59,7 +60,7 @@ impl Matches {
         self.list.push(Match { at: at as u32, len: len as u16, distance });
     }
 
-    /// From `at` in the buffer on, matches were not added.
+    /// Says that matches from `at` in the buffer on are not added.
     pub(super) fn end_at(&mut self, at: usize) {
         self.end = self.end.min(at);
     }
@@ -96,7 +97,7 @@ mod tests {
     #[test]
     fn matches_reach_back_as_far_as_they_start_before_the_place() {
         let mut matches = Matches::new(100, 1000);
-        // Ends before the place, ends at it, goes on behind it, begins behind it.
+        // The match ends before the place, ends at it, goes on after it, begins after it.
         for (at, distance, len) in [(110, 15, 3), (120, 30, 10), (130, 31, 10), (140, 40, 3)] {
             matches.add(at, distance, len);
         }

@@ -1,51 +1,50 @@
-//! What is decoded, behind the history that matches may refer to.
+//! The output buffer of a decoder: the history that matches may refer to, then the decoded bytes.
 
 use super::{HISTORY, MAX_MATCH, Matches, Unit};
 use crate::crc::Crc;
 
-/// Room behind the last limit: a match that starts before it, and what copies of whole words
-/// write behind that.
+/// Room after the limit: for a match that starts before the limit, and for the bytes that copies of
+/// whole words write after the match.
 pub(crate) const MARGIN: usize = MAX_MATCH + 62;
 
-/// Decoded bytes between two updates of their CRC-32: few enough to be in a core's own cache still.
-/// With 32 KiB zeros, one-hot and masks take 5 to 10 % more time, with 256 KiB as much.
+/// Decoded bytes between two updates of the CRC-32: few enough to be still in the core's own cache.
 const PIECE: usize = 64 << 10;
 
-/// The CRC-32 with that of these behind.
+/// Adds the CRC-32 of more bytes to a CRC-32.
 type With<T> = fn(Crc, &[T]) -> Crc;
 
 /// A buffer that is being decoded into: history, then decoded bytes, then room. Counts units.
 pub(crate) struct Output<T = u8> {
-    /// All initialised; from `filled` on their values mean nothing.
+    /// All initialised. From `filled` on their values mean nothing.
     pub(super) bytes: Vec<T>,
     /// End of the decoded bytes.
     pub(super) filled: usize,
-    /// Start of what matches may refer to: the first byte of the stream, or older history.
+    /// Where matches may refer back to: the first byte of the stream, or the oldest history.
     pub(super) floor: usize,
-    /// Where the history that it was made with ends.
+    /// The end of the window that the output was made with.
     start: usize,
-    /// The CRC-32 of what was decoded from where it was last taken up to `summed`, and how to
-    /// add to it; if anybody wants to know.
+    /// The CRC-32 of the bytes from where it was last taken up to `summed`, and the function that
+    /// adds to it. `None` if no CRC-32 is wanted.
     crc: Option<(Crc, With<T>)>,
     summed: usize,
-    /// If anybody wants to know.
+    /// `None` if matches are not wanted.
     pub(super) matches: Option<Matches>,
 }
 
 impl Output {
-    /// The buffer length that decoding up to `limit` bytes behind a window of `window` needs.
+    /// The buffer length needed to decode up to `limit` bytes after a window of `window` bytes.
     pub(crate) fn room(window: usize, limit: usize) -> usize {
         window + limit + MARGIN
     }
 
-    /// Whose CRC-32 is wanted: it is found while the bytes are in cache.
+    /// Computes the CRC-32 as well, while the bytes are in the cache.
     pub(crate) fn with_crc(self) -> Self {
         Self { crc: Some((Crc::default(), Crc::with)), ..self }
     }
 }
 
 impl<T: Unit> Output<T> {
-    /// Decodes into `buffer`, behind a copy of `window`, which must fit.
+    /// An output in `buffer`, after a copy of `window`, which must fit.
     pub(crate) fn new(mut buffer: Vec<T>, window: &[T]) -> Self {
         buffer[..window.len()].copy_from_slice(window);
         let start = window.len();
@@ -60,7 +59,7 @@ impl<T: Unit> Output<T> {
         }
     }
 
-    /// Whose matches are wanted that start in its first `len` units, if they are few.
+    /// Lists the matches that start in the first `len` units as well, if they are few.
     pub(crate) fn with_matches(self, len: usize) -> Self {
         let matches = Some(Matches::new(self.start, len));
         Self { matches, ..self }
@@ -71,19 +70,19 @@ impl<T: Unit> Output<T> {
         self.matches.take()
     }
 
-    /// The CRC-32 of what was decoded since it was taken last.
+    /// The CRC-32 of the bytes decoded since it was last taken.
     pub(crate) fn take_crc(&mut self) -> Crc {
         self.sum();
         self.crc.as_mut().map(|(crc, _)| std::mem::take(crc)).unwrap_or_default()
     }
 
-    /// A limit at `limit` or before it, at which there is a piece for the CRC-32 though a loop
-    /// stops `margin` bytes before.
+    /// A limit, not after `limit`, at which the CRC-32 is due, even if a loop stops `margin` bytes
+    /// before it.
     pub(super) fn pace(&self, limit: usize, margin: usize) -> usize {
         if self.crc.is_some() { limit.min(self.summed + PIECE + margin) } else { limit }
     }
 
-    /// Adds a piece to the CRC-32 if there is one.
+    /// Adds the new bytes to the CRC-32, if they are as many as are added at once.
     pub(super) fn sum_piece(&mut self) -> bool {
         let is_piece = self.crc.is_some() && self.filled - self.summed >= PIECE;
         if is_piece {
@@ -123,7 +122,7 @@ impl<T: Unit> Output<T> {
         self.floor = self.filled;
     }
 
-    /// Room for `len` bytes that come from elsewhere; they count as decoded.
+    /// Room for `len` bytes that the caller writes. They count as decoded.
     pub(crate) fn append(&mut self, len: usize) -> &mut [T] {
         if let Some(matches) = &mut self.matches {
             matches.end_at(self.filled);
@@ -133,7 +132,7 @@ impl<T: Unit> Output<T> {
         room
     }
 
-    /// What a match that comes next may refer to.
+    /// The history that the next match may refer to.
     pub(crate) fn window(&self) -> &[T] {
         &self.bytes[self.floor.max(self.filled.saturating_sub(HISTORY))..self.filled]
     }
@@ -152,7 +151,7 @@ impl<T: Unit> Output<T> {
         let end = self.filled + len;
         let mut at = self.filled;
         while at < end {
-            // All from `from` on, which is so many whole periods.
+            // All bytes from `from` on: a whole number of periods.
             let copied = (end - at).min(at - from);
             self.bytes.copy_within(from..from + copied, at);
             at += copied;

@@ -1,13 +1,13 @@
-//! Two streams decoded by one thread at once, where that is faster than one after the other.
+//! Decodes two streams by one thread at once, where that is faster than one after the other.
 
 use super::{Bits, Decoder, Fault, Output, fast};
 
-/// A decoder with what `Decoder::decode` takes.
+/// A decoder with the arguments of `Decoder::decode`.
 pub(crate) struct Side<'a, 'source> {
     pub(crate) decoder: &'a mut Decoder,
     pub(crate) bits: Bits<'source>,
     pub(crate) out: &'a mut Output,
-    /// As many bytes as `out` is to hold.
+    /// The number of bytes that `out` is to hold.
     pub(crate) limit: usize,
 }
 
@@ -50,7 +50,7 @@ impl<'source> Side<'_, 'source> {
         self.decoder.pass(&mut self.bits, self.out, end, ended)
     }
 
-    /// Up to the next piece for the CRC-32.
+    /// The limit, or before it the place where the CRC-32 is due.
     fn at_literals(&mut self) -> fast::Side<'_, 'source> {
         let limit = self.out.pace(self.end(), fast::OUTPUT_MARGIN);
         let tables = self.decoder.tables();

@@ -5,7 +5,7 @@ use std::hint::select_unpredictable;
 use super::processor::Processor;
 use crate::inflate::MAX_MATCH;
 
-/// Bytes that a copy may write behind its end.
+/// Bytes that a copy may write after its end.
 pub(super) const OVERRUN: usize = 31;
 const _: () = assert!(MAX_MATCH + OVERRUN <= LONG + 1);
 
@@ -18,7 +18,7 @@ pub(super) unsafe fn copy_apart<P: Processor>(out: *mut u8, distance: usize, len
     let from = out.wrapping_sub(distance);
     let mut at = 0;
     loop {
-        // SAFETY: 32 bytes from a place before the end of the match, so `OVERRUN` behind it at
+        // SAFETY: 32 bytes from a place before the end of the match, so `OVERRUN` after it at
         // most; the source is 32 bytes or more before that.
         unsafe { P::copy_32(from.wrapping_add(at), out.wrapping_add(at)) };
         at += 32;
@@ -43,7 +43,7 @@ pub(super) unsafe fn copy_long<P: Processor>(out: *mut u8, distance: usize, len:
     const ZEROS: [u8; 32] = [0; 32];
     let is_run = distance == 1;
     if distance < 32 && !is_run {
-        // SAFETY: the caller's promises; `LONG` has room for what is written behind the end.
+        // SAFETY: the caller's promises; `LONG` has room for what is written after the end.
         return unsafe { P::copy_match(out, distance, len) };
     }
     let from = out.cast_const().wrapping_sub(distance);

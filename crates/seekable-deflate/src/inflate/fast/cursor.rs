@@ -46,8 +46,8 @@ const _: () = assert!(MAX_MATCH + OVERRUN <= MARGIN && WIDEST <= MARGIN && LONG 
 
 /// The place in input and output.
 ///
-/// From `new` on, `next` and the 8 bytes behind it lie in the chunk, and `out` and the `MARGIN`
-/// units behind it in the output buffer, as long as a loop looks at `is_inside` after no more
+/// From `new` on, `next` and the 8 bytes after it lie in the chunk, and `out` and the `MARGIN`
+/// units after it in the output buffer, as long as a loop looks at `is_inside` after no more
 /// refills and output than the margins are for.
 #[derive(Clone)]
 pub(super) struct Cursor<T> {
@@ -136,7 +136,7 @@ impl<T: Unit> Cursor<T> {
         (self.out.addr() - self.room.start.addr()) / size_of::<T>()
     }
 
-    /// Whether both edges are ahead.
+    /// Whether input and output are still before their edges.
     #[inline(always)]
     pub(super) fn is_inside(&self) -> bool {
         self.next < self.input_edge && self.out.cast_const() < self.output_edge
@@ -188,7 +188,7 @@ impl<T: Unit> Cursor<T> {
     #[inline(always)]
     pub(super) unsafe fn put_literal(&mut self, literal: u8) {
         self.assert_room(1);
-        // SAFETY: within the room behind the limit, as the caller promises.
+        // SAFETY: within the room after the limit, as the caller promises.
         unsafe { *self.out = T::from(literal) };
         self.out = self.out.wrapping_add(1);
     }
@@ -196,14 +196,14 @@ impl<T: Unit> Cursor<T> {
     /// Puts out a match.
     ///
     /// # Safety
-    /// As for `put_literal`; `distance` must be 1 or more and not reach behind `floor`, `len`
+    /// As for `put_literal`; `distance` must be 1 or more and not reach before `floor`, `len`
     /// must be `MAX_MATCH` at most.
     #[inline(always)]
     pub(super) unsafe fn put_match<P: Processor>(&mut self, distance: usize, len: usize) {
         debug_assert!(self.has_match(distance) && distance > 0 && len <= MAX_MATCH);
         self.assert_room(len + OVERRUN);
         // SAFETY: the source lies between `floor` and `out`, both in the buffer, and the units
-        // from `out` on with `OVERRUN` more in the room behind the limit: the caller's promises.
+        // from `out` on with `OVERRUN` more in the room after the limit: the caller's promises.
         // In bytes, too, it is a match.
         unsafe {
             P::copy_match(self.out.cast(), distance * size_of::<T>(), len * size_of::<T>());
@@ -224,7 +224,7 @@ impl<T: Unit> Cursor<T> {
             return unsafe { self.put_match::<P>(distance, len) };
         }
         // SAFETY: the source lies between `floor` and `out`, both in the buffer, and the `LONG`
-        // bytes from `out` on in the room behind the limit: the caller's promises.
+        // bytes from `out` on in the room after the limit: the caller's promises.
         unsafe { copy::copy_long::<P>(self.out.cast(), distance, len) };
         self.out = self.out.wrapping_add(len);
     }
@@ -244,7 +244,7 @@ impl<T: Unit> Cursor<T> {
         ((times as usize - 1) * len < room).then_some(times)
     }
 
-    /// Puts out the same match so many times.
+    /// Puts out the same match `times` times.
     ///
     /// # Safety
     /// As for `put_match`, for the last of them.
@@ -265,7 +265,7 @@ impl<T: Unit> Cursor<T> {
         self.out = self.out.wrapping_add(len);
     }
 
-    /// Whether there are so many units that a match may refer to.
+    /// Whether a match may reach `distance` units back.
     #[inline(always)]
     pub(super) fn has_match(&self, distance: usize) -> bool {
         distance <= (self.out.addr() - self.floor.addr()) / size_of::<T>()
@@ -335,7 +335,7 @@ impl<T: Unit> Cursor<T> {
     }
 }
 
-/// The entry `offset` bytes behind `table`.
+/// The entry `offset` bytes after `table`.
 ///
 /// # Safety
 /// It must be there, and aligned.
@@ -358,7 +358,7 @@ unsafe fn load(table: *const u32, offset: usize) -> u32 {
     entry
 }
 
-/// The entry `offset` bytes behind `table`.
+/// The entry `offset` bytes after `table`.
 ///
 /// # Safety
 /// It must be there, and aligned.

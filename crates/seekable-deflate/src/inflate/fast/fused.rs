@@ -256,7 +256,7 @@ unsafe fn decode_run<P: Processor, T: Unit, const WIDTH: usize>(
 /// Puts out the symbol of `entry`, if it is one and valid. `buffer` is what it was found with.
 ///
 /// # Safety
-/// It must start before the limit, behind all of the history that a match may refer to;
+/// It must start before the limit, after all of the history that a match may refer to;
 /// `address` must be that of the entry in `table`.
 #[inline(always)]
 unsafe fn put_symbol<P: Processor, T: Unit, const WIDTH: usize>(
@@ -291,7 +291,7 @@ unsafe fn put_symbol<P: Processor, T: Unit, const WIDTH: usize>(
     cursor.assert_room(WIDTH);
     let out = cursor.out.cast::<u8>();
     // SAFETY: `WIDTH` units from the first literal on are in the table, whose entries and pairs
-    // have as much behind them. A distance is 1 to 32768, so `matched` is not before `floor`;
+    // have as much after them. A distance is 1 to 32768, so `matched` is not before `floor`;
     // `WIDTH` units from there on and from `out` on, which lies before the limit, are in the
     // output and its `MARGIN`. What the first of two copies puts out is no part of the match,
     // which would be rare if it reached there.

@@ -97,7 +97,7 @@ impl Fast {
 }
 
 /// Decodes symbols while input and output are far from their ends; `true` at the end of the
-/// block. Never goes beyond the first boundary of symbols at or behind `limit`.
+/// block. Never goes beyond the first boundary of symbols at or after `limit`.
 pub(super) fn decode_symbols<T: Unit>(
     bits: &mut Bits,
     tables: &mut Tables,
@@ -173,10 +173,11 @@ unsafe fn decode_both<P: Processor>(
     }
 }
 
-/// One in so many bits that begin with the code of a length is too few for a fused table.
+/// If fewer than one in this number of bits begins the code of a length, a fused table does not
+/// pay.
 const FEW: u32 = 16;
 
-/// One in so many that begin with the code of a length above 34 is enough for their own loop.
+/// If one in this number begins the code of a length above 34, the loop of long matches pays.
 const MANY: u32 = 4;
 
 /// # Safety

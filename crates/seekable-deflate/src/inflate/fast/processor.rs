@@ -24,7 +24,7 @@ pub(super) trait Processor {
     /// must be 1 or more.
     unsafe fn copy_match(out: *mut u8, distance: usize, len: usize);
 
-    /// Copies `LONG` bytes to `out`, 32 from `from` and each time from `step` behind that, with
+    /// Copies `LONG` bytes to `out`, 32 from `from` and each time from `step` after that, with
     /// `byte` combined into each by OR.
     ///
     /// # Safety
@@ -106,12 +106,12 @@ unsafe fn copy_match(out: *mut u8, distance: usize, len: usize) {
     let mut at = 0;
     let mut period = distance;
     while period < 8 {
-        // SAFETY: 8 bytes from less than 8 behind `out` on, which `OVERRUN` allows for.
+        // SAFETY: 8 bytes from less than 8 after `out` on, which `OVERRUN` allows for.
         unsafe { copy::copy_8(from, out.wrapping_add(at)) };
         at += period;
         period *= 2;
     }
-    // `at` is now `period` behind `from`.
+    // `at` is now `period` after `from`.
     while at < len {
         // SAFETY: 8 bytes from a place before the end of the match, and 8 or more before it.
         unsafe { copy::copy_8(out.wrapping_add(at).wrapping_sub(period), out.wrapping_add(at)) };
