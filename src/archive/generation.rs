@@ -2,13 +2,30 @@
 
 use std::{fs::File, io};
 
-/// What tells one version of a file from the next.
+use rustix::fs::StatxTimestamp;
+
+/// Seconds and nanoseconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Timestamp {
+    /// Negative before 1970.
+    pub seconds: i64,
+    /// Less than a second, to be added.
+    pub nanoseconds: u32,
+}
+
+impl From<StatxTimestamp> for Timestamp {
+    fn from(time: StatxTimestamp) -> Self {
+        Self { seconds: time.tv_sec, nanoseconds: time.tv_nsec }
+    }
+}
+
+/// Tells one version of a file from the next.
 ///
-/// A change is seen only if it moves a time. Since Linux 6.13 the kernel gives a file that was
-/// looked at (fstat) a fine-grained time at its next change, so no change after a look can hide.
-/// Before, times advance by ticks of 1 to 10 ms: a writer that changes the file twice in one
-/// tick, keeping its size, leaves the times of the first change, and a look between the two
-/// cannot tell.
+/// A change is noticed only if it moves a time. Since Linux 6.13 the kernel gives a file whose times
+/// were read a fine-grained time at its next change, so no later change goes unnoticed. Older
+/// kernels advance times by ticks of 1 to 10 ms: a program that changes a file twice in one tick
+/// and keeps its size leaves the times of its first change. A program that reads the times between
+/// the two changes cannot notice the second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Generation {
     /// Device the file lies on.
@@ -17,10 +34,10 @@ pub struct Generation {
     pub ino: u64,
     /// Size in bytes.
     pub size: u64,
-    /// Last change of the data, seconds and nanoseconds since 1970.
-    pub mtime: (i64, u32),
-    /// Last change of data or attributes, seconds and nanoseconds since 1970.
-    pub ctime: (i64, u32),
+    /// Last change of the data.
+    pub mtime: Timestamp,
+    /// Last change of data or attributes.
+    pub ctime: Timestamp,
 }
 
 impl Generation {
@@ -32,17 +49,18 @@ impl Generation {
         Ok(Self::from_stat(&rustix::fs::fstat(file)?))
     }
 
-    /// The generation that a stat(2) tells of.
+    /// The generation by the result of stat(2).
     #[must_use]
     // The types of these fields differ between architectures.
     #[allow(clippy::unnecessary_cast)]
     pub fn from_stat(stat: &rustix::fs::Stat) -> Self {
+        let time = |seconds, nanoseconds| Timestamp { seconds, nanoseconds };
         Self {
             dev: stat.st_dev as u64,
             ino: stat.st_ino as u64,
             size: stat.st_size as u64,
-            mtime: (stat.st_mtime as i64, stat.st_mtime_nsec as u32),
-            ctime: (stat.st_ctime as i64, stat.st_ctime_nsec as u32),
+            mtime: time(stat.st_mtime as i64, stat.st_mtime_nsec as u32),
+            ctime: time(stat.st_ctime as i64, stat.st_ctime_nsec as u32),
         }
     }
 }
@@ -61,7 +79,9 @@ mod tests {
         let metadata = file.metadata().unwrap();
         assert_eq!((generation.dev, generation.ino), (metadata.dev(), metadata.ino()));
         assert_eq!(generation.size, 5);
-        assert_eq!(generation.mtime, (metadata.mtime(), metadata.mtime_nsec() as u32));
-        assert_eq!(generation.ctime, (metadata.ctime(), metadata.ctime_nsec() as u32));
+        let time =
+            |seconds, nanoseconds: i64| Timestamp { seconds, nanoseconds: nanoseconds as u32 };
+        assert_eq!(generation.mtime, time(metadata.mtime(), metadata.mtime_nsec()));
+        assert_eq!(generation.ctime, time(metadata.ctime(), metadata.ctime_nsec()));
     }
 }

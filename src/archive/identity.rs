@@ -59,7 +59,7 @@ impl Identity {
         let generation = source.generation();
         let head = 0..generation.size.min(HEAD);
         let tail = generation.size.saturating_sub(TAIL).max(head.end)..generation.size;
-        Ok(Self { fraction: generation.mtime.1, ..Self::of(source, [head, tail])? })
+        Ok(Self { fraction: generation.mtime.nanoseconds, ..Self::of(source, [head, tail])? })
     }
 
     /// By the bytes `ranges` of the file.
@@ -73,7 +73,7 @@ impl Identity {
         hash.update(owner.to_le_bytes());
         hash.update(u32::from(filesystem == FUSE).to_le_bytes());
         hash.update(generation.size.to_le_bytes());
-        hash.update(generation.mtime.0.to_le_bytes());
+        hash.update(generation.mtime.seconds.to_le_bytes());
         let mut buf = Vec::new();
         for range in ranges {
             hash.update(range.start.to_le_bytes());

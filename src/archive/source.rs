@@ -14,7 +14,7 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
-use super::Generation;
+use super::{Generation, Timestamp};
 use crate::sync::Mutex;
 
 /// Bytes at the start of a file that its fingerprint covers.
@@ -203,7 +203,7 @@ impl SourceFile {
         Ok(stat.st_uid != NOBODY && stat.st_mode & 0o022 == 0)
     }
 
-    /// The file, for kernel passthrough and statfs.
+    /// The open file, for questions about its owner and its filesystem.
     pub fn file(&self) -> &File {
         &self.file
     }
@@ -243,10 +243,10 @@ impl seekable_deflate::ReadAt for SourceFile {
 pub struct SameFile(pub [u8; 16]);
 
 /// Whether a time of a file is so near that the next write may be given the same.
-fn is_recent((seconds, nanoseconds): (i64, u32)) -> bool {
+fn is_recent(time: Timestamp) -> bool {
     let Ok(now) = SystemTime::now().duration_since(UNIX_EPOCH) else { return false };
-    let age =
-        now.as_nanos() as i128 - (i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds));
+    let time = i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanoseconds);
+    let age = now.as_nanos() as i128 - time;
     // A time that lies in the future was set by hand; a write would change it.
     (0..TICK.as_nanos() as i128).contains(&age)
 }
@@ -291,8 +291,8 @@ fn read_at_most(file: &File, len: usize, offset: u64) -> io::Result<Vec<u8>> {
 }
 
 /// A time as one number; two times are given the same one only if 584 years lie between them.
-fn packed((seconds, nanoseconds): (i64, u32)) -> u64 {
-    (seconds as u64).wrapping_mul(1_000_000_000).wrapping_add(u64::from(nanoseconds))
+fn packed(time: Timestamp) -> u64 {
+    (time.seconds as u64).wrapping_mul(1_000_000_000).wrapping_add(u64::from(time.nanoseconds))
 }
 
 /// What `SourceFile::is_stale` looks for inside an `io::Error`.

@@ -185,7 +185,7 @@ impl OpenContainer {
     fn copy(&self, id: MemberId, stream: StreamKey) -> Option<Arc<MemberCopy>> {
         let container = self.container.clone();
         let &Member { size, crc32, .. } = container.member(id);
-        let mtime = container.source().generation().mtime.0;
+        let mtime = container.source().generation().mtime.seconds;
         self.shared.copy(size, crc32, move || {
             // A central directory has the CRC-32 of every member. Where others may write the file,
             // that keeps nobody from making another of the same. A `.npy.gz` has no directory: its

@@ -1,29 +1,8 @@
 //! What stat(2) says of an inode.
 
-use rustix::fs::{FileType, Statx, StatxFlags, StatxTimestamp};
+use rustix::fs::{FileType, Statx, StatxFlags};
 
-use crate::archive::Generation;
-
-/// Seconds and nanoseconds since 1970.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
-pub struct Timestamp {
-    /// Seconds, negative before 1970.
-    pub seconds: i64,
-    /// Nanoseconds on top.
-    pub nanoseconds: u32,
-}
-
-impl From<StatxTimestamp> for Timestamp {
-    fn from(time: StatxTimestamp) -> Self {
-        Self { seconds: time.tv_sec, nanoseconds: time.tv_nsec }
-    }
-}
-
-impl From<Timestamp> for (i64, u32) {
-    fn from(time: Timestamp) -> Self {
-        (time.seconds, time.nanoseconds)
-    }
-}
+use crate::archive::{Generation, Timestamp};
 
 /// The kinds of files there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -136,8 +115,8 @@ impl Stat {
             dev: rustix::fs::makedev(self.0.stx_dev_major, self.0.stx_dev_minor),
             ino: self.0.stx_ino,
             size: self.0.stx_size,
-            mtime: Timestamp::from(self.0.stx_mtime).into(),
-            ctime: Timestamp::from(self.0.stx_ctime).into(),
+            mtime: self.0.stx_mtime.into(),
+            ctime: self.0.stx_ctime.into(),
         }
     }
 

@@ -12,9 +12,8 @@ use std::{
 };
 
 use super::{
-    Ino, Kind, Layout, Tree,
+    Ino, Kind, Layout, Tree, beside,
     node::{Key, Node},
-    present,
     resolve::split,
 };
 use crate::archive::DirId;
@@ -85,7 +84,7 @@ impl Tree {
                 let name = split(&path).1;
                 let name = match self.settings.layout {
                     Layout::Replace => name.to_owned(),
-                    Layout::Beside => present::beside(name),
+                    Layout::Beside => beside::directory_of(name),
                 };
                 (path, name)
             }

@@ -1,9 +1,9 @@
 //! What directories list.
 //!
-//! A reader goes on by the cookie of the entry that it saw last, and needs no handle: the kernel
-//! then sends no message to open or close a directory. What an archive lists never changes, so
-//! there a cookie is a place. The names of a source directory keep their cookies while any of
-//! them comes or goes: what is there throughout a listing is listed once, as readdir(3) has it.
+//! A reader continues after the cookie of the entry that it saw last. It needs no handle, so the
+//! kernel sends no messages to open and close directories. The entries of an archive never change:
+//! there a cookie is a position. In a source directory a name keeps its cookie while other names come
+//! and go: a file that exists throughout a listing is listed exactly once, as readdir(3) promises.
 
 use std::{
     collections::HashMap,
@@ -19,8 +19,10 @@ use lru::LruCache;
 
 use super::{
     Attr, FsError, Ino, Kind, Layout, Tree,
+    attr::Stat,
+    beside,
+    containers::Found,
     node::{Node, Version},
-    present,
     resolve::{enter_entry, stat_of},
     source::{At, NAMES_AT_ONCE, SourceName},
 };
@@ -37,7 +39,7 @@ pub struct Listed<'a> {
     /// What it stands for; `None` for a file called `.npz` that nobody has opened yet, and that was
     /// not looked up now.
     pub kind: Option<Kind>,
-    /// Where to go on behind it.
+    /// The position after this entry, where a reader continues.
     pub cookie: u64,
     /// Its inode number, where that is known without looking it up: in archives.
     pub number: Option<Ino>,
@@ -51,15 +53,15 @@ type Show<'a> = dyn FnMut(Listed<'_>) -> bool + 'a;
 /// `.` and `..`, and their cookies.
 const DOTS: [(&str, u64); 2] = [(".", 1), ("..", 2)];
 
-/// The cookie behind the dots.
+/// The cookie of the last of them.
 const FIRST: u64 = 2;
 
-/// Entries whose archives are opened together: so many at most are opened and then find no room.
-const AHEAD: usize = 64;
+/// Entries whose files are opened together: at most 64 are opened that then find no room in the reply.
+const OPENED_TOGETHER: usize = 64;
 
 impl Tree {
-    /// Shows the entries of a directory behind `cookie` to `show`, until it has no more room:
-    /// `.` and `..` first, and each with its inode if `look_up`.
+    /// Shows the entries of a directory after `cookie` to `show`, until it has no more room: `.` and
+    /// `..` first, and each with its inode if `look_up`.
     ///
     /// # Errors
     /// `NoInode`, `NotADirectory`, `Stale`, or what the source says.
@@ -70,10 +72,10 @@ impl Tree {
         look_up: bool,
         show: &mut Show<'_>,
     ) -> Result<(), FsError> {
-        // Who lists gets the names all the same.
+        // Names are listed even when there is no memory for inodes.
         let look_up = look_up && self.server.check_memory().is_ok();
-        // All that can fail comes before the first entry: a reader would take an error behind it
-        // for the end.
+        // Whatever can fail comes before the first entry: a reader takes an error after it for the
+        // end of the directory.
         match &*self.node(ino)? {
             Node::Source(node) if node.kind == Kind::Directory => {
                 let path = node.path();
@@ -81,14 +83,14 @@ impl Tree {
                 let (major, minor) = node.id.dev;
                 let device = rustix::fs::makedev(major, minor);
                 let listing = self.listing(ino, &at, device, cookie)?;
-                // The names are there; what large archives are is asked by who wants to know.
+                // A listing does not wait for large archives to be opened.
                 at.waits = false;
                 if show_dots(cookie, show) {
                     self.show_source(&at, device, &listing, cookie, look_up, show);
                 }
             }
             Node::ArchiveRoot => {
-                // Empty while it is written or gone; its state says why.
+                // Empty while the archive is incomplete or missing; the attribute `state` says why.
                 let Ok((version, archive)) = self.root_version() else {
                     show_dots(cookie, show);
                     return Ok(());
@@ -114,8 +116,8 @@ impl Tree {
         look_up: bool,
         show: &mut Show<'_>,
     ) -> Result<(), FsError> {
-        // Once for all: 10,000 entries took 20,000 calls. Nor is it asked whether the file was
-        // overwritten: then this is the directory as it was, and opening what it lists is ESTALE.
+        // One stat for all entries. It is not checked whether the file was overwritten: if so, this is
+        // the directory as it was, and opening its entries is ESTALE.
         let stat = look_up.then(|| stat_of(archive.source())).transpose()?;
         let inodes = self.inodes_of(version, archive);
         if !show_dots(cookie, show) {
@@ -153,52 +155,64 @@ impl Tree {
     ) {
         let mut found = Vec::new().into_iter().peekable();
         let open = look_up || listing.kinds_wanted.load(Ordering::Relaxed);
-        let first = listing.names.len() - listing.behind(cookie).len();
+        let first = listing.names.len() - listing.after(cookie).len();
         for (row, name) in listing.names.iter().enumerate().skip(first) {
-            if open && (row - first).is_multiple_of(AHEAD) {
-                let rows = row..listing.names.len().min(row + AHEAD);
-                found = self.open_ahead(at, device, listing, rows);
+            if open && (row - first).is_multiple_of(OPENED_TOGETHER) {
+                let rows = row..listing.names.len().min(row + OPENED_TOGETHER);
+                found = self.open_unknown_rows(at, device, listing, rows);
             }
-            let ahead = found.next_if(|(of, ..)| *of == row).map(|(_, found, stat)| (found, stat));
-            let mut listed = Listed {
-                name: &name.name,
-                kind: Some(name.kind),
-                cookie: name.cookie,
-                number: None,
-                looked_up: None,
+            let opened = found.next_if(|(of, ..)| *of == row).map(|(_, found, stat)| (found, stat));
+            let Some(listed) = self.listed(at, device, name, opened, look_up, open) else {
+                continue;
             };
-            if look_up {
-                let looked_up = match ahead {
-                    Some((found, stat)) => Ok(self.enter_found(at, name, found, stat)),
-                    None => self.lookup_at(at, &name.name),
-                };
-                match looked_up {
-                    Ok((ino, attr)) => {
-                        listed.kind = Some(attr.kind);
-                        listed.looked_up = Some((ino, attr));
-                    }
-                    // It is there, and may be a directory.
-                    Err(error) if error.leaves_open() => {
-                        listed.kind = Some(name.kind).filter(|_| name.archive.is_none());
-                    }
-                    // Gone since the names were taken, or in a directory that can be listed but
-                    // not searched: an entry without an inode is not one for readdir(3) either.
-                    Err(_) => continue,
-                }
-            } else if let Some(format) = name.archive {
-                let is_archive = match ahead {
-                    Some((found, _)) => Some(found.is_ok()),
-                    None if open || self.containers.remembers(device, name.ino, format) => {
-                        self.is_container(at, &name.name, format).ok()
-                    }
-                    None => None,
-                };
-                listed.kind = is_archive.map(|is| if is { Kind::Directory } else { name.kind });
-            }
             if !self.offer(listed, show) {
                 return;
             }
         }
+    }
+
+    /// The entry of a name in a source directory; `None` if there is no such file any more. `opened`
+    /// is what the file turned out to be, if that is known. Else it is found out, if `open`.
+    fn listed<'a>(
+        &self,
+        at: &At<'_>,
+        device: u64,
+        name: &'a Name,
+        opened: Option<(Found, Stat)>,
+        look_up: bool,
+        open: bool,
+    ) -> Option<Listed<'a>> {
+        let (kind, cookie) = (Some(name.kind), name.cookie);
+        let mut listed = Listed { name: &name.name, kind, cookie, number: None, looked_up: None };
+        if look_up {
+            let looked_up = match opened {
+                Some((found, stat)) => Ok(self.enter_found(at, name, found, stat)),
+                None => self.lookup_at(at, &name.name),
+            };
+            match looked_up {
+                Ok((ino, attr)) => {
+                    listed.kind = Some(attr.kind);
+                    listed.looked_up = Some((ino, attr));
+                }
+                // The file exists, and may be a directory in the mount.
+                Err(error) if error.leaves_open() => {
+                    listed.kind = kind.filter(|_| name.archive.is_none());
+                }
+                // Removed since the names were read, or in a directory that may be listed but not
+                // searched: readdir(3) shows no entry without an inode either.
+                Err(_) => return None,
+            }
+        } else if let Some(format) = name.archive {
+            let is_archive = match opened {
+                Some((found, _)) => Some(found.is_ok()),
+                None if open || self.containers.remembers(device, name.ino, format) => {
+                    self.is_container(at, &name.name, format).ok()
+                }
+                None => None,
+            };
+            listed.kind = is_archive.map(|is| if is { Kind::Directory } else { name.kind });
+        }
+        Some(listed)
     }
 
     /// A name in a directory of the source was looked up.
@@ -210,7 +224,8 @@ impl Tree {
         }
     }
 
-    /// Shows an entry. If there is no room for it, the kernel will not know that it was looked up.
+    /// Shows an entry. If there is no room for it, its lookup is taken back: the kernel does not know
+    /// of it.
     fn offer(&self, listed: Listed<'_>, show: &mut Show<'_>) -> bool {
         let looked_up = listed.looked_up.map(|(ino, _)| ino);
         let shown = show(listed);
@@ -240,8 +255,7 @@ impl Tree {
         }
     }
 
-    /// The names of a source directory: as they are at the start of a listing, and as they were
-    /// then further on.
+    /// The names of a source directory: read anew at the start of a listing, the same ones later.
     fn listing(
         &self,
         ino: Ino,
@@ -286,7 +300,7 @@ impl Tree {
             if kind == Kind::File
                 && let Some(format) = Format::of(name)
             {
-                let directory = present::beside(name);
+                let directory = beside::directory_of(name);
                 match format.shown_name(name) {
                     None if !beside => archive = Some(format),
                     // One that there is no memory for has many members: it is taken for an archive.
@@ -323,7 +337,7 @@ impl Tree {
         };
         let unknown: Vec<_> = names.iter().filter_map(unknown).collect();
         // Each is open until all of its part are.
-        for part in unknown.chunks(AHEAD) {
+        for part in unknown.chunks(OPENED_TOGETHER) {
             let rows = part.iter().enumerate();
             let rows = rows.map(|(row, (name, format))| (row, name.clone(), *format));
             drop(self.open_rows(at, rows.collect()));
@@ -331,7 +345,7 @@ impl Tree {
     }
 }
 
-/// Shows `.` and `..` as far as they lie behind `cookie`.
+/// Shows those of `.` and `..` that come after `cookie`.
 fn show_dots(cookie: u64, show: &mut Show<'_>) -> bool {
     DOTS.iter().filter(|dot| dot.1 > cookie).all(|&(name, cookie)| {
         let name = OsStr::new(name);
@@ -361,15 +375,15 @@ impl Name {
 #[derive(Debug)]
 pub(super) struct Listing {
     pub names: Vec<Name>,
-    /// Whether somebody has looked one of its archives up: whoever lists it wants to know what the
-    /// others are, and asking for each alone is dear.
+    /// Whether one of its archives was looked up. Then a program that lists the directory probably
+    /// wants to know what the other files are, and opening them together is cheaper.
     kinds_wanted: AtomicBool,
-    /// Greater than all cookies that were ever given.
+    /// The next cookie to give: greater than all that were given.
     next: u64,
 }
 
 impl Listing {
-    /// Names that `before` had keep their cookies, others come behind all of them.
+    /// Names of `before` keep their cookies; new names come after all of them.
     fn new(mut names: Vec<Name>, before: Option<&Self>) -> Self {
         let known: HashMap<&OsStr, u64> = before
             .iter()
@@ -387,7 +401,7 @@ impl Listing {
         Self { names, kinds_wanted: AtomicBool::new(false), next }
     }
 
-    fn behind(&self, cookie: u64) -> &[Name] {
+    fn after(&self, cookie: u64) -> &[Name] {
         &self.names[self.names.partition_point(|name| name.cookie <= cookie)..]
     }
 }
@@ -435,20 +449,20 @@ mod tests {
         Listing::new(names, before)
     }
 
-    fn behind(listing: &Listing, cookie: u64) -> Vec<&str> {
-        listing.behind(cookie).iter().filter_map(|name| name.name.to_str()).collect()
+    fn after(listing: &Listing, cookie: u64) -> Vec<&str> {
+        listing.after(cookie).iter().filter_map(|name| name.name.to_str()).collect()
     }
 
     #[test]
     fn names_keep_their_cookies_while_others_come_and_go() {
         let first = listing(&["a", "b", "d"], None);
-        let b = first.behind(0)[1].cookie;
-        assert_eq!(behind(&first, b), ["d"]);
+        let b = first.after(0)[1].cookie;
+        assert_eq!(after(&first, b), ["d"]);
         let second = listing(&["b", "c", "d"], Some(&first));
-        assert_eq!(behind(&second, b), ["d", "c"]);
+        assert_eq!(after(&second, b), ["d", "c"]);
         let third = listing(&["a", "b", "d"], Some(&second));
-        assert_eq!(behind(&third, b), ["d", "a"], "a cookie is never given to another name");
-        assert_eq!(behind(&third, 0), ["b", "d", "a"]);
+        assert_eq!(after(&third, b), ["d", "a"], "a cookie is never given to another name");
+        assert_eq!(after(&third, 0), ["b", "d", "a"]);
     }
 
     #[test]

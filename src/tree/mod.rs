@@ -3,9 +3,10 @@
 //! The promises are in docs/semantics.md. Needs no /dev/fuse: all of it can be called from a test.
 #![forbid(unsafe_code)]
 
-mod ahead;
 mod attr;
+mod beside;
 mod block;
+mod containers;
 mod crowd;
 mod error;
 mod handle;
@@ -13,8 +14,7 @@ mod inode;
 mod listing;
 mod node;
 mod number;
-mod opened;
-mod present;
+mod open_rows;
 mod resolve;
 mod source;
 mod sweep;
@@ -29,7 +29,8 @@ use std::time::Duration;
 
 use crate::serve;
 
-pub use attr::{Attr, Kind, Timestamp};
+pub use crate::archive::Timestamp;
+pub use attr::{Attr, Kind};
 pub use error::FsError;
 pub use handle::{Handle, HandleId};
 pub use inode::Ino;

@@ -8,7 +8,7 @@ use std::{
 
 use super::attr::{FileId, Kind};
 use crate::{
-    archive::{DirId, Format, MemberId},
+    archive::{DirId, Format, MemberId, Timestamp},
     serve::OpenContainer,
     sync::Mutex,
 };
@@ -45,7 +45,7 @@ pub(super) struct VersionKey {
     pub path: Arc<Path>,
     pub id: FileId,
     pub size: u64,
-    pub mtime: (i64, u32),
+    pub mtime: Timestamp,
     /// What the archive's directory says, hashed.
     pub fingerprint: u64,
 }
@@ -133,7 +133,6 @@ mod tests {
     use std::hash::{BuildHasher, RandomState};
 
     use super::*;
-    use crate::tree::Timestamp;
 
     #[test]
     fn two_who_open_a_file_at_once_share_what_the_first_opened() {
@@ -153,7 +152,7 @@ mod tests {
             path: Path::new(path).into(),
             id: FileId { dev: (0, 1), ino: 2, btime: Timestamp { seconds: 3, nanoseconds: 4 } },
             size: 5,
-            mtime: (6, 7),
+            mtime: Timestamp { seconds: 6, nanoseconds: 7 },
             fingerprint: 8,
         };
         assert_eq!(hasher.hash_one(key("a.npz")), hasher.hash_one(key("a.npz")));

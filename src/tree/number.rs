@@ -15,7 +15,7 @@ use std::{os::unix::ffi::OsStrExt, path::Path};
 use sha2::{Digest, Sha256};
 
 use super::{Ino, attr::FileId, node::VersionKey};
-use crate::archive::Format;
+use crate::archive::{Format, Timestamp};
 
 /// Where hashes begin: no filesystem known counts that far.
 const HASHED: u64 = 1 << 62;
@@ -53,7 +53,7 @@ pub(super) fn of_archive(key: &VersionKey) -> impl Iterator<Item = Ino> {
 
 /// Without the birth time, which some hosts see of a network filesystem and others do not.
 fn of_version(kind: &str, key: &VersionKey, attempt: u64) -> u64 {
-    let (seconds, nanoseconds) = key.mtime;
+    let Timestamp { seconds, nanoseconds } = key.mtime;
     let numbers = [key.id.ino, key.size, seconds as u64, nanoseconds.into(), key.fingerprint];
     hash(kind, &key.path, &numbers, attempt)
 }
@@ -76,7 +76,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::{archive::NPY_GZ, tree::Timestamp};
+    use crate::archive::NPY_GZ;
 
     fn file(ino: u64) -> FileId {
         FileId { dev: (8, 1), ino, btime: Timestamp { seconds: -5, nanoseconds: 7 } }
@@ -107,7 +107,7 @@ mod tests {
             path: Path::new("run7.npz").into(),
             id: file(77),
             size: 5,
-            mtime: (1_700_000_000, 9),
+            mtime: Timestamp { seconds: 1_700_000_000, nanoseconds: 9 },
             fingerprint: 3,
         };
         let numbers = [
@@ -131,7 +131,7 @@ mod tests {
             path: Path::new("a.npz").into(),
             id: file(77),
             size: 5,
-            mtime: (6, 7),
+            mtime: Timestamp { seconds: 6, nanoseconds: 7 },
             fingerprint: 8,
         };
         let number = |key: &VersionKey| first(of_archive(key));
@@ -141,8 +141,8 @@ mod tests {
             VersionKey { path: Path::new("b.npz").into(), ..key() },
             VersionKey { id: file(78), ..key() },
             VersionKey { size: 6, ..key() },
-            VersionKey { mtime: (7, 7), ..key() },
-            VersionKey { mtime: (6, 8), ..key() },
+            VersionKey { mtime: Timestamp { seconds: 7, nanoseconds: 7 }, ..key() },
+            VersionKey { mtime: Timestamp { seconds: 6, nanoseconds: 8 }, ..key() },
             VersionKey { fingerprint: 9, ..key() },
         ];
         let numbers: BTreeSet<_> = others.iter().chain([&key()]).map(number).collect();

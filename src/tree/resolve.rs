@@ -3,14 +3,14 @@
 use std::{ffi::OsStr, io, path::Path, sync::Arc};
 
 use super::{
-    Attr, FsError, Ino, Kind, Layout, Timestamp, Tree,
+    Attr, FsError, Ino, Kind, Layout, Tree,
     attr::Stat,
+    beside,
+    containers::Found,
     inode::InBlock,
     listing::Name,
     node::{Key, Node, SourceNode, Version, VersionKey},
     number,
-    opened::Found,
-    present,
     source::{self, At},
 };
 use crate::{
@@ -154,7 +154,7 @@ impl Tree {
 
     /// What `name` stands for where the source has no such name.
     fn resolve_derived(&self, at: &At<'_>, name: &OsStr) -> Result<Resolved, FsError> {
-        let beside = present::archive_beside(name)
+        let beside = beside::archive_of(name)
             .filter(|_| self.settings.layout == Layout::Beside)
             .map(|(archive, format)| (format, archive.to_owned()));
         for (format, source) in beside.into_iter().chain(Format::sources_of(name)) {
@@ -335,6 +335,5 @@ pub(super) fn stat_of(source: &SourceFile) -> Result<Stat, FsError> {
 /// Attributes as they were for this generation: should the file have been overwritten, a new mtime
 /// on the old inode would make the kernel drop pages that are still right.
 pub(super) fn of_version(key: &VersionKey, attr: Attr) -> Attr {
-    let (seconds, nanoseconds) = key.mtime;
-    Attr { mtime: Timestamp { seconds, nanoseconds }, ..attr }
+    Attr { mtime: key.mtime, ..attr }
 }

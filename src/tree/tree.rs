@@ -8,11 +8,11 @@ use rustix::{fs::StatVfs, process::Resource};
 use super::{
     Attr, FsError, Handle, HandleId, Ino, Kind, PlainFile, Settings, Source,
     attr::Stat,
+    containers::Containers,
     handle::Handles,
     inode::Inodes,
     listing::Listings,
     node::{Key, Node, SourceNode, Version},
-    opened::Containers,
     resolve::{of_version, stat_of},
     source,
     sweep::Sweep,

@@ -282,9 +282,10 @@ fn many_threads_see_only_old_bytes_or_stale_while_the_file_is_rewritten() {
 
 #[test]
 fn times_before_1970_are_told_apart() {
-    assert_ne!(packed((-1, 0)), packed((0, 0)));
-    assert_ne!(packed((-1, 999_999_999)), packed((0, 0)));
-    assert_ne!(packed((1, 0)), packed((0, 999_999_999)));
+    let time = |seconds, nanoseconds| Timestamp { seconds, nanoseconds };
+    assert_ne!(packed(time(-1, 0)), packed(time(0, 0)));
+    assert_ne!(packed(time(-1, 999_999_999)), packed(time(0, 0)));
+    assert_ne!(packed(time(1, 0)), packed(time(0, 999_999_999)));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::{io::Write, num::NonZeroUsize, path::Path};
 
-use super::{super::opened::Containers, *};
+use super::{super::containers::Containers, *};
 use crate::archive::{NPY_GZ, NPZ};
 
 #[test]

@@ -1,7 +1,7 @@
 //! Opens the files of a listing on several threads at once, just before they are shown.
 //!
-//! What is known of a file already is not asked again here. A file that cannot be opened is left
-//! out: whoever looks its name up says why.
+//! Files of which something is known are not opened here. A file that cannot be opened is left out:
+//! looking its name up tells why.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -18,8 +18,8 @@ use std::{
 use super::{
     Tree,
     attr::Stat,
+    containers::{Containers, Found},
     listing::Listing,
-    opened::{Containers, Found},
     source::{At, open_regular},
 };
 use crate::{
@@ -28,14 +28,14 @@ use crate::{
     sync::{Condvar, Mutex},
 };
 
-/// Archives that are worth another thread: each takes some 10 us, waking a thread 5 to 30.
+/// Archives for which another thread is woken: opening one takes about 10 us, waking a thread 5 to 30.
 const WORTH_A_THREAD: usize = 16;
 
 /// A larger file, in bytes, may have a directory of 100,000 members and more.
 const LARGE: u64 = 8 << 20;
 
 /// What the files of some rows of a listing turned out to be, in the order of the rows.
-pub(super) type FoundAhead = std::iter::Peekable<std::vec::IntoIter<FoundRow>>;
+pub(super) type FoundRows = std::iter::Peekable<std::vec::IntoIter<FoundRow>>;
 
 /// A row, and what its file turned out to be.
 pub(super) type FoundRow = (usize, Found, Stat);
@@ -43,34 +43,34 @@ pub(super) type FoundRow = (usize, Found, Stat);
 /// A row whose file is to be opened, with the name and the format of the file.
 type Row = (usize, OsString, &'static Format);
 
-/// The files that are to be opened, for all who help.
-struct Work {
+/// The files to open, for all threads that open some of them.
+struct RowsToOpen {
     containers: Arc<Containers>,
     server: Arc<Server>,
     directory: OwnedFd,
     path: Arc<Path>,
     rows: Vec<Row>,
-    /// The first of `rows` that nobody has begun with.
+    /// The first of `rows` that no thread has begun with.
     next: AtomicUsize,
-    done: Mutex<Done>,
+    done: Mutex<OpenedRows>,
     changed: Condvar,
 }
 
-struct Done {
+struct OpenedRows {
     found: Vec<FoundRow>,
-    /// How many of `rows` are over, one way or the other.
+    /// How many of `rows` have been opened or left out.
     over: usize,
 }
 
 impl Tree {
     /// Opens those of these rows that may be archives, and of whose files nothing is known.
-    pub(super) fn open_ahead(
+    pub(super) fn open_unknown_rows(
         &self,
         at: &At<'_>,
         device: u64,
         listing: &Listing,
         rows: Range<usize>,
-    ) -> FoundAhead {
+    ) -> FoundRows {
         let unknown = |row: usize| {
             let name = &listing.names[row];
             let format = name.archive?;
@@ -81,19 +81,19 @@ impl Tree {
     }
 
     /// Opens files in `at`.
-    pub(super) fn open_rows(&self, at: &At<'_>, rows: Vec<Row>) -> FoundAhead {
+    pub(super) fn open_rows(&self, at: &At<'_>, rows: Vec<Row>) -> FoundRows {
         let directory = if rows.is_empty() { None } else { at.try_clone() };
         let Some(directory) = directory else { return Vec::new().into_iter().peekable() };
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let helpers = (rows.len() / WORTH_A_THREAD).min(cores - 1);
-        let work = Arc::new(Work {
+        let work = Arc::new(RowsToOpen {
             containers: self.containers.clone(),
             server: self.server.clone(),
             directory,
             path: at.path.into(),
             rows,
             next: AtomicUsize::new(0),
-            done: Mutex::new(Done { found: Vec::new(), over: 0 }),
+            done: Mutex::new(OpenedRows { found: Vec::new(), over: 0 }),
             changed: Condvar::new(),
         });
         for _ in 0..helpers {
@@ -105,20 +105,20 @@ impl Tree {
     }
 }
 
-impl Work {
-    /// Opens one after the other that nobody has begun with.
+impl RowsToOpen {
+    /// Opens one row after the other that no thread has begun with.
     fn help(&self) {
         while let Some((row, name, format)) =
             self.rows.get(self.next.fetch_add(1, Ordering::Relaxed))
         {
-            let mut turn = Turn { work: self, found: None };
+            let mut turn = RowTurn { work: self, found: None };
             turn.found = self.open(*row, name, format);
         }
     }
 
     fn open(&self, row: usize, name: &OsStr, format: &Format) -> Option<FoundRow> {
         let (file, stat) = open_regular(&self.directory, name).ok()?;
-        // It may take much memory, and all that are opened together stay until they are shown.
+        // It may take much memory, and files that are opened together stay open until they are shown.
         if stat.generation().size > LARGE {
             return None;
         }
@@ -127,8 +127,8 @@ impl Work {
         Some((row, found, stat))
     }
 
-    /// Waits for those that others have begun with: not for threads that have other work to do.
-    fn wait(&self) -> FoundAhead {
+    /// Waits for the rows that other threads have begun with, not for threads that have not begun.
+    fn wait(&self) -> FoundRows {
         let mut done = self.done.lock();
         while done.over < self.rows.len() {
             done = self.changed.wait(done);
@@ -139,13 +139,13 @@ impl Work {
     }
 }
 
-/// One row's turn; it ends even if opening the file panics, for somebody waits for it.
-struct Turn<'a> {
-    work: &'a Work,
+/// A row that a thread opens. It counts as done even if that panics: `wait` would wait for ever.
+struct RowTurn<'a> {
+    work: &'a RowsToOpen,
     found: Option<FoundRow>,
 }
 
-impl Drop for Turn<'_> {
+impl Drop for RowTurn<'_> {
     fn drop(&mut self) {
         let mut done = self.work.done.lock();
         done.found.extend(self.found.take());

@@ -8,12 +8,12 @@ use std::{
 use crate::archive::Format;
 
 /// The name of the directory beside an archive of this name.
-pub(super) fn beside(archive: &OsStr) -> OsString {
+pub(super) fn directory_of(archive: &OsStr) -> OsString {
     OsString::from_vec([archive.as_bytes(), b".d"].concat())
 }
 
 /// The name and the format of the archive beside which a directory of this name is shown.
-pub(super) fn archive_beside(name: &OsStr) -> Option<(&OsStr, &'static Format)> {
+pub(super) fn archive_of(name: &OsStr) -> Option<(&OsStr, &'static Format)> {
     let archive = OsStr::from_bytes(name.as_bytes().strip_suffix(b".d")?);
     let format = Format::of(archive).filter(|format| format.is_directory())?;
     Some((archive, format))
@@ -26,10 +26,10 @@ mod tests {
     #[test]
     fn only_archives_have_a_directory_beside_them() {
         for (name, is_archive) in [("a.npz", true), (".npz", false), ("a.npy.gz", false)] {
-            let directory = beside(OsStr::new(name));
-            let archive = archive_beside(&directory).map(|(archive, _)| archive);
+            let directory = directory_of(OsStr::new(name));
+            let archive = archive_of(&directory).map(|(archive, _)| archive);
             assert_eq!(archive, is_archive.then_some(OsStr::new(name)));
         }
-        assert_eq!(archive_beside(OsStr::new("a.npz")), None);
+        assert_eq!(archive_of(OsStr::new("a.npz")), None);
     }
 }
