@@ -33,10 +33,10 @@ const MAX_DIRECTORY: u64 = 128 << 20;
 /// How many end records are tried. Each may lead through a whole directory.
 const MAX_END_RECORDS: usize = 4;
 
-/// Is asked whether there are so many bytes of memory more, before they are taken.
+/// Reserves that many bytes of memory before they are allocated, or refuses.
 pub type Grow<'a> = dyn FnMut(u64) -> io::Result<()> + 'a;
 
-/// Bytes that are asked for at a time. Of what takes less nobody is asked.
+/// Bytes that are reserved at a time. Less than that is allocated without asking.
 pub(super) const GROWS_BY: u64 = 4 << 20;
 
 /// General purpose bits (APPNOTE 4.4.4).
@@ -223,8 +223,8 @@ struct Extent {
     /// In bytes from the start of the file.
     start: u64,
     end: u64,
-    /// What to add to the offsets that the directory tells: the length of a prefix before the
-    /// zip, or less than nothing if its start was cut off.
+    /// To be added to the offsets in the directory: the length of a prefix before the zip, or a
+    /// negative number if the start of the zip was cut off.
     shift: i128,
 }
 

@@ -68,10 +68,10 @@ impl Container {
         &self.source
     }
 
-    /// What tells the content of the file from any other, wherever the file lies.
+    /// Identifies the content of the file, in whatever place it is.
     ///
     /// # Errors
-    /// When the bytes that tell it cannot be read.
+    /// When the bytes for it cannot be read.
     pub fn identity(&self) -> io::Result<Identity> {
         if let Some(identity) = self.identity.get() {
             return Ok(*identity);
@@ -160,7 +160,7 @@ impl Container {
         decode::decode(&self.source, self.member(id), offset, most, out)
     }
 
-    /// The dictionary or window in bytes that decoding a member takes, as far as its start tells.
+    /// The dictionary or window in bytes that decoding a member takes, by the start of the member.
     ///
     /// # Errors
     /// As `data_offset`.

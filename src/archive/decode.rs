@@ -66,8 +66,8 @@ fn zstd_reader<R: BufRead>(encoded: R) -> io::Result<impl Read> {
     Ok(decoder)
 }
 
-/// The dictionary or window in bytes that decoding `member` takes, as far as its start tells: what
-/// follows may ask for more.
+/// The dictionary or window in bytes that decoding `member` takes, by the start of the member. The
+/// rest may ask for more.
 ///
 /// # Errors
 /// When its start cannot be read.

@@ -116,21 +116,22 @@ pub(super) struct Tree {
     pub warning: Option<String>,
 }
 
-/// Bytes that [`build`] takes at most for `names`, those of `count` members one after the other: all
-/// paths, and all of them again in their directories; some numbers for each member; and what a
-/// directory takes while it is made.
+/// The most bytes that [`build`] allocates for the `names` of `count` members, one after the other:
+/// all paths, and again in their directories; a few numbers for each member; and what a directory
+/// takes while it is built.
 pub(super) fn build_memory(count: usize, names: &[u8]) -> u64 {
     let slashes = names.iter().filter(|byte| **byte == b'/').count();
     (2 * names.len() + 64 * count + 320 * slashes.min(MAX_DIRS)) as u64
 }
 
-/// Makes directories of the names of `count` members in central directory order. For a million of them it
-/// takes some 50 MB while it works, beside what it returns: each table has a number or two a name.
+/// Builds directories from the names of `count` members in central directory order. For a million
+/// members it allocates about 50 MB for the time that it works: each table has one or two numbers a
+/// name.
 pub(super) fn build<'a>(count: usize, name_of: impl Fn(usize) -> &'a [u8]) -> Tree {
     let mut changes = vec![None; count];
     let mut paths = Vec::new();
-    // Where the path of each member ends in `paths`. It is empty if the member is not shown, and ends
-    // in `/` if it is a directory.
+    // Where the path of each member ends in `paths`. The path of a member that is not shown is empty;
+    // that of a directory ends in `/`.
     let mut ends: Vec<u32> = Vec::with_capacity(count);
     for (member, its_change) in changes.iter_mut().enumerate() {
         *its_change = match name::show(name_of(member), &mut paths) {
@@ -142,7 +143,7 @@ pub(super) fn build<'a>(count: usize, name_of: impl Fn(usize) -> &'a [u8]) -> Tr
             }
             Err(change) => Some(change),
         };
-        // They fit: a central directory is far shorter, and its names grow threefold at most.
+        // Fits 32 bits: a central directory is far shorter, and a name grows threefold at most.
         ends.push(paths.len() as u32);
     }
 
@@ -161,7 +162,7 @@ pub(super) fn build<'a>(count: usize, name_of: impl Fn(usize) -> &'a [u8]) -> Tr
     }
     drop(ends);
     builder.add_files(files, |covered, by| {
-        // The last of a repeated name is what everyone expects; anything else is told.
+        // That the last of a repeated name is shown is expected; all other changes are reported.
         if name_of(covered) != name_of(by) {
             changes[covered] = Some(Change::Covered);
         }
@@ -211,8 +212,8 @@ struct Builder<'p> {
     files: Vec<File>,
     /// Files whose name is a directory's, under the name they got.
     renamed: HashMap<(u32, Vec<u8>), usize>,
-    /// For names that were wanted for them and are taken, the number to go on with: long names are
-    /// shortened, so many may come to one.
+    /// For each name that was taken, the next number to try. Long names are shortened, so many may
+    /// become the same.
     next: HashMap<(u32, Vec<u8>), u64>,
 }
 
@@ -244,8 +245,8 @@ impl<'p> Builder<'p> {
         Some((dir, range.start + dirs as u32..range.end))
     }
 
-    /// Adds files; of those with one name the last in central directory order wins. `covered` hears
-    /// of each that lost, and by which.
+    /// Adds files. Of files with the same name the last in central directory order is shown;
+    /// `covered` is called with each of the others and the one shown.
     fn add_files(&mut self, mut files: Vec<File>, mut covered: impl FnMut(usize, usize)) {
         let paths = self.paths;
         // Most writers have sorted them, or nearly: cheaper than to hash 10,000 names.
@@ -289,7 +290,7 @@ impl<'p> Builder<'p> {
             name::append_component(&wanted, &mut fitting);
             let key = (dir, fitting);
             if !self.is_taken(&key) {
-                // Whoever comes to one of them has those in between tried already.
+                // The names in between need not be tried again.
                 self.next.extend(passed.into_iter().map(|passed| (passed, number + 1)));
                 return key.1;
             }
@@ -308,7 +309,7 @@ impl<'p> Builder<'p> {
     fn finish(self) -> Vec<Dir> {
         let mut parents = vec![DirId::ROOT; self.dirs.len() + 1];
         let member_entry = |member| Entry::Member(MemberId(member as u32));
-        // What is not a file under its own name.
+        // Directories, and files under another name than their own.
         let mut others: Vec<(u32, Cow<'p, [u8]>, Entry)> = Vec::new();
         others.reserve_exact(self.dirs.len() + self.renamed.len());
         for ((dir, name), child) in self.dirs {

@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_short_or_no_gzip_is_an_error_behind_what_there_is() {
+    fn what_is_cut_short_or_not_gzip_is_an_error_after_the_bytes_before_it() {
         let encoded = member(&[7; 1000]);
         for len in 0..encoded.len() {
             let (bytes, error) = decoded(&encoded[..len]);

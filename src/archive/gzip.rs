@@ -1,8 +1,7 @@
 //! The parser of `.npy.gz` files: finds the size of the member without decoding all of it.
 //!
-//! The size field at the end of a gzip file is the size modulo 2^32, and that of its last member
-//! alone; the header of the `.npy` tells all. Whether that is true is found out by whoever decodes
-//! to the end.
+//! The size at the end of a gzip file is that of its last gzip member alone, modulo 2^32. So the size
+//! comes from the header of the `.npy`; a pass over the whole stream finds out whether it is right.
 
 use std::{
     cell::RefCell,
@@ -18,8 +17,8 @@ use super::{
     npy::{self, NpyError},
 };
 
-/// How many bytes of the file are read at most to find the header: the longest one (1 MiB) does
-/// not grow by half when encoded, but a gzip file may start with any number of empty members.
+/// The most bytes that are read to find the header. The longest header (1 MiB) grows by less than half
+/// when encoded, but a gzip file may start with any number of empty gzip members.
 const MAX_ENCODED: u64 = 2 << 20;
 
 /// Inflates the first bytes and reads the `.npy` header.
@@ -37,7 +36,7 @@ pub(super) fn parse_npy(
     let encoded_size = source.generation().size;
     if size > encoded_size.saturating_mul(MAX_DEFLATE_RATIO) {
         return Err(Error::Corrupt(format!(
-            "its header tells of {size} bytes, more than {encoded_size} can decode to"
+            "its header says {size} bytes, more than {encoded_size} can decode to"
         )));
     }
     let member = Member {
@@ -79,8 +78,8 @@ fn read_header(source: &SourceFile) -> Result<npy::Header, Error> {
     })
 }
 
-/// Reads until `buf` has `wanted` bytes or the stream ends. The error of an end that comes too
-/// early is kept back, since the bytes before it may be enough to say what is wrong.
+/// Reads until `buf` has `wanted` bytes or the stream ends. A stream that is cut short is not an
+/// error here: the bytes before its end may say better what is wrong.
 fn fill(decoded: &mut dyn Read, buf: &mut Vec<u8>, wanted: usize) -> io::Result<()> {
     let missing = (wanted - buf.len()) as u64;
     match decoded.take(missing).read_to_end(buf) {

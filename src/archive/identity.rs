@@ -1,4 +1,4 @@
-//! What an archive is, wherever it lies and whatever it is called.
+//! Recognises a container by its content, in whatever place and under whatever name.
 
 use std::{fmt, io, iter, ops::Range};
 
@@ -7,41 +7,39 @@ use sha2::{Digest, Sha256};
 
 use super::SourceFile;
 
-/// What statfs(2) says of a FUSE filesystem (FUSE_SUPER_MAGIC).
+/// The type of FUSE filesystems in statfs(2) (FUSE_SUPER_MAGIC).
 const FUSE: u32 = 0x6573_5546;
 
-/// Bytes at the start and at the end of a file without a directory that tell what it is.
+/// Bytes at the start and at the end of a file without a directory that are hashed.
 const HEAD: u64 = 4 << 10;
 const TAIL: u64 = 64 << 10;
 
 /// Bytes that are hashed at a time.
 const PIECE: u64 = 64 << 10;
 
-/// Tells one archive from all others by its content and its owner: a SHA-256 over its owner, its
-/// size, its mtime in whole seconds, and some of its bytes.
+/// Distinguishes a container from all others: a SHA-256 over its owner, its size, its mtime in whole
+/// seconds, and some of its bytes. Name, inode and ctime are not part of it: a copy has others.
 ///
-/// The owner, because none of the rest keeps another user from making an archive of the same
-/// identity with other data: who can give files away is root. A filesystem whose owner says what
-/// the owners of its files are (FUSE) vouches for nobody else's: such archives have identities of
-/// their own kind.
+/// The owner is part of it because nothing else stops another user from making a container with the
+/// same hash and other data; only root can give files away. On a FUSE filesystem the user who mounts
+/// it chooses the owners of its files: identities there are of a kind of their own.
 ///
-/// In a zip these are the central directory and all that follows: it has the CRC-32, the sizes and
-/// the place of every member. A `.npy.gz` has no directory: there it is the first 4 KiB, with
-/// the gzip header, and the last 64 KiB, with the CRC-32 of the last gzip member, which do not tell
-/// all of it: so the fraction of the mtime is beside them. It is not in the hash, for some programs
-/// and filesystems that keep times cut it. Name, inode and ctime are not of the archive: a copy has
-/// others.
+/// The bytes of a zip are its central directory and everything after it: the directory has the
+/// CRC-32, the sizes and the place of every member. A file without a directory (`.npy.gz`) has its
+/// first 4 KiB, with the gzip header, and its last 64 KiB, with the CRC-32 of the last gzip member.
+/// These do not cover its middle, so the fraction of the mtime is compared too. The fraction is not
+/// in the hash because some programs and filesystems that keep times cut it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Identity {
     /// The SHA-256.
     pub hash: [u8; 32],
-    /// Fraction of the mtime in nanoseconds; 0 if the hash tells all.
+    /// Fraction of the mtime in nanoseconds; 0 if the hash is enough.
     pub fraction: u32,
 }
 
 impl Identity {
-    /// Whether an archive of this hash is the same if the fraction of its mtime is `other`: it is,
-    /// or one is what is left of the other where fewer digits are kept.
+    /// Whether a container with this hash is the same if the fraction of its mtime is `other`: the
+    /// fractions are equal, or one has lost digits of the other.
     pub fn has_fraction(&self, other: u32) -> bool {
         (0..=9).map(|digits| 10u32.pow(digits)).any(|unit| {
             let is_cut = |cut: u32, whole: u32| cut == whole - whole % unit;

@@ -21,21 +21,21 @@ use crate::sync::Mutex;
 const HEAD: u64 = 4 << 10;
 /// Bytes at the end of a file that its fingerprint covers.
 const TAIL: u64 = 64 << 10;
-/// Bytes at the end of a file that are read when it is opened: the fingerprint's, and so many more
-/// that the end record of a zip is among them, however long its comment.
+/// Bytes at the end of a file that are read when it is opened: those of the fingerprint, and enough
+/// to contain the end record of a zip with the longest comment.
 pub(super) const TAIL_READ: u64 = TAIL + END_RECORD;
 /// Bytes of the end record of a zip without its comment (APPNOTE 4.3.16).
 const END_RECORD: u64 = 22;
 
-/// The user that stands for all who have no number (/proc/sys/kernel/overflowuid, if nobody has
-/// changed it).
+/// The user that stands for all users without a number here (the default of
+/// /proc/sys/kernel/overflowuid).
 const NOBODY: u32 = 65534;
 
-/// Before Linux 6.13 the clock that files are stamped by moves once a timer tick, 1 to 10 ms, so
-/// two writes within one leave the same times.
+/// Before Linux 6.13 the clock for the times of files advances once a timer tick, 1 to 10 ms: two
+/// writes within a tick leave the same times.
 const TICK: Duration = Duration::from_millis(20);
 
-/// A file of the user's, read only as long as it is the generation that was opened.
+/// A file of the source. Reads fail once it is not the generation that was opened.
 ///
 /// np.savez truncates the same inode in place, so holding the file open does not keep the old
 /// bytes. Every read is therefore followed by one fstat(2), and fails if size or mtime are not
@@ -59,12 +59,12 @@ pub struct SourceFile {
     accepted_ctime: AtomicU64,
     /// Set once the file is found overwritten; never unset.
     stale: AtomicBool,
-    /// The file had been written within `TICK` before it was opened: a later write may have left
-    /// the very same times. Cleared by the first check after the tick that finds the fingerprint.
+    /// Set if the file was written less than `TICK` before it was opened: a later write may have left
+    /// the same times. Cleared by the first check after the tick that finds the same fingerprint.
     racy: AtomicBool,
     /// One thread at a time compares the fingerprint.
     comparing: Mutex<()>,
-    /// Whether reads of it panic, to see what becomes of those who wait for them.
+    /// Whether reads panic, for tests of threads that wait for them.
     #[cfg(test)]
     pub panics: AtomicBool,
 }
@@ -165,8 +165,8 @@ impl SourceFile {
         Ok(())
     }
 
-    /// The fingerprint taken when the file was opened: with size and mtime, it tells its content
-    /// from others as far as the type's documentation says.
+    /// The fingerprint taken when the file was opened. With size and mtime it distinguishes the
+    /// content from others, as far as the type's documentation says.
     pub fn fingerprint(&self) -> u64 {
         u64::from(self.fingerprint.head) << 32 | u64::from(self.fingerprint.tail)
     }
@@ -238,7 +238,7 @@ impl seekable_deflate::ReadAt for SourceFile {
     }
 }
 
-/// What tells one generation of one file; see [`SourceFile::same_file`].
+/// Identifies one generation of one file; see [`SourceFile::same_file`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SameFile(pub [u8; 16]);
 

@@ -191,7 +191,7 @@ fn read_with_name(
     Ok(bytes)
 }
 
-/// What can be told of a member without reading any of it.
+/// Checks a member by the central directory alone.
 fn check_sizes(member: &Member) -> Result<(), Error> {
     let &Member { method, encoded_size, size, crc32, .. } = member;
     // What a writer leaves that counts in 32 bits and had more to write.

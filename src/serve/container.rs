@@ -187,9 +187,9 @@ impl OpenContainer {
         let &Member { size, crc32, .. } = container.member(id);
         let mtime = container.source().generation().mtime.seconds;
         self.shared.copy(size, crc32, move || {
-            // A central directory has the CRC-32 of every member. Where others may write the file,
-            // that keeps nobody from making another of the same. A `.npy.gz` has no directory: its
-            // identity tells little.
+            // The identity of a zip covers the CRC-32 of every member. But whoever else may write
+            // the file could make one with the same CRC-32s and other bytes. The identity of a
+            // `.npy.gz` does not cover its middle. In both cases the copy is of this very file.
             let source = container.source();
             let is_told_by_identity = crc32.is_some() && source.is_its_owners()?;
             let file = if is_told_by_identity { None } else { Some(source.same_file()?) };

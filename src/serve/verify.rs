@@ -1,8 +1,8 @@
-//! Comparing members with their checksums (`--verify`), and what becomes of one that differs.
+//! Compares members with their checksums (`--verify`), and stops serving one that differs.
 //!
 //! A small member is compared before its first byte is served. A large one is served at once, and
 //! the pass over it is finished in the background (`background`). A member that differs is
-//! *condemned*: its reads and opens fail, and whoever listens drops what the kernel has cached of it.
+//! *condemned*: its reads and opens fail, and the listener drops the kernel's cached pages of it.
 
 use std::{
     fmt,
@@ -58,16 +58,16 @@ impl Verify {
     }
 }
 
-/// Hears of inodes whose pages in the kernel's cache may be wrong. With the damage, if the log is
-/// to be told of it.
+/// Called with each inode whose pages in the kernel's cache may be wrong, and with the damage if it
+/// has to be logged.
 type Listener = Box<dyn Fn(u64, Option<&Error>) + Send + Sync>;
 
-/// Who listens for members that turn out to be wrong.
+/// The listener for members that turn out to be wrong.
 #[derive(Default)]
 pub struct Alarm(OnceLock<Listener>);
 
 impl Alarm {
-    /// Sets the one who listens, once.
+    /// Sets the listener, once.
     pub fn listen(&self, listener: Listener) {
         // There is one mount, which sets it once.
         let _ = self.0.set(listener);
@@ -104,7 +104,7 @@ impl Confirmed {
     }
 }
 
-/// What a member is, as far as its verdict depends on it.
+/// The properties of a member that its verdict depends on.
 #[derive(Debug)]
 pub struct Subject {
     /// The file it lies in.
@@ -184,15 +184,15 @@ impl Verdict {
         self.before_serving && !self.is_settled()
     }
 
-    /// The stream cannot be decoded to its end: the bytes before the fault may be wrong as well, and
-    /// nothing can tell any more.
+    /// Condemns the member because its stream cannot be decoded to its end: the bytes before the fault
+    /// may be wrong as well, and cannot be compared any more.
     pub fn stops(&self, error: Error) {
         if self.policy != Verify::Never {
             self.condemn(error);
         }
     }
 
-    /// Whether it is known that they are right, or not.
+    /// Whether the member is confirmed or condemned.
     pub fn is_settled(&self) -> bool {
         self.is_confirmed() || self.condemned.get().is_some()
     }
@@ -202,12 +202,12 @@ impl Verdict {
         self.confirmed.load(Ordering::Relaxed)
     }
 
-    /// Why none of them is served, if so.
+    /// Why the member is not served, if it is condemned.
     pub fn error(&self) -> Option<&Error> {
         self.condemned.get()
     }
 
-    /// `result`, unless it is known by now that it may be wrong.
+    /// `result`, or the error of the member if it has been condemned.
     pub fn judge<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
         match self.condemned.get() {
             Some(error) => Err(error.clone()),
@@ -215,7 +215,7 @@ impl Verdict {
         }
     }
 
-    /// They were compared, and are right.
+    /// Confirms the member: its bytes were compared, and are right.
     pub fn confirm(&self) {
         if self.condemned.get().is_none() && !self.confirmed.swap(true, Ordering::Relaxed) {
             self.members.set(self.subject.number, true);
@@ -225,13 +225,13 @@ impl Verdict {
         }
     }
 
-    /// They are wrong, or what was served of them may have been.
+    /// Condemns the member: its bytes are wrong, or bytes that were served may have been.
     pub fn condemn(&self, error: Error) {
-        // Bytes that make no sense because the file is being overwritten are no damage.
+        // Bytes that make no sense because the file is being overwritten are not damage.
         if self.subject.source.check().is_err() || self.condemned.set(error).is_err() {
             return;
         }
-        // That it was right may have been said by an index that was not.
+        // A saved index that was wrong may have confirmed it.
         self.members.set(self.subject.number, false);
         let inodes = self.inodes.lock().clone();
         let Some(listener) = self.alarm.0.get() else { return };
