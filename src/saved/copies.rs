@@ -1,10 +1,10 @@
-//! Decoded copies of members, each a file of its own that has its bytes and nothing else: so the
-//! kernel can read it in the place of the member.
+//! Decoded copies of members. Each is a file with the bytes of the member and nothing else, so that
+//! the kernel can read it in the place of the member.
 //!
-//! There is no room in it for a checksum. What tells that a copy is whole is that it has a name,
-//! its size, and its mtime, which is made that of the archive (whole seconds) before it gets the
-//! name: whoever writes to it moves it. What the disk does to it unasked is not found out, as with
-//! any other file. A CRC-32 over all of it before it is used would cost as much as reading it.
+//! There is no room for a checksum in the file. A copy is complete if it has a name, the right size,
+//! and the mtime of the archive (in whole seconds), which is set before the name: any later write
+//! moves the mtime. Damage by the disk is not detected, as in any other file: a CRC-32 over the copy
+//! before each use would cost as much as reading it.
 
 use std::{fs::File, io, os::unix::fs::MetadataExt, path::Path};
 
@@ -13,7 +13,7 @@ use rustix::fs::{Timespec, Timestamps, UTIME_NOW};
 use super::{Directory, Draft, Error, StreamKey};
 use crate::archive::{Identity, SameFile};
 
-/// Names a member, and says how its copy looks.
+/// Identifies a member, and has the size and mtime of its copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CopyKey {
     /// The archive.
@@ -24,7 +24,7 @@ pub struct CopyKey {
     pub size: u64,
     /// The mtime of the archive, in seconds.
     pub mtime: i64,
-    /// The very file, where its identity does not tell all of its content, or has no owner.
+    /// The file itself, if its identity does not cover all of its content, or others may write it.
     pub file: Option<SameFile>,
 }
 
@@ -35,14 +35,14 @@ pub struct Copies {
 }
 
 impl Copies {
-    /// Those in the directory `path`, which may take `limit` bytes: the least recently used go
-    /// first. What servers that died have left there goes now.
+    /// The copies in the directory `path`, which may take `limit` bytes: the least recently used are
+    /// removed first. Unfinished copies of servers that died are removed now.
     ///
     /// # Errors
     /// When the directory cannot be made, opened or read, or others can write it.
     pub fn open(path: &Path, limit: u64) -> Result<Self, Error> {
         let directory = Directory::open(path, ".decoded", limit)?;
-        // A copy does not say whose it is: only its name does.
+        // Only the name of a copy says which member it is of.
         directory.check_private()?;
         directory.shrink()?;
         Ok(Self { directory })
@@ -54,7 +54,7 @@ impl Copies {
         self.directory.path()
     }
 
-    /// The copy of a member, if there is one; it then counts as used just now.
+    /// The copy of a member, if there is one, marked as used now.
     ///
     /// # Errors
     /// When there is one that cannot be used.
@@ -70,7 +70,7 @@ impl Copies {
         Ok(Some(file))
     }
 
-    /// Begins a copy of `size` bytes, for which others make room. `None` if it cannot fit in.
+    /// Begins a copy of `size` bytes; others are removed to make room. `None` if it cannot fit.
     ///
     /// # Errors
     /// When the disk has no room, or no file can be made.
@@ -79,7 +79,7 @@ impl Copies {
             return Ok(None);
         }
         let draft = self.directory.draft()?;
-        // Others see by it how much will be written.
+        // The length tells other servers how much will be written.
         draft.file().set_len(size)?;
         // Another server may have done the same at this moment. One of the two sees both.
         Ok(self.directory.make_room(0)?.then_some(draft))

@@ -1,9 +1,9 @@
 //! A directory of files that only we write, within a size.
 //!
-//! A file gets its name when it is complete and on the disk, and is never written again: whoever
-//! opens it finds all of it or none. All is done beneath a descriptor that is opened before
-//! mounting, so that a mount over the directory, ours even, does not matter. Several servers, on
-//! several hosts, may share one.
+//! A file gets its name when it is complete and on the disk, and is never written again: a reader
+//! finds all of it or none. Everything is done through a descriptor that is opened before mounting,
+//! so a mount over the directory, even our own, does no harm. Several servers, on several hosts, may
+//! share a directory.
 
 use std::{
     ffi::{CStr, CString},
@@ -31,11 +31,11 @@ use super::Error;
 /// What the names of unfinished files begin with.
 const DRAFT: &str = ".draft-";
 
-/// The age at which an unfinished file counts as left behind by a server that died, where files
-/// cannot be locked.
+/// Where files cannot be locked, an unfinished file of this age is taken for one of a server that
+/// died.
 const ABANDONED: Duration = Duration::from_secs(24 * 3600);
 
-/// A directory of files of ours.
+/// A directory of files that only we write.
 #[derive(Debug)]
 pub struct Directory {
     fd: OwnedFd,
@@ -48,8 +48,8 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// Opens `path`, and makes it if it is not there. Its files have names that end with `suffix`;
-    /// others in it are left alone.
+    /// Opens the directory `path`, or creates it. Our files have names that end with `suffix`; all
+    /// others are left alone.
     ///
     /// # Errors
     /// When it cannot be made or opened.
@@ -116,16 +116,16 @@ impl Directory {
 
     /// Locks a file that was just created; `None` if it is gone.
     fn lock_draft(&self, name: String, file: File) -> io::Result<Option<Draft<'_>>> {
-        // The lock says that its writer lives; where files cannot be locked, their age does.
+        // The lock says that the writer is alive; where files cannot be locked, their age does.
         let _ = rustix::fs::flock(&file, FlockOperation::LockExclusive);
         let draft = Draft { directory: self, name: Some(name), file };
-        // Somebody else may have found it before it was locked, and taken it for abandoned.
+        // Another server may have found it before it was locked, and taken it for abandoned.
         Ok((draft.file.metadata()?.nlink() > 0).then_some(draft))
     }
 
     fn create_draft(&self) -> io::Result<(String, File)> {
-        // Hosts that share the directory may have the same process numbers; the time tells them
-        // apart, and `EXCL` what is left.
+        // Hosts that share the directory may have the same process numbers. The time makes the names
+        // differ; `EXCL` catches the rest.
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let number = self.next_draft.fetch_add(1, Ordering::Relaxed);
         let name = format!("{DRAFT}{}-{}-{number}", std::process::id(), now.as_nanos());
@@ -146,14 +146,14 @@ impl Directory {
         }
     }
 
-    /// Removes the least recently used files until the rest is within the limit, and what servers
-    /// that died have left. Returns how many bytes are left.
+    /// Removes unfinished files of servers that died, then the least recently used files until the
+    /// rest is within the limit. Returns how many bytes the rest takes.
     ///
     /// # Errors
     /// When the directory cannot be read. A file that cannot be removed is passed over.
     pub fn shrink(&self) -> io::Result<u64> {
         let mut stock = self.take_stock()?;
-        // With drafts that take more nothing would be gained.
+        // If the drafts alone exceed the limit, removing files gains nothing.
         if let Some(limit) = self.limit.checked_sub(stock.drafts) {
             self.evict(&mut stock, limit);
         }
@@ -185,7 +185,7 @@ impl Directory {
         Ok(stock.finished <= limit)
     }
 
-    /// What is there, without what servers that died have left: that is removed.
+    /// The existing files. Unfinished files of servers that died are removed.
     fn take_stock(&self) -> io::Result<Stock> {
         let mut stock = Stock::default();
         for (name, stat) in self.files()? {
@@ -212,7 +212,7 @@ impl Directory {
         }
     }
 
-    /// Removes a draft if nobody writes it any more: its writer holds a lock, which ends with it.
+    /// Removes a draft without a living writer: the writer holds a lock, which ends with its process.
     fn remove_abandoned(&self, name: &CStr, stat: &Stat) -> bool {
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let locked = rustix::fs::openat(&self.fd, name, flags, Mode::empty()).and_then(|fd| {
@@ -225,8 +225,8 @@ impl Directory {
                 SystemTime::now().duration_since(stat.changed).unwrap_or_default() > ABANDONED
             }
         };
-        // While it is locked, so that a writer who has just created it sees it gone once the lock
-        // is his. Somebody else may have been faster.
+        // Removed while it is locked: a writer that has just created it then finds it gone when it
+        // gets the lock. Another server may have removed it before.
         if abandoned {
             let _ = rustix::fs::unlinkat(&self.fd, name, AtFlags::empty());
         }
@@ -274,7 +274,7 @@ impl Directory {
     }
 }
 
-/// Fails if others than we and root could have written a file.
+/// Fails if users other than root and our own could have written a file.
 fn check_owner_and_mode(stat: &rustix::fs::Stat) -> Result<(), Error> {
     let (owner, mode) = (stat.st_uid, stat.st_mode & 0o777);
     let ours = owner == 0 || owner == rustix::process::geteuid().as_raw();
@@ -305,8 +305,8 @@ struct Stat {
     changed: SystemTime,
 }
 
-/// The atime of a file is when it was last used. We set it: most mounts do not keep it, but all
-/// take it.
+/// Sets the atime of a file to now: the time of its last use. Most mounts do not update atimes by
+/// themselves, but all let us set them.
 const NOW_USED: Timestamps = Timestamps {
     last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_NOW },
     last_modification: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
@@ -326,7 +326,7 @@ impl Draft<'_> {
         &self.file
     }
 
-    /// Opens it once more, to be read. `None` if somebody has removed it.
+    /// Opens the file again, for reading. `None` if it has been removed.
     ///
     /// # Errors
     /// As [`Directory::file`].
@@ -355,7 +355,7 @@ impl Draft<'_> {
 impl Drop for Draft<'_> {
     fn drop(&mut self) {
         if let Some(name) = self.name.take() {
-            // What is left is removed as abandoned one day.
+            // If that fails, a later server removes it as abandoned.
             let _ = rustix::fs::unlinkat(&self.directory.fd, name, AtFlags::empty());
         }
     }

@@ -8,11 +8,11 @@ use seekable_deflate::IndexError;
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// It is none of ours, or of a version that we do not know, or damaged: what is wrong.
+    /// The file is not one of ours, has an unknown version, or is damaged: what is wrong.
     Unfit(&'static str),
     /// The index of a stream in it cannot be used.
     Index(IndexError),
-    /// Others may write it: whose it is, and its mode.
+    /// Other users may write it: its owner and its mode.
     Untrusted {
         /// User who owns it.
         owner: u32,

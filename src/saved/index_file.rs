@@ -39,18 +39,18 @@ pub struct StreamKey {
     pub encoded_size: u64,
 }
 
-/// What an entry of an index file may be believed for.
+/// How far an entry of an index file can be trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Trust {
     /// Whether all bytes of the stream have been compared with its checksum, and were right.
     pub confirmed: bool,
-    /// The file that it was made from, if it is true of that alone: of bytes that no checksum has
-    /// confirmed, and of a stored member, nothing else would tell that they are others now.
+    /// The file that the entry was made from, if it is valid for that file alone. Bytes that no
+    /// checksum has confirmed, and those of a stored member, could have changed unnoticed otherwise.
     pub file: Option<SameFile>,
 }
 
 impl Trust {
-    /// Whether it may be believed of `file`.
+    /// Whether the entry is valid for `file`.
     #[must_use]
     pub fn holds_for(&self, file: Option<SameFile>) -> bool {
         self.file.is_none() || self.file == file
@@ -62,7 +62,7 @@ impl Trust {
 struct Entry {
     key: StreamKey,
     trust: Trust,
-    /// Where its index is. Empty if all there is to say of it is that it was right.
+    /// Where its index is. Empty if the entry only says that the member is confirmed.
     range: Range<u64>,
 }
 
@@ -89,12 +89,12 @@ impl IndexFile {
         Ok(Self { file: Arc::new(file), streams })
     }
 
-    /// Which streams have an entry, in order, and what it may be believed for.
+    /// The streams that have an entry, in order, and how far each entry can be trusted.
     pub fn streams(&self) -> impl Iterator<Item = (StreamKey, Trust)> {
         self.streams.iter().map(|entry| (entry.key, entry.trust))
     }
 
-    /// What the entry of a stream may be believed for, if it has one.
+    /// How far the entry of a stream can be trusted, if there is one.
     #[must_use]
     pub fn trust(&self, key: StreamKey) -> Option<Trust> {
         self.entry(key).map(|entry| entry.trust)
@@ -111,8 +111,8 @@ impl IndexFile {
         Ok(Some(SavedIndex::new(self.file.clone(), entry.range.clone())?))
     }
 
-    /// How far the streams are decoded, in decoded bytes, all together. Only the headers of the
-    /// indexes are looked at.
+    /// How far the streams are decoded: the sum, in decoded bytes. Reads only the headers of the
+    /// indexes.
     pub fn frontiers(&self) -> u64 {
         let frontier = |range: &Range<u64>| SavedIndex::frontier_in(&*self.file, range.clone());
         let with_index = self.streams.iter().filter(|entry| !entry.range.is_empty());
@@ -127,7 +127,7 @@ impl IndexFile {
             let mut piece = vec![0; PIECE.min(range.end - range.start) as usize];
             for at in range.clone().step_by(PIECE as usize) {
                 let piece = &mut piece[..PIECE.min(range.end - at) as usize];
-                // What cannot be read any more is lost, but not what others have to write.
+                // An index that cannot be read any more is lost, but the others are still written.
                 if self.file.read_exact_at(piece, at).is_err() {
                     return Ok(false);
                 }
@@ -164,7 +164,7 @@ fn parse(file: &File, identity: &Identity) -> Result<Vec<Entry>, Error> {
         return Err(Error::Unfit("it is cut short"));
     }
     let count = u32_at(header, 12) as usize;
-    // Of which no more is allocated than is there.
+    // No more is allocated than the file has.
     if (count * ENTRY_LEN) as u64 > file_len {
         return Err(Error::Unfit("its table is cut short"));
     }
@@ -254,7 +254,7 @@ pub(super) fn write(
     Ok(count)
 }
 
-/// Counts what is written, so that asking where a file stands costs no system call.
+/// Counts the bytes written: asking the file for its position would be a system call.
 struct Counted<'a> {
     file: &'a File,
     at: u64,

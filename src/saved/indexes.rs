@@ -42,11 +42,11 @@ impl Indexes {
         file.map(|file| IndexFile::parse(file, identity)).transpose()
     }
 
-    /// Writes the file of an archive anew, with these streams in order, and returns it as it can
-    /// be used from now on. `None` if there is nothing to be saved; a file that is there stays.
+    /// Writes the file of an archive again, with these streams in order, and returns the new file.
+    /// `None` if there is nothing to be saved; an existing file stays.
     ///
     /// # Errors
-    /// When it cannot be written; a file that is there stays.
+    /// When it cannot be written; an existing file stays.
     pub fn save(
         &self,
         identity: &Identity,
@@ -60,8 +60,8 @@ impl Indexes {
         if len > limit {
             return Err(Error::TooLarge { len, limit });
         }
-        // Before it has its name: what somebody removes at once is still known here, so that it is
-        // saved again with what comes next.
+        // Before the file has its name: a file that is removed at once is still known here, so that
+        // its content is saved again the next time.
         let file = draft.open()?;
         draft.finish(&name(identity))?;
         // It is saved, whatever becomes of others, and of it.
