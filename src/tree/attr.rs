@@ -73,7 +73,7 @@ const SMALL_BLOCK_SIZE: u32 = 4 << 10;
 /// Entries that fit into 32 KiB with their attributes, if their names have up to 100 bytes.
 const FEW: usize = 128;
 
-/// What tells a file of the source from any other, also from one that gets its inode number later.
+/// Identifies a file of the source; a file that gets the same inode number later has another id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct FileId {
     pub dev: (u32, u32),
@@ -137,8 +137,7 @@ impl Stat {
         }
     }
 
-    /// The attributes of a directory of so many entries that stands for this archive file or a part
-    /// of it.
+    /// The attributes of a directory with that many entries, in the archive that this file is.
     pub fn archive_dir(&self, entries: usize) -> Attr {
         let read = self.0.stx_mode & 0o444;
         Attr {

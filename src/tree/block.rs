@@ -1,26 +1,26 @@
 //! The inodes of one generation of an archive: a block of consecutive numbers.
 //!
-//! Takes 9 bytes for each inode that the kernel refers to, and as much for each of its neighbours, and
-//! nothing for the others: one large archive may lie under many names. What an inode stands for is
-//! made each time somebody asks.
+//! An inode that the kernel refers to takes 9 bytes, with the others of its chunk of 64; a chunk
+//! without such inodes takes none. This matters because one large archive may lie under many names.
+//! The node of an inode is built each time it is asked for.
 
 use std::fmt;
 
-/// Makes what the inode at a place stands for.
+/// Builds the node of the inode at a place.
 pub(super) type NodeOf<N> = Box<dyn Fn(u32) -> N + Send + Sync>;
 
-/// Inodes whose memory comes and goes together.
+/// Inodes whose memory is allocated and freed together.
 const CHUNK: u32 = 64;
 
 /// The inodes of a block, by their places in it.
 pub(super) struct Block<N> {
     len: u32,
     node_of: NodeOf<N>,
-    /// Those with inodes that live, in the order of their places. One of most archives, so that a map
-    /// would be the largest part of them: a million members that are looked up in any order move half
-    /// a MiB at most for each of 15,000 chunks.
+    /// Chunks with live inodes, in the order of their places. A vector, because most archives have one
+    /// chunk, and a map would take more than that. Inserting is cheap enough: a million members that are
+    /// looked up in any order move at most half a MiB for each of 15,000 chunks.
     chunks: Vec<Chunk>,
-    /// Those who are about to look something up.
+    /// Threads that are about to look inodes up.
     pub users: usize,
 }
 
@@ -83,7 +83,8 @@ impl<N> Block<N> {
         (*lookups > 0).then(|| (self.node_of)(place))
     }
 
-    /// Notes that the inode at `place` is opened; whether it was not before, as far as is known.
+    /// Notes that the inode at `place` is opened. Returns whether this is its first open since the
+    /// kernel refers to it.
     pub fn open(&mut self, place: u32) -> bool {
         let Some(chunk) = self.chunk(place) else { return false };
         let bit = 1 << (place % CHUNK);
@@ -113,12 +114,12 @@ impl<N> Block<N> {
         }
     }
 
-    /// Whether the kernel refers to none, and nobody is about to look one up.
+    /// Whether the kernel refers to none of the inodes, and no thread is about to look one up.
     pub fn is_unused(&self) -> bool {
         self.chunks.is_empty() && self.users == 0
     }
 
-    /// Bytes it takes, about, without those of what `node_of` holds.
+    /// About how many bytes it takes, without those that `node_of` holds.
     pub fn memory(&self) -> u64 {
         let chunks = size_of::<Chunk>() * self.chunks.capacity();
         let lookups = size_of::<u64>() * CHUNK.min(self.len) as usize * self.chunks.len();

@@ -1,7 +1,7 @@
 //! The containers that are open, within limits of number and memory.
 //!
-//! What a file turned out to be is remembered for its generation, so that a directory of archives
-//! can be listed again without opening any, and one that is no archive is not tried each time.
+//! Whether a file is a container is remembered for its generation: a directory of archives is listed
+//! again without opening any, and a file that is not an archive is not parsed each time.
 
 use std::{
     fs::{self, File},
@@ -53,14 +53,15 @@ type Remembered<T> = Mutex<LruCache<FileKey, Known<T>>>;
 pub(super) struct Containers {
     /// Each holds a file descriptor.
     open: Remembered<Arc<OpenContainer>>,
-    /// Files that are none, and why.
+    /// Files that are not containers, and why.
     plain: Remembered<Arc<archive::Error>>,
     /// Files that there was no memory for: when, and the reason.
     refused: Remembered<(Instant, String)>,
-    /// Bytes that the open ones may take together, and take.
+    /// Budget for all open containers, in bytes.
     memory: u64,
+    /// How much of it is in use.
     used: AtomicU64,
-    /// One heavy file at a time is parsed: that takes a multiple of what stays.
+    /// Held while a heavy file is parsed, which takes a multiple of the memory that it keeps.
     parsing: Mutex<()>,
 }
 
@@ -70,7 +71,7 @@ struct Known<T> {
     what: T,
 }
 
-/// Files that are remembered as none: 150 bytes each, 350 at most.
+/// How many files are remembered that are not containers: 150 bytes each, at most 350.
 const PLAIN: NonZeroUsize = NonZeroUsize::new(1 << 16).expect("not zero");
 
 /// The key of the file with this generation.
@@ -91,8 +92,8 @@ impl Containers {
         }
     }
 
-    /// Closes those whose file has no name any more: nobody can find them, and as long as they are
-    /// open its bytes stay on the disk. Who holds a handle keeps his.
+    /// Closes containers whose file has no name any more: they cannot be looked up, and while they are
+    /// open their bytes stay on the disk. Open handles keep theirs.
     pub fn close_removed(&self) {
         let open: Vec<_> =
             self.open.lock().iter().map(|(key, known)| (*key, known.what.clone())).collect();
@@ -110,8 +111,8 @@ impl Containers {
         }
     }
 
-    /// Closes those that were least recently used and nobody else holds, until they took `bytes`
-    /// together; returns what they took.
+    /// Closes the least recently used containers that no handle holds, until `bytes` are free.
+    /// Returns how many bytes they took.
     pub fn give_up(&self, bytes: u64) -> u64 {
         let mut given = 0;
         let mut closed = Vec::new();
@@ -133,7 +134,7 @@ impl Containers {
         given
     }
 
-    /// Closes the least recently used; `false` if none is open. For whoever lacks a descriptor.
+    /// Closes the least recently used container, to free a descriptor. `false` if none is open.
     pub fn close_oldest(&self) -> bool {
         let closed = self.open.lock().pop_lru();
         if let Some((_, known)) = &closed {
@@ -155,8 +156,8 @@ impl Containers {
         if known.generation == generation {
             return Some(Ok(known.what));
         }
-        // A rename, a new link or chmod changes the ctime only; the file then says itself that
-        // its bytes are the same.
+        // A rename, a new link or chmod changes the ctime only; then the fingerprint of the file
+        // decides.
         let renamed = Generation { ctime: known.generation.ctime, ..generation };
         if renamed != known.generation || known.what.container().source().check().is_err() {
             return None;
@@ -176,8 +177,8 @@ impl Containers {
         self.open.lock().contains(&key) || self.plain.lock().contains(&key)
     }
 
-    /// What the file turned out to be, opening it with `open` if that is not known, and stat of
-    /// the file it is true of. `warn` gets what is worth a line in the log, once.
+    /// Whether a file is a container, and the stat of the file that was examined. Opens it with `open`
+    /// if it is not known. `warn` is called once with a warning for the log.
     pub fn find(
         &self,
         stat: Stat,
@@ -211,8 +212,8 @@ impl Containers {
         }
     }
 
-    /// What an open file turns out to be; `stat` has just been taken of it. If it is slow to open, who does
-    /// not wait gets `WouldBlock`.
+    /// Whether an open file is a container; `stat` has just been taken of it. If it is slow to parse, a
+    /// caller that does not wait gets `WouldBlock`.
     pub fn examine(
         &self,
         file: File,
@@ -234,7 +235,7 @@ impl Containers {
         }
         let parsing = (memory > HEAVY).then(|| self.parsing.lock());
         if parsing.is_some() {
-            // Who waited for another to parse it finds it now.
+            // Another thread may have parsed it meanwhile.
             if let Some(found) = self.known(stat, format) {
                 return Ok(found);
             }
@@ -244,7 +245,7 @@ impl Containers {
         match parse(format, source, tail, server) {
             Ok(container) => {
                 let container = Arc::new(OpenContainer::new(container, server));
-                // Another thread may have opened it meanwhile: then its indexes are the ones.
+                // If another thread has opened it meanwhile, the indexes of that one are used.
                 if let Some(Ok(first)) = self.known(stat, format) {
                     return Ok(Ok(first));
                 }
@@ -273,7 +274,7 @@ impl Containers {
         }
     }
 
-    /// Whether the memory of those that are open is what is counted.
+    /// Whether `used` is the memory of the open containers.
     #[cfg(test)]
     pub fn is_counted_right(&self) -> bool {
         let open = self.open.lock();
@@ -287,7 +288,7 @@ impl Containers {
         open.iter().for_each(|container| work(container));
     }
 
-    /// Closes the least recently used until the memory is kept to.
+    /// Closes the least recently used containers until the budget is kept.
     fn shrink(&self) {
         self.shrink_to(self.memory);
     }
@@ -295,7 +296,7 @@ impl Containers {
     fn shrink_to(&self, memory: u64) {
         let mut closed = Vec::new();
         let mut open = self.open.lock();
-        // The newest stays, whatever it takes: somebody is about to use it.
+        // The newest stays, whatever its size: it is about to be used.
         while self.used.load(Ordering::Relaxed) > memory && open.len() > 1 {
             let Some((_, known)) = open.pop_lru() else { break };
             self.used.fetch_sub(known.what.container().memory(), Ordering::Relaxed);
@@ -320,9 +321,9 @@ fn parse(
     format.parse(Arc::new(source), tail, &mut grow)
 }
 
-/// Whether a file has no name any more. What a network filesystem knows of it is enough: to ask its
-/// server for thousands would take seconds. Some filesystems count no links; so the kernel, which
-/// is slower to tell, has the last word.
+/// Whether a file has no name any more. The cached attributes of a network filesystem are enough:
+/// asking its server about thousands of files would take seconds. Some filesystems do not count
+/// links, so /proc, which is slower, decides.
 fn is_removed(file: &File) -> bool {
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
     // A file that cannot be asked is not known to be gone.

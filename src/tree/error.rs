@@ -12,11 +12,11 @@ use crate::{archive, serve};
 pub enum FsError {
     /// There is no such name.
     NotFound,
-    /// The inode is none of ours, or was forgotten.
+    /// There is no such inode, or the kernel has forgotten it.
     NoInode,
-    /// The handle is none of ours.
+    /// There is no such handle.
     NoHandle,
-    /// A name was looked up in something that is no directory.
+    /// A name was looked up in a file that is not a directory.
     NotADirectory,
     /// A directory was opened as a file.
     IsADirectory,
@@ -24,7 +24,7 @@ pub enum FsError {
     NotASymlink,
     /// There is no such extended attribute.
     NoAttribute,
-    /// The user, or all together, hold as many files open as they may.
+    /// The user, or all users together, have as many files open as they may.
     TooManyOpen,
     /// The mount is read-only.
     ReadOnly,
@@ -37,9 +37,9 @@ pub enum FsError {
     NotAnArchive(Arc<archive::Error>),
     /// Bytes of a member cannot be had.
     Content(serve::Failure),
-    /// A large archive is to be opened first, by somebody who can wait for it.
+    /// A large archive has to be opened first, by a caller that can wait.
     Heavy,
-    /// The source said no.
+    /// The source failed.
     Io(io::Error),
 }
 
@@ -73,7 +73,7 @@ impl FsError {
         errno.raw_os_error()
     }
 
-    /// Whether it says nothing of what a name stands for.
+    /// Whether the file may exist, and it is not known what it is.
     #[must_use]
     pub fn leaves_open(&self) -> bool {
         match self {
@@ -91,7 +91,7 @@ impl FsError {
     }
 }
 
-/// The errno for what is no fault of the bytes.
+/// The errno for a failure that is not damage.
 fn of_kind(error: &io::Error) -> Errno {
     match error.kind() {
         io::ErrorKind::FileTooLarge => Errno::FBIG,

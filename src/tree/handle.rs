@@ -32,10 +32,11 @@ pub(super) struct Handles {
     holders: Mutex<Holders>,
 }
 
-/// Who holds which files open: nobody may take all descriptors.
+/// Which user holds which files open. No user may take all descriptors.
 #[derive(Debug)]
 struct Holders {
-    /// By the addresses of what has the descriptors: the first user who opened one, and its handles.
+    /// By the address of the owner of the descriptor: the user who opened it first, and the number of
+    /// its handles.
     by_file: HashMap<usize, (u32, usize)>,
     /// How many of those each user has.
     by_user: HashMap<u32, usize>,
@@ -44,8 +45,8 @@ struct Holders {
 }
 
 impl Handles {
-    /// At most a half of so many descriptors are held by handles, and three eighths by those of one
-    /// user. Many handles of one file, or of one archive, hold one.
+    /// Handles hold at most half of that many descriptors, those of one user three eighths. All
+    /// handles of one file, or of one container, hold one.
     pub fn new(descriptors: u64) -> Self {
         let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
         let holders = Holders {

@@ -1,11 +1,11 @@
 //! Keeps the kernel's references to inodes.
 //!
-//! An inode lives while its lookup count is above zero; the root always. Two things that live never
-//! have one number, so a page that is cached under one is never shown under another. While an inode
-//! lives, the same key gives the same number; `number` sees to it that it does so afterwards.
+//! An inode lives while its lookup count is above zero, the root always. Two live inodes never have
+//! the same number, so a page cached for one is never shown for another. While an inode lives, its key
+//! gives the same number; `number` makes sure that it does so afterwards.
 //!
-//! What lies in an archive has its numbers in one block, so that entering 10,000 members hashes no
-//! 10,000 keys and allocates no 10,000 nodes.
+//! The inodes of an archive have their numbers in one block: entering 10,000 members does not hash
+//! 10,000 keys or allocate 10,000 nodes.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -36,7 +36,7 @@ const PATH: usize = 96;
 #[derive(Debug)]
 pub(super) struct Inodes<K, N> {
     table: Mutex<Table<K, N>>,
-    /// A first open is over.
+    /// Notified when a first open is over.
     opened: Condvar,
 }
 
@@ -44,7 +44,7 @@ pub(super) struct Inodes<K, N> {
 struct Table<K, N> {
     by_number: HashMap<Ino, Entry<K, N>>,
     by_key: HashMap<Arc<K>, Ino>,
-    /// By their first numbers, which are none of `by_number`.
+    /// By their first numbers. No number of a block is in `by_number`.
     blocks: BTreeMap<Ino, (Arc<K>, Block<N>)>,
     /// Inodes that are being opened for the first time.
     opening: HashSet<Ino>,
@@ -182,7 +182,7 @@ impl<K: Eq + Hash, N> Inodes<K, N> {
         self.table.lock().by_key.get(key).copied()
     }
 
-    /// What those of which `is_meant` by their number stand for, and of blocks the first.
+    /// The nodes of the inodes whose number `is_meant`; of a block only the first.
     pub fn some(&self, is_meant: impl Fn(Ino) -> bool) -> Vec<Arc<N>> {
         let table = self.table.lock();
         let single = table.by_number.iter().filter(|(ino, _)| is_meant(**ino));
@@ -195,7 +195,7 @@ impl<K: Eq + Hash, N> Inodes<K, N> {
     /// Bytes in use, about.
     pub fn memory(&self) -> u64 {
         let table = self.table.lock();
-        // By capacity: what is forgotten leaves its room in the maps.
+        // By capacity: the maps keep the room of entries that were removed.
         let single = size_of::<(Ino, Entry<K, N>)>() + size_of::<(Arc<K>, Ino)>();
         let things = size_of::<K>() + size_of::<N>() + PATH;
         let capacity = table.by_number.capacity().max(table.by_key.capacity());
@@ -214,7 +214,7 @@ impl<K: Eq + Hash, N> Inodes<K, N> {
     }
 }
 
-/// Somebody opens an inode for the first time; whoever waits goes on when it is over.
+/// A first open of an inode. Threads that wait for it continue when it is dropped.
 struct Opening<'a, K: Eq + Hash, N> {
     inodes: &'a Inodes<K, N>,
     ino: Ino,
@@ -235,7 +235,7 @@ impl<K: Eq + Hash, N> Table<K, N> {
         Some((*first, place, block))
     }
 
-    /// Whether a block of `len` numbers from `first` on would lie beside all others.
+    /// Whether a block of `len` numbers from `first` on would overlap no other block.
     fn has_room(&self, first: Ino, len: u32) -> bool {
         let end = Ino(first.0.saturating_add(len.max(1).into()));
         let before = self.blocks.range(..end).next_back();
@@ -253,7 +253,7 @@ impl<K: Eq + Hash, N> Table<K, N> {
         }
     }
 
-    /// Gives back what the maps have had room for when there was much more in them.
+    /// Frees memory of maps that are less than a quarter full.
     fn shrink(&mut self) {
         if self.by_number.len() < self.by_number.capacity() / 4 {
             self.by_number.shrink_to(self.by_number.len() * 2);
@@ -407,7 +407,7 @@ mod tests {
                 told.send("second").unwrap();
             });
             has_come.recv().unwrap();
-            // Did it not wait, it would have told by now.
+            // If it did not wait, it would have sent by now.
             (0..1000).for_each(|_| std::thread::yield_now());
             was_early = order.try_recv().is_ok();
             // Another inode does not wait.

@@ -26,7 +26,7 @@ pub(super) enum Node {
     Member(Arc<Version>, MemberId),
 }
 
-/// What tells an inode from any other; all those of an archive have one key.
+/// Identifies an inode; all inodes of an archive have one key.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Key {
     /// A file or directory that has one path, which may change.
@@ -95,8 +95,8 @@ impl SourceNode {
     }
 }
 
-/// One generation of a container under one path. The container may be closed while nobody reads it,
-/// and opened again if the file is still there.
+/// One generation of a container under one path. The container may be closed while no handle holds
+/// it, and is opened again if the file still exists.
 #[derive(Debug)]
 pub(super) struct Version {
     pub key: Arc<VersionKey>,

@@ -1,14 +1,14 @@
 //! Which inode numbers things get.
 //!
-//! They follow from the things themselves, so that they are the same after the kernel has forgotten
-//! them, in the next mount, and on other hosts that see the same source: backup programs tell by them
-//! whether a file is the one that they have. A plain file or directory has the number that it has in
-//! the source. What lies in archives, and what cannot have its own (hard links, other filesystems
-//! within the source), has a hash of what tells it from others.
+//! The number of a file is computed from the file itself. So it is the same after the kernel has
+//! forgotten it, in the next mount, and on other hosts that see the same source: backup programs
+//! compare numbers to recognise files. A plain file or directory has its number in the source.
+//! Members, and files that cannot have that number (hard links, other filesystems within the source),
+//! have a hash of what identifies them.
 //!
-//! Each thing has a sequence of numbers and gets the first that is free: but for the first, it takes
-//! two of 2^61 hashes that are the same, or a file that takes the number of one that is removed and
-//! still in use.
+//! Each file has a sequence of numbers and gets the first that is free. It is nearly always the very
+//! first: another is needed only if two hashes of 61 bits are equal, or if a file has the number of a
+//! removed one that is still in use.
 
 use std::{os::unix::ffi::OsStrExt, path::Path};
 
@@ -17,10 +17,10 @@ use sha2::{Digest, Sha256};
 use super::{Ino, attr::FileId, node::VersionKey};
 use crate::archive::{Format, Timestamp};
 
-/// Where hashes begin: no filesystem known counts that far.
+/// The smallest hash: no known filesystem has inode numbers that large.
 const HASHED: u64 = 1 << 62;
 
-/// Where the numbers of archives begin, which have many in a row.
+/// The smallest number of archives, which have many numbers in a row.
 const BLOCKS: u64 = HASHED | 1 << 61;
 
 /// How many numbers either kind may begin at. An archive has less than 2^32 of them.
@@ -100,7 +100,7 @@ mod tests {
         assert_eq!(next[0], first(of_source(file(77), path, false)));
     }
 
-    /// They are in backups: another release must not give others.
+    /// Backups have stored them: a later release must give the same.
     #[test]
     fn numbers_stay_the_same() {
         let key = VersionKey {

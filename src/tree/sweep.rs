@@ -1,4 +1,4 @@
-//! Archives whose files have been removed are closed, or their bytes would stay on the disk.
+//! Closes containers whose files have been removed: open, they would keep their bytes on the disk.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -7,11 +7,11 @@ use std::{
 
 use super::Tree;
 
-/// How long files that were removed may stay open while the kernel asks for anything. It asks
-/// nothing of a mount that idles, which is not woken for this.
+/// How long removed files may stay open while there are requests. An idle mount is not woken to
+/// close them.
 const EVERY: Duration = Duration::from_secs(10);
 
-/// When it was last looked for them.
+/// The time of the last sweep.
 #[derive(Debug)]
 pub(super) struct Sweep {
     begin: Instant,
@@ -24,7 +24,7 @@ impl Sweep {
         Self { begin, last: AtomicU64::new(0) }
     }
 
-    /// Whether it is time to look; then it says so to one who asks.
+    /// Whether a sweep is due; `true` for one caller only.
     fn is_due(&self, now: Instant) -> bool {
         let now = now.saturating_duration_since(self.begin).as_millis() as u64;
         let last = self.last.load(Ordering::Relaxed);
@@ -34,7 +34,7 @@ impl Sweep {
 }
 
 impl Tree {
-    /// Closes what has been removed, on another thread, when that is due.
+    /// Closes removed files on another thread, if a sweep is due.
     pub(super) fn sweep(&self) {
         if self.sweep.is_due(Instant::now()) {
             let containers = self.containers.clone();

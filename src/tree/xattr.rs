@@ -71,9 +71,9 @@ impl Xattr {
 }
 
 impl Tree {
-    /// The extended attributes that are listed for an inode: those that have a value which is known
-    /// without decoding, and short. Tools that copy attributes take an error for what is listed, or
-    /// one that is too long for their filesystem, for their own failure.
+    /// The extended attributes that are listed for an inode: those whose value is short and known
+    /// without decoding. Tools that copy attributes fail if a listed one cannot be read, or is too long
+    /// for their filesystem.
     ///
     /// # Errors
     /// `NoInode`, `Stale`, or what the source says.
@@ -179,7 +179,7 @@ fn of_header(xattr: Xattr, header: &npy::Header) -> Result<String, FsError> {
     if value.len() <= LONGEST { Ok(value) } else { Err(FsError::NoAttribute) }
 }
 
-/// Longer than any header without a list of fields, and little to decode.
+/// Bytes read for a header at first: more than any header without a list of fields has.
 const HEAD: u64 = 4 << 10;
 
 /// The `.npy` header at the start of `content`.
