@@ -1,25 +1,25 @@
-//! Who asked for something.
+//! Which thread sent a request, and whether it still runs.
 
 use std::{fs, io};
 
-/// The process, or the thread of one, that asked for something.
+/// The thread that sent a request, if it is known.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Asker(Option<u32>);
 
 impl Asker {
-    /// The thread `id`, as the kernel numbers it for this process; 0 is one that it cannot see.
+    /// The thread with the number `id` in our PID namespace. 0 is a thread of another namespace.
     #[must_use]
     pub fn thread(id: u32) -> Self {
         Self((id != 0).then_some(id))
     }
 
-    /// Nobody in particular.
+    /// No particular thread.
     #[must_use]
     pub fn unknown() -> Self {
         Self(None)
     }
 
-    /// Whether it still runs. Whoever is unknown does.
+    /// Whether the thread still runs. An unknown one counts as running.
     #[must_use]
     pub fn is_there(self) -> bool {
         let Some(id) = self.0 else { return true };
@@ -30,8 +30,8 @@ impl Asker {
     }
 }
 
-/// By proc_pid_stat(5): the state follows the name, which is in parentheses and may hold others. One
-/// that is dead and not waited for is a zombie.
+/// Reads /proc/PID/stat, proc_pid_stat(5): the state follows the name, which is in parentheses and
+/// may hold parentheses itself. A zombie is dead, and its parent has not waited for it.
 fn is_running(stat: &[u8]) -> bool {
     let name_end = stat.iter().rposition(|&byte| byte == b')');
     let state = name_end.and_then(|end| stat.get(end + 2));

@@ -1,8 +1,8 @@
-//! Finishes begun passes over members that are to be compared with their CRC-32.
+//! Finishes the passes over members that have been read, to compare them with their CRC-32.
 //!
-//! A thread of its own asks for one span after another, in the pool that decodes for readers: a
-//! thread of lower priority could be kept from its core while a reader waits for the span that it
-//! has begun. It asks for little while anybody reads, and for next to nothing while tasks wait for threads.
+//! One thread asks for one span after the other. The pool that serves readers decodes them: a thread
+//! of lower priority could lose its core while a reader waits for the very span that it decodes. The
+//! thread asks for little while anybody reads, and for even less while tasks wait in the pool.
 
 use std::{
     collections::VecDeque,
@@ -17,28 +17,28 @@ use std::{
 use super::{Content, pool::Spawner};
 use crate::sync::{Condvar, Mutex};
 
-/// While a read came so short a time ago, readers have the threads.
+/// The time after a read during which the threads are left to readers.
 const QUIET: Duration = Duration::from_millis(200);
 
-/// Between two spans while anybody reads. A span takes half a millisecond, so this is a hundredth of
-/// a core.
+/// The pause between two spans while anybody reads. A span takes half a millisecond, so this is a
+/// hundredth of a core.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// How often it lets others go first that wait for a thread.
+/// Pauses in a row while tasks wait for a thread of the pool, before the next span.
 const MOST_PAUSES: u32 = 20;
 
-/// Decoded bytes a second while nobody reads: a sixth of what one core decodes of sensor data.
+/// Decoded bytes per second while nobody reads: a sixth of what one core decodes of sensor data.
 const RATE: u64 = 256 << 20;
 
-/// So long a part may take before others have their turn: its source may hang.
+/// The longest wait for one part before the next member has its turn: a source may hang.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The passes that are to be finished.
+/// The passes to finish.
 pub struct Background {
-    /// Decodes for readers.
+    /// The pool that decodes for readers.
     decode: Spawner,
     begin: Instant,
-    /// When a read came last, in milliseconds since the begin.
+    /// The time of the last read, in milliseconds since `begin`.
     last_read: AtomicU64,
     queue: Mutex<Queue>,
     changed: Condvar,
@@ -46,9 +46,9 @@ pub struct Background {
 
 #[derive(Default)]
 struct Queue {
-    /// A content that is closed takes its pass with it.
+    /// Weak: the pass over a content ends when its archive drops it.
     contents: VecDeque<Weak<Content>>,
-    over: bool,
+    is_over: bool,
 }
 
 impl fmt::Debug for Background {
@@ -68,30 +68,30 @@ impl Background {
         })
     }
 
-    /// Takes note that somebody reads.
+    /// Notes a read.
     pub fn note_read(&self) {
         self.last_read.store(self.begin.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
 
-    /// Finishes the pass over `content`.
+    /// Queues the pass over `content`.
     pub fn finish(&self, content: &Arc<Content>) {
         self.queue.lock().contents.push_back(Arc::downgrade(content));
         self.changed.notify_all();
     }
 
-    /// The mount is over.
+    /// Ends [`run`](Self::run): the mount is over.
     pub fn end(&self) {
-        self.queue.lock().over = true;
+        self.queue.lock().is_over = true;
         self.changed.notify_all();
     }
 
-    /// Finishes what comes, until the mount is over.
+    /// Finishes queued passes until the mount is over.
     pub fn run(self: &Arc<Self>) {
         while let Some(content) = self.next() {
             let before = content.verified();
             let was_answered = self.part(&content, PATIENCE);
             let bytes = content.verified().saturating_sub(before);
-            // One that fails, or does not get on, is tried again when it is read again.
+            // A pass that fails or makes no progress is queued again by the next read.
             let goes_on = !content.is_settled() && (bytes > 0 || !was_answered);
             if goes_on {
                 self.queue.lock().contents.push_back(Arc::downgrade(&content));
@@ -101,21 +101,21 @@ impl Background {
         }
     }
 
-    /// The next content; `None` when the mount is over. Waits while there is none, or no time.
+    /// The next content; `None` when the mount is over. Waits for one, and while readers are active.
     fn next(&self) -> Option<Arc<Content>> {
         loop {
             let mut queue = self.queue.lock();
-            while queue.contents.is_empty() && !queue.over {
+            while queue.contents.is_empty() && !queue.is_over {
                 queue = self.changed.wait(queue);
             }
-            if queue.over {
+            if queue.is_over {
                 return None;
             }
             let content = queue.contents.pop_front().and_then(|content| content.upgrade());
             drop(queue);
             let Some(content) = content else { continue };
             if self.is_quiet() || self.pause(PAUSE) {
-                // But not for ever: some machines are never idle.
+                // Not for ever: some machines are never idle.
                 for _ in 0..MOST_PAUSES {
                     if !self.decode.has_work() || !self.pause(PAUSE) {
                         break;
@@ -137,13 +137,24 @@ impl Background {
         let (this, told) = (self.clone(), done.clone());
         content.verify_part(Box::new(move |_| {
             told.store(true, Ordering::Release);
-            // Under the lock, or it could come between a look at `done` and the wait.
+            // Under the lock: else the notification could come between the check of `done` and the
+            // wait.
             let _queue = this.queue.lock();
             this.changed.notify_all();
         }));
-        let deadline = Instant::now() + patience;
+        self.wait(patience, || done.load(Ordering::Acquire))
+    }
+
+    /// Waits for `time`; `false` if the mount is over.
+    fn pause(&self, time: Duration) -> bool {
+        !self.wait(time, || false)
+    }
+
+    /// Waits until `is_done` or the mount is over; `false` if neither comes within `time`.
+    fn wait(&self, time: Duration, is_done: impl Fn() -> bool) -> bool {
+        let deadline = Instant::now() + time;
         let mut queue = self.queue.lock();
-        while !done.load(Ordering::Acquire) && !queue.over {
+        while !is_done() && !queue.is_over {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return false;
@@ -151,20 +162,6 @@ impl Background {
             queue = self.changed.wait_timeout(queue, left).0;
         }
         true
-    }
-
-    /// Waits; `false` if the mount is over.
-    fn pause(&self, time: Duration) -> bool {
-        let deadline = Instant::now() + time;
-        let mut queue = self.queue.lock();
-        while !queue.over {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return true;
-            }
-            queue = self.changed.wait_timeout(queue, left).0;
-        }
-        false
     }
 }
 

@@ -1,4 +1,7 @@
-//! The decoded bytes of one member, however it is encoded.
+//! The decoded bytes of one member, for any method of compression.
+//!
+//! A read is answered by the copy of the member, by its cached spans, or by whatever decodes the
+//! method; the verdict on the member has the last word. Knows nothing of handles.
 
 use std::{cell::RefCell, fmt, fs::File, ops::Range, os::unix::fs::FileExt, sync::Arc};
 
@@ -14,22 +17,22 @@ use super::{
 };
 use crate::archive::SourceFile;
 
-/// The decoded bytes of one member, for all its handles.
+/// The content of one member, for all its handles.
 #[derive(Debug)]
 pub struct Content {
-    /// The file it lies in.
+    /// The archive file.
     source: Arc<SourceFile>,
     size: u64,
     pub(super) bytes: Encoding,
     /// The distance of read-ahead, in decoded bytes.
     pub(super) read_ahead: u64,
-    /// Its decoded copy, if it may have one.
+    /// The decoded copy, if the member may have one.
     copy: Option<Arc<MemberCopy>>,
     verdict: Arc<Verdict>,
-    /// Finishes the pass over it.
+    /// Finishes the pass that compares the member with its CRC-32.
     background: Arc<Background>,
-    /// Whether it has been given to that.
-    begun: Once,
+    /// Whether the pass was queued there.
+    is_queued: Once,
 }
 
 #[derive(Debug)]
@@ -39,33 +42,32 @@ pub(super) enum Encoding {
     Whole(Arc<Whole>, &'static str),
 }
 
-/// How a content is to be read, in words for the user.
+/// How a content can be read. Its text is for users.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum State {
-    /// Any byte can be had at once.
+pub enum Readiness {
+    /// Any byte can be read at once.
     Ready,
-    /// Not compared with its CRC-32 yet, but about to be, when it is opened or read: how much of it is,
-    /// and how much there is, in decoded bytes.
+    /// The member is to be compared with its CRC-32 when it is opened or read.
     Unverified {
-        /// So far.
+        /// Decoded bytes that have been compared.
         done: u64,
-        /// In all.
+        /// Decoded bytes in all.
         size: u64,
     },
-    /// The first pass is not complete: how far it is, and how far it has to go, in decoded bytes.
+    /// The first pass is not complete.
     Indexing {
-        /// Decoded so far.
+        /// Decoded bytes so far.
         done: u64,
-        /// In all.
+        /// Decoded bytes in all.
         size: u64,
     },
-    /// Decoded whole on first use; the name of the method.
+    /// The member is decoded whole on first use. The name of the method.
     Slow(&'static str),
-    /// Cannot be read; why.
+    /// The member cannot be read. The reason.
     Corrupt(String),
 }
 
-impl fmt::Display for State {
+impl fmt::Display for Readiness {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ready => f.write_str("ready"),
@@ -80,17 +82,34 @@ impl fmt::Display for State {
 }
 
 thread_local! {
-    /// Bytes on their way to the kernel. A fresh buffer a read would cost page faults.
-    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    /// Bytes on their way to the kernel. A fresh buffer for each read would cost page faults.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Lends a buffer of this thread. Reads do not nest, but a reply that read again would only get a
-/// fresh one.
-pub(crate) fn with_scratch<T>(work: impl FnOnce(&mut Vec<u8>) -> T) -> T {
-    SCRATCH.with(|scratch| match scratch.try_borrow_mut() {
-        Ok(mut scratch) => work(&mut scratch),
+/// Lends the buffer of this thread, with any bytes in it. A call within `work` gets a fresh buffer.
+fn with_vec<T>(work: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+    BUFFER.with(|buffer| match buffer.try_borrow_mut() {
+        Ok(mut buffer) => work(&mut buffer),
         Err(_) => work(&mut Vec::new()),
     })
+}
+
+/// Lends `len` bytes of the buffer of this thread, with any content.
+pub(crate) fn with_buffer<T>(len: usize, work: impl FnOnce(&mut [u8]) -> T) -> T {
+    with_vec(|buffer| {
+        if buffer.len() < len {
+            buffer.resize(len, 0);
+        }
+        work(&mut buffer[..len])
+    })
+}
+
+/// Gives `range` of `file`, which has it, to `reply`.
+pub(super) fn read_file(file: &File, range: &Range<u64>, reply: impl FnOnce(Result<&[u8], Error>)) {
+    with_buffer((range.end - range.start) as usize, |buffer| {
+        let read = file.read_exact_at(buffer, range.start);
+        reply(read.map(|()| &*buffer).map_err(Error::from));
+    });
 }
 
 impl Content {
@@ -103,17 +122,26 @@ impl Content {
         verdict: Arc<Verdict>,
     ) -> Self {
         let (read_ahead, background) = (shared.read_ahead, shared.background.clone());
-        Self { source, size, bytes, read_ahead, copy, verdict, background, begun: Once::default() }
+        Self {
+            source,
+            size,
+            bytes,
+            read_ahead,
+            copy,
+            verdict,
+            background,
+            is_queued: Once::default(),
+        }
     }
 
-    /// Decoded size in bytes.
+    /// Decoded bytes.
     #[must_use]
     pub fn size(&self) -> u64 {
         self.size
     }
 
-    /// Whether all of it can be had while its open waits: `most` bytes or fewer, that are stored, or
-    /// decoded from as few.
+    /// Whether the member is small enough to be decoded while its open waits: at most `most` bytes,
+    /// encoded and decoded, of a method with seek points.
     #[must_use]
     pub fn is_little(&self, most: u64) -> bool {
         let encoded = match &self.bytes {
@@ -124,11 +152,11 @@ impl Content {
         self.size.max(encoded) <= most
     }
 
-    /// Whether it has to be compared with its CRC-32 before it is opened, and that takes so long that
-    /// [`verify`](Self::verify) should do it in another thread. What takes less is done now.
+    /// Whether the member has to be compared with its CRC-32 before it is opened, by
+    /// [`verify`](Self::verify). A small member is compared now, by this thread.
     #[must_use]
     pub(super) fn must_be_verified(&self) -> bool {
-        // Those are compared before they are read in any case.
+        // The decoder compares the member before the first byte is read.
         if matches!(self.bytes, Encoding::Whole(..)) {
             return false;
         }
@@ -142,12 +170,12 @@ impl Content {
         self.verdict.must_come_first()
     }
 
-    /// Compares all of it with its CRC-32, in another thread, then tells `reply`, which gets no bytes.
+    /// Compares the whole member with its CRC-32, in another thread. Then calls `reply` with no bytes.
     pub fn verify(&self, reply: Reply) {
         self.pass_to(self.size, self.is_little(verify::SMALL_DEFLATED), reply);
     }
 
-    /// Compares a part more of it, then tells `reply`; says how far that will be.
+    /// Compares one more part of the member, then calls `reply` with no bytes.
     pub(super) fn verify_part(&self, reply: Reply) {
         self.pass_to(self.verified().saturating_add(1), false, reply);
     }
@@ -166,7 +194,7 @@ impl Content {
         }
     }
 
-    /// How much of it has been compared, in decoded bytes.
+    /// Decoded bytes that have been compared.
     pub(super) fn verified(&self) -> u64 {
         match &self.bytes {
             _ if self.verdict.is_confirmed() => self.size,
@@ -176,16 +204,16 @@ impl Content {
         }
     }
 
-    /// Its number among the members of its archive.
+    /// The number of the member in its archive.
     pub(super) fn number(&self) -> u32 {
         self.verdict.number()
     }
 
-    /// Whether to make it again would cost more than to decode a few milliseconds, or would lose what is
-    /// known of damage.
+    /// Whether a new content would cost more than a few milliseconds of decoding, or would forget known
+    /// damage.
     pub(super) fn is_worth_keeping(&self) -> bool {
         let is_known_wrong = self.damage().is_some();
-        let is_being_compared = self.begun.is_set() && !self.is_settled();
+        let is_being_compared = self.is_queued.is_set() && !self.is_settled();
         let is_large = match &self.bytes {
             Encoding::Stored(_) => false,
             Encoding::Deflated(deflated) => deflated.encoded_size() >= LEAST_ENCODED,
@@ -194,50 +222,51 @@ impl Content {
         is_known_wrong || is_being_compared || is_large
     }
 
-    /// Whether there is nothing more to compare.
+    /// Whether the member is confirmed or condemned.
     pub(super) fn is_settled(&self) -> bool {
         self.verdict.is_settled()
     }
 
-    /// Whether handles that are open read nothing any more though the member can be read: they may
-    /// have read wrong bytes before.
+    /// Whether open handles may have read wrong bytes because of a wrong index. Their reads fail from
+    /// now on, and the next open gets a new content.
     pub(super) fn is_superseded(&self) -> bool {
         matches!(self.verdict.error(), Some(Error::Refuted))
     }
 
-    /// It is opened as `inode`. Look whether it has [`damage`](Self::damage) after this.
+    /// Notes that the member is opened as `inode`. Check for [`damage`](Self::damage) after this.
     pub(super) fn watch(&self, inode: u64) {
         self.verdict.watch(inode);
     }
 
-    /// A first read has been served before it was compared: it shall be, in the background.
+    /// Queues the comparison in the background, before the first read of a member that has not been
+    /// compared.
     fn begin_verifying(self: &Arc<Self>) {
         let is_whole = matches!(self.bytes, Encoding::Whole(..));
-        if !is_whole && self.verdict.is_open() && self.begun.first() {
+        if !is_whole && self.verdict.is_open() && self.is_queued.first() {
             self.background.finish(self);
         }
     }
 
-    /// Saves its index from now on, if that is worth it.
+    /// Saves the index of the member from now on, if it is large enough.
     pub(super) fn save_index(&self) {
         if let Encoding::Deflated(deflated) = &self.bytes {
             deflated.save_index();
         }
     }
 
-    /// Whether it may have a decoded copy, now or later.
+    /// Whether the member may have a decoded copy, now or later.
     #[must_use]
     pub(super) fn may_be_copied(&self) -> bool {
         self.copy.is_some()
     }
 
-    /// Its decoded copy, if there is one, for a handle that is being opened.
+    /// The decoded copy, if there is one, for a handle that is being opened.
     #[must_use]
     pub(super) fn open_copy(&self, handle: &CopyHandle) -> Option<Arc<File>> {
         self.copy.as_ref()?.open(handle)
     }
 
-    /// Its decoded copy, if there is one by now, for a read of an open handle.
+    /// The decoded copy, if there is one by now, for a read of an open handle.
     #[must_use]
     pub(super) fn copy<'a>(&self, handle: &'a CopyHandle) -> Option<&'a File> {
         self.copy.as_ref()?.of(handle)
@@ -249,15 +278,16 @@ impl Content {
         self.verdict.failure(operation, self.cause(error))
     }
 
-    /// Why a read failed with `error`: bytes that make no sense since their archive is being
-    /// overwritten are no damage.
+    /// The true cause of `error`: while an archive is being overwritten, its bytes may make no sense,
+    /// and that is no damage.
     fn cause(&self, error: Error) -> Error {
         let is_damage = matches!(error, Error::Damaged(_));
         if is_damage && self.source.check().is_err() { Error::Overwritten } else { error }
     }
 
-    /// Gives `asker` the bytes from `offset`, at most `size` and fewer only at the end: to `reply`, before
-    /// this returns if they are at hand, as they are if it has a `copy`, else from another thread.
+    /// Gives `asker` the bytes from `offset`, at most `size`, and fewer only at the end. `reply` is
+    /// called before this returns if there is a `copy` or the bytes are available, else from another
+    /// thread.
     pub(super) fn read(
         self: &Arc<Self>,
         copy: Option<&File>,
@@ -275,11 +305,11 @@ impl Content {
         }
         self.background.note_read();
         self.begin_verifying();
-        // What was decoded before it was known to be wrong is not served after.
+        // The member may be condemned while the read is under way.
         let verdict = self.verdict.clone();
         let reply = move |result: Result<&[u8], Error>| reply(verdict.judge(result));
-        // What is decoded already would still be right after the file was overwritten; but whether
-        // a read finds it is chance, and an error that comes and goes helps nobody. One fstat(2).
+        // Cached bytes of an overwritten file are still right. But whether a read finds them is
+        // chance, and an error that comes and goes helps nobody. Costs one fstat(2).
         if !matches!(self.bytes, Encoding::Stored(_))
             && let Err(error) = self.source.check()
         {
@@ -289,46 +319,42 @@ impl Content {
             None => reply,
             Some(file) => match read_copy(file, &range, reply) {
                 None => return,
-                // Whatever its disk said, the archive has the bytes as well.
+                // The copy cannot be read. The archive has the bytes as well.
                 Some(reply) => reply,
             },
         };
         match &self.bytes {
-            Encoding::Stored(stored) => with_scratch(|scratch| {
-                let buf = slice_of(scratch, &range);
-                reply(stored.read(buf, range.start).map(|()| &*buf));
-            }),
+            Encoding::Stored(stored) => {
+                with_buffer((range.end - range.start) as usize, |buffer| {
+                    reply(stored.read(buffer, range.start).map(|()| &*buffer));
+                });
+            }
             Encoding::Deflated(deflated) => {
                 if let Some(copy) = &self.copy
-                    && copy.asked(range.end - range.start)
+                    && copy.note_read(range.end - range.start)
                 {
                     copy.make(deflated);
                 }
-                let later =
-                    with_scratch(|scratch| deflated.read_ready(range.clone(), scratch, reply));
-                if let Err(reply) = later {
+                let parked = with_vec(|buffer| deflated.read_ready(range.clone(), buffer, reply));
+                if let Err(reply) = parked {
                     deflated.read_later(range, Box::new(reply));
                 }
             }
             Encoding::Whole(whole, _) => match whole.decoded() {
-                Some(file) => with_scratch(|scratch| {
-                    let buf = slice_of(scratch, &range);
-                    let read = file.read_exact_at(buf, range.start);
-                    reply(read.map(|()| &*buf).map_err(Error::from));
-                }),
+                Some(file) => read_file(&file, &range, reply),
                 None => whole.read_later(range, asker, Box::new(reply) as Reply),
             },
         }
     }
 
-    /// A handle of it was closed: what nobody may want any more is given up.
+    /// Notes that a handle of the member was closed. What may not be needed any more is given up.
     pub(super) fn closed(&self) {
         if let Encoding::Deflated(deflated) = &self.bytes {
             deflated.rest();
         }
     }
 
-    /// Whether a handle of it was closed, and nobody has wanted what is not decoded yet since.
+    /// Whether a handle of the member was closed, and no read needed decoding since.
     #[cfg(test)]
     pub fn rests(&self) -> bool {
         matches!(&self.bytes, Encoding::Deflated(deflated) if deflated.rests())
@@ -354,7 +380,7 @@ impl Content {
         self.verdict.judge(Ok(head))
     }
 
-    /// What makes the member unfit as a whole, once it is known.
+    /// Why no byte of the member is served, once that is known.
     #[must_use]
     pub(super) fn damage(&self) -> Option<Error> {
         match (self.verdict.error(), &self.bytes) {
@@ -364,42 +390,41 @@ impl Content {
         }
     }
 
-    /// How the member is to be read.
+    /// How the member can be read.
     #[must_use]
-    pub fn state(&self) -> State {
+    pub fn readiness(&self) -> Readiness {
         let size = self.size;
         match (self.damage(), &self.bytes) {
-            (Some(damage), _) => State::Corrupt(damage.to_string()),
+            (Some(damage), _) => Readiness::Corrupt(damage.to_string()),
             (None, Encoding::Whole(whole, method)) => match whole.decoded() {
-                Some(_) => State::Ready,
-                None => State::Slow(method),
+                Some(_) => Readiness::Ready,
+                None => Readiness::Slow(method),
             },
             (None, _) if self.verdict.is_open() => {
-                State::Unverified { done: self.verified(), size }
+                Readiness::Unverified { done: self.verified(), size }
             }
-            (None, Encoding::Stored(_)) => State::Ready,
+            (None, Encoding::Stored(_)) => Readiness::Ready,
             (None, Encoding::Deflated(deflated)) => match deflated.reader().stopped() {
-                Some(error) => State::Corrupt(Error::from(error).to_string()),
+                Some(error) => Readiness::Corrupt(Error::from(error).to_string()),
                 None => match deflated.reader().frontier() {
-                    done if done >= size => State::Ready,
-                    done => State::Indexing { done, size },
+                    done if done >= size => Readiness::Ready,
+                    done => Readiness::Indexing { done, size },
                 },
             },
         }
     }
 }
 
-/// Answers from a copy; gives `reply` back if that fails.
+/// Answers from a copy; gives `reply` back if the copy cannot be read.
 fn read_copy<F: FnOnce(Result<&[u8], Error>)>(
     file: &File,
     range: &Range<u64>,
     reply: F,
 ) -> Option<F> {
-    with_scratch(|scratch| {
-        let buf = slice_of(scratch, range);
-        match file.read_exact_at(buf, range.start) {
+    with_buffer((range.end - range.start) as usize, |buffer| {
+        match file.read_exact_at(buffer, range.start) {
             Ok(()) => {
-                reply(Ok(buf));
+                reply(Ok(buffer));
                 None
             }
             Err(error) => {
@@ -408,14 +433,6 @@ fn read_copy<F: FnOnce(Result<&[u8], Error>)>(
             }
         }
     })
-}
-
-fn slice_of<'a>(scratch: &'a mut Vec<u8>, range: &Range<u64>) -> &'a mut [u8] {
-    let len = (range.end - range.start) as usize;
-    if scratch.len() < len {
-        scratch.resize(len, 0);
-    }
-    &mut scratch[..len]
 }
 
 #[cfg(test)]

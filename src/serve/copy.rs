@@ -1,12 +1,12 @@
-//! The decoded copy of a member on disk (`--disk-cache`): made once the member is read a lot, and
-//! read in its place from then on.
+//! The decoded copy of a member on disk (`--disk-cache`). It is made once the member is read often,
+//! and from then on reads go to it.
 //!
-//! A member is read a lot when more bytes have been asked of us than it has: a second pass, or rows
-//! worth as much. What the kernel has in its cache it does not ask for, so a member that memory
-//! holds anyway is not copied. Its first pass is not either: to write along with it would put on
-//! the disk whatever is looked at once. A copy is made by a thread of its own, in order and checked
-//! against the member's CRC-32; what a reader has just had decoded it takes from the cache.
-//! Copying that fails costs a line in the log and no read.
+//! A member is read often when more bytes have been requested than it has: by a second pass, or by
+//! as many rows. The kernel does not request pages that it has cached, so a member that fits in
+//! memory is not copied. A first pass alone makes no copy: else every file that is looked at once
+//! would be written to the disk. One thread makes the copies, from start to end, and checks each
+//! against the member's CRC-32. It takes spans from the cache where readers have just had them
+//! decoded. A copy that fails costs a line in the log, and no read.
 
 use std::{
     fmt,
@@ -25,12 +25,12 @@ use crate::{
     sync::Mutex,
 };
 
-/// Bytes that are written before the disk is waited for: so they do not pile up in memory, and the
-/// end of the server waits for no more than these.
+/// Bytes that are written before a sync. So dirty pages do not fill the memory, and the end of the
+/// server waits for no more than these.
 const SYNC_EVERY: u64 = 64 << 20;
 
-/// Members of fewer decoded bytes are decoded in a few milliseconds, which is less than a file is
-/// worth.
+/// The smallest member that gets a copy. Decoded bytes. A smaller one is decoded in a few
+/// milliseconds.
 pub const LEAST_SIZE: u64 = 1 << 20;
 
 /// The reasons of reports: the directory cannot be used, for any member; a copy in it cannot be.
@@ -38,35 +38,35 @@ const DIRECTORY: i64 = 1;
 const COPY: i64 = 2;
 const ALL_MEMBERS: u32 = u32::MAX;
 
-/// What makes copies.
+/// Makes the copies of all members.
 #[derive(Debug, Clone)]
 pub struct Copier {
     pub store: Arc<Copies>,
     pub thread: Spawner,
-    /// Set when the server ends: what is not finished by then is given up.
+    /// Set when the server ends. Unfinished copies are then given up.
     pub ending: Arc<AtomicBool>,
     /// What the log has of copies: it is not to get a line for each member.
     pub reports: Arc<Reports>,
 }
 
 #[derive(Debug)]
-enum State {
-    /// There is none, and nobody makes one.
+enum CopyState {
+    /// There is no copy, and none is being made.
     Absent {
-        /// Bytes that have been asked of us.
-        asked: u64,
+        /// Bytes that readers have requested since the copy became absent.
+        requested: u64,
     },
-    /// It is being made.
-    Begun,
-    /// There was one when we looked last.
-    There,
-    /// None can be had as long as the archive stays open: it is damaged, or could not be written.
+    /// The copy is being made.
+    Unfinished,
+    /// There was a copy at the last look.
+    Present,
+    /// There will be no copy as long as the archive is open: the member is damaged, or the copy could
+    /// not be written.
     GivenUp,
 }
 
-impl State {
-    /// It has to be read a lot before one is made.
-    const ABSENT: Self = Self::Absent { asked: 0 };
+impl CopyState {
+    const ABSENT: Self = Self::Absent { requested: 0 };
 }
 
 type Identify = Box<dyn Fn() -> io::Result<CopyKey> + Send + Sync>;
@@ -78,9 +78,9 @@ pub struct MemberCopy {
     /// `None` if the archive could not be read.
     key: OnceLock<Option<CopyKey>>,
     size: u64,
-    /// Of the whole member, where the archive's directory has it.
+    /// CRC-32 of the whole member, if the archive's directory has it.
     crc32: Option<u32>,
-    state: Mutex<State>,
+    state: Mutex<CopyState>,
 }
 
 impl fmt::Debug for MemberCopy {
@@ -89,8 +89,8 @@ impl fmt::Debug for MemberCopy {
     }
 }
 
-/// The copy that a handle reads, once there is one. It holds the file, and its space on the disk,
-/// as long as the handle is open.
+/// The copy that a handle reads, once there is one. The file stays open, and keeps its space on the
+/// disk, as long as the handle.
 #[derive(Debug, Default)]
 pub struct CopyHandle(OnceLock<Arc<File>>);
 
@@ -102,7 +102,7 @@ impl MemberCopy {
             key: OnceLock::new(),
             size,
             crc32,
-            state: Mutex::new(State::ABSENT),
+            state: Mutex::new(CopyState::ABSENT),
         })
     }
 
@@ -114,22 +114,22 @@ impl MemberCopy {
 
     /// The copy, for a read of an open handle.
     pub fn of<'a>(&self, handle: &'a CopyHandle) -> Option<&'a File> {
-        if handle.0.get().is_none() && matches!(*self.state.lock(), State::There) {
+        if handle.0.get().is_none() && matches!(*self.state.lock(), CopyState::Present) {
             self.open(handle)?;
         }
         handle.0.get().map(|file| &**file)
     }
 
-    /// Takes note of a read of `bytes`; whether a copy is to be made now.
-    pub fn asked(&self, bytes: u64) -> bool {
+    /// Notes a read of `bytes`. Returns whether a copy is to be made now.
+    pub fn note_read(&self, bytes: u64) -> bool {
         let mut state = self.state.lock();
-        let State::Absent { asked } = &mut *state else { return false };
-        let is_read_a_lot = *asked >= self.size;
-        *asked += bytes;
-        if is_read_a_lot {
-            *state = State::Begun;
+        let CopyState::Absent { requested } = &mut *state else { return false };
+        let is_read_often = *requested >= self.size;
+        *requested += bytes;
+        if is_read_often {
+            *state = CopyState::Unfinished;
         }
-        is_read_a_lot
+        is_read_often
     }
 
     /// Makes a copy, on another thread.
@@ -138,14 +138,17 @@ impl MemberCopy {
         self.copier.thread.spawn(move || {
             let state = this.copy_spans(&member).unwrap_or_else(|error| {
                 this.report(&error);
-                State::GivenUp
+                CopyState::GivenUp
             });
             *this.state.lock() = state;
         });
     }
 
-    /// Lets `decode` write the whole member, which it checks itself, into a copy. `None` if there
-    /// can be no copy; that the member cannot be decoded comes as `decode` says it.
+    /// Has `decode` write the whole member into a copy; `decode` checks the bytes. Returns `None` if
+    /// there can be no copy.
+    ///
+    /// # Errors
+    /// What `decode` returns.
     pub fn make_whole(
         &self,
         decode: impl FnOnce(&File) -> Result<(), Error>,
@@ -172,41 +175,42 @@ impl MemberCopy {
         let Some(draft) = store.begin(self.size)? else { return Ok(None) };
         match decode(draft.file()) {
             Ok(()) => Ok(Some(Ok(self.finish(draft, key)?))),
-            // It may be the disk of the copies that is full, or the archive that cannot be read.
+            // Either the disk of the copies is full, or the archive cannot be read.
             Err(Error::Io(error)) => Err(io::Error::other(error).into()),
             Err(error) => Ok(Some(Err(error))),
         }
     }
 
-    /// Makes a copy; the state that this comes to.
-    fn copy_spans(&self, member: &Deflated) -> Result<State, saved::Error> {
-        // It may have waited for the copies of others.
+    /// Makes a copy and returns the new state.
+    fn copy_spans(&self, member: &Deflated) -> Result<CopyState, saved::Error> {
+        // The task may have waited long for other copies.
         if self.copier.ending.load(Ordering::Relaxed) {
-            return Ok(State::ABSENT);
+            return Ok(CopyState::ABSENT);
         }
         // Another server may have made it.
         if self.find().is_some() {
-            return Ok(State::There);
+            return Ok(CopyState::Present);
         }
         let store = &self.copier.store;
-        let Some(key) = self.key() else { return Ok(State::GivenUp) };
-        // There may be room when as much has been read again; to ask for it writes nothing.
+        let Some(key) = self.key() else { return Ok(CopyState::GivenUp) };
+        // Without room the state is absent again: after as many more reads there may be room. Asking
+        // writes nothing.
         let draft = store.begin(self.size).unwrap_or_else(|error| {
             self.report(&error.into());
             None
         });
         let Some(draft) = draft else {
             log::debug!("{}: no room for {} bytes", store.path().display(), self.size);
-            return Ok(State::ABSENT);
+            return Ok(CopyState::ABSENT);
         };
         if !self.write_spans(member, draft.file())? {
-            return Ok(State::GivenUp);
+            return Ok(CopyState::GivenUp);
         }
         self.finish(draft, key)?;
         Ok(match store.find(key)? {
-            Some(_) => State::There,
-            // Somebody has removed it already.
-            None => State::ABSENT,
+            Some(_) => CopyState::Present,
+            // Another process has already removed it.
+            None => CopyState::ABSENT,
         })
     }
 
@@ -216,8 +220,8 @@ impl MemberCopy {
         Ok(())
     }
 
-    /// Whether all of it was written, and was right. Those who read the member log what is wrong
-    /// with it.
+    /// Writes all spans; returns whether all were written and match the CRC-32. Logs no damage: readers
+    /// of the member do.
     fn write_spans(&self, member: &Deflated, file: &File) -> io::Result<bool> {
         let reader = member.reader();
         let mut crc32 = crc32fast::Hasher::new();
@@ -227,13 +231,13 @@ impl MemberCopy {
                 return Ok(false);
             }
             let cached = reader.cached_span_at(at);
-            let is_ours = cached.is_none();
+            let was_cached = cached.is_some();
             let Ok(span) = cached.map_or_else(|| member.span_at(at), Ok) else { return Ok(false) };
             let bytes = &span.bytes()[(at - span.start()) as usize..];
             file.write_all_at(bytes, at)?;
             crc32.update(bytes);
             at += bytes.len() as u64;
-            if is_ours {
+            if !was_cached {
                 reader.give_up(span.start()..at);
             }
             if at - synced >= SYNC_EVERY {
@@ -241,7 +245,7 @@ impl MemberCopy {
                 synced = at;
             }
         }
-        // The verdict on the whole comes with the end of the stream.
+        // The engine checks the member as a whole at the end of the stream.
         let ends = matches!(reader.span_at(at), Ok(None)) && at == self.size;
         Ok(ends && self.crc32.is_none_or(|wanted| wanted == crc32.finalize()))
     }
@@ -253,10 +257,10 @@ impl MemberCopy {
         });
         let mut state = self.state.lock();
         if found.is_some() {
-            *state = State::There;
-        } else if matches!(*state, State::There) {
-            // It was evicted.
-            *state = State::ABSENT;
+            *state = CopyState::Present;
+        } else if matches!(*state, CopyState::Present) {
+            // The copy was evicted.
+            *state = CopyState::ABSENT;
         }
         drop(state);
         found

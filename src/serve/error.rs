@@ -1,11 +1,11 @@
-//! Why bytes of a member cannot be had. Cheap to clone: all who wait get their own.
+//! Why bytes of a member cannot be read. The errors are cheap to clone: each waiting read gets one.
 
 use std::{fmt, io, sync::Arc};
 
 use super::Repeats;
 use crate::archive::{self, SourceFile};
 
-/// Why bytes of a member cannot be had.
+/// Why bytes of a member cannot be read.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Error {
@@ -13,7 +13,7 @@ pub enum Error {
     Overwritten,
     /// The member is truncated or corrupt.
     Damaged(Damage),
-    /// A saved index by which it was read turned out to be of other bytes.
+    /// The member was read by a saved index that turned out to be of other bytes.
     Refuted,
     /// The member is encrypted.
     Encrypted,
@@ -26,13 +26,13 @@ pub enum Error {
 /// An error that ended one request.
 #[derive(Debug, Clone)]
 pub struct Failure {
-    /// Why it failed.
+    /// Why the request failed.
     pub error: Error,
-    /// How often it was not logged since it was last. `None` if it is not to be logged now.
+    /// How often the same failed since it was logged last. `None` if this is not to be logged.
     pub repeats: Option<Repeats>,
 }
 
-/// The log knows it already, or has no use for it.
+/// For failures that are not to be logged.
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Self { error, repeats: None }

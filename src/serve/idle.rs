@@ -1,9 +1,9 @@
-//! Which cores have nothing to do, so that decoding ahead takes nothing from anybody.
+//! How many cores are idle, so that speculative decoding slows nobody down.
 //!
-//! A thread of the pool that idles says little: the core it would run on may be moving the decoded
-//! bytes to their reader. (Two cores: help cost a pass over sensor data a tenth, np.load a fifth.)
-//! So the kernel is asked how long cores have been idle, /proc/stat, ten times a second at most
-//! and only while somebody decodes.
+//! An idle thread of the pool does not mean an idle core: the core may be copying decoded bytes to
+//! their reader. (On two cores, helpers slowed a pass over sensor data by a tenth, np.load by a
+//! fifth.) So the idle time of all cores is read from /proc/stat, ten times a second at most and
+//! only while a member is being decoded.
 
 use std::{
     fs,
@@ -15,16 +15,16 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::sync::Mutex;
 
-/// Over what time idle cores are counted: ten ticks of that clock.
+/// The time over which idle cores are counted: ten ticks of the clock of /proc/stat.
 const WINDOW: Duration = Duration::from_millis(100);
-/// After so long nothing is known.
+/// The age at which a sample is of no use.
 const STALE: Duration = Duration::from_secs(1);
 
-/// Counts idle cores and those who make use of them.
+/// Counts idle cores, and the helpers: threads that decode speculatively on them.
 #[derive(Debug, Default)]
 pub struct IdleCores {
     helpers: AtomicUsize,
-    /// Processor time of helpers so far, in nanoseconds.
+    /// Processor time that helpers have used, in nanoseconds.
     helped: AtomicU64,
     sample: Mutex<Option<Sample>>,
 }
@@ -32,10 +32,11 @@ pub struct IdleCores {
 #[derive(Debug, Clone, Copy)]
 struct Sample {
     at: Instant,
-    /// Of all cores since the system started.
+    /// Idle time of all cores since the system started.
     idle: Duration,
+    /// `IdleCores::helped` at that time.
     helped: u64,
-    /// Cores that were idle, or would have been without helpers, in the window before.
+    /// Cores that were idle in the window before, or would have been without helpers.
     spare: usize,
 }
 
@@ -45,8 +46,7 @@ impl IdleCores {
         self.helpers.load(Ordering::Relaxed) < self.spare()
     }
 
-    /// Lets `step` work, again and again until it returns `false`, as long as cores are idle and
-    /// `go_on` says so.
+    /// Runs `step` as a helper until it returns `false`, `go_on` returns `false`, or no core is idle.
     pub fn use_one(&self, go_on: impl Fn() -> bool, step: impl Fn() -> bool) {
         let _helper = Helper::new(&self.helpers);
         let mut before = thread_time();
@@ -75,12 +75,12 @@ impl IdleCores {
     }
 }
 
-/// How many cores were idle, or would have been without helpers, in `time`, to the nearest.
+/// How many cores were idle during `time`, or would have been without helpers. Rounded.
 fn spare(idle: Duration, helped: Duration, time: Duration) -> usize {
     (idle + helped).div_duration_f64(time).round() as usize
 }
 
-/// How long all cores together have been idle.
+/// Idle time of all cores together since the system started.
 fn idle_time() -> Option<Duration> {
     let stat = fs::read("/proc/stat").ok()?;
     let ticks = idle_ticks(str::from_utf8(&stat).ok()?)?;
@@ -100,7 +100,7 @@ fn thread_time() -> Duration {
     clock_gettime(ClockId::ThreadCPUTime).try_into().unwrap_or_default()
 }
 
-/// One more, as long as it is there.
+/// Counts one helper until it is dropped.
 struct Helper<'a>(&'a AtomicUsize);
 
 impl<'a> Helper<'a> {

@@ -1,7 +1,8 @@
-//! The saved indexes of one open archive: used when a member is opened, saved as passes go on.
+//! The saved indexes of one open archive. They are used when a member is opened, and saved while
+//! first passes go on.
 //!
-//! All members of an archive share a file, which is written anew whenever enough has come to it.
-//! What cannot be saved or used costs a line in the log and nothing else.
+//! All members of an archive share one file. It is rewritten when the indexes in memory have grown
+//! enough. An index that cannot be saved or used costs a line in the log and nothing else.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,26 +22,31 @@ use crate::{
     sync::Mutex,
 };
 
-/// Streams of fewer encoded bytes are decoded again in 2 or 3 milliseconds, which is less than
-/// what their index is worth.
+/// The smallest stream whose index is saved. Encoded bytes. A smaller one is decoded again in 2 or
+/// 3 milliseconds, so an index would save nothing.
 pub const LEAST_ENCODED: u64 = 1 << 20;
 
-/// Decoded bytes after which an index is saved though its pass goes on: a second or so of
-/// decoding, which is what a server that is killed loses.
+/// Decoded bytes after which an index is saved although its pass goes on. A server that is killed
+/// loses this much, about a second of decoding.
 const STEP: u64 = 1 << 30;
 
-/// Members that are compared before a file is written for them, unless as many are in it: so an
-/// archive of thousands costs a few files.
+/// Members that are compared before the file is rewritten for them, or as many as the file has
+/// already. So an archive of thousands of members causes few writes.
 const MEMBERS: usize = 256;
 
 /// Where the entry of a stream comes from when a file is written.
 #[derive(Clone, Copy)]
-enum From<'a> {
+enum EntrySource<'a> {
+    /// A file that has the entry already.
     File(&'a Arc<IndexFile>, Trust),
+    /// An open stream, which has been decoded farther than any file says.
     Stream(&'a Arc<Deflated>),
-    /// There is nothing to say but that it was right.
+    /// The member has no index, but was compared with its CRC-32 and is right.
     Verified,
 }
+
+/// The source of each entry, with the frontier that it has. Decoded bytes.
+type EntrySources<'a> = BTreeMap<StreamKey, (u64, EntrySource<'a>)>;
 
 type Identify = Box<dyn Fn() -> io::Result<Identity> + Send + Sync>;
 
@@ -54,15 +60,16 @@ pub struct ArchiveIndex {
     identity: OnceLock<Option<Identity>>,
     file: Mutex<Option<Arc<IndexFile>>>,
     streams: Mutex<BTreeMap<StreamKey, Weak<Deflated>>>,
-    /// Streams whose saved index was wrong, until another is saved.
+    /// Streams whose saved index was wrong, until a new one is saved.
     refuted: Mutex<BTreeSet<StreamKey>>,
-    /// Members that were compared and are right, and are not in the file yet.
+    /// Members that were compared and are right, but are not in the file yet.
     verified: Mutex<BTreeSet<StreamKey>>,
-    /// One at a time saves.
+    /// Held by the thread that saves.
     saving: Mutex<()>,
     queued: AtomicBool,
-    /// Decoded bytes whose checkpoints are in the file, and those that are not, about.
+    /// Decoded bytes whose checkpoints are in the file.
     saved: AtomicU64,
+    /// About how many decoded bytes have checkpoints that are not in the file.
     unsaved: AtomicU64,
 }
 
@@ -73,8 +80,8 @@ impl fmt::Debug for ArchiveIndex {
 }
 
 impl ArchiveIndex {
-    /// Those of the archive in `source` that `identify` tells, in `store`. `saver` runs what takes
-    /// time.
+    /// The indexes in `store` of the archive in `source`, which `identify` identifies. `saver` runs
+    /// the writes.
     pub fn new(
         store: Arc<Indexes>,
         saver: Spawner,
@@ -98,7 +105,7 @@ impl ArchiveIndex {
         })
     }
 
-    /// Lets a stream that has just been opened go on from its saved index, if it has one.
+    /// Gives a stream that has just been opened its saved index, if there is one.
     pub fn adopt(&self, key: StreamKey, stream: &Deflated) {
         let is_wrong = || self.refuted.lock().contains(&key);
         if self.identity().is_none() || stream.has_refused() || is_wrong() {
@@ -110,7 +117,7 @@ impl ArchiveIndex {
         }
     }
 
-    /// Whether all bytes of a member were compared with its CRC-32 before, by this or another mount.
+    /// Whether this mount or an earlier one compared all bytes of a member with its CRC-32.
     pub fn is_verified(&self, key: StreamKey) -> bool {
         if self.identity().is_none() {
             return false;
@@ -135,15 +142,15 @@ impl ArchiveIndex {
         }
     }
 
-    /// Whether an entry may be believed of this archive.
+    /// Whether an entry with this trust may be used for this archive.
     fn holds(&self, trust: Trust) -> bool {
         let same_file = || self.source.same_file().ok();
         trust.holds_for(if trust.file.is_some() { same_file() } else { None })
     }
 
-    /// What may be believed of an entry that is made of this archive now. Of a stream that has been
-    /// confirmed each span is checked whenever it is decoded, so it is true of each archive of this
-    /// content and owner; all else of this file alone.
+    /// The trust of an entry that is made from this archive now. Each span of a confirmed stream is
+    /// checked whenever it is decoded, so its entry holds for every archive of this content and
+    /// owner. Any other entry holds for this file alone.
     fn trust(&self, is_stream: bool, confirmed: bool) -> io::Result<Trust> {
         let of_content = is_stream && confirmed && self.source.is_its_owners()?;
         let file = if of_content { None } else { Some(self.source.same_file()?) };
@@ -155,7 +162,7 @@ impl ArchiveIndex {
         self.streams.lock().insert(key, Arc::downgrade(stream));
     }
 
-    /// Drops what is saved of a stream, which does not decode as it says.
+    /// Removes the saved index of a stream that does not decode as its index says.
     pub fn refute(self: &Arc<Self>, key: StreamKey) {
         let Some(identity) = self.identity() else { return };
         self.refuted.lock().insert(key);
@@ -171,7 +178,7 @@ impl ArchiveIndex {
         });
     }
 
-    /// Saves anew a file in which windows of a stream are damaged.
+    /// Rewrites a file in which windows of a stream are damaged.
     pub fn mend(self: &Arc<Self>) {
         let Some(identity) = self.identity() else { return };
         self.warn(&identity, &saved::Error::Unfit("windows in it are damaged"));
@@ -179,12 +186,12 @@ impl ArchiveIndex {
         self.saver.spawn(move || this.save());
     }
 
-    /// Takes note that a stream has been decoded `bytes` farther, perhaps to its end.
+    /// Notes that a stream has been decoded `bytes` farther, perhaps to its end.
     pub fn progress(self: &Arc<Self>, bytes: u64, ended: bool) {
         let unsaved = self.unsaved.fetch_add(bytes, Ordering::Relaxed) + bytes;
         let saved = self.saved.load(Ordering::Relaxed);
-        // Each time at least a quarter of what is there, so that all the writing together is a
-        // few times the last file.
+        // Each file is at least a quarter larger than the last, so all writes together are a few
+        // times the size of the last file.
         let enough = if saved < STEP { 0 } else { saved / 4 };
         if unsaved >= enough && (ended || unsaved >= STEP) {
             self.save_soon();
@@ -198,7 +205,7 @@ impl ArchiveIndex {
         }
     }
 
-    /// Saves what there is to save, on another thread.
+    /// Saves, on another thread, the indexes that have grown.
     pub fn save_later(self: Arc<Self>) {
         let streams = self.unsaved();
         if !streams.is_empty() || !self.verified.lock().is_empty() {
@@ -209,7 +216,7 @@ impl ArchiveIndex {
         }
     }
 
-    /// Saves what there is to save.
+    /// Saves the indexes that have grown.
     pub fn save(&self) {
         self.queued.store(false, Ordering::Release);
         let _one_at_a_time = self.saving.lock();
@@ -217,39 +224,40 @@ impl ArchiveIndex {
         if unsaved.is_empty() && verified.is_empty() {
             return;
         }
-        // Not before: of most archives that were looked at, nothing was read.
+        // Only now: computing the identity reads the archive, and of most archives that are opened
+        // no member is read.
         let Some(identity) = self.identity() else { return };
         self.unsaved.store(0, Ordering::Relaxed);
         match self.write(&identity, &unsaved, &verified) {
             Ok(None) => {}
             Ok(Some(file)) => {
                 self.use_file(Some(Arc::new(file)));
-                // Windows that are in the file need not be in memory, and no file that is
-                // replaced stays mapped.
+                // Windows that are in the new file need not stay in memory. And the file that it
+                // replaces is closed once no stream reads windows from it.
                 for (key, stream) in self.live() {
                     self.adopt(key, &stream);
                 }
             }
             Err(error @ saved::Error::TooLarge { .. }) => {
-                // It would be so again each time.
+                // Each later attempt would fail as well.
                 unsaved.values().for_each(|stream| stream.set_saved(stream.reader().frontier()));
                 log::warn!("{}: no index saved: {error}", self.store.path().display());
             }
-            // There is nothing to save of an archive that is gone.
+            // The archive was overwritten: its index is of no use.
             Err(saved::Error::Stream(error)) if Error::from(error.clone()).is_overwritten() => {}
             Err(saved::Error::Io(error)) if SourceFile::is_stale(&error) => {}
             Err(error) => log::warn!("{}: no index saved: {error}", self.store.path().display()),
         }
     }
 
-    /// The streams that are open.
+    /// The open streams.
     fn live(&self) -> BTreeMap<StreamKey, Arc<Deflated>> {
         let mut streams = self.streams.lock();
         streams.retain(|_, stream| stream.strong_count() > 0);
         streams.iter().filter_map(|(key, stream)| Some((*key, stream.upgrade()?))).collect()
     }
 
-    /// Those that have been decoded farther than the file says.
+    /// The open streams that have been decoded farther than the file says.
     fn unsaved(&self) -> BTreeMap<StreamKey, Arc<Deflated>> {
         let mut streams = self.live();
         streams.retain(|_, stream| stream.has_unsaved());
@@ -263,57 +271,25 @@ impl ArchiveIndex {
         verified: &BTreeSet<StreamKey>,
     ) -> Result<Option<IndexFile>, saved::Error> {
         // Another server may have saved other streams, or more of these, or removed the file that
-        // this one still has. Should it do so while this goes on, the file that comes last stays.
-        let there = self.store.load(identity).ok().flatten().map(Arc::new);
-        let files = [self.file.lock().clone(), there];
-        let mut sources: BTreeMap<StreamKey, (u64, From)> = BTreeMap::new();
-        for file in files.iter().flatten() {
-            for (key, trust) in file.streams() {
-                // What is not of this file is of use to the file that it is of, if that is still
-                // there, and goes when there is something better.
-                let holds = self.holds(trust);
-                let frontier = match file.index(key) {
-                    Ok(Some(index)) if holds => index.frontier(),
-                    Ok(_) => 0,
-                    Err(_) => continue,
-                };
-                let is_better = |(other, _): &(u64, From)| *other < frontier;
-                if sources.get(&key).is_none_or(is_better) {
-                    sources.insert(key, (frontier, From::File(file, trust)));
-                }
-            }
-        }
-        for (key, stream) in unsaved {
-            let frontier = stream.reader().frontier();
-            let is_farther = sources.get(key).is_none_or(|(other, _)| *other < frontier);
-            if is_farther || stream.has_refused() {
-                sources.insert(*key, (frontier, From::Stream(stream)));
-            }
-        }
-        for key in verified {
-            let is_known = |from: &From| match from {
-                From::File(_, trust) => trust.confirmed && self.holds(*trust),
-                From::Stream(_) | From::Verified => true,
-            };
-            if !sources.get(key).is_some_and(|(_, from)| is_known(from)) {
-                sources.insert(*key, (0, From::Verified));
-            }
-        }
-        let streams = sources.iter().map(|(key, (_, from))| {
-            let (key, from) = (*key, *from);
-            let entry: (Trust, WriteIndex) = match from {
-                From::Stream(stream) => {
+        // this server still has open. If it saves at the same time, the file that comes last stays.
+        let newest = self.store.load(identity).ok().flatten().map(Arc::new);
+        let files = [self.file.lock().clone(), newest];
+        let sources = self.entry_sources(&files, unsaved, verified);
+        let entries = sources.iter().map(|(key, (_, source))| {
+            let (key, source) = (*key, *source);
+            let entry: (Trust, WriteIndex) = match source {
+                EntrySource::Stream(stream) => {
                     let trust = self.trust(true, stream.reader().is_complete())?;
                     (trust, Box::new(move |out| stream.write_index(out)))
                 }
-                From::File(file, trust) => (trust, file.copy(key)),
-                From::Verified => (self.trust(false, true)?, Box::new(|_| Ok(false))),
+                EntrySource::File(file, trust) => (trust, file.copy(key)),
+                EntrySource::Verified => (self.trust(false, true)?, Box::new(|_| Ok(false))),
             };
             Ok((key, entry.0, entry.1))
         });
-        let saved = self.store.save(identity, streams.collect::<io::Result<_>>()?)?;
-        for (key, (frontier, from)) in &sources {
-            if let From::Stream(stream) = from {
+        let saved = self.store.save(identity, entries.collect::<io::Result<_>>()?)?;
+        for (key, (frontier, source)) in &sources {
+            if let EntrySource::Stream(stream) = source {
                 stream.set_saved(*frontier);
                 self.refuted.lock().remove(key);
             }
@@ -321,7 +297,50 @@ impl ArchiveIndex {
         Ok(saved)
     }
 
-    /// What the archive is; the first time, its file is loaded as well.
+    /// For each stream the source with the farthest frontier.
+    fn entry_sources<'a>(
+        &self,
+        files: &'a [Option<Arc<IndexFile>>],
+        unsaved: &'a BTreeMap<StreamKey, Arc<Deflated>>,
+        verified: &BTreeSet<StreamKey>,
+    ) -> EntrySources<'a> {
+        let mut sources = EntrySources::new();
+        for file in files.iter().flatten() {
+            for (key, trust) in file.streams() {
+                // An entry of another archive file is kept for that file, if it still exists, until
+                // there is a better one.
+                let holds = self.holds(trust);
+                let frontier = match file.index(key) {
+                    Ok(Some(index)) if holds => index.frontier(),
+                    Ok(_) => 0,
+                    Err(_) => continue,
+                };
+                if sources.get(&key).is_none_or(|(other, _)| *other < frontier) {
+                    sources.insert(key, (frontier, EntrySource::File(file, trust)));
+                }
+            }
+        }
+        for (key, stream) in unsaved {
+            let frontier = stream.reader().frontier();
+            let is_farther = sources.get(key).is_none_or(|(other, _)| *other < frontier);
+            if is_farther || stream.has_refused() {
+                sources.insert(*key, (frontier, EntrySource::Stream(stream)));
+            }
+        }
+        for key in verified {
+            let is_confirmed = match sources.get(key) {
+                Some((_, EntrySource::File(_, trust))) => trust.confirmed && self.holds(*trust),
+                Some(_) => true,
+                None => false,
+            };
+            if !is_confirmed {
+                sources.insert(*key, (0, EntrySource::Verified));
+            }
+        }
+        sources
+    }
+
+    /// The identity of the archive. The first call loads the index file as well.
     fn identity(&self) -> Option<Identity> {
         *self.identity.get_or_init(|| match (self.identify)() {
             Ok(identity) => {

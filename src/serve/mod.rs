@@ -1,9 +1,9 @@
-//! How the bytes of members get out fast.
+//! Serves the decoded bytes of members.
 //!
-//! A [`Content`] is the decoded bytes of one member. A read whose bytes are at hand is answered on
-//! the calling thread; one that needs decoding is parked, and a bounded pool decodes, a span a
-//! task, so that a long first pass never holds up the reads of other members. Knows nothing of
-//! names, inodes or FUSE.
+//! A [`Content`] is the decoded bytes of one member. A read whose bytes are available is answered on
+//! the calling thread. A read that needs decoding is parked, and a bounded pool decodes one span per
+//! task, so a long first pass never delays the reads of other members for long. Knows nothing of
+//! names or FUSE, and of inodes only the numbers that an alarm names.
 #![forbid(unsafe_code)]
 
 mod asker;
@@ -43,8 +43,8 @@ pub use asker::Asker;
 pub use container::OpenContainer;
 pub use content::Content;
 #[cfg(test)]
-use content::State;
-pub(crate) use content::with_scratch;
+use content::Readiness;
+pub(crate) use content::with_buffer;
 pub use error::{Error, Failure};
 pub use open_file::{Backing, OpenFile};
 pub use reports::{Repeats, Reports};
@@ -69,23 +69,23 @@ use crate::{
     saved::{Copies, CopyKey, Indexes, StreamKey},
 };
 
-/// Answers one read, now or later, on whatever thread has the bytes.
+/// Answers one read, now or later, on any thread.
 pub type Reply = Box<dyn FnOnce(Result<&[u8], Error>) + Send>;
 
-/// What a user can set about serving.
+/// The settings of serving.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Bytes that the process may take.
+    /// Memory that the process may use. Bytes.
     pub memory_limit: u64,
-    /// Bytes of them for decoded spans and for the windows of indexes.
+    /// The part of it for decoded spans and for the windows of indexes. Bytes.
     pub cache_size: u64,
     /// Threads that decode spans.
     pub threads: usize,
-    /// Whether those do all else, too: a process that may have few threads.
+    /// Whether these threads do all other work as well, because the process may have few threads.
     pub few_threads: bool,
-    /// Where members that cannot be read in part are decoded to, as unlinked files.
+    /// Directory of the unlinked files that hold decoded members of methods without seek points.
     pub temporary: PathBuf,
-    /// Bytes that those may take; `None` for a tenth of what is free there.
+    /// Bytes that these files may take; `None` for a tenth of the free space there.
     pub scratch_size: Option<u64>,
     /// Where indexes are saved, if anywhere.
     pub indexes: Option<Arc<Indexes>>,
@@ -100,7 +100,7 @@ impl Default for Settings {
         Self {
             memory_limit: 256 << 20,
             cache_size: 64 << 20,
-            // Two at least: one may be at a long first pass while the other serves rows.
+            // At least two: one may run a long first pass while the other serves rows.
             threads: std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 16)),
             few_threads: false,
             temporary: std::env::var_os("TMPDIR").map_or_else(|| "/var/tmp".into(), PathBuf::from),
@@ -126,7 +126,7 @@ pub struct Server {
     _background: Pool,
 }
 
-/// What is being copied or compared in the background is given up: nobody is to wait for it.
+/// Gives up the copies and comparisons under way in the background: no unmount waits for them.
 impl Drop for Server {
     fn drop(&mut self) {
         self.shared.background.end();
@@ -136,11 +136,11 @@ impl Drop for Server {
     }
 }
 
-/// What a content needs of the server.
+/// The parts of the server that contents use.
 #[derive(Debug)]
 struct Shared {
     memory: Arc<Memory>,
-    /// Bytes that it may take while there is memory.
+    /// The limit of `memory` while enough memory is free. Bytes.
     cache_size: u64,
     room: Arc<Room>,
     /// Decodes spans: short tasks.
@@ -148,7 +148,7 @@ struct Shared {
     idle: Arc<IdleCores>,
     /// Answers reads while `decode` goes on.
     reply: Spawner,
-    /// Decodes whole members: long tasks, kept from the short ones.
+    /// Decodes whole members: long tasks, which must not delay the short ones.
     whole: Spawner,
     whole_queue: Arc<WholeQueue>,
     resting: Arc<Resting>,
@@ -164,7 +164,7 @@ struct Shared {
 }
 
 impl Shared {
-    /// The saved indexes of an archive, if any are saved.
+    /// The saved indexes of an archive, if indexes are saved at all.
     fn index(
         &self,
         source: Arc<SourceFile>,
@@ -174,7 +174,7 @@ impl Shared {
         Some(ArchiveIndex::new(store, self.saver.clone(), source, Box::new(identify)))
     }
 
-    /// What is known of a member, before anything of it is read.
+    /// The verdict on a member of which nothing was read yet.
     fn verdict(
         &self,
         subject: Subject,
@@ -200,20 +200,20 @@ impl Shared {
     }
 }
 
-/// Threads that decode members whole. Two, so that one slow member does not hold up the next.
+/// Threads that decode members whole. Two, so that one slow member does not delay the next.
 const WHOLE_THREADS: usize = 2;
 
-/// Threads that open archives of many members. Two, so that those of some thousands do not wait for one
-/// of a million; the largest go one at a time.
+/// Threads that open archives of many members. Two, so that an archive of some thousands does not wait
+/// for one of a million. The largest are opened one at a time.
 const HEAVY_THREADS: usize = 2;
 
-/// How long the end waits for an index that is being written.
+/// How long the end of the server waits for an index that is being written.
 const SAVING: Duration = Duration::from_secs(60);
 
-/// The cache keeps this fraction (one over it) of its size when memory is short.
+/// The cache keeps at least one part in this many of its size when memory is short.
 const LEAST_CACHE: u64 = 8;
 
-/// Farthest a sequential reader is read ahead of, in decoded bytes, whatever the memory.
+/// The largest distance of read-ahead, however large the cache is. Decoded bytes.
 const READ_AHEAD: u64 = 4 << 20;
 
 impl Server {
@@ -227,8 +227,8 @@ impl Server {
             if settings.few_threads { Ok(decode.alias()) } else { Pool::new(name, threads) }
         };
         let whole = other("whole", WHOLE_THREADS)?;
-        // One moves 1.6 GB/s, more than a frontier yields; what is decoded already, the threads
-        // that read the requests answer.
+        // One thread copies 1.6 GB/s to the kernel, more than a frontier decodes. Cached spans are
+        // not its work: the threads that read the requests answer those.
         let reply = other("reply", 1)?;
         let saver = other("save", 1)?.with_patience(SAVING);
         let copying = settings.copies.as_ref().map(|_| other("copy", 1)).transpose()?;
@@ -242,7 +242,7 @@ impl Server {
         let comparing = other("verify", 1)?;
         let background = Background::new(decode.spawner());
         let finisher = background.clone();
-        // It runs until the end. Without a thread for it, passes that nobody continues stay as they are.
+        // It runs until the end. Without a thread of its own, passes are finished by readers only.
         if !settings.few_threads {
             comparing.spawner().spawn(move || finisher.run());
         }
@@ -278,21 +278,20 @@ impl Server {
         })
     }
 
-    /// Calls `listener` with each inode whose pages in the kernel's cache may be wrong, and why, if
-    /// the log is to be told. Before anything is served, and once.
+    /// Calls `listener` with each inode whose pages in the kernel's cache may be wrong, and with the
+    /// error if it is to be logged. To be called once, before anything is served.
     pub fn on_condemned(&self, listener: impl Fn(u64, Option<&Error>) + Send + Sync + 'static) {
         self.shared.alarm.listen(Box::new(listener));
     }
 
-    /// Closes a file that a member was decoded to; `false` if there is none. For whoever lacks a
-    /// descriptor.
+    /// Closes the file of a decoded member to free its descriptor; `false` if there is none.
     #[must_use]
     pub fn give_up_descriptor(&self) -> bool {
         self.shared.scratch.give_one_up()
     }
 
-    /// Lets the pools grow whose threads are stuck in the source, and the cache take what memory there
-    /// is.
+    /// Adds threads to pools whose threads are stuck in the source, and adjusts the cache to the free
+    /// memory.
     pub fn relieve(&self) {
         let Shared { memory, room, cache_size, .. } = &*self.shared;
         let cache = memory.used().saturating_add_signed(room.look());
@@ -302,8 +301,8 @@ impl Server {
         }
     }
 
-    /// Sets what gives memory up once the cache has given all that it is to give; it is told how many
-    /// bytes are missing. Once, before anything is served.
+    /// Sets the function that frees memory once the cache has shrunk to its least; its argument is the
+    /// number of missing bytes. To be called once, before anything is served.
     pub fn on_memory_shortage(&self, give_way: impl Fn(u64) + Send + Sync + 'static) {
         let memory = self.shared.memory.clone();
         let least = self.shared.cache_size / LEAST_CACHE;
@@ -318,7 +317,7 @@ impl Server {
         });
     }
 
-    /// Whether there is memory for what somebody wants to hold.
+    /// Checks that there is memory for another file or inode.
     ///
     /// # Errors
     /// `OutOfMemory`.
@@ -326,7 +325,7 @@ impl Server {
         self.shared.room.check()
     }
 
-    /// Reserves memory for what takes many MiB.
+    /// Reserves memory for work that takes many MiB.
     ///
     /// # Errors
     /// `OutOfMemory`, at once or after two seconds.
@@ -334,29 +333,28 @@ impl Server {
         self.shared.room.reserve(bytes)
     }
 
-    /// Runs `task`, which may wait for seconds, where nobody waits for anything else.
+    /// Runs `task`, which may take seconds, on threads that do nothing else.
     pub fn spawn_heavy(&self, task: impl FnOnce() + Send + 'static) {
         self.heavy.spawner().spawn(task);
     }
 
-    /// Runs `task` where short decoding happens: for questions that may need the start of a
-    /// member.
+    /// Runs `task`, which may decode the start of a member, in the pool that decodes spans.
     pub fn spawn(&self, task: impl FnOnce() + Send + 'static) {
         self.shared.decode.spawn(task);
     }
 }
 
-/// True the first time it is asked.
+/// A flag for what is done once.
 #[derive(Debug, Default)]
 pub struct Once(AtomicBool);
 
 impl Once {
-    /// True the first time.
+    /// True for the first call.
     pub fn first(&self) -> bool {
         !self.0.swap(true, Ordering::Relaxed)
     }
 
-    /// Whether there was a first time.
+    /// Whether there was a first call.
     pub fn is_set(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }

@@ -101,11 +101,11 @@ impl OpenFile {
         let (Encoding::Deflated(deflated), None) = (&self.content.bytes, copy) else {
             return self.content.read(copy, asker, offset, size, reply);
         };
-        let around = self.pattern.lock().follow(offset, size.into(), self.content.read_ahead);
-        if let Some(range) = around.behind {
+        let prediction = self.pattern.lock().follow(offset, size.into(), self.content.read_ahead);
+        if let Some(range) = prediction.passed {
             deflated.reader().give_up(range);
         }
-        if let Some(range) = around.ahead {
+        if let Some(range) = prediction.read_ahead {
             let range = range.start..range.end.min(self.content.size());
             if !range.is_empty() {
                 deflated.read_ahead(range);
@@ -113,7 +113,7 @@ impl OpenFile {
         }
         self.content.read(None, asker, offset, size, reply);
         // After the read itself in the queue of the pool.
-        deflated.read_beside(around.strides);
+        deflated.read_beside(prediction.strides);
     }
 }
 

@@ -1,109 +1,116 @@
-//! How one handle is read: in sequence, in even strides or at random.
+//! How one handle is read: in sequence, in even strides or at random. Predicts what it reads next.
+//!
+//! Decides nothing: `open_file` decodes what is predicted, and gives up what was read.
 
 use std::{cmp::Ordering, ops::Range};
 
-/// How far from the expected place a read may start and still count as sequential, in bytes: the
+/// How far from the expected offset a read may start and still count as sequential. Bytes. The
 /// kernel's read-ahead sends several requests at once, and they arrive out of order.
 const SLACK: u64 = 1 << 20;
 
-/// Reads in sequence before reading ahead starts. A memory map's read-around at a random row is
-/// one request, seldom two.
+/// Sequential reads before read-ahead starts. The kernel's read-around for a random row of a memory
+/// map is one request, seldom two.
 const ENOUGH: u32 = 2;
 
-/// Even strides in a row, after the first, before what is a stride further is decoded: rows that
-/// are picked at random have two of them by chance once in billions of times.
+/// Even strides in a row, after the first, before the next strides are predicted. Rows that are
+/// picked at random have two of them by chance once in billions of times.
 const ENOUGH_STRIDES: u32 = 2;
 
-/// How much strides may differ and still be even, in bytes: the kernel reads from a page on.
+/// How much strides may differ and still be even. Bytes. The kernel reads from the start of a page.
 const UNEVEN: u64 = 4096;
 
-/// Strides that are decoded ahead: while a thread decodes what is asked for, others have what comes
-/// next.
-const STRIDES_AHEAD: i64 = 2;
+/// Strides that are predicted. While one thread decodes what is read, others decode these.
+const PREDICTED_STRIDES: i64 = 2;
 
-/// Bytes that a span takes at most, near enough. What is given up begins so much before what was
-/// given up last: the span that lay across its end is whole now.
+/// About the longest span, in decoded bytes. What is given up begins this much before the end of what
+/// was given up last: the span that lay across that end has now been read as a whole.
 const SPAN: u64 = 2 << 20;
 
-/// What a read tells about the bytes around it.
+/// What follows from one read.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Around {
-    /// To be decoded ahead of the reader.
-    pub ahead: Option<Range<u64>>,
-    /// Where the reader comes by if its strides go on as they are.
+pub struct Prediction {
+    /// The range to decode for a sequential reader.
+    pub read_ahead: Option<Range<u64>>,
+    /// The next reads, if the strides stay even.
     pub strides: Vec<Range<u64>>,
-    /// Handed out, so that the kernel has them.
-    pub behind: Option<Range<u64>>,
+    /// The range that the kernel has got, and the reader has passed.
+    pub passed: Option<Range<u64>>,
 }
 
-/// Follows the reads of one handle.
+/// Follows the reads of one handle. All offsets are in decoded bytes.
 #[derive(Debug, Default)]
 pub struct Pattern {
-    /// End of the farthest read of the run, in decoded bytes.
+    /// Where the run of sequential reads began.
+    start: u64,
+    /// End of the farthest read of the run.
     end: u64,
     /// Reads in the run after its first.
     run: u32,
-    /// How far has been read ahead.
-    ahead: u64,
-    /// Where the run began.
-    start: u64,
-    /// From where the run before began to there.
+    /// End of the read-ahead so far.
+    read_ahead_end: u64,
+    /// End of what was given up.
+    passed_end: u64,
+    /// From the start of the run before to the start of this one.
     stride: i64,
     /// Strides in a row that were like the one before.
-    strides: u32,
-    /// How far what was read has been given up.
-    behind: u64,
+    even_strides: u32,
 }
 
 impl Pattern {
-    /// Takes note of a read, and says what it tells, with `distance` bytes to be read ahead.
-    pub fn follow(&mut self, offset: u64, size: u64, distance: u64) -> Around {
-        let sequential = offset.abs_diff(self.end) <= SLACK;
-        if !sequential {
+    /// Notes a read. `distance` is how many bytes to read ahead of a sequential reader.
+    pub fn follow(&mut self, offset: u64, size: u64, distance: u64) -> Prediction {
+        let is_sequential = offset.abs_diff(self.end) <= SLACK;
+        if !is_sequential {
             let stride = offset.wrapping_sub(self.start) as i64;
             let is_even = stride.abs_diff(self.stride) <= UNEVEN;
-            let strides = if is_even { self.strides.saturating_add(1) } else { 0 };
-            let (end, start, behind) = (offset + size, offset, offset);
-            *self = Self { end, start, behind, stride, strides, ..Self::default() };
-            return Around { strides: self.go_on(size), ..Around::default() };
+            let even_strides = if is_even { self.even_strides.saturating_add(1) } else { 0 };
+            *self = Self {
+                start: offset,
+                end: offset + size,
+                passed_end: offset,
+                stride,
+                even_strides,
+                ..Self::default()
+            };
+            return Prediction { strides: self.next_strides(size), ..Prediction::default() };
         }
         self.end = self.end.max(offset + size);
         self.run = self.run.saturating_add(1);
-        let (ahead, behind) = (self.go_ahead(distance), self.leave_behind());
-        Around { ahead, behind, ..Around::default() }
+        let (read_ahead, passed) = (self.next_read_ahead(distance), self.next_passed());
+        Prediction { read_ahead, passed, ..Prediction::default() }
     }
 
-    fn go_on(&self, size: u64) -> Vec<Range<u64>> {
-        let steps = match self.strides.cmp(&ENOUGH_STRIDES) {
+    fn next_strides(&self, size: u64) -> Vec<Range<u64>> {
+        let steps = match self.even_strides.cmp(&ENOUGH_STRIDES) {
             Ordering::Less => return Vec::new(),
-            Ordering::Equal => 1..=STRIDES_AHEAD,
-            // The others were told before.
-            Ordering::Greater => STRIDES_AHEAD..=STRIDES_AHEAD,
+            Ordering::Equal => 1..=PREDICTED_STRIDES,
+            // The nearer ones were predicted before.
+            Ordering::Greater => PREDICTED_STRIDES..=PREDICTED_STRIDES,
         };
         let start = |step| self.start.checked_add_signed(self.stride.checked_mul(step)?);
         let range = |step| Some(start(step)?..start(step)?.checked_add(size)?);
         steps.filter_map(range).collect()
     }
 
-    fn go_ahead(&mut self, distance: u64) -> Option<Range<u64>> {
-        // Half the distance, so that one task covers a good piece.
-        if self.run < ENOUGH || self.ahead >= self.end + distance / 2 {
+    fn next_read_ahead(&mut self, distance: u64) -> Option<Range<u64>> {
+        // Not before half the distance is used up, so that each range is worth a task.
+        if self.run < ENOUGH || self.read_ahead_end >= self.end + distance / 2 {
             return None;
         }
-        let from = self.ahead.max(self.end);
-        self.ahead = self.end + distance;
-        Some(from..self.ahead)
+        let from = self.read_ahead_end.max(self.end);
+        self.read_ahead_end = self.end + distance;
+        Some(from..self.read_ahead_end)
     }
 
-    fn leave_behind(&mut self) -> Option<Range<u64>> {
-        // Requests that are still on their way start at most so far back.
-        let behind = self.end.saturating_sub(SLACK);
-        if behind < self.behind + SLACK {
+    fn next_passed(&mut self) -> Option<Range<u64>> {
+        // Requests that are still on their way start at most this far before the end.
+        let passed_end = self.end.saturating_sub(SLACK);
+        if passed_end < self.passed_end + SLACK {
             return None;
         }
-        let from = self.start.max(self.behind.saturating_sub(SPAN));
-        self.behind = behind;
-        Some(from..behind)
+        let from = self.start.max(self.passed_end.saturating_sub(SPAN));
+        self.passed_end = passed_end;
+        Some(from..passed_end)
     }
 }
 
@@ -121,8 +128,8 @@ mod tests {
         for _ in 0..10_000 {
             offset = offset.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             let offset = offset >> 24;
-            let around = pattern.follow(offset, 128 * KIB, DISTANCE);
-            assert_eq!(around, Around::default(), "{offset}");
+            let prediction = pattern.follow(offset, 128 * KIB, DISTANCE);
+            assert_eq!(prediction, Prediction::default(), "{offset}");
         }
     }
 
@@ -133,7 +140,7 @@ mod tests {
         for number in 0..1000 {
             // Pairs of requests arrive in the wrong order.
             let offset = (number ^ 1) * 128 * KIB;
-            if let Some(range) = pattern.follow(offset, 128 * KIB, DISTANCE).ahead {
+            if let Some(range) = pattern.follow(offset, 128 * KIB, DISTANCE).read_ahead {
                 assert_eq!(range.start, ahead.unwrap_or(range.start));
                 assert!(range.end > range.start);
                 ahead = Some(range.end);
@@ -153,9 +160,9 @@ mod tests {
                     last = ((1 << 30) + number * stride) as u64 / 4096 * 4096;
                     for request in 0..requests {
                         let (offset, size) = (last + request * 64 * KIB, 64 * KIB);
-                        let around = pattern.follow(offset, size, DISTANCE);
-                        assert!(around.ahead.is_none() && around.behind.is_none());
-                        told.extend(around.strides.into_iter().map(|range| range.start));
+                        let prediction = pattern.follow(offset, size, DISTANCE);
+                        assert!(prediction.read_ahead.is_none() && prediction.passed.is_none());
+                        told.extend(prediction.strides.into_iter().map(|range| range.start));
                     }
                 }
                 // The first three strides are not known to be even, and two are ahead.
@@ -191,7 +198,7 @@ mod tests {
         for number in 0..10 {
             pattern.follow(number * 128 * KIB, 128 * KIB, DISTANCE);
         }
-        let mut ahead = |offset| pattern.follow(offset, 128 * KIB, DISTANCE).ahead;
+        let mut ahead = |offset| pattern.follow(offset, 128 * KIB, DISTANCE).read_ahead;
         assert_eq!(ahead(1 << 30), None);
         assert_eq!(ahead((1 << 30) + 128 * KIB), None);
         assert!(ahead((1 << 30) + 256 * KIB).is_some());
@@ -205,7 +212,7 @@ mod tests {
         let mut left = start + 128 * KIB;
         for number in 0..1000 {
             let offset = start + (number ^ 1) * 128 * KIB;
-            if let Some(range) = pattern.follow(offset, 128 * KIB, DISTANCE).behind {
+            if let Some(range) = pattern.follow(offset, 128 * KIB, DISTANCE).passed {
                 assert!(start <= range.start && range.start <= left, "{range:?}");
                 assert!(left < range.end && range.end <= start + number * 128 * KIB, "{range:?}");
                 left = range.end;

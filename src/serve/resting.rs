@@ -1,5 +1,5 @@
-//! Contents that nobody has open, so many that a program which opens a file three times to map it finds
-//! what its first open found out.
+//! Contents that no handle has open. They are kept for a while, because a program that opens a file
+//! three times to map it should find what its first open found out.
 
 use std::sync::Weak;
 
@@ -8,11 +8,11 @@ use lru::LruCache;
 use super::OpenContainer;
 use crate::{archive::MemberId, sync::Mutex};
 
-/// How many are kept: each takes some 2 KiB. What is worth more than decoding it again (a saved index,
-/// damage, a pass under way) stays with its archive in any case.
+/// Most contents that are kept; each takes about 2 KiB. A content that would be costly to make again
+/// (a saved index, known damage, a pass under way) stays with its archive in any case.
 const MOST: usize = 4096;
 
-/// The contents of all archives that were closed last.
+/// The most recently closed contents of all archives.
 #[derive(Debug)]
 pub struct Resting(Mutex<LruCache<(usize, MemberId), Weak<OpenContainer>>>);
 
@@ -23,7 +23,7 @@ impl Default for Resting {
 }
 
 impl Resting {
-    /// The content of a member was closed; perhaps another one is dropped for it.
+    /// Notes that the content of a member was closed. May drop the oldest.
     pub fn closed(&self, archive: &Weak<OpenContainer>, member: MemberId) {
         let mut resting = self.0.lock();
         resting.put((archive.as_ptr().addr(), member), archive.clone());

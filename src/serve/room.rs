@@ -38,7 +38,7 @@ pub struct Room {
     limit: u64,
     measure: Measure,
     give_way: OnceLock<GiveWay>,
-    state: Mutex<State>,
+    state: Mutex<RoomUse>,
     /// Notified when a reservation ends.
     changed: Condvar,
     /// Whether the last look found more than the limit in use, after eviction.
@@ -46,7 +46,7 @@ pub struct Room {
 }
 
 #[derive(Default)]
-struct State {
+struct RoomUse {
     /// Memory in use when the oldest reservation began. Bytes.
     base: u64,
     /// Sum of all reservations, allocated yet or not. Bytes.

@@ -1,12 +1,13 @@
-//! Files that members are decoded to which cannot be read in part, within bounds of space and number.
+//! Unlinked files that hold decoded members of methods without seek points, within bounds of space
+//! and number.
 //!
-//! A file has no name: what a server that dies leaves is gone. It stays as long as there is room,
-//! whether a handle of its member is open or not: a member whose file went is decoded again when it
-//! is read. So neither members nor handles can take all descriptors, or the disk.
+//! A file has no name, so it is gone when the server dies. It stays until another needs its room,
+//! whether a handle of its member is open or not. A member whose file was closed is decoded again
+//! when it is read. So neither members nor handles can use up the descriptors or the disk.
 
 use std::{
     fs::File,
-    io,
+    io, mem,
     os::fd::AsFd,
     path::PathBuf,
     sync::{
@@ -24,13 +25,13 @@ use rustix::{
 
 use crate::sync::Mutex;
 
-/// How much of what is free when the server starts the files may take, if nothing else is said.
+/// The files may take one part in this many of the free space, unless a limit is set.
 const SHARE: u64 = 10;
 
-/// How much of the filesystem is left free: one part in so many.
+/// One part in this many of the filesystem is left free.
 const LEFT_FREE: u64 = 20;
 
-/// How many of the descriptors that the process may have are for these files: one in so many.
+/// One in this many of the process's descriptors may be used for these files.
 const DESCRIPTORS: u64 = 8;
 
 /// Names a file.
@@ -41,9 +42,9 @@ pub struct ScratchId(u64);
 #[derive(Debug)]
 pub struct Scratch {
     directory: PathBuf,
-    /// Bytes that they may take; `None` for a share of what is free.
+    /// Bytes that the files may take; `None` for a share of the free space.
     limit: Option<u64>,
-    /// How many there may be.
+    /// Most files at the same time.
     most: usize,
     next: AtomicU64,
     files: Mutex<Files>,
@@ -52,21 +53,19 @@ pub struct Scratch {
 #[derive(Debug)]
 struct Files {
     kept: LruCache<ScratchId, (Arc<File>, u64)>,
-    /// Bytes of those that are kept, and of those that are being written.
+    /// Bytes of the files that are kept and of those that are being written.
     used: u64,
-    /// How many are being written.
+    /// Files that are being written.
     written: usize,
-    /// What `Scratch::limit` came to.
+    /// The limit in bytes, once the first file has needed it.
     limit: Option<u64>,
 }
 
-/// A file that is being written, and the room for it.
+/// A file that is being written. Dropping it gives its room back.
 #[derive(Debug)]
-pub struct Writing<'a> {
-    scratch: &'a Scratch,
+pub struct ScratchDraft<'a> {
+    room: TakenRoom<'a>,
     file: Arc<File>,
-    size: u64,
-    is_kept: bool,
 }
 
 impl Scratch {
@@ -88,17 +87,17 @@ impl Scratch {
         })
     }
 
-    /// A name for a file that is to come.
+    /// The id of a file that will be written.
     pub fn name(&self) -> ScratchId {
         ScratchId(self.next.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// The file, if it is still there; it then counts as used just now.
+    /// The file, if it was not closed. It becomes the most recently used.
     pub fn get(&self, id: ScratchId) -> Option<Arc<File>> {
         self.files.lock().kept.get(&id).map(|(file, _)| file.clone())
     }
 
-    /// Closes the least recently used file; `false` if there is none. For whoever lacks a descriptor.
+    /// Closes the least recently used file to free its descriptor; `false` if there is none.
     pub fn give_one_up(&self) -> bool {
         let mut files = self.files.lock();
         let gone = files.evict();
@@ -106,19 +105,18 @@ impl Scratch {
         gone.is_some()
     }
 
-    /// Begins a file of `size` bytes, for which others go.
+    /// Begins a file of `size` bytes. Closes others to make room for it.
     ///
     /// # Errors
     /// `FileTooLarge` if it could never have room, `StorageFull` if there is none now, and what the
     /// filesystem says.
-    pub fn begin(&self, size: u64) -> io::Result<Writing<'_>> {
-        let room = || self.stat();
+    pub fn begin(&self, size: u64) -> io::Result<ScratchDraft<'_>> {
         let mut gone = Vec::new();
         {
             let mut files = self.files.lock();
             let limit = match (files.limit, self.limit) {
                 (Some(limit), _) | (None, Some(limit)) => limit,
-                (None, None) => free(&room()?) / SHARE,
+                (None, None) => free(&self.stat()?) / SHARE,
             };
             files.limit = Some(limit);
             if size > limit {
@@ -140,8 +138,7 @@ impl Scratch {
             files.written += 1;
         }
         drop(gone);
-        // From here on the room is given back when this is dropped.
-        let taken = Taken { scratch: self, size };
+        let room = TakenRoom { scratch: self, size };
         let file = loop {
             match tempfile::tempfile_in(&self.directory) {
                 Err(error) if is_out_of_descriptors(&error) && self.give_one_up() => {}
@@ -154,11 +151,10 @@ impl Scratch {
             }
         };
         self.allocate(&file, size)?;
-        std::mem::forget(taken);
-        Ok(Writing { scratch: self, file: Arc::new(file), size, is_kept: false })
+        Ok(ScratchDraft { room, file: Arc::new(file) })
     }
 
-    /// Takes the space on the disk, of which a part is left to others.
+    /// Allocates the space on the disk. A part of the disk is left to others.
     fn allocate(&self, file: &File, size: u64) -> io::Result<()> {
         loop {
             let result = match has_room(&self.stat()?, size) {
@@ -167,7 +163,7 @@ impl Scratch {
             };
             match result {
                 Ok(()) => return Ok(()),
-                // What was decoded before makes room, as far as nobody reads it.
+                // A closed file frees its space unless a reader still has it open.
                 Err(Errno::NOSPC) if self.give_one_up() => {}
                 Err(Errno::NOSPC) => return Err(self.full(size, "its disk is full")),
                 Err(errno) => return Err(errno.into()),
@@ -187,7 +183,7 @@ impl Scratch {
 }
 
 impl Files {
-    /// Lets the least recently used file go, to be closed by the caller.
+    /// Removes the least recently used file. The caller closes it, outside the lock.
     fn evict(&mut self) -> Option<Arc<File>> {
         let (_, (file, size)) = self.kept.pop_lru()?;
         self.used -= size;
@@ -195,38 +191,32 @@ impl Files {
     }
 }
 
-impl Writing<'_> {
-    /// The file.
+impl ScratchDraft<'_> {
     pub fn file(&self) -> &File {
         &self.file
     }
 
-    /// Keeps the file under `id`, as long as there is room.
-    pub fn keep(mut self, id: ScratchId) -> Arc<File> {
-        let mut files = self.scratch.files.lock();
+    /// Keeps the file under `id` until another needs its room.
+    pub fn keep(self, id: ScratchId) -> Arc<File> {
+        let Self { room, file } = self;
+        let mut files = room.scratch.files.lock();
         files.written -= 1;
-        files.kept.put(id, (self.file.clone(), self.size));
+        files.kept.put(id, (file.clone(), room.size));
         drop(files);
-        self.is_kept = true;
-        self.file.clone()
+        // The room is now that of the kept file.
+        mem::forget(room);
+        file
     }
 }
 
-impl Drop for Writing<'_> {
-    fn drop(&mut self) {
-        if !self.is_kept {
-            drop(Taken { scratch: self.scratch, size: self.size });
-        }
-    }
-}
-
-/// Room that was taken for a file that is not there yet.
-struct Taken<'a> {
+/// Room for a file that is being written. Dropping it gives the room back.
+#[derive(Debug)]
+struct TakenRoom<'a> {
     scratch: &'a Scratch,
     size: u64,
 }
 
-impl Drop for Taken<'_> {
+impl Drop for TakenRoom<'_> {
     fn drop(&mut self) {
         let mut files = self.scratch.files.lock();
         files.used -= self.size;
@@ -234,13 +224,13 @@ impl Drop for Taken<'_> {
     }
 }
 
-/// Whether so many bytes leave to others what they are to have.
+/// Whether `size` bytes fit and leave a part of the disk free.
 fn has_room(stat: &StatVfs, size: u64) -> bool {
     let total = stat.f_blocks.saturating_mul(stat.f_frsize);
     free(stat).checked_sub(total / LEFT_FREE).is_some_and(|free| free >= size)
 }
 
-/// Bytes that this user may take.
+/// Bytes that this user may allocate.
 fn free(stat: &StatVfs) -> u64 {
     stat.f_bavail.saturating_mul(stat.f_frsize)
 }

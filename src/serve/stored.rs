@@ -1,16 +1,16 @@
-//! A member that lies in the archive as it is.
+//! A stored member: its bytes lie in the archive unencoded.
 
 use std::{fmt, mem, sync::Arc};
 
 use seekable_deflate::ReadAt;
 
-use super::{Error, Reply, pool::Spawner, verify::Verdict, with_scratch};
+use super::{Error, Reply, pool::Spawner, verify::Verdict, with_buffer};
 use crate::{
     archive::{self, SourceFile},
     sync::Mutex,
 };
 
-/// Bytes that are compared at a time. Others may use the thread and the disk in between.
+/// Bytes that are compared in one task. Other tasks use the thread and the disk in between.
 const PIECE: u64 = 1 << 20;
 
 /// A stored member: bytes of the archive file from `start`.
@@ -23,18 +23,18 @@ pub struct Stored {
     size: u64,
     crc32: Option<u32>,
     verdict: Arc<Verdict>,
-    /// Runs the pass that compares it with its CRC-32.
+    /// Run the pass that compares the member with its CRC-32.
     threads: Spawner,
     pass: Mutex<Pass>,
 }
 
-/// The pass that compares it.
+/// The pass that compares the member with its CRC-32.
 #[derive(Default)]
 struct Pass {
-    /// How far it has come, in bytes.
+    /// Bytes that have been compared.
     at: u64,
     crc32: crc32fast::Hasher,
-    /// Who waits until it has come how far.
+    /// The replies to give when the pass has come to these offsets.
     waiting: Vec<(u64, Reply)>,
     is_running: bool,
 }
@@ -62,12 +62,12 @@ impl Stored {
         Ok(self.source.read_exact_at(buf, self.start + offset)?)
     }
 
-    /// How many bytes of it have been compared.
+    /// How many bytes have been compared.
     pub fn passed(&self) -> u64 {
         self.pass.lock().at
     }
 
-    /// Compares it up to `target` at least, then tells `reply`.
+    /// Compares at least the bytes before `target`, then calls `reply` with no bytes.
     pub fn pass_to(self: &Arc<Self>, target: u64, reply: Reply) {
         let mut pass = self.pass.lock();
         pass.waiting.push((target.min(self.size), reply));
@@ -77,14 +77,14 @@ impl Stored {
         }
     }
 
-    /// Compares all of it in this thread, unless another is at it.
+    /// Compares all bytes in this thread, unless another thread runs the pass.
     pub fn compare_at_once(self: &Arc<Self>) {
         let mut pass = self.pass.lock();
         if !mem::replace(&mut pass.is_running, true) {
             drop(pass);
             while !self.verdict.is_settled() && self.step().is_ok_and(|at| at < self.size) {}
             pass = self.pass.lock();
-            // Somebody may have come meanwhile.
+            // Another thread may wait by now.
             pass.is_running = !pass.waiting.is_empty();
             if pass.is_running {
                 drop(pass);
@@ -98,8 +98,8 @@ impl Stored {
         self.threads.spawn(move || this.run());
     }
 
-    /// Compares one piece, and answers those who waited for it. Queues itself again if there are
-    /// others.
+    /// Compares one piece, and answers the replies that waited for it. Queues itself again if others
+    /// wait.
     fn run(self: &Arc<Self>) {
         let at = self.passed();
         let is_over = at >= self.size || self.verdict.is_settled();
@@ -121,18 +121,14 @@ impl Stored {
         }
     }
 
-    /// Compares one piece; says how far that is. For the thread alone that runs the pass.
+    /// Compares one piece and returns its end. Only the thread that runs the pass calls this.
     fn step(&self) -> Result<u64, Error> {
         let (at, mut crc32) = {
             let pass = self.pass.lock();
             (pass.at, pass.crc32.clone())
         };
         let len = PIECE.min(self.size - at) as usize;
-        with_scratch(|scratch| {
-            scratch.resize(len.max(scratch.len()), 0);
-            let piece = &mut scratch[..len];
-            self.read(piece, at).map(|()| crc32.update(piece))
-        })?;
+        with_buffer(len, |piece| self.read(piece, at).map(|()| crc32.update(piece)))?;
         let end = at + len as u64;
         if end == self.size {
             let found = crc32.clone().finalize();

@@ -1,9 +1,9 @@
-//! A member that cannot be read in part (bzip2, xz, zstd ...): decoded whole, on first use, into a
-//! file of `scratch`, or into its decoded copy.
+//! A member of a method without seek points (bzip2, xz, zstd ...). It is decoded whole on first use,
+//! into a file of `scratch` or into its decoded copy.
 //!
-//! Two threads decode, for all members. The cheapest goes first; one of the two is kept from long
-//! ones, so that a small member never waits for gigabytes. Decoding asks now and then whether
-//! anybody still waits, and ends if nobody does.
+//! Two threads decode for all members. The cheapest member goes first. One of the two threads never
+//! decodes a long member, so a small one never waits for gigabytes. The decoder checks now and then
+//! whether anybody still waits, and ends if nobody does.
 
 use std::{
     fmt,
@@ -15,28 +15,31 @@ use std::{
     sync::Arc,
 };
 
-use super::{Asker, Error, Reply, Shared, copy::MemberCopy, pool::Spawner, scratch::ScratchId};
+use super::{
+    Asker, Error, Reply, Shared, content::read_file, copy::MemberCopy, pool::Spawner,
+    scratch::ScratchId,
+};
 use crate::{
     archive::{self, Container, MAX_DICTIONARY, MemberId, Method},
     sync::Mutex,
 };
 
-/// Members of more decoded bytes are long: at 10 MB/s, as bzip2 has it, these take 6 s.
+/// A member of more decoded bytes is long. At 10 MB/s, the speed of bzip2, 64 MiB take 6 s.
 const LONG: u64 = 64 << 20;
 
-/// A dictionary grows with what is decoded: that of a member of at most so many bytes is small.
+/// A member of more decoded bytes may need a large dictionary, which grows with what is decoded.
 const SMALL_DICTIONARY: u64 = 8 << 20;
 
-/// What a decoder takes beside its dictionary, in bytes: bzip2 4 MiB, lzma up to 6.
+/// Memory of a decoder besides its dictionary. Bytes. bzip2 takes 4 MiB, lzma up to 6.
 const DECODER: u64 = 8 << 20;
 
-/// How often the cheapest goes first before the oldest does.
+/// How often in a row the cheapest member goes first. Then the oldest does.
 const CHEAP_ONES: u32 = 8;
 
-/// Decoded bytes between two looks whether anybody still waits.
+/// Decoded bytes between two checks whether anybody still waits.
 const LOOK_EVERY: u64 = 4 << 20;
 
-/// A member of a method without seek points (bzip2, xz, zstd ...).
+/// The content of one such member.
 pub struct Whole {
     archive: Arc<Container>,
     member: MemberId,
@@ -48,31 +51,32 @@ pub struct Whole {
 
 enum Progress {
     Untouched,
-    /// A task is decoding, or about to; these wait.
-    Decoding(Vec<Waiter>),
-    /// It was decoded, and right: to the file, or to one of `scratch` that may have gone.
+    /// A task decodes, or is queued to. These reads wait for it.
+    Decoding(Vec<WholeRead>),
+    /// The member was decoded and is right. The copy has it, or for `None` a file of `scratch`, unless
+    /// that was closed.
     Decoded(Option<Arc<File>>),
     Failed(Error),
 }
 
-/// A read that waits for all of a member.
-struct Waiter {
+/// A read that waits until the member is decoded.
+struct WholeRead {
     range: Range<u64>,
     asker: Asker,
     reply: Reply,
 }
 
-/// What is to be decoded, for all threads that do.
+/// The members that wait to be decoded.
 #[derive(Default)]
 pub struct WholeQueue(Mutex<Queue>);
 
 #[derive(Default)]
 struct Queue {
-    /// In the order in which they came.
+    /// The oldest first.
     waiting: Vec<Arc<Whole>>,
-    /// Long ones, and those whose decoder may take much memory, that are being decoded: one at a time.
+    /// Long members that are being decoded: at most one.
     long: usize,
-    /// Cheap ones that went first since the oldest did.
+    /// Members in a row that went before the oldest.
     passed: u32,
 }
 
@@ -100,7 +104,8 @@ impl WholeQueue {
     }
 }
 
-/// The turn of a long one. It ends also if decoding panics: else no other would ever have its own.
+/// The turn of a long member. It ends even if the decoder panics: else no other long member would
+/// ever have a turn.
 struct LongTurn<'a> {
     queue: &'a Arc<WholeQueue>,
     threads: &'a Spawner,
@@ -112,7 +117,7 @@ impl Drop for LongTurn<'_> {
         queue.long -= 1;
         let is_left = !queue.waiting.is_empty();
         drop(queue);
-        // Its turn came while this one was decoded, and it was not taken.
+        // A task that found only long members left them.
         if is_left {
             self.queue.spawn(self.threads);
         }
@@ -120,7 +125,7 @@ impl Drop for LongTurn<'_> {
 }
 
 impl Queue {
-    /// The next to decode; `None` if it has to wait for another long one.
+    /// The next member to decode; `None` if all have to wait for a long one.
     fn take(&mut self) -> Option<Arc<Whole>> {
         let may = |whole: &Whole| self.long == 0 || !whole.is_long();
         let mut candidates =
@@ -153,19 +158,19 @@ impl Whole {
         Arc::new(Self { archive, member, shared, copy, id, state })
     }
 
-    /// Decoded, in bytes.
+    /// Decoded bytes.
     fn size(&self) -> u64 {
         self.archive.member(self.member).size
     }
 
-    /// Whether it keeps others waiting, or its decoder may have a dictionary of a hundred MiB.
+    /// Whether the member takes long to decode, or may need a dictionary of a hundred MiB.
     fn is_long(&self) -> bool {
         let member = self.archive.member(self.member);
         let has_dictionary = matches!(member.method, Method::Lzma | Method::Xz | Method::Zstd);
         self.size() > LONG || (has_dictionary && self.size() > SMALL_DICTIONARY)
     }
 
-    /// Why it cannot be decoded, if that is known.
+    /// Why the member cannot be decoded, if that is known.
     pub fn failure(&self) -> Option<Error> {
         match &*self.state.lock() {
             Progress::Failed(error) => Some(error.clone()),
@@ -173,7 +178,7 @@ impl Whole {
         }
     }
 
-    /// The decoded file, if it is there.
+    /// The decoded file, if there is one.
     pub fn decoded(&self) -> Option<Arc<File>> {
         match &*self.state.lock() {
             Progress::Decoded(Some(file)) => Some(file.clone()),
@@ -182,13 +187,13 @@ impl Whole {
         }
     }
 
-    /// Gives `range` to `reply` once all is decoded.
+    /// Gives `range` to `reply` once the member is decoded.
     pub fn read_later(self: &Arc<Self>, range: Range<u64>, asker: Asker, reply: Reply) {
         if let Some(file) = self.decoded() {
             return answer(&Ok(file), range, reply);
         }
         let mut state = self.state.lock();
-        let waiter = Waiter { range, asker, reply };
+        let waiter = WholeRead { range, asker, reply };
         match &mut *state {
             Progress::Decoding(waiting) => waiting.push(waiter),
             Progress::Failed(error) => {
@@ -205,14 +210,14 @@ impl Whole {
     }
 
     fn decode(self: &Arc<Self>) {
-        // If decoding panics, the waiters are answered when the guard drops.
-        let guard = Unwound(self);
+        // Answers the reads if the decoder panics.
+        let guard = FailOnPanic(self);
         let result = self.decode_to_file();
         mem::forget(guard);
         self.finish(result);
     }
 
-    /// Decodes it; with the file, whether that is kept by us.
+    /// Decodes the member. Returns the file, and whether it is the copy.
     fn decode_to_file(&self) -> Result<(Arc<File>, bool), Error> {
         let copy = self.copy.as_ref();
         match copy.and_then(|copy| copy.make_whole(|file| self.decode_into(file))) {
@@ -228,11 +233,11 @@ impl Whole {
     fn decode_into(&self, file: &File) -> Result<(), Error> {
         let mut dictionary = self.archive.dictionary(self.member)?;
         loop {
-            // What is not decoded is never copied into a dictionary.
+            // A dictionary never holds more than the decoded bytes.
             let memory = DECODER + u64::from(dictionary).min(self.size());
             let _reserved = self.shared.room.reserve(memory)?;
             match self.decode_with(dictionary, file) {
-                // A later block of the stream asks for more than the first.
+                // A later block of the stream needs a larger dictionary than the first.
                 Err(Error::Io(error))
                     if error.kind() == io::ErrorKind::OutOfMemory
                         && dictionary < MAX_DICTIONARY =>
@@ -247,12 +252,13 @@ impl Whole {
     }
 
     fn decode_with(&self, dictionary: u32, file: &File) -> Result<(), Error> {
-        let mut out = io::BufWriter::with_capacity(1 << 18, Wanted { whole: self, file, left: 0 });
+        let mut out =
+            io::BufWriter::with_capacity(1 << 18, WantedFile { whole: self, file, left: 0 });
         self.archive.decode(self.member, dictionary, &mut out)?;
         Ok(out.flush()?)
     }
 
-    /// Whether anybody waits whose process is still there.
+    /// Whether a read waits whose process still runs.
     fn is_wanted(&self) -> bool {
         match &*self.state.lock() {
             Progress::Decoding(waiting) => waiting.iter().any(|waiter| waiter.asker.is_there()),
@@ -262,18 +268,18 @@ impl Whole {
 
     fn finish(&self, result: Result<(Arc<File>, bool), Error>) {
         let next = match &result {
-            Ok((file, is_ours)) => Progress::Decoded(is_ours.then(|| file.clone())),
+            Ok((file, is_copy)) => Progress::Decoded(is_copy.then(|| file.clone())),
             Err(error @ (Error::Damaged(_) | Error::Overwritten)) => {
                 Progress::Failed(error.clone())
             }
-            // A full disk may be emptied: the next read tries again.
+            // A full disk may get room: the next read tries again.
             Err(_) => Progress::Untouched,
         };
         let Progress::Decoding(waiting) = mem::replace(&mut *self.state.lock(), next) else {
             return;
         };
         let result = result.map(|(file, _)| file);
-        for Waiter { range, reply, .. } in waiting {
+        for WholeRead { range, reply, .. } in waiting {
             answer(&result, range, reply);
         }
     }
@@ -288,45 +294,44 @@ impl Whole {
             file.read_exact_at(&mut head, 0)?;
             return Ok(head);
         }
-        let mut head = Head { bytes: Vec::new(), limit: len as usize };
+        let mut head = HeadSink { bytes: Vec::new(), limit: len as usize };
         match self.archive.decode(self.member, MAX_DICTIONARY, &mut head) {
             Err(error) if head.bytes.len() < head.limit => Err(error.into()),
-            // Enough is enough: the sink itself ended the decoding.
+            // The sink refused more bytes, which ended the decoder.
             Ok(()) | Err(_) => Ok(head.bytes),
         }
     }
 }
 
 fn answer(file: &Result<Arc<File>, Error>, range: Range<u64>, reply: Reply) {
-    let mut bytes = vec![0; (range.end - range.start) as usize];
-    let result = file.as_ref().map_err(Error::clone).and_then(|file| {
-        file.read_exact_at(&mut bytes, range.start)?;
-        Ok(&*bytes)
-    });
-    reply(result);
+    match file {
+        Ok(file) => read_file(file, &range, reply),
+        Err(error) => reply(Err(error.clone())),
+    }
 }
 
-struct Unwound<'a>(&'a Whole);
+/// Fails the member when it is dropped.
+struct FailOnPanic<'a>(&'a Whole);
 
-impl Drop for Unwound<'_> {
+impl Drop for FailOnPanic<'_> {
     fn drop(&mut self) {
         self.0.finish(Err(archive::Error::Corrupt("its decoder failed".into()).into()));
     }
 }
 
-/// Writes to a file as long as anybody waits for it.
-struct Wanted<'a> {
+/// Writes to a file as long as a read waits for the member.
+struct WantedFile<'a> {
     whole: &'a Whole,
     file: &'a File,
-    /// Bytes until the next look.
+    /// Bytes until the next check.
     left: u64,
 }
 
-impl Write for Wanted<'_> {
+impl Write for WantedFile<'_> {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         if self.left < buf.len() as u64 {
             if !self.whole.is_wanted() {
-                // Not Interrupted, upon which it would be tried again.
+                // Not `Interrupted`: the write would be repeated.
                 return Err(io::Error::other("nobody waits for it any more"));
             }
             self.left = LOOK_EVERY;
@@ -341,13 +346,13 @@ impl Write for Wanted<'_> {
     }
 }
 
-/// Takes the first bytes, then refuses.
-struct Head {
+/// A sink that takes the first `limit` bytes and refuses more.
+struct HeadSink {
     bytes: Vec<u8>,
     limit: usize,
 }
 
-impl Write for Head {
+impl Write for HeadSink {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         let take = buf.len().min(self.limit - self.bytes.len());
         self.bytes.extend_from_slice(&buf[..take]);

@@ -1,4 +1,4 @@
-//! Open files. Directories have no handles: a listing goes on by its cookie alone.
+//! Open files. Directories have no handles: the cookie alone tells where a listing continues.
 
 use std::{
     collections::HashMap,
@@ -11,7 +11,7 @@ use crate::{
     sync::{Mutex, RwLock},
 };
 
-/// The number of a handle, as the kernel carries it.
+/// The number by which the kernel names a handle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct HandleId(pub u64);
 
@@ -32,21 +32,22 @@ pub(super) struct Handles {
     holders: Mutex<Holders>,
 }
 
-/// Which user holds which files open. No user may take all descriptors.
+/// Which user holds which files open, so that no user takes all descriptors.
 #[derive(Debug)]
 struct Holders {
-    /// By the address of the owner of the descriptor: the user who opened it first, and the number of
-    /// its handles.
+    /// For each descriptor, by the address of its owner: the user who opened it first, and the number
+    /// of its handles.
     by_file: HashMap<usize, (u32, usize)>,
-    /// How many of those each user has.
+    /// The number of descriptors of each user.
     by_user: HashMap<u32, usize>,
+    /// Most descriptors of all users together, and of one.
     most: usize,
     most_of_one_user: usize,
 }
 
 impl Handles {
-    /// Handles hold at most half of that many descriptors, those of one user three eighths. All
-    /// handles of one file, or of one container, hold one.
+    /// Handles hold at most half of `descriptors`, and those of one user three eighths. All handles of
+    /// one file, or of one container, hold one descriptor.
     pub fn new(descriptors: u64) -> Self {
         let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
         let holders = Holders {
@@ -58,7 +59,7 @@ impl Handles {
         Self { open: RwLock::default(), next: AtomicU64::new(0), holders: Mutex::new(holders) }
     }
 
-    /// A handle that `user` opens.
+    /// Adds a handle that `user` opens.
     ///
     /// # Errors
     /// `TooManyOpen`.
@@ -135,15 +136,14 @@ impl Handle {
             Self::Member(file) => file.read(asker, offset, size, move |result| {
                 reply(result.map_err(FsError::Content));
             }),
-            Self::Plain(file) => serve::with_scratch(|scratch| {
-                scratch.resize(size as usize, 0);
-                let read = file.read(scratch, offset);
-                reply(read.map(|read| &scratch[..read]).map_err(FsError::from));
+            Self::Plain(file) => serve::with_buffer(size as usize, |buffer| {
+                let read = file.read(buffer, offset);
+                reply(read.map(|read| &buffer[..read]).map_err(FsError::from));
             }),
         }
     }
 
-    /// The address of what has the descriptor that it keeps open.
+    /// The address of the owner of the descriptor that this handle keeps open.
     fn file(&self) -> usize {
         match self {
             Self::Plain(PlainFile(file)) => Arc::as_ptr(file).addr(),

@@ -114,7 +114,7 @@ impl Tree {
                     }
                     Xattr::EncodedSize => Ok(member.encoded_size.to_string()),
                     Xattr::State => Ok(match archive.content(*id) {
-                        Ok(content) => content.state().to_string(),
+                        Ok(content) => content.readiness().to_string(),
                         Err(error) => state_of(&error),
                     }),
                     _ => {

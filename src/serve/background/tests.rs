@@ -30,9 +30,9 @@ fn content(server: &Server, path: &std::path::Path) -> (OpenContainer, Arc<Conte
 fn the_end_of_a_server_is_the_end_of_its_background() {
     let server = server();
     let background = server.shared.background.clone();
-    assert!(!background.queue.lock().over);
+    assert!(!background.queue.lock().is_over);
     drop(server);
-    assert!(background.queue.lock().over);
+    assert!(background.queue.lock().is_over);
 }
 
 #[test]

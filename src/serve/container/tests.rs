@@ -13,7 +13,7 @@ use crate::{
         testing::{self, RawMember, RawZip},
     },
     saved::Indexes,
-    serve::{Asker, Settings, State, Verify, testing::settings},
+    serve::{Asker, Readiness, Settings, Verify, testing::settings},
 };
 
 const WAIT: Duration = Duration::from_secs(60);
@@ -222,7 +222,7 @@ fn who_has_come_less_far_does_not_replace_what_another_server_saved() {
     less.save_indexes();
     let server = saving_in(&place, Verify::Never);
     let (archive, id) = open_file(&server, &path);
-    assert_eq!(archive.content(id).unwrap().state(), State::Ready);
+    assert_eq!(archive.content(id).unwrap().readiness(), Readiness::Ready);
 }
 
 #[test]
@@ -255,11 +255,11 @@ fn an_index_that_was_wrong_is_not_used_again_while_its_file_is_there() {
         let _ = released.recv();
     });
     let content = archive.content(id).unwrap();
-    assert_eq!(content.state(), State::Ready, "it is believed");
+    assert_eq!(content.readiness(), Readiness::Ready, "it is believed");
     let size = content.size();
     let failed = (0..size - 8).step_by(64 << 10).any(|at| read_at(&content, at).is_err());
     assert!(failed && matches!(content.damage(), Some(Error::Refuted)));
     let content = archive.content(id).unwrap();
-    assert_eq!(content.state(), State::Indexing { done: 0, size });
+    assert_eq!(content.readiness(), Readiness::Indexing { done: 0, size });
     drop(release);
 }

@@ -30,7 +30,7 @@ fn a_copy_is_asked_for_once_and_when_it_is_gone_only_after_as_many_reads() {
     let place = tempfile::tempdir().unwrap();
     let pool = Pool::new("test", 1).unwrap();
     let copy = copy(&place, &pool, 100);
-    let of_asked = || [60, 60, 60, 60].map(|bytes| copy.asked(bytes));
+    let of_asked = || [60, 60, 60, 60].map(|bytes| copy.note_read(bytes));
     assert_eq!(of_asked(), [false, false, true, false]);
 
     let early = CopyHandle::default();
@@ -61,9 +61,9 @@ fn one_that_is_removed_as_soon_as_it_is_made_may_be_made_again() {
     let pool = Pool::new("test", 1).unwrap();
     let copy = copy(&place, &pool, SIZE);
     let make = || {
-        *copy.state.lock() = State::Begun;
+        *copy.state.lock() = CopyState::Unfinished;
         copy.make(deflated);
-        wait_until(|| !matches!(*copy.state.lock(), State::Begun));
+        wait_until(|| !matches!(*copy.state.lock(), CopyState::Unfinished));
     };
     make();
     let path = fs::read_dir(place.path()).unwrap().next().unwrap().unwrap().path();
@@ -76,7 +76,7 @@ fn one_that_is_removed_as_soon_as_it_is_made_may_be_made_again() {
         });
         let given_up = (0..20).filter(|_| {
             make();
-            matches!(*copy.state.lock(), State::GivenUp)
+            matches!(*copy.state.lock(), CopyState::GivenUp)
         });
         let given_up = given_up.count();
         is_over.store(true, Ordering::Relaxed);

@@ -10,7 +10,7 @@ use crate::{
     archive::{
         self, Container, Entry, MemberId, NPZ, testing, testing::RawMember, testing::RawZip,
     },
-    serve::{Asker, Content, OpenContainer, Server, Settings, State, testing::settings},
+    serve::{Asker, Content, OpenContainer, Readiness, Server, Settings, testing::settings},
 };
 
 const WAIT: Duration = Duration::from_secs(60);
@@ -113,7 +113,7 @@ fn small_members_are_compared_first_and_once_for_the_archive() {
             }
             assert!(!content.must_be_verified());
             assert_eq!(content.damage().is_some(), number >= 2);
-            assert_eq!(content.state() == State::Ready, number < 2);
+            assert_eq!(content.readiness() == Readiness::Ready, number < 2);
             assert_eq!(open.confirmed_members().contains(id.0), number < 2);
         }
     }
@@ -154,11 +154,11 @@ fn what_was_read_of_a_large_member_is_compared_to_its_end_in_the_background() {
     let contents = ids.map(|id| open.content(id).unwrap());
     for content in &contents {
         assert!(!content.must_be_verified());
-        assert_eq!(content.state(), State::Unverified { done: 0, size: 6 << 20 });
+        assert_eq!(content.readiness(), Readiness::Unverified { done: 0, size: 6 << 20 });
         assert!(read(content, 8).recv_timeout(WAIT).unwrap().is_ok());
     }
     wait_until(|| contents.iter().all(|content| content.is_settled()));
-    let right = contents.each_ref().map(|content| content.state() == State::Ready);
+    let right = contents.each_ref().map(|content| content.readiness() == Readiness::Ready);
     assert_eq!(right, [true, true, false, false]);
 }
 

@@ -168,7 +168,7 @@ fn it_is_decoded_as_long_as_one_of_those_who_wait_is_there() {
         let waiter = |asker| {
             let sender = sender.clone();
             let reply: Reply = Box::new(move |bytes| sender.send(bytes.is_ok()).unwrap());
-            Waiter { range: 0..1, asker, reply }
+            WholeRead { range: 0..1, asker, reply }
         };
         let waiting = askers.into_iter().map(waiter).collect();
         *whole.state.lock() = Progress::Decoding(waiting);
@@ -183,10 +183,10 @@ fn who_waits_for_a_decoder_that_panics_is_answered() {
     let whole = members(&server, &[(BZIP2, 1)]).remove(0);
     let (sender, receiver) = mpsc::channel();
     let reply: Reply = Box::new(move |bytes| sender.send(bytes.is_err()).unwrap());
-    let waiter = Waiter { range: 0..1, asker: Asker::unknown(), reply };
+    let waiter = WholeRead { range: 0..1, asker: Asker::unknown(), reply };
     *whole.state.lock() = Progress::Decoding(vec![waiter]);
     let panicked = panic::catch_unwind(AssertUnwindSafe(|| {
-        let _guard = Unwound(&whole);
+        let _guard = FailOnPanic(&whole);
         panic!("of the test");
     }));
     assert!(panicked.is_err());
