@@ -1,7 +1,8 @@
-//! Between fuser and the tree, nothing else: the one file with `fuser::Filesystem`.
+//! Answers the requests of the kernel.
 //!
-//! Types in, a call of the tree, a reply; what fails for a reason worth knowing is logged here, in
-//! one line with operation, path and offset.
+//! Each operation converts fuser's types, calls the tree and replies. `watched` has the one
+//! implementation of `fuser::Filesystem`, which calls them. All failures go through
+//! [`fail`], which logs the unusual ones in one line with operation, path and offset.
 #![forbid(unsafe_code)]
 
 mod attributes;
@@ -15,7 +16,6 @@ mod watched;
 
 use std::{
     ffi::OsStr,
-    io,
     os::{fd::OwnedFd, unix::ffi::OsStrExt},
     panic::{self, AssertUnwindSafe},
     sync::Arc,
@@ -23,9 +23,9 @@ use std::{
 };
 
 use fuser::{
-    AccessFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags, IoctlFlags,
-    KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
-    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyXattr, Request,
+    AccessFlags, Errno, FileHandle, FopenFlags, INodeNo, InitFlags, KernelConfig, ReplyAttr,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyOpen, ReplyStatfs, ReplyXattr,
+    RequestId,
 };
 
 use self::{
@@ -33,6 +33,7 @@ use self::{
     direct::{Listing, Reply},
     open::Opener,
     passthrough::Passthrough,
+    requests::Ticket,
 };
 pub use self::{
     cache::KernelCache,
@@ -45,16 +46,16 @@ use crate::{
     tree::{FsError, HandleId, Ino, Listed, Tree, Xattr},
 };
 
-/// Requests that the kernel may have under way for read-ahead. Its default of 12 throttles several
-/// sequential readers.
+/// Read-ahead requests that the kernel may have under way. Its default of 12 slows several sequential
+/// readers down.
 const MAX_BACKGROUND: u16 = 64;
 
-/// Passthrough to files of ordinary filesystems. With 2 a source on overlayfs could be passed
-/// through as well, but then the mount itself could not lie below an overlayfs (the kernel stacks
-/// no higher), as containers over data directories want it.
+/// Allows passthrough to files of filesystems that are not stacked. 2 would allow a source on overlayfs
+/// as well. But then the mount could not be a layer of an overlayfs, which containers over data
+/// directories need: the kernel stacks no higher.
 const MAX_STACK_DEPTH: u32 = 1;
 
-/// The inode number of a listed name that nobody has looked up (libfuse's FUSE_UNKNOWN_INO).
+/// The inode number of a listed name that was not looked up (libfuse's FUSE_UNKNOWN_INO).
 const UNKNOWN_INO: INodeNo = INodeNo(0xffff_ffff);
 
 /// The filesystem that the kernel talks to.
@@ -62,7 +63,7 @@ const UNKNOWN_INO: INodeNo = INodeNo(0xffff_ffff);
 pub struct Npzfs {
     tree: Arc<Tree>,
     passthrough: Arc<Passthrough>,
-    /// Whether the kernel keeps what directories list. Not if nothing may be kept (`--ttl 0`).
+    /// Whether the kernel caches listings. Not with `--ttl 0`.
     cache_directories: bool,
     cache: KernelCache,
     /// The device that the requests come from.
@@ -87,19 +88,19 @@ impl Npzfs {
         Self { tree, passthrough, cache_directories: false, cache, device, requests }
     }
 
-    /// The kernel's cache, to be started when there is a session.
+    /// The notifier of the kernel's cache. To be started when there is a session.
     #[must_use]
     pub fn cache(&self) -> KernelCache {
         self.cache.clone()
     }
 
-    /// The requests that are not answered yet.
+    /// The requests that were not answered yet.
     #[must_use]
     pub fn requests(&self) -> Arc<Requests> {
         self.requests.clone()
     }
 
-    /// The kernel has let go: nobody reads any more.
+    /// Ends the work for a mount that is gone, and saves the indexes.
     pub fn end(&self) {
         self.requests.end();
         self.cache.end();
@@ -110,9 +111,10 @@ impl Npzfs {
         self.tree.settings().ttl
     }
 
-    /// A part of a listing was answered. The kernel keeps it for as long as the directory's mtime is
-    /// the same, which says nothing of archives in it that become valid. So it is dropped after the
-    /// timeout, counted from its start, and from its end: by then the kernel has taken in all parts.
+    /// Notes that a part of a listing was answered. The kernel keeps a listing as long as the mtime of
+    /// its directory, which does not change when an archive in it becomes valid. So the listing is
+    /// dropped after the timeout, counted from its first part and again from its last: only then does
+    /// the kernel have all parts.
     fn listed(&self, ino: INodeNo, cookie: u64, entries: usize) {
         if self.cache_directories && (cookie == 0 || entries == 0) {
             self.cache.drop_later(ino);
@@ -129,7 +131,7 @@ impl Npzfs {
     }
 }
 
-/// The number that an entry of `directory` is listed with.
+/// The inode number with which an entry of `directory` is listed.
 fn number_in(directory: INodeNo, entry: &Listed<'_>) -> INodeNo {
     match (&entry.looked_up, entry.number) {
         (Some((found, _)), _) => INodeNo(found.0),
@@ -182,15 +184,16 @@ fn advice_on(error: &serve::Error) -> &'static str {
     }
 }
 
-impl Filesystem for Npzfs {
-    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        // What an older kernel lacks, we do without.
+/// The operations, as [`Watched`] calls them.
+impl Npzfs {
+    fn init(&mut self, config: &mut KernelConfig) {
+        // Each of these may be missing in an older kernel.
         for flag in [
             InitFlags::FUSE_AUTO_INVAL_DATA,
             InitFlags::FUSE_PARALLEL_DIROPS,
             InitFlags::FUSE_DO_READDIRPLUS,
             InitFlags::FUSE_READDIRPLUS_AUTO,
-            // The target of a link never changes: another one is another inode.
+            // The target of a link never changes: a new link has a new inode.
             InitFlags::FUSE_CACHE_SYMLINKS,
         ] {
             let _ = config.add_capabilities(flag);
@@ -203,156 +206,65 @@ impl Filesystem for Npzfs {
         {
             self.passthrough.offer();
         }
-        // It refuses zero only.
+        // Only zero is refused.
         let _ = config.set_max_background(MAX_BACKGROUND);
-        Ok(())
     }
 
-    fn destroy(&mut self) {
-        self.end();
-    }
-
-    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let ticket = self.requests.ticket(req);
-        contain(|| lookup::look_up(&self.tree, parent, name, ticket, reply));
-    }
-
-    fn forget(&self, _req: &Request, ino: INodeNo, count: u64) {
-        contain(|| {
-            self.tree.forget(Ino(ino.0), count);
-        });
-    }
-
-    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        contain(|| match self.tree.getattr(Ino(ino.0)) {
+    fn getattr(&self, ino: INodeNo, reply: ReplyAttr) {
+        match self.tree.getattr(Ino(ino.0)) {
             Ok(attr) => reply.attr(&self.ttl(), &file_attr(Ino(ino.0), &attr)),
             Err(error) => reply.error(self.fail("getattr", ino, &error)),
-        });
+        }
     }
 
-    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
-        contain(|| match self.tree.read_link(Ino(ino.0)) {
+    fn readlink(&self, ino: INodeNo, reply: ReplyData) {
+        match self.tree.read_link(Ino(ino.0)) {
             Ok(target) => reply.data(target.as_bytes()),
             Err(error) => reply.error(self.fail("readlink", ino, &error)),
-        });
-    }
-
-    fn open(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        let ticket = self.requests.ticket(req);
-        contain(|| self.opener().open(ino, req.uid(), ticket, reply));
+        }
     }
 
     fn read(
         &self,
-        req: &Request,
-        ino: INodeNo,
+        asker: serve::Asker,
         fh: FileHandle,
-        offset: u64,
+        (ino, offset): (INodeNo, u64),
         size: u32,
-        _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
+        ticket: Ticket,
         reply: ReplyData,
     ) {
-        let ticket = self.requests.ticket(req);
-        contain(|| {
-            let handle = match self.tree.handle(HandleId(fh.0)) {
-                Ok(handle) => handle,
-                Err(error) => return reply.error(self.fail("read", ino, &error)),
-            };
-            let tree = self.tree.clone();
-            handle.read(serve::Asker::thread(req.pid()), offset, size, move |result| {
-                match result {
-                    Ok(bytes) => reply.data(bytes),
-                    Err(error) => reply.error(fail(&tree, "read", (ino, offset), &error)),
-                }
-                drop(ticket);
-            });
-        });
-    }
-
-    fn release(
-        &self,
-        _req: &Request,
-        ino: INodeNo,
-        fh: FileHandle,
-        _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
-        _flush: bool,
-        reply: ReplyEmpty,
-    ) {
-        contain(|| {
-            self.passthrough.release(ino, fh);
-            self.tree.release(HandleId(fh.0));
-            reply.ok();
-        });
-    }
-
-    fn access(&self, _req: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
-        contain(|| {
-            let write = mask.contains(AccessFlags::W_OK);
-            let execute = mask.contains(AccessFlags::X_OK);
-            match self.tree.access(Ino(ino.0), mask.contains(AccessFlags::R_OK), write, execute) {
-                Ok(()) => reply.ok(),
-                Err(error) => reply.error(self.fail("access", ino, &error)),
+        let tree = self.tree.clone();
+        let handle = match tree.handle(HandleId(fh.0)) {
+            Ok(handle) => handle,
+            Err(error) => return reply.error(fail(&tree, "read", (ino, offset), &error)),
+        };
+        handle.read(asker, offset, size, move |result| {
+            match result {
+                Ok(bytes) => reply.data(bytes),
+                Err(error) => reply.error(fail(&tree, "read", (ino, offset), &error)),
             }
+            drop(ticket);
         });
     }
 
-    // What follows is asked for in passing, by isatty(3), fsync(2), SEEK_HOLE and old kernels' close;
-    // without an answer of ours fuser would log each.
-
-    fn flush(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _lock_owner: LockOwner,
-        reply: ReplyEmpty,
-    ) {
+    fn release(&self, ino: INodeNo, fh: FileHandle, reply: ReplyEmpty) {
+        self.passthrough.release(ino, fh);
+        self.tree.release(HandleId(fh.0));
         reply.ok();
     }
 
-    fn fsync(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _datasync: bool,
-        reply: ReplyEmpty,
-    ) {
-        reply.ok();
+    fn access(&self, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
+        let [read, write, execute] = [AccessFlags::R_OK, AccessFlags::W_OK, AccessFlags::X_OK]
+            .map(|flag| mask.contains(flag));
+        match self.tree.access(Ino(ino.0), read, write, execute) {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(self.fail("access", ino, &error)),
+        }
     }
 
-    fn ioctl(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _flags: IoctlFlags,
-        _cmd: u32,
-        _in_data: &[u8],
-        _out_size: u32,
-        reply: ReplyIoctl,
-    ) {
-        reply.error(Errno::ENOTTY);
-    }
-
-    fn lseek(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _offset: i64,
-        _whence: i32,
-        reply: ReplyLseek,
-    ) {
-        // The kernel then takes the file for one without holes, and does not ask again.
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn opendir(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+    fn opendir(&self, reply: ReplyOpen) {
         if self.cache_directories {
-            // Never asked again, nor for releasedir: the kernel opens directories itself, and keeps
+            // The kernel never asks again, nor for releasedir: it opens directories itself, and caches
             // their listings (FOPEN_CACHE_DIR).
             reply.error(Errno::ENOSYS);
         } else {
@@ -360,68 +272,58 @@ impl Filesystem for Npzfs {
         }
     }
 
-    fn readdir(
-        &self,
-        req: &Request,
-        ino: INodeNo,
-        _fh: FileHandle,
-        offset: u64,
-        reply: ReplyDirectory,
-    ) {
-        contain(|| {
-            let mut listing = Listing::new(Reply::Names(reply), &self.device, self.ttl());
-            let listed = self.tree.read_directory(Ino(ino.0), offset, false, &mut |entry| {
-                listing.add(number_in(ino, &entry), &entry)
-            });
-            match listed {
-                Ok(()) => {
-                    let count = listing.count;
-                    listing.send(req.unique());
-                    self.listed(ino, offset, count);
-                }
-                Err(error) => listing.fail(self.fail("readdir", ino, &error)),
-            }
+    fn readdir(&self, ino: INodeNo, offset: u64, unique: RequestId, reply: ReplyDirectory) {
+        let mut listing = Listing::new(Reply::Names(reply), &self.device, self.ttl());
+        let listed = self.tree.read_directory(Ino(ino.0), offset, false, &mut |entry| {
+            listing.add(number_in(ino, &entry), &entry)
         });
+        self.answer_listing(ino, offset, unique, listing, listed);
     }
 
     fn readdirplus(
         &self,
-        req: &Request,
         ino: INodeNo,
-        _fh: FileHandle,
         offset: u64,
+        unique: RequestId,
+        ticket: Ticket,
         reply: ReplyDirectoryPlus,
     ) {
-        let ticket = self.requests.ticket(req);
-        contain(|| {
-            let mut references = Vec::new();
-            let mut listing = Listing::new(Reply::Entries(reply), &self.device, self.ttl());
-            let listed = self.tree.read_directory(Ino(ino.0), offset, true, &mut |entry| {
-                let is_added = listing.add(number_in(ino, &entry), &entry);
-                if let Some((found, _)) = entry.looked_up.filter(|_| is_added) {
-                    references.push(found);
-                }
-                is_added
-            });
-            match listed {
-                Ok(()) if !ticket.take() => {
-                    listing.fail(Errno::EINTR); // for fuser: the kernel has it already
-                    for found in references {
-                        self.tree.forget(found, 1);
-                    }
-                }
-                Ok(()) => {
-                    let count = listing.count;
-                    listing.send(req.unique());
-                    self.listed(ino, offset, count);
-                }
-                Err(error) => listing.fail(self.fail("readdir", ino, &error)),
+        let mut references = Vec::new();
+        let mut listing = Listing::new(Reply::Entries(reply), &self.device, self.ttl());
+        let listed = self.tree.read_directory(Ino(ino.0), offset, true, &mut |entry| {
+            let is_added = listing.add(number_in(ino, &entry), &entry);
+            if let Some((found, _)) = entry.looked_up.filter(|_| is_added) {
+                references.push(found);
             }
+            is_added
         });
+        if listed.is_ok() && !ticket.take() {
+            listing.fail(Errno::EINTR); // for fuser: the kernel has it already
+            return references.into_iter().for_each(|found| self.tree.forget(found, 1));
+        }
+        self.answer_listing(ino, offset, unique, listing, listed);
     }
 
-    fn statfs(&self, _req: &Request, ino: INodeNo, reply: ReplyStatfs) {
-        contain(|| match self.tree.stat_vfs() {
+    fn answer_listing(
+        &self,
+        ino: INodeNo,
+        offset: u64,
+        unique: RequestId,
+        listing: Listing<'_>,
+        listed: Result<(), FsError>,
+    ) {
+        match listed {
+            Ok(()) => {
+                let count = listing.count;
+                listing.send(unique);
+                self.listed(ino, offset, count);
+            }
+            Err(error) => listing.fail(self.fail("readdir", ino, &error)),
+        }
+    }
+
+    fn statfs(&self, ino: INodeNo, reply: ReplyStatfs) {
+        match self.tree.stat_vfs() {
             Ok(vfs) => reply.statfs(
                 vfs.f_blocks,
                 vfs.f_bfree,
@@ -433,41 +335,38 @@ impl Filesystem for Npzfs {
                 vfs.f_frsize as u32,
             ),
             Err(error) => reply.error(self.fail("statfs", ino, &error)),
-        });
+        }
     }
 
-    fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let ticket = self.requests.ticket(req);
-        contain(|| {
-            let Some(xattr) = Xattr::named(name) else {
-                return reply.error(self.fail("getxattr", ino, &FsError::NoAttribute));
-            };
-            let tree = self.tree.clone();
-            let answer = move || {
-                match tree.xattr(Ino(ino.0), xattr) {
-                    Ok(value) => reply_xattr(value.as_bytes(), size, reply),
-                    Err(error) => reply.error(fail(&tree, "getxattr", ino, &error)),
-                }
-                drop(ticket);
-            };
-            if xattr.needs_header() { self.tree.spawn(answer) } else { answer() }
-        });
+    fn getxattr(&self, ino: INodeNo, name: &OsStr, size: u32, ticket: Ticket, reply: ReplyXattr) {
+        let Some(xattr) = Xattr::named(name) else {
+            return reply.error(self.fail("getxattr", ino, &FsError::NoAttribute));
+        };
+        let tree = self.tree.clone();
+        let answer = move || {
+            match tree.xattr(Ino(ino.0), xattr) {
+                Ok(value) => reply_xattr(value.as_bytes(), size, reply),
+                Err(error) => reply.error(fail(&tree, "getxattr", ino, &error)),
+            }
+            drop(ticket);
+        };
+        if xattr.needs_header() { self.tree.spawn(answer) } else { answer() }
     }
 
-    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        contain(|| match self.tree.list_xattrs(Ino(ino.0)) {
+    fn listxattr(&self, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        match self.tree.list_xattrs(Ino(ino.0)) {
             Ok(list) => {
                 let names: String = list.iter().flat_map(|xattr| [xattr.name(), "\0"]).collect();
                 reply_xattr(names.as_bytes(), size, reply);
             }
             Err(error) => reply.error(self.fail("listxattr", ino, &error)),
-        });
+        }
     }
 }
 
-/// Runs the work of one request. Should it panic, the reply it holds is dropped, and so answers
-/// EIO; a panic that went on would end fuser's event loop thread for good, and with the last of
-/// them all who use the mount would hang. The hook has logged it.
+/// Runs the work of one request. If it panics, its reply is dropped, which answers EIO, and the panic
+/// hook logs the panic. Without this a panic would end one of fuser's threads, and once the last is
+/// gone every program on the mount hangs.
 fn contain(work: impl FnOnce()) {
     let _ = panic::catch_unwind(AssertUnwindSafe(work));
 }

@@ -1,4 +1,4 @@
-//! Attributes of the tree in the words of fuser.
+//! Converts attributes of the tree to fuser's types.
 #![forbid(unsafe_code)]
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -7,7 +7,7 @@ use fuser::{FileAttr, FileType, INodeNo};
 
 use crate::tree::{Attr, Ino, Kind, Timestamp};
 
-/// The attributes of `ino` as fuser has them.
+/// fuser's form of the attributes of `ino`.
 pub(super) fn file_attr(ino: Ino, attr: &Attr) -> FileAttr {
     FileAttr {
         ino: INodeNo(ino.0),
@@ -19,7 +19,7 @@ pub(super) fn file_attr(ino: Ino, attr: &Attr) -> FileAttr {
         crtime: UNIX_EPOCH,
         kind: file_type(attr.kind),
         perm: attr.mode,
-        // Of directories too: tools then make no guess at how many directories are below.
+        // For directories as well: a larger count would tell tools how many directories are in it.
         nlink: 1,
         uid: attr.uid,
         gid: attr.gid,
@@ -55,7 +55,7 @@ pub(super) fn dots_attr(ino: INodeNo) -> FileAttr {
     }
 }
 
-/// The same kind in the words of fuser.
+/// fuser's form of a kind.
 pub(super) fn file_type(kind: Kind) -> FileType {
     match kind {
         Kind::File => FileType::RegularFile,

@@ -1,4 +1,4 @@
-//! What we tell the kernel unasked about what it keeps: listings to drop, bytes to add.
+//! Notifications to the kernel about its caches: listings, pages and names to drop, pages to add.
 
 use std::{
     collections::VecDeque,
@@ -18,12 +18,12 @@ use crate::{
     tree::Tree,
 };
 
-/// Listings that are remembered at most, 24 bytes each; the oldest beyond are dropped early. With a
-/// timeout of a year there would be no end of them.
-const MOST_KEPT: usize = 1 << 16;
+/// Most listings that wait to be dropped, 24 bytes each. The oldest beyond these are dropped early:
+/// with a timeout of a year their number would have no bound.
+const MOST_LISTINGS: usize = 1 << 16;
 
-/// The kernel's cache of one mount. Listings are dropped by a thread that sleeps until the next is
-/// old enough, and for good while there are none.
+/// The kernel's cache of one mount. A thread drops listings. It sleeps until the next is old enough,
+/// and without a timeout while there are none.
 #[derive(Debug, Clone)]
 pub struct KernelCache(Arc<Shared>);
 
@@ -31,46 +31,47 @@ pub struct KernelCache(Arc<Shared>);
 struct Shared {
     /// Set when there is a session.
     notifier: OnceLock<Notifier>,
-    /// When a listing is old.
+    /// The age at which a listing is dropped.
     after: Duration,
-    kept: Mutex<Kept>,
+    listings: Mutex<Listings>,
     changed: Condvar,
-    /// Whether names are being dropped.
+    /// Whether a thread drops names.
     is_dropping: AtomicBool,
-    /// How often names were dropped.
+    /// How often a thread dropped names.
     rounds: AtomicU64,
 }
 
-/// Names are being dropped, until this is.
-struct Dropping<'a>(&'a Shared);
+/// Clears `is_dropping` when the thread that drops names ends.
+struct DroppingNames<'a>(&'a Shared);
 
-impl Drop for Dropping<'_> {
+impl Drop for DroppingNames<'_> {
     fn drop(&mut self) {
         self.0.is_dropping.store(false, Ordering::Release);
     }
 }
 
+/// The listings that the kernel may have cached.
 #[derive(Debug, Default)]
-struct Kept {
-    /// By the time when they are old, the earliest first: that is the order in which they come.
-    listings: VecDeque<(Instant, INodeNo)>,
-    over: bool,
+struct Listings {
+    /// With the time to drop each. The earliest come first, because they were added first.
+    waiting: VecDeque<(Instant, INodeNo)>,
+    is_over: bool,
 }
 
 impl KernelCache {
-    /// Listings are old `after` they were made.
+    /// Drops listings `after` they were answered.
     pub(super) fn new(after: Duration) -> Self {
         Self(Arc::new(Shared {
             notifier: OnceLock::new(),
             after,
-            kept: Mutex::default(),
+            listings: Mutex::default(),
             changed: Condvar::new(),
             is_dropping: AtomicBool::new(false),
             rounds: AtomicU64::new(0),
         }))
     }
 
-    /// Starts to tell the kernel, as soon as there is a session.
+    /// Starts the notifications, once there is a session.
     ///
     /// # Errors
     /// When the thread cannot be started.
@@ -82,8 +83,8 @@ impl KernelCache {
         Ok(())
     }
 
-    /// Adds the whole content of a file that nobody has opened yet. A page that the kernel is
-    /// reading is locked, and adding it would wait for us to answer that read.
+    /// Adds the whole content of a file that was never opened before. The kernel locks a page that it
+    /// reads, so adding pages of an open file could wait for a read that waits for us.
     pub(super) fn store(&self, ino: INodeNo, content: &[u8]) {
         if let Some(notifier) = self.0.notifier.get()
             && let Err(error) = notifier.store(ino, 0, content)
@@ -92,22 +93,22 @@ impl KernelCache {
         }
     }
 
-    /// The listing of `ino` that was just answered is to be dropped in time.
+    /// Has the listing of `ino` that was just answered dropped after the timeout.
     pub(super) fn drop_later(&self, ino: INodeNo) {
         let time = Instant::now() + self.0.after;
-        let mut kept = self.0.kept.lock();
-        kept.listings.push_back((time, ino));
-        if kept.listings.len() == 1 || kept.listings.len() > MOST_KEPT {
+        let mut listings = self.0.listings.lock();
+        listings.waiting.push_back((time, ino));
+        if listings.waiting.len() == 1 || listings.waiting.len() > MOST_LISTINGS {
             self.0.changed.notify_one();
         }
     }
 
-    /// The pages of `ino` are to be dropped, also those that are mapped, soon: the kernel waits for
-    /// reads of them that are under way.
+    /// Drops the pages of `ino`, mapped ones too, on a thread of its own: the kernel waits there for
+    /// reads that are under way.
     pub(super) fn drop_pages(&self, ino: INodeNo) {
         let Some(notifier) = self.0.notifier.get().cloned() else { return };
-        // Not from a thread that answers requests, nor from the one that drops listings: a read that
-        // is waited for may take long. That happens to damaged members only.
+        // Not on a thread that answers requests, nor on the one that drops listings: the read under way
+        // may take long. Only damaged members need this.
         let drop = move || {
             if let Err(error) = notifier.inval_inode(ino, 0, 0) {
                 log::debug!("the pages of inode {ino} were not dropped: {error}");
@@ -118,8 +119,8 @@ impl KernelCache {
         }
     }
 
-    /// Names of `tree` are to be dropped, for the kernel refers to so much that it takes too much of our
-    /// memory. One thread at a time does it.
+    /// Drops names of `tree`, so that the kernel forgets inodes that take too much of our memory. One
+    /// thread at a time does it.
     pub(super) fn drop_names(&self, tree: &Arc<Tree>) {
         let Some(notifier) = self.0.notifier.get().cloned() else { return };
         if self.0.is_dropping.swap(true, Ordering::Acquire) {
@@ -127,7 +128,7 @@ impl KernelCache {
         }
         let (shared, tree) = (self.0.clone(), tree.clone());
         let drop_all = move || {
-            let _dropping = Dropping(&shared);
+            let _dropping = DroppingNames(&shared);
             let round = shared.rounds.fetch_add(1, Ordering::Relaxed);
             let names = tree.names_to_forget(round);
             log::debug!("the kernel is asked to forget {} names", names.len());
@@ -146,7 +147,7 @@ impl KernelCache {
 
     /// The mount is over.
     pub(super) fn end(&self) {
-        self.0.kept.lock().over = true;
+        self.0.listings.lock().is_over = true;
         self.0.changed.notify_one();
     }
 }
@@ -154,30 +155,30 @@ impl KernelCache {
 impl Shared {
     fn serve(&self, notifier: &Notifier) {
         while let Some(ino) = self.next() {
-            // Not from a thread that answers requests: the kernel may wait for one of them meanwhile.
+            // Not on a thread that answers requests: the kernel may wait for an answer meanwhile.
             if let Err(error) = notifier.inval_inode(ino, 0, 0) {
                 log::debug!("the listing of inode {ino} was not dropped: {error}");
             }
         }
     }
 
-    /// Waits for the next listing whose time has come; `None` when the mount is over.
+    /// Waits for the next listing to drop; `None` when the mount is over.
     fn next(&self) -> Option<INodeNo> {
-        let mut kept = self.kept.lock();
+        let mut listings = self.listings.lock();
         loop {
-            if kept.over {
+            if listings.is_over {
                 return None;
             }
-            kept = match kept.listings.front() {
-                None => self.changed.wait(kept),
+            listings = match listings.waiting.front() {
+                None => self.changed.wait(listings),
                 Some(&(time, ino)) => {
                     let left = time.saturating_duration_since(Instant::now());
-                    // Too early does no harm, and so a walk over thousands is one awakening.
-                    if left <= self.after / 8 || kept.listings.len() > MOST_KEPT {
-                        kept.listings.pop_front();
+                    // Dropping early does no harm, and a walk over thousands wakes the thread once.
+                    if left <= self.after / 8 || listings.waiting.len() > MOST_LISTINGS {
+                        listings.waiting.pop_front();
                         return Some(ino);
                     }
-                    self.changed.wait_timeout(kept, left).0
+                    self.changed.wait_timeout(listings, left).0
                 }
             };
         }
@@ -194,7 +195,7 @@ mod tests {
     fn the_oldest_listings_beyond_a_number_are_dropped_before_their_time() {
         const BEYOND: u64 = 3;
         let cache = KernelCache::new(Duration::from_secs(1 << 25));
-        (0..MOST_KEPT as u64 + BEYOND).for_each(|ino| cache.drop_later(INodeNo(ino)));
+        (0..MOST_LISTINGS as u64 + BEYOND).for_each(|ino| cache.drop_later(INodeNo(ino)));
         let (sender, dropped) = mpsc::channel();
         let shared = cache.0.clone();
         let thread = thread::spawn(move || {
@@ -208,6 +209,6 @@ mod tests {
         cache.end();
         thread.join().unwrap();
         assert!(dropped.recv().is_err(), "the others have their time");
-        assert_eq!(cache.0.kept.lock().listings.len(), MOST_KEPT);
+        assert_eq!(cache.0.listings.lock().waiting.len(), MOST_LISTINGS);
     }
 }

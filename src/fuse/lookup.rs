@@ -1,4 +1,4 @@
-//! Answers FUSE_LOOKUP, on another thread if an archive of many members has to be opened first.
+//! Answers FUSE_LOOKUP. Another thread does if an archive of many members has to be opened first.
 
 use std::{ffi::OsStr, sync::Arc};
 
@@ -37,9 +37,9 @@ fn answer(
     reply: ReplyEntry,
 ) {
     match found {
-        // The kernel will not hear of this reference, and so not give it back.
+        // The request was interrupted: the kernel does not know this reference and will not forget it.
         Ok((ino, _)) if !ticket.take() => tree.forget(ino, 1),
-        // Inode numbers are never used again, so one generation number does.
+        // Inode numbers are never reused, so one generation number is enough.
         Ok((ino, attr)) => {
             reply.entry(&tree.settings().ttl, &file_attr(ino, &attr), Generation(0));
         }

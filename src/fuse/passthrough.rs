@@ -1,5 +1,5 @@
-//! Kernel passthrough of whole files (FUSE_PASSTHROUGH, Linux 6.9), where we may: files of the source,
-//! and decoded copies of members.
+//! Kernel passthrough of whole files (FUSE_PASSTHROUGH, Linux 6.9): files of the source, and decoded
+//! copies of members.
 
 use std::{
     collections::HashMap,
@@ -11,32 +11,33 @@ use fuser::{BackingId, FileHandle, FopenFlags, INodeNo, ReplyOpen};
 
 use crate::sync::Mutex;
 
-/// Decides on passthrough for an inode and not for an open: the kernel refuses
-/// to mix cached and passthrough opens of one inode (EIO), and wants one backing file for all.
-/// Both only as long as one of them is open, or mapped, and that ends before it sends the RELEASE
-/// (fuse_file_put, fs/fuse/file.c): the first open after the last was released decides anew. So a
-/// member whose copy is finished while it is open is passed through once all have closed it.
+/// Decides on passthrough for each inode, not for each open. The kernel refuses to mix cached and
+/// passthrough opens of one inode (EIO), and needs one backing file for all of them, as long as one
+/// is open or mapped. That ends before the kernel sends the last RELEASE (fuse_file_put,
+/// fs/fuse/file.c), so the first open after that RELEASE may decide again. A member whose copy is
+/// finished while the member is open is passed through once all handles were closed.
 #[derive(Debug, Default)]
 pub(super) struct Passthrough {
     offered: AtomicBool,
     inodes: Mutex<HashMap<INodeNo, Decision>>,
 }
 
-/// What was decided while an inode is open.
+/// The decision for an open inode.
 #[derive(Debug)]
 struct Decision {
     handles: Vec<FileHandle>,
-    /// `None`: reads come to us.
+    /// `None` if reads come to us.
     backing: Option<BackingId>,
 }
 
 impl Passthrough {
-    /// The kernel can do it. Whether we may (CAP_SYS_ADMIN), the first open finds out.
+    /// Notes that the kernel has passthrough. Whether we may use it (CAP_SYS_ADMIN), the first open
+    /// finds out.
     pub fn offer(&self) {
         self.offered.store(true, Ordering::Relaxed);
     }
 
-    /// Answers the open of `ino` as `fh`, for which `file` may be read if it is there.
+    /// Answers the open of `ino` as `fh`. The kernel may read `file`, if there is one, instead of us.
     pub fn open(
         &self,
         ino: INodeNo,
@@ -60,15 +61,15 @@ impl Passthrough {
         });
         decision.handles.push(fh);
         match &decision.backing {
-            // With KEEP_CACHE the kernel refuses (FOPEN_PASSTHROUGH_MASK, fs/fuse/iomode.c): open
-            // then fails with EIO. There is no cache of ours to keep. With NOFLUSH, close(2) does not
-            // wait for us: open and close took 86 us, and take 48.
+            // Not KEEP_CACHE: the kernel refuses it (FOPEN_PASSTHROUGH_MASK, fs/fuse/iomode.c), and
+            // the open would fail with EIO. With NOFLUSH, close(2) does not wait for us: open and
+            // close take 48 us instead of 86.
             Some(backing) => reply.opened_passthrough(fh, FopenFlags::FOPEN_NOFLUSH, backing),
             None => reply.opened(fh, flags),
         }
     }
 
-    /// A handle is gone.
+    /// Notes that a handle was released.
     pub fn release(&self, ino: INodeNo, fh: FileHandle) {
         let mut inodes = self.inodes.lock();
         if let Some(decision) = inodes.get_mut(&ino) {

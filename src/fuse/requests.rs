@@ -106,7 +106,7 @@ impl Requests {
             self.changed.notify_one();
         }
         drop(state);
-        work(); // catches its panics
+        super::contain(work);
         let mut state = self.state.lock();
         state.busy -= 1;
         state.done += 1;

@@ -11,12 +11,16 @@ use std::{
 };
 
 use fuser::{
-    AccessFlags, FileHandle, Filesystem, INodeNo, IoctlFlags, KernelConfig, LockOwner, OpenFlags,
-    ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl,
-    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyXattr, Request,
+    AccessFlags, Errno, FileHandle, Filesystem, INodeNo, IoctlFlags, KernelConfig, LockOwner,
+    OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyXattr, Request,
 };
 
-use super::{Npzfs, requests::Requests};
+use super::{
+    Npzfs, lookup,
+    requests::{Requests, Ticket},
+};
+use crate::{serve, tree::Ino};
 
 /// A filesystem that is answered by several sessions.
 #[derive(Debug)]
@@ -61,25 +65,19 @@ impl Watched {
         }
     }
 
-    /// Runs `work`, which answers by itself.
-    fn at_work(&self, work: impl FnOnce(&Npzfs)) {
+    /// Runs `work`, which answers `request`: before it returns, or later with the ticket.
+    fn answer(&self, request: &Request, work: impl FnOnce(&Npzfs, Ticket)) {
         // There is no request before INIT, and INIT sets it.
         let Some(served) = self.served.get() else { return };
-        self.requests.at_work(|| work(served));
-    }
-
-    /// Runs `work`, which answers `request` before it returns.
-    fn answer(&self, request: &Request, work: impl FnOnce(&Npzfs)) {
         let ticket = self.requests.ticket(request);
-        self.at_work(work);
-        drop(ticket);
+        self.requests.at_work(|| work(served, ticket));
     }
 }
 
 impl Filesystem for Watched {
-    fn init(&mut self, req: &Request, config: &mut KernelConfig) -> io::Result<()> {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
         if let Some(mut fresh) = self.fresh.take() {
-            fresh.init(req, config)?;
+            fresh.init(config);
             let _ = self.served.set(fresh); // it is empty: only the first session has a fresh one
         }
         Ok(())
@@ -88,24 +86,27 @@ impl Filesystem for Watched {
     // Only the first session ends when the mount does, and not when a thread of it is missing.
     fn destroy(&mut self) {}
 
-    fn forget(&self, req: &Request, ino: INodeNo, count: u64) {
-        self.at_work(|npzfs| npzfs.forget(req, ino, count));
+    fn forget(&self, _req: &Request, ino: INodeNo, count: u64) {
+        let Some(served) = self.served.get() else { return };
+        self.requests.at_work(|| served.tree.forget(Ino(ino.0), count));
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.at_work(|npzfs| npzfs.lookup(req, parent, name, reply));
+        self.answer(req, |npzfs, ticket| {
+            lookup::look_up(&npzfs.tree, parent, name, ticket, reply);
+        });
     }
 
-    fn getattr(&self, req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
-        self.answer(req, |npzfs| npzfs.getattr(req, ino, fh, reply));
+    fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        self.answer(req, |npzfs, _ticket| npzfs.getattr(ino, reply));
     }
 
     fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
-        self.answer(req, |npzfs| npzfs.readlink(req, ino, reply));
+        self.answer(req, |npzfs, _ticket| npzfs.readlink(ino, reply));
     }
 
-    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        self.at_work(|npzfs| npzfs.open(req, ino, flags, reply));
+    fn open(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        self.answer(req, |npzfs, ticket| npzfs.opener().open(ino, req.uid(), ticket, reply));
     }
 
     fn read(
@@ -115,11 +116,14 @@ impl Filesystem for Watched {
         fh: FileHandle,
         offset: u64,
         size: u32,
-        flags: OpenFlags,
-        lock_owner: Option<LockOwner>,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.at_work(|npzfs| npzfs.read(req, ino, fh, offset, size, flags, lock_owner, reply));
+        let asker = serve::Asker::thread(req.pid());
+        self.answer(req, |npzfs, ticket| {
+            npzfs.read(asker, fh, (ino, offset), size, ticket, reply);
+        });
     }
 
     fn release(
@@ -127,103 +131,107 @@ impl Filesystem for Watched {
         req: &Request,
         ino: INodeNo,
         fh: FileHandle,
-        flags: OpenFlags,
-        lock_owner: Option<LockOwner>,
-        flush: bool,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.at_work(|npzfs| npzfs.release(req, ino, fh, flags, lock_owner, flush, reply));
+        self.answer(req, |npzfs, _ticket| npzfs.release(ino, fh, reply));
     }
 
     fn access(&self, req: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
-        self.answer(req, |npzfs| npzfs.access(req, ino, mask, reply));
+        self.answer(req, |npzfs, _ticket| npzfs.access(ino, mask, reply));
+    }
+
+    fn opendir(&self, req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        self.answer(req, |npzfs, _ticket| npzfs.opendir(reply));
     }
 
     fn readdir(
         &self,
         req: &Request,
         ino: INodeNo,
-        fh: FileHandle,
+        _fh: FileHandle,
         offset: u64,
         reply: ReplyDirectory,
     ) {
-        self.answer(req, |npzfs| npzfs.readdir(req, ino, fh, offset, reply));
+        self.answer(req, |npzfs, _ticket| npzfs.readdir(ino, offset, req.unique(), reply));
     }
 
     fn readdirplus(
         &self,
         req: &Request,
         ino: INodeNo,
-        fh: FileHandle,
+        _fh: FileHandle,
         offset: u64,
         reply: ReplyDirectoryPlus,
     ) {
-        self.at_work(|npzfs| npzfs.readdirplus(req, ino, fh, offset, reply));
+        self.answer(req, |npzfs, ticket| {
+            npzfs.readdirplus(ino, offset, req.unique(), ticket, reply);
+        });
     }
 
     fn statfs(&self, req: &Request, ino: INodeNo, reply: ReplyStatfs) {
-        self.answer(req, |npzfs| npzfs.statfs(req, ino, reply));
+        self.answer(req, |npzfs, _ticket| npzfs.statfs(ino, reply));
     }
 
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        self.at_work(|npzfs| npzfs.getxattr(req, ino, name, size, reply));
+        self.answer(req, |npzfs, ticket| npzfs.getxattr(ino, name, size, ticket, reply));
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        self.answer(req, |npzfs| npzfs.listxattr(req, ino, size, reply));
+        self.answer(req, |npzfs, _ticket| npzfs.listxattr(ino, size, reply));
     }
 
-    // What follows asks nothing of the source.
+    // The next requests come from the close(2) of old kernels, fsync(2), isatty(3) and SEEK_HOLE. fuser
+    // would log each one that is not answered here.
 
     fn flush(
         &self,
-        req: &Request,
-        ino: INodeNo,
-        fh: FileHandle,
-        lock_owner: LockOwner,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        self.at_work(|npzfs| npzfs.flush(req, ino, fh, lock_owner, reply));
+        reply.ok();
     }
 
     fn fsync(
         &self,
-        req: &Request,
-        ino: INodeNo,
-        fh: FileHandle,
-        datasync: bool,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        self.at_work(|npzfs| npzfs.fsync(req, ino, fh, datasync, reply));
+        reply.ok();
     }
 
     fn ioctl(
         &self,
-        req: &Request,
-        ino: INodeNo,
-        fh: FileHandle,
-        flags: IoctlFlags,
-        cmd: u32,
-        in_data: &[u8],
-        out_size: u32,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _flags: IoctlFlags,
+        _cmd: u32,
+        _in_data: &[u8],
+        _out_size: u32,
         reply: ReplyIoctl,
     ) {
-        self.at_work(|npzfs| npzfs.ioctl(req, ino, fh, flags, cmd, in_data, out_size, reply));
+        reply.error(Errno::ENOTTY);
     }
 
     fn lseek(
         &self,
-        req: &Request,
-        ino: INodeNo,
-        fh: FileHandle,
-        offset: i64,
-        whence: i32,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _offset: i64,
+        _whence: i32,
         reply: ReplyLseek,
     ) {
-        self.at_work(|npzfs| npzfs.lseek(req, ino, fh, offset, whence, reply));
-    }
-
-    fn opendir(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        self.at_work(|npzfs| npzfs.opendir(req, ino, flags, reply));
+        // The kernel then treats every file as one without holes, and does not ask again.
+        reply.error(Errno::ENOSYS);
     }
 }
