@@ -207,13 +207,13 @@ fn deflated(
     key: StreamKey,
     index: Option<&Arc<ArchiveIndex>>,
 ) -> Encoding {
-    let (spacing, size) = (options.spacing, options.decoded_len.unwrap_or(u64::MAX));
+    let size = options.decoded_len.unwrap_or(u64::MAX);
     let index = index.filter(|_| key.encoded_size >= index::LEAST_ENCODED);
     let index = index.map(|index| (key, index.clone()));
     let encoded_size = encoded.end - encoded.start;
     let reader = DeflateReader::new(source, encoded, options, shared.memory.clone());
     let shared = shared.clone();
-    let new = Deflated::new(reader, encoded_size, size, spacing, shared, verdict, index);
+    let new = Deflated::new(reader, encoded_size, size, shared, verdict, index);
     Encoding::Deflated(new)
 }
 

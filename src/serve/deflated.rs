@@ -32,16 +32,13 @@ use super::{
     Error, Once, Reply, Shared,
     index::ArchiveIndex,
     verify::Verdict,
-    waiting::{Served, Waiter, Waiting},
+    waiting::{Served, Stage, Waiter, Waiting},
 };
 use crate::{
     archive::{self, SourceFile},
     saved::{self, StreamKey},
     sync::Mutex,
 };
-
-/// Bytes of the longest match (RFC 1951).
-const LONGEST_MATCH: u64 = 258;
 
 /// A deflated member.
 pub struct Deflated {
@@ -50,7 +47,6 @@ pub struct Deflated {
     encoded_size: u64,
     /// Decoded, in bytes.
     size: u64,
-    spacing: u64,
     shared: Arc<Shared>,
     verdict: Arc<Verdict>,
     waiting: Mutex<Waiting>,
@@ -77,7 +73,6 @@ impl Deflated {
         reader: DeflateReader<Arc<SourceFile>>,
         encoded_size: u64,
         size: u64,
-        spacing: u64,
         shared: Arc<Shared>,
         verdict: Arc<Verdict>,
         index: Option<(StreamKey, Arc<ArchiveIndex>)>,
@@ -89,7 +84,6 @@ impl Deflated {
             reader,
             encoded_size,
             size,
-            spacing,
             shared,
             verdict,
             waiting,
@@ -247,33 +241,36 @@ impl Deflated {
     fn park(self: &Arc<Self>, waiter: Waiter) {
         let mut waiting = self.waiting.lock();
         waiting.resting = false;
-        self.start(&mut waiting, waiter.missing.start);
-        // What the kernel reads around a row seldom lies in one span. A span begins less than a
-        // match behind a multiple of the spacing.
-        let next = (waiter.missing.start / self.spacing + 1)
-            .saturating_mul(self.spacing)
-            .saturating_add(LONGEST_MATCH);
-        if next < waiter.missing.end && waiter.missing.end <= self.reader.frontier() {
-            self.start(&mut waiting, next);
+        let range = self.start(&mut waiting, waiter.missing.start);
+        // What the kernel reads around a row often lies in two spans: two threads decode them.
+        if let Some(range) = range
+            && range.end < waiter.missing.end
+            && self.reader.span_range(range.end).is_some()
+        {
+            self.start(&mut waiting, range.end);
         }
         waiting.list.push(waiter);
     }
 
-    /// Sees to it that a task is on its way to decode the span of `offset`.
-    fn start(self: &Arc<Self>, waiting: &mut Waiting, offset: u64) {
+    /// Sees to it that a task is on its way to decode the span of `offset`. Returns the decoded
+    /// bytes of that span if it has been decoded before.
+    fn start(self: &Arc<Self>, waiting: &mut Waiting, offset: u64) -> Option<Range<u64>> {
+        let range = self.reader.span_range(offset);
         let this = self.clone();
-        if offset >= self.reader.frontier() {
-            if !waiting.advancing {
+        match range.as_ref().map(|range| range.start) {
+            None if !waiting.advancing => {
                 waiting.advancing = true;
                 self.shared.decode.spawn(move || this.advance());
             }
-        } else {
-            let place = offset / self.spacing;
-            if let Entry::Vacant(entry) = waiting.decoding.entry(place) {
-                entry.insert(Some(offset));
-                self.shared.decode.spawn(move || this.decode(place));
+            None => {}
+            Some(start) => {
+                if let Entry::Vacant(entry) = waiting.decoding.entry(start) {
+                    entry.insert(Stage::Queued);
+                    self.shared.decode.spawn(move || this.decode(start));
+                }
             }
         }
+        range
     }
 
     fn advance(self: Arc<Self>) {
@@ -288,7 +285,10 @@ impl Deflated {
             let mut waiting = self.waiting.lock();
             let frontier = self.reader.frontier();
             let passed_over = !waiting.want(&(from..frontier));
-            let done = settle(&mut waiting, result, from..u64::MAX);
+            let done = match result {
+                Ok(span) => waiting.deliver(&span),
+                Err(error) => waiting.fail(&(from..u64::MAX), &error),
+            };
             if let Some((_, index)) = &self.index {
                 index.progress(frontier.saturating_sub(from), frontier >= self.size);
             }
@@ -338,43 +338,55 @@ impl Deflated {
         self.waiting.lock().resting
     }
 
-    fn decode(self: Arc<Self>, place: u64) {
-        let Some((offset, other)) = self.begin(place) else { return };
-        let pair = other.and_then(|other| Some((other, self.try_span_pair_at([offset, other])?)));
+    /// Decodes the span that begins at `start`, unless another task does.
+    fn decode(self: Arc<Self>, start: u64) {
+        let Some(other) = self.begin(start) else { return };
+        let pair = other.and_then(|other| Some((other, self.try_span_pair_at([start, other])?)));
         if let Some((other, [first, second])) = pair {
-            self.deliver(offset, first);
+            self.deliver(start, first);
             self.deliver(other, second);
             return;
         }
-        for offset in [Some(offset), other].into_iter().flatten() {
-            // The frontier is behind `offset` if what was saved turned out to be wrong: then it is
-            // for the task there to go on.
-            let is_behind = offset < self.reader.frontier();
-            let result = if is_behind { self.try_span_at(offset) } else { None };
-            self.deliver(offset, result);
+        for start in [Some(start), other].into_iter().flatten() {
+            // The frontier is before `start` if the saved index turned out to be wrong: then the
+            // task at the frontier goes on.
+            let is_known = self.reader.span_range(start).is_some();
+            let result = if is_known { self.try_span_at(start) } else { None };
+            self.deliver(start, result);
         }
     }
 
-    /// Takes over the span that is wanted at `place` by now, unless another task has; and one more
-    /// that waits for a thread, if none is free and one does both faster.
-    fn begin(&self, place: u64) -> Option<(u64, Option<u64>)> {
+    /// Takes over the span that begins at `start`; `None` if another task has. Also takes over one
+    /// more queued span if no thread is free for it and one thread decodes both faster at once.
+    fn begin(&self, start: u64) -> Option<Option<u64>> {
         let mut waiting = self.waiting.lock();
-        let offset = waiting.decoding.get_mut(&place)?.take()?;
+        let stage = waiting.decoding.get_mut(&start)?;
+        if std::mem::replace(stage, Stage::Running) == Stage::Running {
+            return None;
+        }
         if !self.shared.decode.is_short() {
-            return Some((offset, None));
+            return Some(None);
         }
-        let other = waiting.decoding.values_mut().find_map(|other| {
-            other.take_if(|other| self.reader.is_faster_as_pair([offset, *other]))
-        });
-        Some((offset, other))
+        let mut queued = waiting.decoding.iter_mut().filter(|(_, stage)| **stage == Stage::Queued);
+        let other = queued.find(|(other, _)| self.reader.is_faster_as_pair([start, **other]));
+        Some(other.map(|(other, stage)| {
+            *stage = Stage::Running;
+            *other
+        }))
     }
 
-    /// Hands out the span of `offset`, which it has taken over.
-    fn deliver(self: &Arc<Self>, offset: u64, result: Option<Result<Span, Error>>) {
+    /// Hands out the span that begins at `start`, which the calling task has taken over.
+    fn deliver(self: &Arc<Self>, start: u64, result: Option<Result<Span, Error>>) {
         let mut waiting = self.waiting.lock();
-        waiting.decoding.remove(&(offset / self.spacing));
-        // Others that wait near may wait for another span: they find out for themselves.
-        let done = result.map(|result| settle(&mut waiting, result, offset..offset + 1));
+        waiting.decoding.remove(&start);
+        let done = result.map(|result| match result {
+            Ok(span) => waiting.deliver(&span),
+            // All who wait for this span get the error.
+            Err(error) => {
+                let span = self.reader.span_range(start).unwrap_or(start..start + 1);
+                waiting.fail(&span, &error)
+            }
+        });
         self.start_all(&mut waiting);
         drop(waiting);
         done.into_iter().flatten().for_each(Served::reply);
@@ -453,14 +465,6 @@ fn decoded<T>(decode: impl FnOnce() -> T) -> Result<T, seekable_deflate::Error> 
         let error = io::Error::other("its decoder failed");
         seekable_deflate::Error::Source(Arc::new(error))
     })
-}
-
-/// Hands out a result; returns the waiters that have all they waited for.
-fn settle(waiting: &mut Waiting, result: Result<Span, Error>, failing: Range<u64>) -> Vec<Served> {
-    match result {
-        Ok(span) => waiting.deliver(&span),
-        Err(error) => waiting.fail(&failing, &error),
-    }
 }
 
 #[cfg(test)]

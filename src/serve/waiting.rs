@@ -150,10 +150,17 @@ pub struct Waiting {
     pub advancing: bool,
     /// A handle was closed, and nobody has asked for anything since.
     pub resting: bool,
-    /// Spans behind the frontier that tasks are about to decode, by offset over spacing: near
-    /// enough to their number to start no task twice for most. With an offset in each, until a
-    /// task has begun with it.
-    pub decoding: HashMap<u64, Option<u64>>,
+    /// Spans before the frontier that tasks decode, by the decoded offset at which each begins.
+    pub decoding: HashMap<u64, Stage>,
+}
+
+/// How far a task is that decodes a span.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// It waits for a thread. A thread that decodes another span may take this one along.
+    Queued,
+    /// A thread decodes the span.
+    Running,
 }
 
 impl Waiting {

@@ -116,9 +116,15 @@ impl Index {
         Known {
             start: self.checkpoints[number].clone(),
             encoded_end: next.map(|next| next.encoded),
-            end: next.map_or(self.frontier, |next| next.decoded),
+            end: self.range(number).end,
             crc32: self.crcs[number],
         }
+    }
+
+    /// The decoded bytes of span `number`, which must exist.
+    pub(crate) fn range(&self, number: usize) -> Range<u64> {
+        let next = self.checkpoints.get(number + 1);
+        self.checkpoints[number].decoded..next.map_or(self.frontier, |next| next.decoded)
     }
 
     /// Whether span `number`, which must exist, is likely to be almost all literals: its encoded

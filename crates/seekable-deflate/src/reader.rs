@@ -131,11 +131,17 @@ impl<R: ReadAt> DeflateReader<R> {
     /// it and it was decoded along.
     fn spans_at(&self, offset: u64, len: u64) -> (Found, Option<Found>) {
         let core = self.core();
-        let next = core.span_end(offset).filter(|end| end - offset < len);
+        let next = core.span_range(offset).map(|span| span.end).filter(|end| end - offset < len);
         match next.and_then(|next| self.span_pair_of(&core, [offset, next])) {
             Some([span, next]) => (span.map(Some), Some(next.map(Some))),
             None => (self.span_at(offset), None),
         }
+    }
+
+    /// The decoded bytes of the span that holds byte `offset`, if that has been decoded once:
+    /// `None` from the frontier on.
+    pub fn span_range(&self, offset: u64) -> Option<Range<u64>> {
+        self.core().span_range(offset)
     }
 
     /// The span that holds decoded byte `offset`, if it is decoded already. Never blocks on

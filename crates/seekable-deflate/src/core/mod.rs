@@ -157,10 +157,10 @@ impl Core {
         self.memory.span(self.id, number)
     }
 
-    /// Where the span ends that holds decoded byte `offset`, if that is behind the frontier.
-    pub(crate) fn span_end(&self, offset: u64) -> Option<u64> {
+    /// See `DeflateReader::span_range`.
+    pub(crate) fn span_range(&self, offset: u64) -> Option<Range<u64>> {
         let state = self.lock();
-        state.index.find(offset).map(|number| state.index.span(number).end)
+        state.index.find(offset).map(|number| state.index.range(number))
     }
 
     /// See `DeflateReader::give_up`.
