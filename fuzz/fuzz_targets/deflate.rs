@@ -40,7 +40,7 @@ fuzz_target!(|input: &[u8]| {
         Ok(Status::StreamEnd) => {
             assert_eq!(len.expect("zlib-rs finds no fault"), plain.len());
             assert!(bytes[..plain.len()] == plain);
-            assert!(reader.stopped().is_none() && reader.damage().is_none());
+            assert!(reader.verdict().stopped().is_none() && reader.verdict().damage().is_none());
             // Once more, from checkpoints: two spans at once, then all that is left.
             let ends = [0, plain.len().saturating_sub(1) as u64];
             memory.clear();

@@ -404,8 +404,8 @@ impl Content {
                 Readiness::Unverified { done: self.verified(), size }
             }
             (None, Encoding::Stored(_)) => Readiness::Ready,
-            (None, Encoding::Deflated(deflated)) => match deflated.reader().stopped() {
-                Some(error) => Readiness::Corrupt(Error::from(error).to_string()),
+            (None, Encoding::Deflated(deflated)) => match deflated.reader().verdict().stopped() {
+                Some(error) => Readiness::Corrupt(Error::from(error.clone()).to_string()),
                 None => match deflated.reader().frontier() {
                     done if done >= size => Readiness::Ready,
                     done => Readiness::Indexing { done, size },

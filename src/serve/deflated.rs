@@ -26,7 +26,7 @@ use std::{
     },
 };
 
-use seekable_deflate::{DeflateReader, IndexError, SavedIndex, Span};
+use seekable_deflate::{DeflateReader, IndexError, SavedIndex, Span, StreamVerdict};
 
 use super::{
     Error, Once, Reply, Shared,
@@ -149,8 +149,7 @@ impl Deflated {
     pub fn has_unsaved(&self) -> bool {
         (self.reader.frontier() > self.saved.load(Ordering::Relaxed)
             || self.reader.has_damaged_windows())
-            && self.reader.damage().is_none()
-            && self.reader.stopped().is_none()
+            && matches!(self.reader.verdict(), StreamVerdict::Open | StreamVerdict::Ended)
     }
 
     /// Writes its index; `false` if there is nothing to write.
@@ -429,12 +428,11 @@ impl Deflated {
     /// Looks whether decoding found something out about the member or its saved index.
     pub fn judge(&self) {
         if !self.verdict.is_settled() {
-            if self.reader.is_complete() {
-                self.verdict.confirm();
-            } else if let Some(damage) = self.reader.damage() {
-                self.verdict.condemn(damage.into());
-            } else if let Some(error) = self.reader.stopped() {
-                self.verdict.stops(error.into());
+            match self.reader.verdict() {
+                StreamVerdict::Open => {}
+                StreamVerdict::Ended => self.verdict.confirm(),
+                StreamVerdict::Damaged(damage) => self.verdict.condemn(damage.into()),
+                StreamVerdict::Stopped(error) => self.verdict.stops(error.into()),
             }
         }
         let Some((key, index)) = &self.index else { return };

@@ -279,7 +279,7 @@ impl ArchiveIndex {
             let (key, source) = (*key, *source);
             let entry: (Trust, WriteIndex) = match source {
                 EntrySource::Stream(stream) => {
-                    let trust = self.trust(true, stream.reader().is_complete())?;
+                    let trust = self.trust(true, stream.reader().verdict().is_ended())?;
                     (trust, Box::new(move |out| stream.write_index(out)))
                 }
                 EntrySource::File(file, trust) => (trust, file.copy(key)),

@@ -38,8 +38,9 @@
 //!   `index` the checkpoints.
 //! - `memory` is the budget, the cache of spans, and what is used again.
 //! - `speculation` is what other threads can decode for a first pass.
-//! - `core` is what the readers of a stream share: the first pass (`frontier`), every later one
-//!   (`behind`), packing windows, and adopting and writing saved indexes.
+//! - `core` is what the readers of a stream share: what is known of it (`state`), the first pass
+//!   (`frontier`), every later one (`behind`), who waits for which span (`flight`), packing windows,
+//!   and adopting and writing saved indexes.
 //!
 //! [`inflate()`] is the decoder alone, for all of a stream at once.
 // Allowed in `inflate::fast` alone.
@@ -66,6 +67,7 @@ mod testing;
 mod whole;
 mod windows;
 
+pub use core::StreamVerdict;
 use error::ByteOffset;
 pub use error::{BitOffset, Error};
 pub use memory::Memory;

@@ -3,7 +3,9 @@
 use std::{fmt, io, ops::Range, sync::Arc};
 
 use crate::{
-    Error, IndexError, Memory, Options, ReadAt, SavedIndex, Span, core::Core, sync::RwLock,
+    Error, IndexError, Memory, Options, ReadAt, SavedIndex, Span, StreamVerdict,
+    core::{Core, Trust},
+    sync::RwLock,
 };
 
 /// Decoded bytes of a DEFLATE stream, at any offset, for many threads at once.
@@ -42,7 +44,7 @@ impl<R: ReadAt> DeflateReader<R> {
     }
 
     /// Fills `buf` with decoded bytes from `offset`; fewer only at the end of the stream, or
-    /// where [`stopped`](Self::stopped) damage begins: then the next read fails.
+    /// where damage [`stopped`](StreamVerdict::Stopped) it: then the next read fails.
     ///
     /// # Errors
     /// See [`Error`]. Bytes before damage stay readable.
@@ -201,13 +203,13 @@ impl<R: ReadAt> DeflateReader<R> {
     /// Whether a saved index that was adopted turned out to be wrong. Another that reaches farther
     /// than this reader is not adopted any more.
     pub fn has_dropped_index(&self) -> bool {
-        !self.core().may_rely_on_saved
+        self.core().lock().trust() == Trust::Refuted
     }
 
     /// Whether windows of the saved index that was adopted turned out to be damaged, and the index
     /// has not been written since: then that has good ones.
     pub fn has_damaged_windows(&self) -> bool {
-        self.core().lock().saved_is_damaged
+        self.core().lock().has_damaged_windows()
     }
 
     /// Writes the index of what is decoded so far, for [`SavedIndex::new`]; windows that are not
@@ -226,45 +228,33 @@ impl<R: ReadAt> DeflateReader<R> {
         self.core().pack(&self.source).unwrap_or(false)
     }
 
-    /// Whether the frontier is the end of the stream, and all of it was right.
-    pub fn is_complete(&self) -> bool {
-        self.core().lock().ended
+    /// What is known of the stream as a whole by now.
+    pub fn verdict(&self) -> StreamVerdict {
+        self.core().lock().verdict().clone()
     }
 
     /// How far the stream has been decoded once, in decoded bytes.
     pub fn frontier(&self) -> u64 {
-        self.core().lock().index.frontier()
-    }
-
-    /// The damage that makes the stream as a whole unfit, once it is known: every read fails
-    /// with it.
-    pub fn damage(&self) -> Option<Error> {
-        self.core().lock().damage.clone()
-    }
-
-    /// The damage that ends the stream at [`frontier`](Self::frontier), once it is known: reads
-    /// from there on fail with it, reads before it succeed.
-    pub fn stopped(&self) -> Option<Error> {
-        self.core().lock().stopped.clone()
+        self.core().lock().index().frontier()
     }
 
     /// Whether decoded byte `offset` lies behind the damage that ends the stream.
     fn is_stopped_at(&self, offset: u64) -> bool {
         let core = self.core();
         let state = core.lock();
-        state.stopped.is_some() && offset >= state.index.frontier()
+        state.verdict().stopped().is_some() && offset >= state.index().frontier()
     }
 
     /// Bytes that the checkpoints and their windows take.
     pub fn index_bytes(&self) -> u64 {
-        self.core().lock().index.bytes()
+        self.core().lock().index().bytes()
     }
 }
 
 impl<R: ReadAt> fmt::Debug for DeflateReader<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DeflateReader")
-            .field("frontier", &self.core().lock().index.frontier())
+            .field("frontier", &self.core().lock().index().frontier())
             .finish_non_exhaustive()
     }
 }

@@ -82,7 +82,7 @@ fn first_pass<'a>(stream: &Stream<'a>, threads: usize) -> Case<'a> {
             }
             over.store(true, Ordering::Relaxed);
         });
-        assert!(reader.damage().is_none());
+        assert!(reader.verdict().damage().is_none());
         readers.borrow_mut().push_back(reader);
     };
     // Else the next pass would have to make room for its own windows.

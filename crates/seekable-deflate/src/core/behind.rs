@@ -2,10 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{
-    Core, State,
-    flight::{Flight, Landing},
-};
+use super::{Core, flight::Turn};
 use crate::{
     Error, ReadAt, Span,
     index::Known,
@@ -44,7 +41,7 @@ impl Core {
             window.extend_from_slice(&span.bytes()[span.bytes().len().saturating_sub(HISTORY)..]);
             at += 1;
             let mut state = self.lock();
-            if state.index.put_missing(at, &window) {
+            if state.put_missing(at, &window) {
                 bytes = Some(state.bytes());
             }
         }
@@ -57,7 +54,7 @@ impl Core {
     /// The last checkpoint up to `number` whose window can be had, and that window.
     fn nearest_start(&self, number: usize) -> (usize, Vec<u8>) {
         loop {
-            let (anchor, window) = self.lock().index.anchor(number);
+            let (anchor, window) = self.lock().index().anchor(number);
             let cached = (anchor..number).rev().find_map(|before| {
                 let span = self.memory.peek(self.id, before)?;
                 let window = span.bytes().last_chunk::<HISTORY>()?;
@@ -67,37 +64,35 @@ impl Core {
                 return start;
             }
             // What was packed here can be unpacked.
-            let mut state = self.lock();
-            state.saved_is_damaged |= state.index.drop_saved(anchor);
+            self.lock().drop_damaged_window(anchor);
         }
     }
 
-    /// Decodes span `number`, or waits for who does.
+    /// Decodes span `number`, or waits for the thread that does.
     fn decode_once(
-        &self,
+        self: &Arc<Self>,
         source: &dyn ReadAt,
         number: usize,
         window: &[u8],
     ) -> Result<Span, Error> {
         loop {
-            let mut state = self.lock();
-            if let Some(flight) = state.behind.get(&number) {
-                let flight = Arc::clone(flight);
-                drop(state);
-                match flight.wait() {
-                    Landing::Arrived(result) => return result,
-                    Landing::Abandoned => continue,
+            let taken = Turn::take(self, &mut self.lock(), number);
+            match taken {
+                Ok(turn) => {
+                    // It may have arrived between the look into the cache and the lock.
+                    let result = match self.memory.span(self.id, number) {
+                        Some(span) => Ok(span),
+                        None => Again::start(self, source, number, window).finish(source),
+                    };
+                    turn.land(result.clone().map(Some));
+                    return result;
+                }
+                Err(flight) => {
+                    if let Some(span) = flight.wait()? {
+                        return Ok(span);
+                    }
                 }
             }
-            let turn = Turn::take(self, &mut state, number);
-            drop(state);
-            // It may have arrived between the look into the cache and the lock.
-            let result = match self.memory.span(self.id, number) {
-                Some(span) => Ok(span),
-                None => Again::start(self, source, number, window).finish(source),
-            };
-            turn.land(&result);
-            return result;
         }
     }
 
@@ -115,13 +110,13 @@ impl Core {
     /// after the other.
     pub(crate) fn pair(&self, offsets: [u64; 2]) -> Option<[usize; 2]> {
         let state = self.lock();
-        if state.damage.is_some() {
+        if state.verdict().damage().is_some() {
             return None;
         }
-        let [first, second] = offsets.map(|offset| state.index.find(offset));
+        let [first, second] = offsets.map(|offset| state.index().find(offset));
         let numbers = [first?, second?];
         let encoded_len = self.encoded.end - self.encoded.start;
-        let are_dense = numbers.iter().all(|number| state.index.is_dense(*number, encoded_len));
+        let are_dense = numbers.iter().all(|number| state.index().is_dense(*number, encoded_len));
         (numbers[0] != numbers[1] && are_dense).then_some(numbers)
     }
 
@@ -144,22 +139,19 @@ impl Core {
 
         // Whoever has a turn does not wait for another.
         let mut state = self.lock();
-        if numbers.iter().any(|number| state.behind.contains_key(number)) {
-            return None;
-        }
         let turns = numbers.map(|number| Turn::take(self, &mut state, number));
         drop(state);
+        let [Ok(first_turn), Ok(second_turn)] = turns else { return None };
         if are_at_hand() {
             return None;
         }
         let [mut first, mut second] =
             [0, 1].map(|side| Again::start(self, source, numbers[side], &windows[side]));
         first.go_on_with(&mut second, source);
-        let [first_turn, second_turn] = turns;
         let first = first.finish(source);
-        first_turn.land(&first);
+        first_turn.land(first.clone().map(Some));
         let second = second.finish(source);
-        second_turn.land(&second);
+        second_turn.land(second.clone().map(Some));
         Some([first, second])
     }
 }
@@ -178,7 +170,7 @@ struct Again<'a> {
 
 impl<'a> Again<'a> {
     fn start(core: &'a Core, source: &dyn ReadAt, number: usize, window: &[u8]) -> Self {
-        let known = core.lock().index.span(number);
+        let known = core.lock().index().span(number);
         let start = &known.start;
         // A span was in memory once, or its index was refused if it is too long: its length fits.
         let len = (known.end - start.decoded) as usize;
@@ -238,34 +230,5 @@ impl<'a> Again<'a> {
         drop(lent);
         core.memory.insert(core.id, number, &span);
         Ok(span)
-    }
-}
-
-/// The right to decode a span. However it ends, nobody is left waiting.
-struct Turn<'a> {
-    core: &'a Core,
-    number: usize,
-    flight: Arc<Flight>,
-}
-
-impl<'a> Turn<'a> {
-    /// Nobody must have it. `state` is that of `core`.
-    fn take(core: &'a Core, state: &mut State, number: usize) -> Self {
-        let flight = Arc::new(Flight::new());
-        state.behind.insert(number, Arc::clone(&flight));
-        Self { core, number, flight }
-    }
-
-    /// Gives all who wait the result.
-    fn land(self, result: &Result<Span, Error>) {
-        self.flight.land(Landing::Arrived(result.clone()));
-    }
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        self.core.lock().behind.remove(&self.number);
-        // Only after a panic is there no result yet.
-        self.flight.land(Landing::Abandoned);
     }
 }

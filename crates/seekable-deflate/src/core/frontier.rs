@@ -4,7 +4,8 @@ use std::{sync::Arc, time::Instant};
 
 use super::{
     Core,
-    flight::{Flight, Landing},
+    flight::Turn,
+    state::{Frontier, PassEnd, StreamVerdict, Trust},
 };
 use crate::{
     BitOffset, Error, Format, ReadAt, Span,
@@ -24,91 +25,44 @@ struct Pass {
     /// What of the window before it is needed, if that is known.
     reach: Option<Reach>,
     sums: Sums,
-    then: Then,
-}
-
-/// How it goes on from there.
-enum Then {
-    /// From this checkpoint, with this decoder if there is one.
-    On(Checkpoint, Option<Box<Stream>>),
-    /// The stream ended, and all was right.
-    Ended,
-    /// It cannot.
-    Stopped(Error),
-    /// Nothing of the stream is good.
-    Damaged(Error),
+    end: PassEnd,
 }
 
 impl Core {
-    /// Advances the frontier until it has passed decoded byte `offset`, or lets somebody else.
-    /// `None` says: look again.
+    /// Decodes the span at the frontier, and hands it to those who wait for it. `None` says: look
+    /// again.
     pub(crate) fn advance(
         self: &Arc<Self>,
         source: &dyn ReadAt,
-        offset: u64,
+        turn: Turn<'_>,
+        frontier: Frontier,
     ) -> Result<Option<Span>, Error> {
-        let mut state = self.lock();
-        if state.has_nothing_ahead_for(offset) {
-            return Ok(None);
-        }
-        if state.advancing {
-            let flight = Arc::new(Flight::new());
-            state.ahead.push((offset, Arc::clone(&flight)));
-            drop(state);
-            return match flight.wait() {
-                Landing::Arrived(result) => result.map(Some),
-                Landing::Abandoned => Ok(None),
-            };
-        }
-        state.advancing = true;
-        drop(state);
-        let _turn = Turn { core: self };
-        loop {
-            self.take_over_adopted(true);
-            let mut state = self.lock();
-            if state.has_nothing_ahead_for(offset) {
-                return Ok(None);
-            }
-            let start = state.index.last().expect("it is neither ended nor stopped").clone();
-            let (end, sums) = (state.index.next_end(self.spacing), state.sums);
-            let number = state.index.len();
-            let live = state.live.take();
-            drop(state);
-
-            let began = Instant::now();
-            let pass = match self.made_pass(source, &start, number, end, sums) {
-                Some(pass) => Ok(pass),
-                None => self.pass(source, live, &start, number, end, sums),
-            };
-            let mut pass = match self.unless_stale(pass) {
-                Ok(pass) => pass,
-                Err(error) => {
-                    self.fail_waiting(&error);
-                    return Err(error);
-                }
-            };
+        let began = Instant::now();
+        let Frontier { start, number, end, sums, live } = frontier;
+        let pass = match self.made_pass(source, &start, number, end, sums) {
+            Some(pass) => Ok(pass),
+            None => self.pass(source, live, &start, number, end, sums),
+        };
+        let result = self.unless_stale(pass).map(|mut pass| {
             self.report(&pass, began);
             if let Some(reach) = pass.reach.take() {
                 self.keep_reach(number, &start, reach);
             }
             self.pack_if_tight(source);
-            if let Some(span) = self.publish(pass)
-                && span.bytes_from(offset).is_some()
-            {
-                return Ok(Some(span));
-            }
-        }
+            self.publish(number, pass)
+        });
+        turn.land(result.clone());
+        result
     }
 
     /// A pass whose verdict may be due to what a saved index said is not one on the stream: not even
     /// the bytes before a fault are known to be right.
     fn unless_stale(&self, pass: Result<Pass, Error>) -> Result<Pass, Error> {
         match pass {
-            Ok(Pass { then: Then::Stopped(error) | Then::Damaged(error), .. })
-                if self.lock().relies_on_saved =>
-            {
-                Err(self.or_stale(error))
-            }
+            Ok(Pass {
+                end: PassEnd::Final(StreamVerdict::Stopped(error) | StreamVerdict::Damaged(error)),
+                ..
+            }) if self.lock().trust() == Trust::Relied => Err(self.or_stale(error)),
             pass => pass.map_err(|error| self.or_stale(error)),
         }
     }
@@ -128,7 +82,7 @@ impl Core {
         }
         sums.add(made.crc);
         let span = Some((made.span, made.crc.value()));
-        Some(Pass { span, reach: made.reach, sums, then: Then::On(made.next, None) })
+        Some(Pass { span, reach: made.reach, sums, end: PassEnd::Next(made.next, None) })
     }
 
     /// Decodes the span from checkpoint `start` to the first boundary of symbols from decoded
@@ -159,7 +113,7 @@ impl Core {
         };
 
         let mut crc = Crc::default();
-        let then = loop {
+        let end = loop {
             let pause = match self.ahead.settled_at(start.decoded + crc.len()) {
                 Some(settled) => {
                     match take_over(source, &settled, &mut out, start.decoded, limit) {
@@ -187,7 +141,7 @@ impl Core {
             match pause {
                 Ok(Pause::Member(trailer)) => {
                     if let Some(error) = judge_member(sums.member, trailer, decoded) {
-                        break Then::Damaged(error);
+                        break PassEnd::Final(StreamVerdict::Damaged(error));
                     }
                     sums.member = Crc::default();
                 }
@@ -197,41 +151,24 @@ impl Core {
                     }
                 }
                 Ok(Pause::Limit) => {
-                    break match promised.filter(|len| decoded > *len) {
-                        // What follows in a gzip file is somebody else's: a second array, say.
-                        Some(_) if self.options.format == Format::Gzip => Then::Ended,
-                        Some(expected) => Then::Damaged(Error::Length { expected, found: decoded }),
-                        None => head.then_on(&out, decoded),
+                    let verdict = match promised.filter(|len| decoded > *len) {
+                        None => break head.end_of_pass(&out, decoded),
+                        // What follows in a gzip file is another's: a second array, say.
+                        Some(_) if self.options.format == Format::Gzip => StreamVerdict::Ended,
+                        Some(expected) => {
+                            StreamVerdict::Damaged(Error::Length { expected, found: decoded })
+                        }
                     };
+                    break PassEnd::Final(verdict);
                 }
-                Ok(Pause::End) => break Then::Ended,
+                Ok(Pause::End) => break PassEnd::Final(StreamVerdict::Ended),
                 Err(Fault::Source(error)) => return Err(Error::Source(Arc::new(error))),
-                Err(fault) => break Then::Stopped(fault.at(decoded)),
+                Err(fault) => break PassEnd::Final(StreamVerdict::Stopped(fault.at(decoded))),
             }
         };
-        let then = match then {
-            Then::Ended => match self.judge_whole(sums.whole) {
-                None => Then::Ended,
-                // What there is has been checked as far as it can be; the rest is cut off.
-                Some(error @ Error::Length { expected, found })
-                    if found < expected && self.options.crc32.is_none() =>
-                {
-                    Then::Stopped(error)
-                }
-                Some(error) => Then::Damaged(error),
-            },
-            // All bytes are there, whatever is wrong after them. If a checksum has confirmed them, that
-            // is of no interest: garbage after a gzip member, which gzip(1) ignores as well.
-            Then::Stopped(error) if promised == Some(sums.whole.len()) => {
-                let member_ended =
-                    self.options.format == Format::Gzip && sums.member == Crc::default();
-                match self.judge_whole(sums.whole) {
-                    Some(damage) => Then::Damaged(damage),
-                    None if self.options.crc32.is_some() || member_ended => Then::Ended,
-                    None => Then::Stopped(error),
-                }
-            }
-            then => then,
+        let end = match end {
+            PassEnd::Final(verdict) => PassEnd::Final(self.judge(verdict, sums)),
+            next @ PassEnd::Next(..) => next,
         };
         let reach = out.take_matches().and_then(|matches| {
             let mut reach = Reach::default();
@@ -243,7 +180,7 @@ impl Core {
             let (buffer, range) = out.into_parts();
             (Span::new(start.decoded, buffer, range), crc.value())
         });
-        Ok(Pass { span, reach, sums, then })
+        Ok(Pass { span, reach, sums, end })
     }
 
     /// The window at checkpoint `start`, which is at the frontier.
@@ -266,8 +203,8 @@ impl Core {
 
     /// Lets those who decode ahead know how far the frontier is.
     fn report(&self, pass: &Pass, began: Instant) {
-        match (&pass.then, &pass.span) {
-            (Then::On(next, _), Some((span, _))) => {
+        match (&pass.end, &pass.span) {
+            (PassEnd::Next(next, _), Some((span, _))) => {
                 let nanos = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
                 let bytes = span.bytes().len() as u64;
                 self.ahead.advanced(next.encoded, next.decoded, bytes, nanos);
@@ -306,59 +243,51 @@ impl Core {
         }
     }
 
-    /// Makes known what a pass found, and hands its span to those who wait for it.
-    fn publish(self: &Arc<Self>, pass: Pass) -> Option<Span> {
-        let damaged = matches!(pass.then, Then::Damaged(_));
-        let span = pass.span.filter(|_| !damaged);
+    /// Makes known what a pass over span `number` found; returns the span, if there is one.
+    fn publish(self: &Arc<Self>, number: usize, pass: Pass) -> Option<Span> {
+        let is_damaged = matches!(pass.end, PassEnd::Final(StreamVerdict::Damaged(_)));
+        let span = pass.span.filter(|_| !is_damaged);
         if let Some((span, _)) = &span {
-            let number = self.lock().index.len();
-            // Cached before it is known: nobody behind the frontier decodes it in between.
+            // Cached before it is known: nobody before the frontier decodes it in between.
             self.memory.insert(self.id, number, span);
         }
-
         let mut state = self.lock();
-        let (next, live) = match pass.then {
-            Then::On(next, live) => (Some(next), live),
-            Then::Ended => {
-                state.ended = true;
-                (None, None)
-            }
-            Then::Stopped(error) => {
-                state.stopped = Some(error);
-                (None, None)
-            }
-            Then::Damaged(error) => {
-                state.damage = Some(error);
-                (None, None)
-            }
-        };
-        state.live = live;
-        state.sums = pass.sums;
-        let mut landed = Vec::new();
-        if let Some((span, crc32)) = &span {
-            let end = span.start() + span.bytes().len() as u64;
-            state.index.push(*crc32, end, next);
-            landed = state.ahead.extract_if(.., |(offset, _)| *offset < end).collect();
-        }
+        state.advance(span.as_ref(), pass.sums, pass.end);
         let bytes = state.bytes();
         drop(state);
-
-        for (_, flight) in landed {
-            let (span, _) = span.as_ref().expect("it landed with this");
-            flight.land(Landing::Arrived(Ok(span.clone())));
-        }
-        if damaged {
+        if is_damaged {
             self.memory.remove_spans(self.id);
         }
         self.memory.set_index(self.id, self, bytes);
         span.map(|(span, _)| span)
     }
 
-    /// Tells all who wait of a failure that is not remembered: theirs would be the same.
-    fn fail_waiting(&self, error: &Error) {
-        let waiting = std::mem::take(&mut self.lock().ahead);
-        for (_, flight) in waiting {
-            flight.land(Landing::Arrived(Err(error.clone())));
+    /// The verdict on a stream whose decoding came to an end with `verdict`: the sums are compared
+    /// with what the caller knows.
+    fn judge(&self, verdict: StreamVerdict, sums: Sums) -> StreamVerdict {
+        match verdict {
+            StreamVerdict::Ended => match self.judge_whole(sums.whole) {
+                None => StreamVerdict::Ended,
+                // What there is has been checked as far as it can be; the rest is cut off.
+                Some(error @ Error::Length { expected, found })
+                    if found < expected && self.options.crc32.is_none() =>
+                {
+                    StreamVerdict::Stopped(error)
+                }
+                Some(error) => StreamVerdict::Damaged(error),
+            },
+            // All bytes are there, whatever is wrong after them. If a checksum has confirmed them,
+            // that does not matter: garbage after a gzip member, which gzip(1) ignores as well.
+            StreamVerdict::Stopped(error) if self.options.decoded_len == Some(sums.whole.len()) => {
+                let member_ended =
+                    self.options.format == Format::Gzip && sums.member == Crc::default();
+                match self.judge_whole(sums.whole) {
+                    Some(damage) => StreamVerdict::Damaged(damage),
+                    None if self.options.crc32.is_some() || member_ended => StreamVerdict::Ended,
+                    None => StreamVerdict::Stopped(error),
+                }
+            }
+            verdict => verdict,
         }
     }
 
@@ -385,7 +314,7 @@ enum Head {
 
 impl Head {
     /// Goes on at a checkpoint at the end of `out`.
-    fn then_on(self, out: &Output, decoded: u64) -> Then {
+    fn end_of_pass(self, out: &Output, decoded: u64) -> PassEnd {
         let (encoded, place) = match &self {
             Self::Decoder(stream) => (stream.position(), stream.place()),
             Self::At(at, place) => (*at, *place),
@@ -395,7 +324,7 @@ impl Head {
             Self::Decoder(stream) => Some(stream),
             Self::At(..) => None,
         };
-        Then::On(Checkpoint { encoded, decoded, place, window }, live)
+        PassEnd::Next(Checkpoint { encoded, decoded, place, window }, live)
     }
 }
 
@@ -433,22 +362,4 @@ fn judge_member(member: Crc, trailer: Trailer, decoded: u64) -> Option<Error> {
     let found = member.len() & u64::from(u32::MAX);
     let expected = u64::from(trailer.isize);
     (found != expected).then_some(Error::Length { expected, found })
-}
-
-/// The right to decode at the frontier. However it ends, nobody is left waiting.
-struct Turn<'a> {
-    core: &'a Arc<Core>,
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        let mut state = self.core.lock();
-        state.advancing = false;
-        let waiting = std::mem::take(&mut state.ahead);
-        drop(state);
-        for (_, flight) in waiting {
-            flight.land(Landing::Abandoned);
-        }
-        self.core.take_over_adopted(false);
-    }
 }

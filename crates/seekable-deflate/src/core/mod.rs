@@ -1,7 +1,7 @@
 //! What all readers of one stream share.
 //!
-//! One short lock covers the checkpoints and who works on what; nothing is decoded or read under
-//! it. `frontier` decodes the stream for the first time, `behind` decodes spans again.
+//! One short lock covers what is known (`state`); nothing is decoded or read under it. `frontier`
+//! decodes the stream for the first time, `behind` decodes spans again.
 
 mod adopt;
 mod behind;
@@ -9,23 +9,25 @@ mod flight;
 mod frontier;
 mod packing;
 mod save;
+mod state;
 #[cfg(test)]
 mod waiting;
 
-use std::{collections::HashMap, ops::Range, sync::Arc};
+use std::{ops::Range, sync::Arc};
 
-use adopt::Adopted;
-use flight::Flight;
+use flight::Turn;
 
 use crate::{
     Error, Memory, Options, ReadAt, Span,
-    crc::Sums,
-    index::{Index, Spacing},
+    index::Spacing,
     memory::{ReaderId, Thin},
     speculation::{Ahead, Tuning},
-    stream::Stream,
     sync::{Mutex, MutexGuard},
 };
+
+pub use state::StreamVerdict;
+pub(crate) use state::Trust;
+use state::{Place, State};
 
 /// The reader of a stream, but for the source.
 pub(crate) struct Core {
@@ -37,79 +39,37 @@ pub(crate) struct Core {
     pub(crate) id: ReaderId,
     /// What helpers do for the frontier.
     pub(crate) ahead: Ahead,
-    /// Whether a saved index may say what has not been decoded here: not after one was wrong.
-    pub(crate) may_rely_on_saved: bool,
     state: Mutex<State>,
-}
-
-pub(crate) struct State {
-    pub(crate) index: Index,
-    /// Checksums up to the frontier.
-    pub(crate) sums: Sums,
-    /// The decoder that stands at the frontier, unless it is at work or was given up.
-    pub(crate) live: Option<Box<Stream>>,
-    /// Somebody decodes at the frontier.
-    pub(crate) advancing: bool,
-    /// Who waits for it, and for which decoded byte.
-    pub(crate) ahead: Vec<(u64, Arc<Flight>)>,
-    /// Spans that are being decoded again.
-    pub(crate) behind: HashMap<usize, Arc<Flight>>,
-    /// The frontier is the end of the stream.
-    pub(crate) ended: bool,
-    /// A saved index said how far the frontier is: only decoding tells whether it was right.
-    pub(crate) relies_on_saved: bool,
-    /// Windows of a saved index turned out to be damaged since the index was last written.
-    pub(crate) saved_is_damaged: bool,
-    /// A saved index that waits for its turn at the frontier.
-    pub(crate) adopting: Option<Adopted>,
-    /// Why it cannot advance.
-    pub(crate) stopped: Option<Error>,
-    /// Why nothing of it is good.
-    pub(crate) damage: Option<Error>,
 }
 
 impl Core {
     pub(crate) fn new(encoded: Range<u64>, options: Options, memory: Arc<Memory>) -> Arc<Self> {
-        Arc::new(Self::nothing_known(encoded, options, memory, true))
+        Arc::new(Self::nothing_known(encoded, options, memory, Trust::None))
     }
 
     /// The same stream from its start, without what a saved index said.
     pub(crate) fn anew(&self) -> Arc<Self> {
         let (encoded, options) = (self.encoded.clone(), self.options.clone());
-        Arc::new(Self::nothing_known(encoded, options, Arc::clone(&self.memory), false))
+        Arc::new(Self::nothing_known(encoded, options, Arc::clone(&self.memory), Trust::Refuted))
     }
 
     fn nothing_known(
         encoded: Range<u64>,
         options: Options,
         memory: Arc<Memory>,
-        may_rely_on_saved: bool,
+        trust: Trust,
     ) -> Self {
         // Places are counted in bits, so a range of 2^61 bytes and more has to be cut short.
         let len = encoded.end.saturating_sub(encoded.start).min(1 << 60);
         let encoded = encoded.start..encoded.start + len;
         Self {
-            may_rely_on_saved,
             ahead: Ahead::new(Tuning::DEFAULT, encoded.clone(), Arc::clone(&memory)),
             encoded,
             spacing: Spacing::new(options.spacing, memory.limit()),
             id: memory.add_reader(),
             memory,
             options,
-            state: Mutex::new(State {
-                index: Index::new(),
-                sums: Sums::default(),
-                live: None,
-                advancing: false,
-                ahead: Vec::new(),
-                behind: HashMap::new(),
-                ended: false,
-                relies_on_saved: false,
-                saved_is_damaged: false,
-                adopting: None,
-                stopped: None,
-                damage: None,
-            }),
+            state: Mutex::new(State::new(trust)),
         }
     }
 
@@ -124,24 +84,31 @@ impl Core {
         offset: u64,
     ) -> Result<Option<Span>, Error> {
         loop {
-            let state = self.lock();
-            if let Some(damage) = &state.damage {
-                return Err(damage.clone());
-            }
-            if let Some(number) = state.index.find(offset) {
-                drop(state);
-                let span = self.span(source, number).map_err(|error| self.or_stale(error));
-                return span.map(Some);
-            }
-            if state.ended || self.options.decoded_len.is_some_and(|len| offset >= len) {
-                return Ok(None);
-            }
-            if let Some(stopped) = &state.stopped {
-                return Err(stopped.clone());
-            }
-            drop(state);
-            if let Some(span) = self.advance(source, offset)? {
-                return Ok(Some(span));
+            let mut state = self.lock();
+            match state.find(offset, self.options.decoded_len)? {
+                Place::Span(number) => {
+                    drop(state);
+                    let span = self.span(source, number).map_err(|error| self.or_stale(error));
+                    return span.map(Some);
+                }
+                Place::AfterEnd => return Ok(None),
+                Place::Beyond => {
+                    let number = state.index().len();
+                    let span = match Turn::take(self, &mut state, number) {
+                        Ok(turn) => {
+                            let frontier = state.take_frontier(self.spacing);
+                            drop(state);
+                            self.advance(source, turn, frontier)?
+                        }
+                        Err(flight) => {
+                            drop(state);
+                            flight.wait()?
+                        }
+                    };
+                    if let Some(span) = span.filter(|span| span.bytes_from(offset).is_some()) {
+                        return Ok(Some(span));
+                    }
+                }
             }
         }
     }
@@ -149,10 +116,7 @@ impl Core {
     /// See `DeflateReader::cached_span_at`.
     pub(crate) fn cached_span_at(&self, offset: u64) -> Option<Span> {
         let state = self.lock();
-        if state.damage.is_some() {
-            return None;
-        }
-        let number = state.index.find(offset)?;
+        let Ok(Place::Span(number)) = state.find(offset, None) else { return None };
         drop(state);
         self.memory.span(self.id, number)
     }
@@ -160,13 +124,13 @@ impl Core {
     /// See `DeflateReader::span_range`.
     pub(crate) fn span_range(&self, offset: u64) -> Option<Range<u64>> {
         let state = self.lock();
-        state.index.find(offset).map(|number| state.index.range(number))
+        state.index().find(offset).map(|number| state.index().range(number))
     }
 
     /// See `DeflateReader::give_up`.
     pub(crate) fn give_up(&self, range: Range<u64>) {
         let state = self.lock();
-        let numbers = state.index.within(&range);
+        let numbers = state.index().within(&range);
         drop(state);
         self.memory.give_up(self.id, numbers);
     }
@@ -175,7 +139,7 @@ impl Core {
     pub(crate) fn or_stale(&self, error: Error) -> Error {
         match error {
             Error::Source(_) | Error::Sink(_) => error,
-            _ if self.lock().relies_on_saved => Error::StaleIndex,
+            _ if self.lock().trust() == Trust::Relied => Error::StaleIndex,
             _ => error,
         }
     }
@@ -192,11 +156,7 @@ impl Thin for Core {
     /// Returns the bytes that are still held.
     fn thin(&self) -> u64 {
         let mut state = self.lock();
-        let before = state.index.bytes();
-        state.index.thin();
-        if state.index.bytes() == before {
-            state.live = None;
-        }
+        state.thin();
         state.bytes()
     }
 }
@@ -204,19 +164,6 @@ impl Thin for Core {
 impl Drop for Core {
     fn drop(&mut self) {
         self.forget();
-    }
-}
-
-impl State {
-    /// Whether advancing the frontier does not bring decoded byte `offset` nearer.
-    pub(crate) fn has_nothing_ahead_for(&self, offset: u64) -> bool {
-        let over = self.ended || self.stopped.is_some() || self.damage.is_some();
-        over || offset < self.index.frontier()
-    }
-
-    /// Bytes of memory that the index and the paused decoder take.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.index.bytes() + self.live.as_ref().map_or(0, |live| live.memory() as u64)
     }
 }
 
@@ -236,9 +183,9 @@ mod tests {
     fn who_has_no_window_left_to_give_up_gives_up_the_paused_decoder() {
         let (core, encoded) = core(None);
         core.span_at(&encoded, 30_000).unwrap();
-        assert!(core.lock().live.is_some());
+        assert!(core.lock().has_live());
         (0..10).for_each(|_| _ = core.thin());
-        assert!(core.lock().live.is_none());
+        assert!(!core.lock().has_live());
         assert!(core.span_at(&encoded, 49_999).is_ok());
     }
 

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::{Core, State};
+use super::Core;
 use crate::{
     Error, ReadAt,
     index::Checkpoint,
@@ -23,9 +23,9 @@ impl Core {
     pub(crate) fn pack(self: &Arc<Self>, source: &dyn ReadAt) -> Result<bool, Error> {
         let mut state = self.lock();
         let is_over = state.is_over();
-        let Some(number) = state.index.take_unpacked(is_over) else { return Ok(false) };
-        let checkpoint = state.index.checkpoint(number).clone();
-        let frontier = state.index.frontier();
+        let Some(number) = state.take_unpacked() else { return Ok(false) };
+        let checkpoint = state.index().checkpoint(number).clone();
+        let frontier = state.index().frontier();
         drop(state);
         if let Some(window @ Window::Raw(raw)) = &checkpoint.window {
             let mut packer = self.packer();
@@ -53,7 +53,7 @@ impl Core {
         if let Some(window @ Window::Raw(raw)) = &checkpoint.window
             && let Some(sparse) = reach.of(raw)
         {
-            self.lock().index.replace(number, window, Window::Sparse(Arc::new(sparse)));
+            self.lock().replace(number, window, Window::Sparse(Arc::new(sparse)));
         }
     }
 
@@ -65,7 +65,7 @@ impl Core {
         packed: &Arc<Packed>,
     ) {
         let mut state = self.lock();
-        state.index.replace(number, unpacked, Window::Packed(Arc::clone(packed)));
+        state.replace(number, unpacked, Window::Packed(Arc::clone(packed)));
         let bytes = state.bytes();
         drop(state);
         self.memory.set_index(self.id, self, bytes);
@@ -93,12 +93,5 @@ impl Core {
         };
         let start = TraceStart { at: checkpoint.encoded, place, window: raw.len() };
         packer.pack_needed(raw, source, start, behind).map_err(|fault| fault.at(checkpoint.decoded))
-    }
-}
-
-impl State {
-    /// Whether the frontier stays where it is.
-    pub(crate) fn is_over(&self) -> bool {
-        self.ended || self.stopped.is_some() || self.damage.is_some()
     }
 }

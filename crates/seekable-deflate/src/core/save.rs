@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use super::Core;
+use super::{Core, state::StreamVerdict};
 use crate::{
     Error, Options, ReadAt,
     crc::Sums,
@@ -55,12 +55,14 @@ impl Core {
     ) -> Result<bool, Error> {
         let Some(known) = self.known() else { return Ok(false) };
         let kept = self.pack_all(source, &known)?;
-        let was_damaged = std::mem::take(&mut self.lock().saved_is_damaged);
+        let was_damaged = self.lock().set_damaged_windows(false);
         let encoded_len = self.encoded.end - self.encoded.start;
         match self.snapshot(known, kept).write(&self.options, encoded_len, out) {
             Ok(()) => Ok(true),
             Err(error) => {
-                self.lock().saved_is_damaged |= was_damaged;
+                if was_damaged {
+                    self.lock().set_damaged_windows(true);
+                }
                 Err(Error::Sink(Arc::new(error)))
             }
         }
@@ -69,18 +71,20 @@ impl Core {
     /// What is worth saving.
     fn known(&self) -> Option<Known> {
         let state = self.lock();
-        if state.stopped.is_some() || state.damage.is_some() {
-            return None;
-        }
-        let (checkpoints, crcs) = state.index.parts();
+        let ended = match state.verdict() {
+            StreamVerdict::Open => false,
+            StreamVerdict::Ended => true,
+            StreamVerdict::Stopped(_) | StreamVerdict::Damaged(_) => return None,
+        };
+        let (checkpoints, crcs) = state.index().parts();
         // One that nothing follows is of no use.
         let spans = crcs.len();
-        let count = if state.ended { spans } else { checkpoints.len() };
+        let count = if ended { spans } else { checkpoints.len() };
         (count > 1).then(|| Known {
             checkpoints: count,
             spans,
-            sums: state.sums,
-            ended: state.ended,
+            sums: state.sums(),
+            ended,
             last: checkpoints[count - 1].window.clone(),
         })
     }
@@ -92,14 +96,14 @@ impl Core {
         let mut packer = self.packer();
         let (mut kept, mut made_anew) = (Kept::new(), 0);
         for number in 1..known.checkpoints {
-            let mut checkpoint = self.lock().index.checkpoint(number).clone();
+            let mut checkpoint = self.lock().index().checkpoint(number).clone();
             if let Some(Window::Saved(saved)) = &checkpoint.window
                 && made_anew < MADE_ANEW
                 && saved.packed().is_none()
             {
                 made_anew += 1;
                 match self.window(source, number) {
-                    Ok(_) => checkpoint = self.lock().index.checkpoint(number).clone(),
+                    Ok(_) => checkpoint = self.lock().index().checkpoint(number).clone(),
                     Err(error @ Error::Source(_)) => return Err(error),
                     // Those who read it will be told.
                     Err(_) => continue,
@@ -131,7 +135,7 @@ impl Core {
     /// What is to be written of a stream whose windows are packed: they are shared, not copied.
     fn snapshot(&self, known: Known, kept: Kept) -> Snapshot {
         let state = self.lock();
-        let (checkpoints, crcs) = state.index.parts();
+        let (checkpoints, crcs) = state.index().parts();
         let mut checkpoints = checkpoints[..known.checkpoints].to_vec();
         let crcs = crcs[..known.spans].to_vec();
         drop(state);
@@ -234,7 +238,7 @@ mod tests {
 
     fn raw_windows(core: &Core) -> Vec<Weak<[u8]>> {
         let state = core.lock();
-        let (checkpoints, _) = state.index.parts();
+        let (checkpoints, _) = state.index().parts();
         let raw = checkpoints.iter().skip(1).filter_map(|checkpoint| match &checkpoint.window {
             Some(Window::Raw(raw)) => Some(Arc::downgrade(raw)),
             _ => None,

@@ -97,9 +97,9 @@ fn until(condition: impl Fn() -> bool) {
 /// Two who ask for bytes ahead: one decodes at the frontier, the other waits.
 fn two_at_the_frontier(core: &Arc<Core>, source: &Arc<Gated>) -> [Receiver<Answer>; 2] {
     let first = ask(core, source, 49_999);
-    until(|| core.lock().advancing);
+    until(|| core.lock().is_in_flight(0));
     let second = ask(core, source, 30_000);
-    until(|| core.lock().ahead.len() == 1);
+    until(|| core.lock().waiting_for(0) == 1);
     [first, second]
 }
 
@@ -137,11 +137,10 @@ fn all_behind<const N: usize>(
     source.tell(OnRead::Block);
     let all = offsets.map(|offset| {
         let answered = ask(core, source, offset);
-        until(|| core.lock().behind.contains_key(&0));
+        until(|| core.lock().is_in_flight(0));
         answered
     });
-    // The map, and all of them.
-    until(|| Arc::strong_count(&core.lock().behind[&0]) == 1 + N);
+    until(|| core.lock().waiting_for(0) == N - 1);
     all
 }
 
@@ -154,7 +153,7 @@ fn all_who_want_a_span_get_one_decode_of_it_though_no_memory_keeps_it() {
     let first = spans[0].bytes();
     assert_eq!([0, 5000, 9999].map(|at| first[at]), [0, 5, 9]);
     assert!(spans.iter().all(|span| span.bytes().as_ptr() == first.as_ptr()));
-    assert!(core.lock().behind.is_empty());
+    assert!(!core.lock().is_in_flight(0));
 }
 
 #[test]
@@ -164,7 +163,7 @@ fn a_panic_behind_the_frontier_leaves_nobody_waiting() {
     source.tell(OnRead::Panic);
     assert!(first.recv_timeout(DEADLINE).is_err(), "it panicked");
     assert!(is_right(&second, 6000));
-    assert!(core.lock().behind.is_empty());
+    assert!(!core.lock().is_in_flight(0));
 }
 
 #[test]
@@ -180,11 +179,11 @@ fn an_index_that_is_adopted_during_a_pass_takes_effect_behind_its_span() {
     let (core, source) = stream();
     let [first, second] = two_at_the_frontier(&core, &source);
     core.adopt(&saved).unwrap();
-    assert_eq!(core.lock().index.frontier(), 0, "somebody is at work there");
+    assert_eq!(core.lock().index().frontier(), 0, "somebody is at work there");
     source.tell(OnRead::Serve);
     assert!(is_right(&first, 49_999) && is_right(&second, 30_000));
     let state = core.lock();
-    assert_eq!((state.index.len(), state.index.frontier()), (5, 50_000));
+    assert_eq!((state.index().len(), state.index().frontier()), (5, 50_000));
     drop(state);
     for offset in (0..50_000).step_by(1000) {
         assert!(is_right(&ask(&core, &source, offset), offset));

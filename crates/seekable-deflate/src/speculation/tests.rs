@@ -165,13 +165,13 @@ fn pass(core: &Arc<Core>, source: &dyn ReadAt, mut before: impl FnMut()) -> Left
         }
     }
     let state = core.lock();
-    let known: Vec<_> = (0..state.index.len()).map(|number| state.index.span(number)).collect();
+    let known: Vec<_> = (0..state.index().len()).map(|number| state.index().span(number)).collect();
     let spans = known.iter().map(|known| {
         let place = format!("{:?} {:?}", known.start.encoded, known.start.place);
         (known.start.decoded, place, known.crc32, known.start.window.is_some())
     });
     let spans = spans.collect();
-    let frontier = state.index.frontier();
+    let frontier = state.index().frontier();
     drop(state);
     for Known { start, .. } in &known {
         check_window(core, source, start, &bytes, frontier);
@@ -272,12 +272,12 @@ fn windows_of_noise_keep_what_is_needed_as_the_pass_goes_on() {
         });
         assert_eq!(left.bytes.len(), LEN);
         let state = core.lock();
-        let (checkpoints, _) = state.index.parts();
+        let (checkpoints, _) = state.index().parts();
         let is_sparse = |start: &&Checkpoint| matches!(start.window, Some(Window::Sparse(_)));
         let sparse = checkpoints.iter().filter(is_sparse).count();
         // Not the first, which is empty, the last, and those where a chunk is met.
         assert!(sparse >= checkpoints.len() * 3 / 4, "{sparse} of {}", checkpoints.len());
-        assert!(state.index.bytes() < LEN as u64 / 32);
+        assert!(state.index().bytes() < LEN as u64 / 32);
     }
 }
 

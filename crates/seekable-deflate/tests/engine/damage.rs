@@ -58,10 +58,11 @@ fn a_stream_cut_off_at_any_byte_is_readable_up_to_there() {
                     error => assert!(error.is_none() && complete, "cut at {cut}: {error:?}"),
                 }
                 assert_eq!(reader.frontier(), found.len() as u64);
-                let is_stopped = matches!(reader.stopped(), Some(Error::Truncated { .. }));
+                let is_stopped =
+                    matches!(reader.verdict().stopped(), Some(Error::Truncated { .. }));
                 // All bytes are there, and have the CRC-32 that was promised.
                 assert_eq!(is_stopped, !complete);
-                assert_eq!(reader.is_complete(), complete);
+                assert_eq!(reader.verdict().is_ended(), complete);
                 // Again, now that it is known; short at the damage.
                 let again = read(&reader, 0, plain.len());
                 assert_eq!(again.ok(), (!found.is_empty()).then_some(found));
@@ -85,7 +86,7 @@ fn a_stream_with_any_bit_flipped_never_yields_wrong_bytes_once_that_is_known() {
 
             let reader = reader(&encoded[..], known(&plain, spacing));
             let (found, error) = read_all(&reader, 500);
-            if reader.damage().is_some() {
+            if reader.verdict().damage().is_some() {
                 assert!(reader.read_at(&mut [0], 0).is_err());
                 assert!(reader.cached_span_at(0).is_none());
             }
@@ -108,7 +109,7 @@ fn a_wrong_checksum_is_known_at_the_end_and_fails_every_read_from_then_on() {
     let reader = reader_within(&source, options, &memory);
 
     assert!(read(&reader, 0, 200_000).unwrap() == plain[..200_000]);
-    assert!(reader.damage().is_none() && reader.cached_span_at(0).is_some());
+    assert!(reader.verdict().damage().is_none() && reader.cached_span_at(0).is_some());
     let error = read(&reader, 250_000, 50_000).unwrap_err();
     let crc = crc32fast::hash(&plain);
     assert!(matches!(
@@ -121,7 +122,7 @@ fn a_wrong_checksum_is_known_at_the_end_and_fails_every_read_from_then_on() {
         assert!(matches!(read(&reader, offset, 1), Err(Error::Checksum { .. })));
         assert!(reader.cached_span_at(offset).is_none());
     }
-    assert!(matches!(reader.damage(), Some(Error::Checksum { .. })));
+    assert!(matches!(reader.verdict().damage(), Some(Error::Checksum { .. })));
     assert_eq!(source.bytes_read(), bytes_read);
     // What nobody may have is not kept.
     assert!(memory.used() <= reader.index_bytes(), "{}", memory.used());
@@ -141,7 +142,7 @@ fn a_stream_longer_than_promised_is_unfit() {
             assert_eq!(expected, promised);
             // No more is decoded than shows that it is too long.
             assert!((promised + 1..promised + 259).contains(&found), "{found}");
-            assert!(reader.damage().is_some());
+            assert!(reader.verdict().damage().is_some());
             assert!(reader.read_at(&mut [0], 0).is_err());
         }
     }
@@ -158,13 +159,15 @@ fn a_stream_shorter_than_promised_ends_in_damage_and_with_a_checksum_is_unfit() 
             options.decoded_len = Some(promised);
             let short = reader(&encoded[..], options.clone());
             assert!(is_length(&read(&short, 200_000, 1).unwrap_err()));
-            assert!(short.damage().is_none() && is_length(&short.stopped().unwrap()));
+            assert!(
+                short.verdict().damage().is_none() && is_length(short.verdict().stopped().unwrap())
+            );
             assert!(read(&short, 0, 300_000).unwrap() == plain);
 
             options.crc32 = Some(0);
             let unfit = reader(&encoded[..], options);
             assert!(is_length(&read(&unfit, 200_000, 1).unwrap_err()));
-            assert!(is_length(&unfit.damage().unwrap()));
+            assert!(is_length(unfit.verdict().damage().unwrap()));
             assert!(is_length(&read(&unfit, 0, 1).unwrap_err()));
         }
     }
@@ -184,7 +187,7 @@ fn an_error_of_the_source_is_no_short_read_of_a_stream_that_is_cut_off() {
     });
     let memory = Memory::new(PLENTY);
     let reader = reader_within(&source, known(&plain, 10_000), &memory);
-    assert!(read(&reader, 90_000, 1).is_err() && reader.stopped().is_some());
+    assert!(read(&reader, 90_000, 1).is_err() && reader.verdict().stopped().is_some());
 
     memory.clear();
     assert!(read(&reader, 0, 10).unwrap() == plain[..10]);
@@ -220,7 +223,7 @@ fn damage_in_the_middle_is_remembered_and_bytes_before_it_stay_readable() {
     let error = read(&reader, 200, 1).unwrap_err();
     let Error::Corrupt { at, what: "invalid block type" } = error else { panic!("{error:?}") };
     assert_eq!(at.0, 205 * 8);
-    assert!(reader.damage().is_none());
+    assert!(reader.verdict().damage().is_none());
     let bytes_read = source.bytes_read();
     for offset in [200, 201, 250_000] {
         assert!(matches!(read(&reader, offset, 1), Err(Error::Corrupt { .. })));
@@ -250,7 +253,7 @@ fn bytes_that_change_behind_the_frontier_are_never_returned() {
     assert!(matches!(error, Error::Checksum { start: 40_000, end: 50_000, .. }), "{error:?}");
     assert!(reader.cached_span_at(40_000).is_none());
     assert!(read(&reader, 39_990, 10).unwrap() == plain[39_990..40_000]);
-    assert!(reader.damage().is_none());
+    assert!(reader.verdict().damage().is_none());
 
     // Put right again it is read again.
     source.bytes.lock().unwrap()[45_000] ^= 1;

@@ -66,7 +66,9 @@ fn members_follow_each_other() {
             for options in [gzip(spacing), known] {
                 let reader = reader(&encoded[..], options);
                 check_reads(&reader, &plain, &mut random, 20);
-                assert!(reader.damage().is_none() && reader.stopped().is_none());
+                assert!(
+                    reader.verdict().damage().is_none() && reader.verdict().stopped().is_none()
+                );
             }
         }
     }
@@ -133,7 +135,7 @@ fn zeros_may_follow_the_last_member_and_nothing_else() {
             Error::Truncated { decoded: 5 } if junk.len() == 1 => (),
             error => panic!("{error:?}"),
         }
-        assert!(reader.damage().is_none());
+        assert!(reader.verdict().damage().is_none());
     }
 }
 
@@ -153,7 +155,7 @@ fn a_bad_trailer_makes_the_whole_unfit() {
             5..=8 => assert!(matches!(error, Error::Checksum { start: 16, end: 26, .. })),
             _ => assert!(matches!(error, Error::Length { found: 10, .. })),
         }
-        assert!(reader.damage().is_some());
+        assert!(reader.verdict().damage().is_some());
         assert!(reader.read_at(&mut [0], 0).is_err());
     }
 }
@@ -200,7 +202,10 @@ fn what_follows_a_member_that_holds_all_that_was_promised_does_not_matter() {
             assert!(read_all(&encoded, promised.clone()).unwrap() == plain);
             let reader = reader(&encoded[..], promised);
             assert!(read(&reader, 0, 1 << 22).unwrap() == plain);
-            assert!(reader.is_complete() && reader.stopped().is_none(), "{garbage:?}");
+            assert!(
+                reader.verdict().is_ended() && reader.verdict().stopped().is_none(),
+                "{garbage:?}"
+            );
             // Who knows of no length cannot know that it is garbage.
             assert!(read_all(&encoded, gzip(spacing)).is_err(), "{garbage:?}");
         }
@@ -209,7 +214,7 @@ fn what_follows_a_member_that_holds_all_that_was_promised_does_not_matter() {
             let promised = Options { decoded_len: Some(plain.len() as u64), ..gzip(spacing) };
             let reader = reader(&good[..good.len() - cut], promised);
             assert!(read(&reader, 0, 1 << 22).unwrap() == plain);
-            assert!(!reader.is_complete() && reader.stopped().is_some(), "{cut}");
+            assert!(!reader.verdict().is_ended() && reader.verdict().stopped().is_some(), "{cut}");
         }
     }
 }

@@ -445,7 +445,9 @@ fn bits_and_streams_behind_the_final_block_are_ignored() {
                 let reader = reader(&encoded[..], options);
                 let found = read(&reader, 0, plain.len() + 100).unwrap();
                 assert!(found == plain, "{}", oddity.name);
-                assert!(reader.damage().is_none() && reader.stopped().is_none());
+                assert!(
+                    reader.verdict().damage().is_none() && reader.verdict().stopped().is_none()
+                );
             }
         }
     }

@@ -18,8 +18,8 @@ fn random_reads_equal_the_plain_bytes_for_all_data_and_encoders() {
                 for options in [bare(spacing), known(&plain, spacing)] {
                     let reader = reader(&encoded[..], options);
                     check_reads(&reader, &plain, &mut random, 8);
-                    assert!(reader.damage().is_none(), "{kind:?} {encoder:?} {spacing}");
-                    assert!(reader.stopped().is_none(), "{kind:?} {encoder:?} {spacing}");
+                    assert!(reader.verdict().damage().is_none(), "{kind:?} {encoder:?} {spacing}");
+                    assert!(reader.verdict().stopped().is_none(), "{kind:?} {encoder:?} {spacing}");
                     assert_eq!(reader.frontier(), plain.len() as u64);
                 }
             }
@@ -65,7 +65,7 @@ fn bytes_behind_the_final_block_are_ignored() {
     encoded.extend([0xff; 100]);
     let reader = reader(&encoded[..], known(&plain, 4096));
     assert_eq!(read(&reader, 0, 20_000).unwrap(), plain);
-    assert!(reader.damage().is_none());
+    assert!(reader.verdict().damage().is_none());
 }
 
 #[test]

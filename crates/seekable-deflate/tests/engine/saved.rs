@@ -82,18 +82,22 @@ fn from_every_frontier_a_later_reader_goes_on_and_decodes_nothing_twice() {
                     let later = resumed(&source, options.clone(), index);
                     assert_eq!(source.bytes_read(), 0);
                     assert_eq!(later.frontier(), first.frontier());
-                    assert_eq!(later.is_complete(), first.is_complete());
+                    assert_eq!(later.verdict().is_ended(), first.verdict().is_ended());
                     check_reads(&later, &plain, &mut Random::new(saves), 4);
                     read(&later, plain.len() as u64, 1).unwrap();
-                    assert!(later.is_complete() && later.damage().is_none(), "{name}");
+                    assert!(
+                        later.verdict().is_ended() && later.verdict().damage().is_none(),
+                        "{name}"
+                    );
                     // And what the one who went on has written is as good.
                     if let Some(index) = written(&later) {
                         let last = resumed(&encoded[..], options.clone(), index);
-                        assert!(last.is_complete());
+                        assert!(last.verdict().is_ended());
                         check_reads(&last, &plain, &mut Random::new(saves), 2);
                     }
                 }
-                if first.is_complete() || first.span_at(first.frontier()).unwrap().is_none() {
+                if first.verdict().is_ended() || first.span_at(first.frontier()).unwrap().is_none()
+                {
                     break;
                 }
             }
@@ -136,7 +140,7 @@ fn the_promised_checksum_is_judged_over_both_halves_of_a_pass() {
         let later = resumed(&encoded[..], options.clone(), written(&first).unwrap());
         let end = read(&later, plain.len() as u64 - 1, 1);
         assert_eq!(end.is_ok(), right);
-        assert_eq!(matches!(later.damage(), Some(Error::Checksum { .. })), !right);
+        assert_eq!(matches!(later.verdict().damage(), Some(Error::Checksum { .. })), !right);
         assert_eq!(written(&later).is_some(), right);
     }
 }
@@ -169,12 +173,12 @@ fn a_stream_with_damage_or_of_a_single_span_is_not_saved() {
     let encoded = deflate(&plain, Encoder::Flate2(6));
     let cut = reader(&encoded[..encoded.len() / 2], known(&plain, 10_000));
     assert!(read(&cut, plain.len() as u64 - 1, 1).is_err());
-    assert!(cut.stopped().is_some() && written(&cut).is_none());
+    assert!(cut.verdict().stopped().is_some() && written(&cut).is_none());
 
     let single = reader(&encoded[..], known(&plain, 1 << 20));
     assert!(written(&single).is_none());
     read(&single, 0, plain.len()).unwrap();
-    assert!(single.is_complete() && written(&single).is_none());
+    assert!(single.verdict().is_ended() && written(&single).is_none());
 }
 
 /// A small stream whose index has windows of all sorts, with options and the index.
@@ -213,7 +217,7 @@ fn windows_that_are_saved_take_no_memory_and_an_index_that_reaches_less_takes_no
     read(&reader, 0, 2 << 20).unwrap();
     let raw = reader.index_bytes();
     reader.adopt_index(half).unwrap();
-    assert!(reader.is_complete());
+    assert!(reader.verdict().is_ended());
     assert!(reader.index_bytes() < raw, "{} of {raw}", reader.index_bytes());
 
     let whole = load(written(&reader).unwrap()).unwrap();
@@ -325,7 +329,7 @@ fn threads_read_pack_write_and_adopt_at_once() {
             });
         });
         check_reads(reader, plain, &mut Random::new(1), 4);
-        assert!(reader.is_complete() && reader.damage().is_none());
+        assert!(reader.verdict().is_ended() && reader.verdict().damage().is_none());
     }
 }
 

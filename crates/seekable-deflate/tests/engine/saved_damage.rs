@@ -12,7 +12,7 @@ fn is_rejected_or_right(encoded: &[u8], plain: &[u8], options: &Options, index: 
         for offset in [1100, 650, 350, 0] {
             assert!(read(&reader, offset, 1200).unwrap() == slice(plain, offset, 1200));
         }
-        assert!(reader.is_complete() && reader.damage().is_none());
+        assert!(reader.verdict().is_ended() && reader.verdict().damage().is_none());
     }
     true
 }

@@ -52,7 +52,7 @@ fn an_error_of_the_source_is_passed_on_and_the_next_read_goes_on() {
             }
             // Each round takes five chunks or more.
             assert!(failures == 1 || failures == 0 && fail_at > 5, "{round}, read {fail_at}");
-            assert!(reader.damage().is_none() && reader.stopped().is_none());
+            assert!(reader.verdict().damage().is_none() && reader.verdict().stopped().is_none());
             memory.clear();
         }
     }
@@ -87,7 +87,7 @@ fn a_source_shorter_than_the_range_is_an_error_of_the_source() {
         matches!(&error, Error::Source(error) if error.kind() == io::ErrorKind::UnexpectedEof),
         "{error:?}"
     );
-    assert!(reader.stopped().is_none());
+    assert!(reader.verdict().stopped().is_none());
 }
 
 #[test]

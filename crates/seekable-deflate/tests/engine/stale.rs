@@ -53,7 +53,7 @@ fn an_index_of_what_the_stream_was_before_is_dropped_and_every_byte_is_right() {
                 let right = slice(&plain, offset, 20_000);
                 assert!(read(&later, offset, 20_000).unwrap() == right, "{known} {offset}");
                 assert!(read(&later, 0, plain.len() + 1).unwrap() == plain, "{known} {offset}");
-                assert!(later.is_complete() && later.damage().is_none());
+                assert!(later.verdict().is_ended() && later.verdict().damage().is_none());
                 assert_eq!(later.has_dropped_index(), frontier_of(&index) > 300_000);
                 check_reads(&later, &plain, &mut Random::new(1), 4);
                 let again = written(&later).unwrap();
@@ -91,7 +91,7 @@ fn damage_behind_an_index_is_found_out_once_and_stays() {
     }
     assert!((30..60).contains(&failed), "{failed}");
     assert!(later.has_dropped_index());
-    assert!(later.stopped().is_some() || later.damage().is_some());
+    assert!(later.verdict().stopped().is_some() || later.verdict().damage().is_some());
     let refused = later.adopt_index(load(index).unwrap());
     assert!(matches!(refused, Err(IndexError::Distrusted | IndexError::OtherSpans)));
     // It does not begin again each time.

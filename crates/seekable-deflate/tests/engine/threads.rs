@@ -81,7 +81,7 @@ fn eight_threads_read_one_stream() {
                 });
             }
         });
-        assert!(reader.damage().is_none());
+        assert!(reader.verdict().damage().is_none());
     }
 }
 
@@ -111,7 +111,7 @@ fn threads_that_decode_two_spans_at_once_get_their_bytes_and_wait_for_nobody_for
                 });
             }
         });
-        assert!(reader.damage().is_none());
+        assert!(reader.verdict().damage().is_none());
     }
 }
 
