@@ -1,19 +1,19 @@
 //! A deflated member, decoded span by span by tasks of the pool.
 //!
-//! Reads whose spans are at hand are answered at once. Others are parked, and at most one task
-//! stands in the pool for the frontier and one for each span behind it, whatever the number of
-//! waiters. A task decodes one span and answers all who waited for it. If somebody still waits for
-//! the frontier, it goes on with the next span, or queues itself again if the pool has other work:
-//! so members take turns, and a pass over a large one holds up nobody.
+//! Reads whose spans are cached are answered at once. Others are parked. However many wait, the pool
+//! has at most one task for the frontier, and one for each span before it. A task decodes one span
+//! and answers all reads that waited for it. While reads wait beyond the frontier, its task goes on
+//! with the next span, or queues itself again if the pool has other work: so members take turns, and
+//! a pass over a large one holds up no other.
 //!
-//! A task that goes on leaves the answers to another thread. To wake one for the next span instead
-//! took an eighth of a pass over spans of 256 KiB (noise, cat: 349 MB/s, now 395).
+//! A task that goes on leaves the answers to another thread. Waking a thread for the next span
+//! instead took an eighth of a pass over noise, whose spans have 256 KiB.
 //!
 //! Where more spans wait than there are threads, a task takes two of them if the engine decodes
 //! both faster at once than one after the other.
 //!
-//! Threads of the pool that have nothing to do decode ahead of the frontier on cores that are idle
-//! (`idle`), where the engine finds that it pays.
+//! Idle threads of the pool decode beyond the frontier while cores are idle (`idle`), where the
+//! engine finds that it pays.
 
 use std::{
     collections::hash_map::Entry,
@@ -43,22 +43,22 @@ use crate::{
 /// A deflated member.
 pub struct Deflated {
     reader: DeflateReader<Arc<SourceFile>>,
-    /// In bytes.
+    /// Encoded, in bytes.
     encoded_size: u64,
     /// Decoded, in bytes.
     size: u64,
     shared: Arc<Shared>,
     verdict: Arc<Verdict>,
     waiting: Mutex<Waiting>,
-    /// What saves its index, if that is worth it, and under which name.
+    /// Where its index is saved, and under which key, if the member is large enough.
     index: Option<(StreamKey, Arc<ArchiveIndex>)>,
-    /// How far its saved index reaches, in decoded bytes.
+    /// Frontier of its saved index, in decoded bytes.
     saved: AtomicU64,
-    /// What was saved cannot be used.
+    /// Whether its saved index cannot be used.
     refused: AtomicBool,
-    /// Whether it is known that the reader dropped its saved index.
+    /// Whether `judge` has seen that the reader dropped its saved index.
     dropped: Once,
-    /// Whether it is known that what was saved has damaged windows.
+    /// Whether `judge` has seen that the saved index has damaged windows.
     damaged: Once,
 }
 
@@ -96,7 +96,7 @@ impl Deflated {
         if let Some((key, index)) = &this.index {
             index.adopt(*key, &this);
         }
-        // What was saved of it may reach to its end.
+        // The saved index may reach to the end of the member.
         this.judge();
         Arc::new(this)
     }
@@ -128,24 +128,24 @@ impl Deflated {
         Ok(())
     }
 
-    /// Notes that its saved index reaches so far.
+    /// Notes that its saved index reaches to `frontier`, in decoded bytes.
     pub fn set_saved(&self, frontier: u64) {
         self.saved.fetch_max(frontier, Ordering::Relaxed);
         self.refused.store(false, Ordering::Relaxed);
     }
 
-    /// Notes that what is saved cannot be used.
+    /// Notes that its saved index cannot be used.
     pub fn refuse_saved(&self) {
         self.refused.store(true, Ordering::Relaxed);
     }
 
-    /// Whether what is saved cannot be used.
+    /// Whether its saved index cannot be used.
     pub fn has_refused(&self) -> bool {
         self.refused.load(Ordering::Relaxed) || self.reader.has_damaged_windows()
     }
 
-    /// Whether it has been decoded farther than its saved index says, or can be saved better than
-    /// it is, and is good so far.
+    /// Whether the member is undamaged so far, and has been decoded beyond its saved index or can
+    /// replace damaged windows in it.
     pub fn has_unsaved(&self) -> bool {
         (self.reader.frontier() > self.saved.load(Ordering::Relaxed)
             || self.reader.has_damaged_windows())
@@ -160,8 +160,8 @@ impl Deflated {
         self.reader.write_index(out).map_err(saved::Error::from)
     }
 
-    /// Copies the bytes of `range` into `scratch` or finds them in one span, if that needs no
-    /// decoding, and gives them to `reply`; else gives `reply` back.
+    /// Gives the bytes of `range` to `reply` if all of them are cached: from one span as they are,
+    /// from several by way of `scratch`. Else returns `reply`.
     pub fn read_ready<F: FnOnce(Result<&[u8], Error>)>(
         &self,
         range: Range<u64>,
@@ -193,8 +193,8 @@ impl Deflated {
         self.park(Waiter::read(range, reply));
     }
 
-    /// Makes the pass come to decoded byte `target` at least, then tells `reply`. What nobody else
-    /// wants is given up along the way, unless it is to be kept.
+    /// Continues the first pass to decoded byte `target` or farther, then calls `reply` with no
+    /// bytes. Spans that no read wants are dropped from the cache on the way, unless `keep` is set.
     pub fn pass_to(self: &Arc<Self>, target: u64, keep: bool, reply: Reply) {
         self.judge();
         let frontier = self.reader.frontier();
@@ -206,30 +206,30 @@ impl Deflated {
 
     /// Compares all of it in this thread: for a member of one span.
     pub fn compare_at_once(&self) {
-        // Why it cannot be read, the read that follows says as well.
+        // The read that follows reports the same error.
         let _ = self.span_at(self.size.saturating_sub(1));
     }
 
-    /// Decodes `range` before anybody asks.
+    /// Decodes `range` before it is asked for.
     pub fn read_ahead(self: &Arc<Self>, range: Range<u64>) {
-        self.park(Waiter::ahead(range));
+        self.park(Waiter::read_ahead(range));
     }
 
-    /// Decodes those of `ranges` that are not at hand before anybody asks. Only behind the frontier,
-    /// for what lies ahead of it may be far; and only while others do not wait for threads: what is
-    /// asked for goes first, and what is not may never be.
+    /// Decodes those of `ranges` that are not cached before they are asked for. Only before the
+    /// frontier, for beyond it they may be far; and only while no other task waits for a thread:
+    /// bytes that are asked for go first, and these may never be.
     pub fn read_beside(self: &Arc<Self>, ranges: Vec<Range<u64>>) {
         for range in ranges {
             // The thread that has just answered this reader is about to take one task.
             let is_room = self.shared.decode.short_of() <= 1;
-            let is_behind = range.end <= self.reader.frontier();
-            if is_behind && is_room && !self.is_at_hand(range.clone()) {
-                self.park(Waiter::ahead(range));
+            let is_decoded = range.end <= self.reader.frontier();
+            if is_decoded && is_room && !self.is_cached(range.clone()) {
+                self.park(Waiter::read_ahead(range));
             }
         }
     }
 
-    fn is_at_hand(&self, mut range: Range<u64>) -> bool {
+    fn is_cached(&self, mut range: Range<u64>) -> bool {
         while !range.is_empty() {
             let Some(span) = self.reader.cached_span_at(range.start) else { return false };
             range.start = span.start() + span.bytes().len() as u64;
@@ -241,7 +241,8 @@ impl Deflated {
         let mut waiting = self.waiting.lock();
         waiting.resting = false;
         let range = self.start(&mut waiting, waiter.missing.start);
-        // What the kernel reads around a row often lies in two spans: two threads decode them.
+        // The kernel reads 128 KiB around a row, which often lie in two spans: two threads decode
+        // them.
         if let Some(range) = range
             && range.end < waiter.missing.end
             && self.reader.span_range(range.end).is_some()
@@ -279,7 +280,7 @@ impl Deflated {
                 self.shared.decode.spawn_if_idle(move || this.help());
             }
             let from = self.reader.frontier();
-            // From the start, if what was saved turned out to be wrong.
+            // `None`: the saved index was wrong, and the frontier is at the start again.
             let Some(result) = self.try_span_at(from) else { continue };
             let mut waiting = self.waiting.lock();
             let frontier = self.reader.frontier();
@@ -291,7 +292,7 @@ impl Deflated {
             if let Some((_, index)) = &self.index {
                 index.progress(frontier.saturating_sub(from), frontier >= self.size);
             }
-            // Each turn moves the frontier or fails, which leaves nobody ahead of it.
+            // Each turn moves the frontier, or fails all that wait beyond it. So this ends.
             let goes_on = waiting.list.iter().any(|waiter| waiter.missing.start >= frontier);
             waiting.advancing = goes_on && !self.shared.decode.has_work();
             let here = waiting.advancing;
@@ -299,11 +300,11 @@ impl Deflated {
             let rests = waiting.resting && !waiting.advancing;
             drop(waiting);
             if rests {
-                self.reader.drop_ahead();
+                self.reader.drop_speculative();
             }
             if passed_over {
-                // On the way to what is asked for. The next span is decoded into the same buffer,
-                // which is still in the caches.
+                // The span lies on the way to what is asked for. The next one is decoded into the
+                // same buffer, which is still in the processor's caches.
                 self.reader.give_up(from..frontier);
             }
             if !here {
@@ -315,23 +316,23 @@ impl Deflated {
         }
     }
 
-    /// Decodes ahead of the frontier as long as nobody else wants this thread or its core.
+    /// Decodes beyond the frontier until a task wants this thread, or a process its core.
     fn help(self: Arc<Self>) {
         self.shared.idle.use_one(|| !self.shared.decode.has_work(), || self.reader.help());
     }
 
-    /// Gives up what was decoded ahead of the frontier, as soon as it does not go on.
+    /// Drops what was decoded beyond the frontier, once no read waits there.
     pub fn rest(&self) {
         let mut waiting = self.waiting.lock();
         waiting.resting = true;
         let rests = !waiting.advancing;
         drop(waiting);
         if rests {
-            self.reader.drop_ahead();
+            self.reader.drop_speculative();
         }
     }
 
-    /// Whether that was the last that happened to it.
+    /// Whether no read has been parked since `rest`.
     #[cfg(test)]
     pub fn rests(&self) -> bool {
         self.waiting.lock().resting
@@ -374,13 +375,14 @@ impl Deflated {
         }))
     }
 
-    /// Hands out the span that begins at `start`, which the calling task has taken over.
+    /// Gives the span that begins at `start`, which the calling task has taken over, to the reads
+    /// that wait for it.
     fn deliver(self: &Arc<Self>, start: u64, result: Option<Result<Span, Error>>) {
         let mut waiting = self.waiting.lock();
         waiting.decoding.remove(&start);
         let done = result.map(|result| match result {
             Ok(span) => waiting.deliver(&span),
-            // All who wait for this span get the error.
+            // All that wait for this span get the error.
             Err(error) => {
                 let span = self.reader.span_range(start).unwrap_or(start..start + 1);
                 waiting.fail(&span, &error)
@@ -400,15 +402,15 @@ impl Deflated {
         }
     }
 
-    /// The span of `offset`, decoded by the calling thread. `None`, once, says that the saved index
-    /// was wrong, and that the frontier is at the start again.
+    /// The span of `offset`, decoded by the calling thread. `None` if the saved index turned out to
+    /// be wrong: then the frontier is at the start again. That happens once.
     fn try_span_at(&self, offset: u64) -> Option<Result<Span, Error>> {
         let span = decoded(|| self.reader.span_at(offset)).unwrap_or_else(Err);
         self.judge();
         match span {
             Err(seekable_deflate::Error::StaleIndex) => None,
             result => Some(result.map_err(Error::from).and_then(|span| {
-                // Reads are clamped to the size, and the reader checks the length it was told.
+                // Reads are clamped to the size, and the engine checks that the stream has it.
                 span.ok_or_else(|| {
                     archive::Error::Short { decoded: offset, size: self.size }.into()
                 })
@@ -416,7 +418,7 @@ impl Deflated {
         }
     }
 
-    /// As `try_span_at` for two spans at once; `None` if that is not to be had.
+    /// The same for two spans at once; `None` if the engine does not do that for these.
     fn try_span_pair_at(&self, offsets: [u64; 2]) -> Option<[Option<Result<Span, Error>>; 2]> {
         let pair = decoded(|| self.reader.span_pair_at(offsets));
         let pair = pair.unwrap_or_else(|error| Some([Err(error.clone()), Err(error)]));
@@ -425,7 +427,7 @@ impl Deflated {
         Some(pair?.map(|span| (!is_stale(&span)).then(|| span.map_err(Error::from))))
     }
 
-    /// Looks whether decoding found something out about the member or its saved index.
+    /// Passes on what decoding found out about the member or its saved index.
     pub fn judge(&self) {
         if !self.verdict.is_settled() {
             match self.reader.verdict() {
@@ -447,7 +449,7 @@ impl Deflated {
         }
     }
 
-    /// Starts what the waiters that are left need. Each task ends or feeds the waiters it was
+    /// Starts tasks for the waiters that are left. Each task ends or feeds the waiters it was
     /// started for, so this comes to an end.
     fn start_all(self: &Arc<Self>, waiting: &mut Waiting) {
         let offsets: Vec<u64> = waiting.list.iter().map(|waiter| waiter.missing.start).collect();
@@ -457,7 +459,7 @@ impl Deflated {
     }
 }
 
-/// What `decode` returns. A panic that went on would leave the waiters waiting for ever.
+/// Turns a panic of `decode` into an error: otherwise the reads that wait would wait for ever.
 fn decoded<T>(decode: impl FnOnce() -> T) -> Result<T, seekable_deflate::Error> {
     panic::catch_unwind(AssertUnwindSafe(decode)).map_err(|_| {
         let error = io::Error::other("its decoder failed");

@@ -13,11 +13,11 @@ use crate::sync::{Condvar, Mutex, MutexGuard};
 
 type Task = Box<dyn FnOnce() + Send>;
 
-/// Threads that a pool grows to while those that it has are stuck in the source.
+/// Most threads of a pool. It grows while its threads are stuck in the source.
 const MOST_THREADS: usize = 64;
 
-/// How long the end of a pool waits for the next task to end. What is stuck in the source is left, and
-/// ends with the process.
+/// How long dropping a pool waits for the next task to end. Tasks that are stuck in the source are
+/// left; they end with the process.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Threads that run tasks in the order they come. Dropping it finishes the queue and waits for them.
@@ -34,7 +34,7 @@ pub struct Pool {
 #[derive(Debug, Default, PartialEq, Eq, Clone)]
 struct Progress {
     done: u64,
-    /// What the scheduler says of the threads: a stuck one has used no time.
+    /// schedstat of each thread: that of a stuck one does not change.
     used: Vec<String>,
 }
 
@@ -105,7 +105,7 @@ impl Pool {
         Ok(())
     }
 
-    /// Its end waits for this long for each task.
+    /// Sets how long dropping the pool waits for each task.
     pub fn with_patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
@@ -116,8 +116,8 @@ impl Pool {
     }
 
     /// Starts another thread if tasks wait, and since the last call no thread has ended a task or
-    /// used its core: they wait for a source that hangs. A decoder that is at work is let be, for more
-    /// of them would only take its core.
+    /// used its core: they wait for a source that hangs. While a decoder is at work no thread is
+    /// added: it would only take the core of that one.
     pub fn relieve(&self) {
         let queue = self.shared.queue.lock();
         let is_short = queue.tasks.len() > queue.idle && queue.threads < MOST_THREADS;
@@ -168,12 +168,12 @@ impl Spawner {
         !self.0.queue.lock().tasks.is_empty()
     }
 
-    /// Whether a task waits for a thread, and all have something else to do.
+    /// Whether a task waits for a thread, and all threads are busy.
     pub fn is_short(&self) -> bool {
         self.short_of() > 0
     }
 
-    /// How many threads more the tasks that wait would need.
+    /// How many more threads the waiting tasks would need.
     pub fn short_of(&self) -> usize {
         let queue = self.0.queue.lock();
         queue.tasks.len().saturating_sub(queue.idle)
@@ -185,7 +185,7 @@ impl Spawner {
         self.push(queue, Box::new(task));
     }
 
-    /// Queues `task` if a thread is there for it that has nothing to do.
+    /// Queues `task` if an idle thread is available for it.
     pub fn spawn_if_idle(&self, task: impl FnOnce() + Send + 'static) {
         let queue = self.0.queue.lock();
         if queue.idle > queue.tasks.len() {
@@ -222,8 +222,8 @@ impl Shared {
                 queue.idle -= 1;
             };
             drop(queue);
-            // What a panicking task held is dropped: its replies then answer EIO. The panic itself
-            // has been printed by the hook.
+            // The replies that a panicking task held are dropped, which answers EIO. The panic hook has
+            // printed the panic.
             let _ = catch_unwind(AssertUnwindSafe(task));
             queue = self.queue.lock();
             queue.done += 1;

@@ -7,7 +7,7 @@ use seekable_deflate::Span;
 use super::{Error, Reply};
 use crate::sync::Mutex;
 
-/// A read, or a wish to have bytes decoded, that waits for spans.
+/// A read, or a request to decode, that waits for spans.
 pub struct Waiter {
     /// The decoded bytes that are still missing.
     pub missing: Range<u64>,
@@ -20,10 +20,10 @@ enum Want {
         got: Vec<u8>,
         reply: Reply,
     },
-    /// Nobody waits; decoding is all.
-    Ahead,
-    /// The pass shall come to the end of `missing`, whose bytes nobody wants: to compare them with
-    /// a checksum.
+    /// Read-ahead: decoding is all, and nothing is answered.
+    ReadAhead,
+    /// The first pass goes to the end of `missing`, to compare the bytes with a checksum. The bytes
+    /// themselves are not wanted.
     Pass {
         /// Whether the spans stay cached, for a reader who is about to come.
         keep: bool,
@@ -31,12 +31,12 @@ enum Want {
     },
 }
 
-/// Buffers of replies that were collected from several spans, for the next such: page faults for
-/// fresh ones took a fifth of a first pass over noise, whose spans are small. The threads that
-/// collect are not those that answer, so it is for all.
+/// Buffers for replies that are collected from several spans. Page faults for fresh buffers took a
+/// fifth of a first pass over noise, whose spans are small. Shared by all threads, since one collects
+/// a reply and another sends it.
 static SPARES: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
 
-/// Spare buffers that are kept, each of a MiB at most, which is what the kernel asks for.
+/// How many such buffers are kept. Each has 1 MiB at most, the longest read of the kernel.
 const MOST_SPARES: usize = 4;
 
 fn take_spare() -> Vec<u8> {
@@ -72,12 +72,12 @@ impl Waiter {
         Self { missing: range, want: Want::Read { got: Vec::new(), reply } }
     }
 
-    /// A wish to have `range`, which is not empty, decoded.
-    pub fn ahead(range: Range<u64>) -> Self {
-        Self { missing: range, want: Want::Ahead }
+    /// Read-ahead of `range`, which is not empty.
+    pub fn read_ahead(range: Range<u64>) -> Self {
+        Self { missing: range, want: Want::ReadAhead }
     }
 
-    /// A wish that the pass over `range`, which is not empty, be made. Answered with no bytes.
+    /// A first pass over `range`, which is not empty. Answered with no bytes.
     pub fn pass(range: Range<u64>, keep: bool, reply: Reply) -> Self {
         Self { missing: range, want: Want::Pass { keep, reply } }
     }
@@ -108,9 +108,9 @@ impl Waiter {
                 self.want = Want::Read { got, reply };
                 Err(self)
             }
-            Want::Ahead if whole => Ok(None),
+            Want::ReadAhead if whole => Ok(None),
             Want::Pass { reply, .. } if whole => Ok(Some(Served { reply, bytes: Bytes::Passed })),
-            Want::Ahead | Want::Pass { .. } => {
+            Want::ReadAhead | Want::Pass { .. } => {
                 self.missing.start = end;
                 Err(self)
             }
@@ -122,7 +122,7 @@ impl Waiter {
             Want::Read { reply, .. } | Want::Pass { reply, .. } => {
                 Some(Served { reply, bytes: Bytes::Failed(error) })
             }
-            Want::Ahead => None,
+            Want::ReadAhead => None,
         }
     }
 }
@@ -142,7 +142,7 @@ impl Served {
     }
 }
 
-/// The waiters of one member, and what is being done for them.
+/// The waiters of one member, and the tasks that decode for them.
 #[derive(Default)]
 pub struct Waiting {
     pub list: Vec<Waiter>,
@@ -206,7 +206,7 @@ mod tests {
         let reply = || -> Reply { Box::new(|_| ()) };
         let list = vec![
             Waiter::read(1000..1100, reply()),
-            Waiter::ahead(1500..1600),
+            Waiter::read_ahead(1500..1600),
             Waiter::pass(1500..9000, false, reply()),
             Waiter::pass(9000..9100, true, reply()),
         ];

@@ -39,7 +39,7 @@
 //! - `memory` is the budget, the cache of spans, and what is used again.
 //! - `speculation` is what other threads can decode for a first pass.
 //! - `core` is what the readers of a stream share: what is known of it (`state`), the first pass
-//!   (`frontier`), every later one (`behind`), who waits for which span (`flight`), packing windows,
+//!   (`frontier`), every later one (`spans`), who waits for which span (`flight`), packing windows,
 //!   and adopting and writing saved indexes.
 //!
 //! [`inflate()`] is the decoder alone, for all of a stream at once.

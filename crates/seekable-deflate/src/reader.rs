@@ -11,9 +11,9 @@ use crate::{
 /// Decoded bytes of a DEFLATE stream, at any offset, for many threads at once.
 ///
 /// The stream is decoded once from its start as far as reads ask for, which leaves checkpoints;
-/// behind that frontier a read costs one span at most. Each span is decoded by one thread at a
-/// time, and all that wait for it share it. Readers behind the frontier never wait for one
-/// ahead of it.
+/// before that frontier a read costs one span at most. Each span is decoded by one thread at a
+/// time, and all that wait for it share it. Readers before the frontier never wait for one
+/// beyond it.
 pub struct DeflateReader<R> {
     source: R,
     /// Another, once, when a saved index that was adopted turns out to be wrong.
@@ -33,7 +33,8 @@ impl<R: ReadAt> DeflateReader<R> {
         Arc::clone(&self.core.read())
     }
 
-    /// Goes on without what the saved index of `stale` said, as the first who comes here does.
+    /// Replaces `stale`, whose saved index was wrong, by a core that begins at the start; once,
+    /// however many threads notice.
     fn drop_index(&self, stale: &Arc<Core>) {
         let mut core = self.core.write();
         if Arc::ptr_eq(&core, stale) {
@@ -83,7 +84,7 @@ impl<R: ReadAt> DeflateReader<R> {
     }
 
     /// The span that holds decoded byte `offset`, decoding it, and all before it if it lies
-    /// ahead of the frontier; `None` at and after the end of the stream.
+    /// beyond the frontier; `None` at and after the end of the stream.
     ///
     /// # Errors
     /// See [`Error`]. `StaleIndex` comes only to calls that were under way when an adopted index
@@ -97,7 +98,7 @@ impl<R: ReadAt> DeflateReader<R> {
         span
     }
 
-    /// The spans that hold two decoded bytes behind the frontier, decoded by the calling thread at
+    /// The spans that hold two decoded bytes before the frontier, decoded by the calling thread at
     /// once, which takes three fifths of the time that one after the other does.
     ///
     /// `None`, and nothing is done, where it would be no faster, as it is for all data but noise:
@@ -122,7 +123,7 @@ impl<R: ReadAt> DeflateReader<R> {
         Some(pair)
     }
 
-    /// Whether two decoded bytes lie behind the frontier in different spans that
+    /// Whether two decoded bytes lie before the frontier in different spans that
     /// [`span_pair_at`](Self::span_pair_at) is faster for than one after the other, if neither is
     /// decoded. Cheap.
     pub fn is_faster_as_pair(&self, offsets: [u64; 2]) -> bool {
@@ -158,13 +159,13 @@ impl<R: ReadAt> DeflateReader<R> {
         self.core().give_up(range);
     }
 
-    /// Works for a first pass that others make: decodes ahead of the frontier from places where a
+    /// Works for a first pass that others make: decodes beyond the frontier from places where a
     /// block may begin, and makes ready what the frontier comes to. `false` if there is nothing
     /// to do now.
     ///
     /// For threads that have nothing better to do, any number of them, in a loop. A call takes a
     /// few milliseconds. What a pass yields is the same with help and without, its checkpoints
-    /// included; what is decoded ahead takes three eighths of the memory at most. There is nothing
+    /// included; what is decoded beyond the frontier takes three eighths of the memory at most. There is nothing
     /// to do near the start and the end of a stream, in one that decodes to less than 64 MiB or to
     /// six times its size and more, nor once help turned out not to pay. After `false`, look again
     /// when another span has been read, or after a tenth of a millisecond or more.
@@ -173,22 +174,22 @@ impl<R: ReadAt> DeflateReader<R> {
         core.ahead.help(&self.source)
     }
 
-    /// Whether a call of `help` would find something to do now: cheap, for who would have to wake a
-    /// thread for it.
+    /// Whether a call of `help` would find something to do now. Cheap: to be asked before a thread
+    /// is woken for it.
     pub fn wants_help(&self) -> bool {
         self.core().ahead.wants_help()
     }
 
-    /// Drops what was decoded ahead of the frontier: for streams that nobody reads any more.
-    pub fn drop_ahead(&self) {
+    /// Drops what was decoded beyond the frontier: for streams that nobody reads any more.
+    pub fn drop_speculative(&self) {
         self.core().ahead.clear();
     }
 
     /// Goes on from a saved index: one that reaches farther than this reader takes the place of its
     /// own; windows of the others are no longer held in memory but read where they are saved.
     ///
-    /// While somebody decodes at the frontier, one that reaches farther is taken over at the end
-    /// of a span.
+    /// While a thread decodes at the frontier, an index that reaches farther waits for the end of
+    /// that span.
     ///
     /// What an index says is checked against the stream as reads come to it. One that turns out to be
     /// wrong is dropped, and the stream is decoded from its start: see
@@ -238,7 +239,7 @@ impl<R: ReadAt> DeflateReader<R> {
         self.core().lock().index().frontier()
     }
 
-    /// Whether decoded byte `offset` lies behind the damage that ends the stream.
+    /// Whether decoded byte `offset` lies at or after the damage that ends the stream.
     fn is_stopped_at(&self, offset: u64) -> bool {
         let core = self.core();
         let state = core.lock();

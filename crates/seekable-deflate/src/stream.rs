@@ -13,7 +13,7 @@ use crate::{
 pub(crate) enum Pause {
     /// The output reached its limit.
     Limit,
-    /// A block is next whose header is at or behind the place to halt at.
+    /// The next block has its header at or after the place to halt at.
     Block,
     /// A gzip member ended with this trailer, which has not been compared.
     Member(Trailer),
@@ -64,7 +64,7 @@ impl Stream {
         self.input.memory() + size_of::<Self>() + Decoder::MEMORY
     }
 
-    /// Stops from now on before each block whose header is at or behind `at`.
+    /// Stops from now on before each block whose header is at or after `at`.
     pub(crate) fn halt_at(&mut self, at: BitOffset) {
         self.decoder.halt_at(at);
     }

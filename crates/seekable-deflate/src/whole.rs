@@ -1,4 +1,4 @@
-//! A whole stream at once, for who wants all of it and keeps it.
+//! A whole stream at once, for callers that want all of it.
 //!
 //! Without what reading here and there takes: no checkpoints, no checksum, no spans.
 

@@ -29,8 +29,8 @@ struct Pass {
 }
 
 impl Core {
-    /// Decodes the span at the frontier, and hands it to those who wait for it. `None` says: look
-    /// again.
+    /// Decodes the span at the frontier and gives it to the threads that wait for it. `None` if the
+    /// stream turned out to end here without one.
     pub(crate) fn advance(
         self: &Arc<Self>,
         source: &dyn ReadAt,
@@ -67,7 +67,7 @@ impl Core {
         }
     }
 
-    /// The span from checkpoint `start`, if it was made from what was decoded ahead.
+    /// The span from checkpoint `start`, if speculative decoding has it.
     fn made_pass(
         &self,
         source: &dyn ReadAt,
@@ -96,7 +96,7 @@ impl Core {
         end: u64,
         mut sums: Sums,
     ) -> Result<Pass, Error> {
-        let window = &self.window_ahead(source, start, number, sums.member)?[..];
+        let window = &self.window_at_frontier(source, start, number, sums.member)?[..];
         let promised = self.options.decoded_len;
         let plan = Plan { number, end, spacing: self.spacing, promised };
         // The span that can reach the promised end is the one that finds out what comes there:
@@ -104,7 +104,7 @@ impl Core {
         let reach = end.saturating_add(MAX_MATCH as u64);
         let end = promised.filter(|len| reach >= *len).map_or(end, |len| len.saturating_add(1));
         let limit = self.limit(start, end);
-        // As much as behind any window, so that the first span's buffer can be used again, too.
+        // As much room as after any window, so that the buffer of the first span can be used again.
         let (buffer, _lent) = self.memory.buffer(Output::room(HISTORY, limit));
         let mut out = Output::new(buffer, window).with_crc().with_matches(HISTORY);
         let mut head = match live {
@@ -121,7 +121,7 @@ impl Core {
                             head = Head::At(at, Some(place));
                             Ok(pause)
                         }
-                        // Whether that is to be told is for the decoder to see.
+                        // The decoder finds out whether that is an error of the stream.
                         Err(_) => {
                             self.ahead.clear();
                             continue;
@@ -184,7 +184,7 @@ impl Core {
     }
 
     /// The window at checkpoint `start`, which is at the frontier.
-    fn window_ahead(
+    fn window_at_frontier(
         self: &Arc<Self>,
         source: &dyn ReadAt,
         start: &Checkpoint,
@@ -194,14 +194,14 @@ impl Core {
         if let Some(Window::Raw(window)) = &start.window {
             return Ok(Arc::clone(window));
         }
-        // It is saved, and perhaps damaged. Then it is made of spans before it; but no match may
-        // reach further back than its gzip member.
+        // The window is saved, and perhaps damaged. Then it is rebuilt from the spans before it; but
+        // no match may reach further back than the start of its gzip member.
         let window = self.window(source, number)?;
         let len = member.len().min(window.len() as u64) as usize;
         Ok(window[window.len() - len..].into())
     }
 
-    /// Lets those who decode ahead know how far the frontier is.
+    /// Notifies the speculative threads of the frontier.
     fn report(&self, pass: &Pass, began: Instant) {
         match (&pass.end, &pass.span) {
             (PassEnd::Next(next, _), Some((span, _))) => {
@@ -221,7 +221,7 @@ impl Core {
         usize::try_from(limit).unwrap_or(usize::MAX)
     }
 
-    /// The decoder of `head`, made where there is none.
+    /// The decoder of `head`, started if there is none yet.
     fn decoder<'a>(
         &self,
         source: &dyn ReadAt,
@@ -248,7 +248,8 @@ impl Core {
         let is_damaged = matches!(pass.end, PassEnd::Final(StreamVerdict::Damaged(_)));
         let span = pass.span.filter(|_| !is_damaged);
         if let Some((span, _)) = &span {
-            // Cached before it is known: nobody before the frontier decodes it in between.
+            // The span is cached before the frontier passes it, so no reader decodes it again in
+            // between.
             self.memory.insert(self.id, number, span);
         }
         let mut state = self.lock();

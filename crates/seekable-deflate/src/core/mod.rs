@@ -1,14 +1,14 @@
 //! What all readers of one stream share.
 //!
 //! One short lock covers what is known (`state`); nothing is decoded or read under it. `frontier`
-//! decodes the stream for the first time, `behind` decodes spans again.
+//! decodes the stream for the first time, `spans` decodes again what lies before the frontier.
 
 mod adopt;
-mod behind;
 mod flight;
 mod frontier;
 mod packing;
 mod save;
+mod spans;
 mod state;
 #[cfg(test)]
 mod waiting;

@@ -1,4 +1,4 @@
-//! Spans behind the frontier, decoded again when they are wanted.
+//! Spans before the frontier, decoded again when a read wants them.
 
 use std::sync::Arc;
 
@@ -12,7 +12,8 @@ use crate::{
 };
 
 impl Core {
-    /// Span `number`, which must exist: from the cache, from who decodes it now, or decoded here.
+    /// Span `number`, which must exist: from the cache, from the thread that decodes it now, or
+    /// decoded by the calling thread.
     pub(crate) fn span(
         self: &Arc<Self>,
         source: &dyn ReadAt,
@@ -82,7 +83,7 @@ impl Core {
                     // It may have arrived between the look into the cache and the lock.
                     let result = match self.memory.span(self.id, number) {
                         Some(span) => Ok(span),
-                        None => Again::start(self, source, number, window).finish(source),
+                        None => SpanDecode::start(self, source, number, window).finish(source),
                     };
                     turn.land(result.clone().map(Some));
                     return result;
@@ -146,7 +147,7 @@ impl Core {
             return None;
         }
         let [mut first, mut second] =
-            [0, 1].map(|side| Again::start(self, source, numbers[side], &windows[side]));
+            [0, 1].map(|side| SpanDecode::start(self, source, numbers[side], &windows[side]));
         first.go_on_with(&mut second, source);
         let first = first.finish(source);
         first_turn.land(first.clone().map(Some));
@@ -157,7 +158,7 @@ impl Core {
 }
 
 /// A span that is being decoded again.
-struct Again<'a> {
+struct SpanDecode<'a> {
     core: &'a Core,
     number: usize,
     known: Known,
@@ -168,7 +169,7 @@ struct Again<'a> {
     result: Result<Pause, Fault>,
 }
 
-impl<'a> Again<'a> {
+impl<'a> SpanDecode<'a> {
     fn start(core: &'a Core, source: &dyn ReadAt, number: usize, window: &[u8]) -> Self {
         let known = core.lock().index().span(number);
         let start = &known.start;
@@ -195,7 +196,7 @@ impl<'a> Again<'a> {
             return;
         }
         let both = [&mut *self, &mut *other];
-        let streams = both.map(|again| (&mut again.stream, &mut again.out, again.len));
+        let streams = both.map(|decode| (&mut decode.stream, &mut decode.out, decode.len));
         let results = stream::decode_pair(source, streams);
         let [mine, its] = results.map(|result| result.map(|()| Pause::Limit));
         (self.result, other.result) = (mine, its);
