@@ -1,10 +1,10 @@
 //! Which requests are being answered, and what becomes of those that are stuck in the source.
 //!
-//! A source may hang: a dead NFS export, an automount, a FUSE server that does not answer. Then the
-//! thread that asks it waits, for as long as it hangs. So one thread of its own looks on while there
-//! are requests: when all threads that answer have been busy with the same requests for a while, it
-//! has more of them started; and a reader that was killed gets its answer, EINTR, from here. It
-//! does not know what requests are about.
+//! A source may hang: a dead NFS export, an automount, a FUSE server that does not answer. A thread
+//! that asks it then waits as long as it hangs. So a watching thread looks at the requests every 50
+//! ms while there are any. When no thread that answers has finished a request since the last look, it
+//! has more threads started. When the reader of a request was killed, it answers EINTR. It does not
+//! know what requests are about.
 
 use std::{collections::HashMap, fs, io, os::fd::OwnedFd, sync::Arc, thread, time::Duration};
 
@@ -14,59 +14,69 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use super::direct;
 use crate::sync::{Condvar, Mutex};
 
-/// Between two looks. Nothing that is decoded takes as long, so who waits for it waits for the source.
+/// Time between two looks. No decoding step takes that long, so a thread that is busy for a whole tick
+/// waits for the source.
 const TICK: Duration = Duration::from_millis(50);
 
-/// Looks after which a request is old: a quarter of a second. From then on it is asked whether its
-/// reader still wants it.
+/// Looks after which a request is old: a quarter of a second. From then on each look checks whether
+/// the reader of the request was killed.
 const OLD: u64 = 5;
 
-/// Looks without a request after which looking ends: a second. An idle mount wakes nobody.
+/// Looks without a request after which the watching thread sleeps: a second. An idle mount wakes no
+/// thread.
 const IDLE: u64 = 20;
 
-/// Looks after which what is still stuck keeps a mount that is gone from ending no longer: 5 s.
+/// Looks after the end of the mount until requests that are still stuck are given up: 5 s.
 const GONE: u64 = 100;
 
-/// What the looking thread calls.
+/// What the watching thread calls.
 pub trait Relief: Send {
-    /// All threads that answer are stuck. Starts more of them, and says how many.
+    /// All `threads` that answer are stuck. Starts more of them, and returns how many.
     fn answer(&mut self, threads: usize) -> usize;
-    /// Lets pools grow whose threads are stuck, and things go that take too much memory. Whether any
-    /// request `is_old`: then somebody may hold a directory locked.
+    /// Lets pools grow whose threads are stuck, and frees memory if too much is used. If a request
+    /// `is_old`, its reader may hold a directory locked.
     fn serve(&mut self, is_old: bool);
-    /// The mount is gone, and some of its requests do not end.
+    /// The mount is gone, and some of its requests do not end. Ends the server without them.
     fn give_up(&mut self);
 }
 
 /// The requests of one mount that are not answered yet.
 #[derive(Debug, Default)]
 pub struct Requests {
-    state: Mutex<State>,
+    table: Mutex<Table>,
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    /// By the number that the kernel knows them by, which it does not use again.
-    open: HashMap<u64, Open>,
-    /// Threads that are at a request.
+struct Table {
+    /// By the number that the kernel gave the request. It does not use a number again.
+    open: HashMap<u64, OpenRequest>,
+    /// Threads that work on a request.
     busy: usize,
-    /// How often a thread got done with one.
+    /// How often a thread finished its work on a request.
     done: u64,
+    /// How often the watching thread has looked.
     tick: u64,
-    /// Whether the looking thread is there and sleeps until there is a request.
+    /// Whether the watching thread sleeps until there is a request.
     asleep: bool,
     over: bool,
 }
 
 #[derive(Debug)]
-struct Open {
-    /// The thread of the reader.
+struct OpenRequest {
+    /// The thread that waits for the answer.
     reader: u32,
+    /// The tick at which the request came.
     since: u64,
 }
 
-/// A request that is to be answered, by whatever thread has the ticket.
+impl Table {
+    fn is_idle(&self) -> bool {
+        self.busy == 0 && self.open.is_empty()
+    }
+}
+
+/// A request that is to be answered. Whichever thread has the ticket answers it.
 #[derive(Debug)]
 pub struct Ticket {
     requests: Arc<Requests>,
@@ -74,16 +84,16 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    /// Whether the request is still to be answered. If not, its reader was killed, and what the
-    /// kernel would have learnt (a reference to an inode, a handle) it will never give back.
+    /// Whether the request is still to be answered. If not, its reader was killed: the kernel will not
+    /// see the answer, so it will never give back a reference or a handle of that answer.
     pub fn take(self) -> bool {
-        self.requests.state.lock().open.remove(&self.unique).is_some()
+        self.requests.table.lock().open.remove(&self.unique).is_some()
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.requests.state.lock().open.remove(&self.unique);
+        self.requests.table.lock().open.remove(&self.unique);
     }
 }
 
@@ -91,34 +101,34 @@ impl Requests {
     /// Notes that `request` is to be answered.
     pub fn ticket(self: &Arc<Self>, request: &Request) -> Ticket {
         let unique = request.unique().0;
-        let mut state = self.state.lock();
-        let open = Open { reader: request.pid(), since: state.tick };
-        state.open.insert(unique, open);
+        let mut table = self.table.lock();
+        let open = OpenRequest { reader: request.pid(), since: table.tick };
+        table.open.insert(unique, open);
         Ticket { requests: self.clone(), unique }
     }
 
-    /// Runs `work`, which a thread that answers requests is at meanwhile.
+    /// Runs `work` for a request, and counts the thread as busy meanwhile.
     pub fn at_work(&self, work: impl FnOnce()) {
-        let mut state = self.state.lock();
-        state.busy += 1;
-        if state.asleep {
-            state.asleep = false;
+        let mut table = self.table.lock();
+        table.busy += 1;
+        if table.asleep {
+            table.asleep = false;
             self.changed.notify_one();
         }
-        drop(state);
+        drop(table);
         super::contain(work);
-        let mut state = self.state.lock();
-        state.busy -= 1;
-        state.done += 1;
+        let mut table = self.table.lock();
+        table.busy -= 1;
+        table.done += 1;
     }
 
-    /// The mount is over: nobody need look any more.
+    /// The mount is over: ends the watching thread.
     pub fn end(&self) {
-        self.state.lock().over = true;
+        self.table.lock().over = true;
         self.changed.notify_one();
     }
 
-    /// Starts to look, at what `threads` answer that came through `device`.
+    /// Starts the watching thread, for requests that come through `device` and that `threads` answer.
     ///
     /// # Errors
     /// When the thread cannot be started.
@@ -134,6 +144,15 @@ impl Requests {
     }
 }
 
+/// What the watching thread saw.
+struct Look {
+    busy: usize,
+    done: u64,
+    /// The old requests: number and reader.
+    old: Vec<(u64, u32)>,
+}
+
+/// The watching thread.
 struct Watch<R> {
     requests: Arc<Requests>,
     device: OwnedFd,
@@ -146,42 +165,21 @@ struct Watch<R> {
 impl<R: Relief> Watch<R> {
     fn run(&mut self) {
         let (mut idle, mut done) = (0, 0);
-        loop {
-            let mut state = self.requests.state.lock();
-            if idle >= IDLE && state.busy == 0 && state.open.is_empty() {
-                state.asleep = true;
-                while state.asleep && !state.over {
-                    state = self.requests.changed.wait(state);
-                }
-                idle = 0;
-            }
-            if state.over {
-                return;
-            }
-            state = self.requests.changed.wait_timeout(state, TICK).0;
-            state.tick += 1;
-            let now = state.tick;
-            idle = if state.busy == 0 && state.open.is_empty() { idle + 1 } else { 0 };
-            let is_stuck = state.busy >= self.threads && state.done == done;
-            done = state.done;
-            let busy = state.busy;
-            let old: Vec<_> =
-                state.open.iter().filter(|(_, open)| now - open.since >= OLD).collect();
-            let old: Vec<_> =
-                old.into_iter().map(|(unique, open)| (*unique, open.reader)).collect();
-            drop(state);
+        while let Some(look) = self.look(&mut idle) {
+            let is_stuck = look.busy >= self.threads && look.done == done;
+            done = look.done;
             if is_stuck {
                 self.threads += self.relief.answer(self.threads);
             }
             if idle == 0 {
-                self.relief.serve(!old.is_empty());
+                self.relief.serve(!look.old.is_empty());
             }
-            for (unique, reader) in old {
+            for (unique, reader) in look.old {
                 if wants_to_end(reader) {
                     self.interrupt(unique);
                 }
             }
-            if busy > 0 && is_gone(&self.device) {
+            if look.busy > 0 && is_gone(&self.device) {
                 self.gone += 1;
                 if self.gone == GONE {
                     return self.relief.give_up();
@@ -190,10 +188,34 @@ impl<R: Relief> Watch<R> {
         }
     }
 
-    /// Answers the request `unique` with EINTR, unless somebody else is about to answer it. Past
-    /// fuser, which has its reply elsewhere: what that says later the kernel does not take (ENOENT).
+    /// Waits a tick and looks at the requests; `None` when the mount is over. `idle` counts looks
+    /// without a request, and after [`IDLE`] of them the thread sleeps until there is one.
+    fn look(&self, idle: &mut u64) -> Option<Look> {
+        let Requests { table, changed } = &*self.requests;
+        let mut table = table.lock();
+        if *idle >= IDLE && table.is_idle() {
+            table.asleep = true;
+            while table.asleep && !table.over {
+                table = changed.wait(table);
+            }
+            *idle = 0;
+        }
+        if table.over {
+            return None;
+        }
+        table = changed.wait_timeout(table, TICK).0;
+        table.tick += 1;
+        *idle = if table.is_idle() { *idle + 1 } else { 0 };
+        let is_old = |open: &OpenRequest| table.tick - open.since >= OLD;
+        let old = table.open.iter().filter(|(_, open)| is_old(open));
+        let old = old.map(|(unique, open)| (*unique, open.reader)).collect();
+        Some(Look { busy: table.busy, done: table.done, old })
+    }
+
+    /// Answers the request `unique` with EINTR, unless a thread is about to answer it. fuser's reply,
+    /// which another thread has, is sent later, and the kernel refuses it (ENOENT).
     fn interrupt(&self, unique: u64) {
-        if self.requests.state.lock().open.remove(&unique).is_none() {
+        if self.requests.table.lock().open.remove(&unique).is_none() {
             return;
         }
         let interrupted = rustix::io::Errno::INTR.raw_os_error();
@@ -211,9 +233,9 @@ fn is_gone(device: &OwnedFd) -> bool {
         && device[0].revents().intersects(PollFlags::ERR | PollFlags::HUP)
 }
 
-/// Whether a signal waits for the thread `reader` by which it is to end. fuser drops the kernel's
-/// FUSE_INTERRUPT, and that tells not of which signal it is: programs that take a signal of a timer or
-/// a child are not used to EINTR from a file, and stay undisturbed.
+/// Whether a signal that ends programs waits for the thread `reader`. The kernel's FUSE_INTERRUPT,
+/// which fuser drops, does not tell which signal it is for. Programs that get signals of timers or
+/// children do not expect EINTR from a file, and must not see it.
 fn wants_to_end(reader: u32) -> bool {
     fs::read_to_string(format!("/proc/{reader}/status")).is_ok_and(|status| is_ending(&status))
 }
@@ -221,7 +243,7 @@ fn wants_to_end(reader: u32) -> bool {
 /// SIGHUP, SIGINT, SIGQUIT, SIGKILL, SIGTERM; the kernel turns each signal that kills into SIGKILL.
 const ENDING: u64 = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 8 | 1 << 14;
 
-/// The same by the text of /proc/PID/status.
+/// The same, by the text of /proc/PID/status.
 fn is_ending(status: &str) -> bool {
     let set = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name));
@@ -262,16 +284,16 @@ mod tests {
     fn a_request_is_open_until_it_is_answered_and_its_reference_is_kept_once() {
         let requests = Arc::new(Requests::default());
         let ticket = |unique| {
-            let open = Open { reader: 1, since: 0 };
-            requests.state.lock().open.insert(unique, open);
+            let open = OpenRequest { reader: 1, since: 0 };
+            requests.table.lock().open.insert(unique, open);
             Ticket { requests: requests.clone(), unique }
         };
         drop(ticket(1));
-        assert!(requests.state.lock().open.is_empty());
+        assert!(requests.table.lock().open.is_empty());
         assert!(ticket(2).take());
-        assert!(requests.state.lock().open.is_empty());
+        assert!(requests.table.lock().open.is_empty());
         let interrupted = ticket(3);
-        requests.state.lock().open.clear();
+        requests.table.lock().open.clear();
         assert!(!interrupted.take());
     }
 
@@ -279,8 +301,8 @@ mod tests {
     fn a_thread_that_got_done_is_not_stuck() {
         let requests = Requests::default();
         let counts = || {
-            let state = requests.state.lock();
-            (state.busy, state.done)
+            let table = requests.table.lock();
+            (table.busy, table.done)
         };
         requests.at_work(|| assert_eq!(counts(), (1, 0)));
         assert_eq!(counts(), (0, 1));
@@ -309,7 +331,7 @@ mod tests {
         let device = fs::File::open("/dev/null").unwrap().into();
         requests.watch(device, 1, Told(sender)).unwrap();
         let deadline = Instant::now() + Duration::from_secs(60);
-        while !requests.state.lock().asleep {
+        while !requests.table.lock().asleep {
             assert!(Instant::now() < deadline);
             thread::yield_now();
         }

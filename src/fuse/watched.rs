@@ -1,7 +1,8 @@
-//! The filesystem as the threads see it that answer the kernel, with a count of what they are at.
+//! The filesystem that sessions of fuser call: it counts the threads that work on requests, and passes
+//! each request on to [`Npzfs`].
 //!
-//! More threads than fuser starts by itself can answer one mount: each session beyond the first has a
-//! [`Watched::joined`] of its own, and all lead to one [`Npzfs`].
+//! More threads than those of one session can answer a mount: each further session has a
+//! [`Watched::joined`], and all of them lead to one [`Npzfs`].
 #![forbid(unsafe_code)]
 
 use std::{
@@ -25,7 +26,7 @@ use crate::{serve, tree::Ino};
 /// A filesystem that is answered by several sessions.
 #[derive(Debug)]
 pub struct Watched {
-    /// Until the kernel has said what it can do.
+    /// Until INIT, in which the kernel says what it supports.
     fresh: Option<Npzfs>,
     served: Arc<OnceLock<Npzfs>>,
     requests: Arc<Requests>,
@@ -46,20 +47,20 @@ impl Watched {
         Self { fresh: None, served, requests }
     }
 
-    /// Saves what is to be saved: nobody reads any more.
+    /// Saves what is to be saved, when nobody reads any more.
     pub fn end(&self) {
         if let Some(served) = self.served.get() {
             served.end();
         }
     }
 
-    /// Lets pools grow and memory go. To be called every so often while there are requests; `is_old`
-    /// says whether one of them has been waiting.
+    /// Lets pools grow whose threads are stuck, and frees memory if too much is used. To be called
+    /// every 50 ms while there are requests. `is_old` says whether a request has waited for long.
     pub fn relieve(&self, is_old: bool) {
         let Some(Npzfs { tree, cache, .. }) = self.served.get() else { return };
         tree.relieve();
-        // A request that waits for the source may hold its directory locked, and behind somebody who
-        // wants to change the directory all others would wait as well.
+        // The reader of a request that waits for the source may hold its directory locked. Dropping a
+        // name would wait for that lock, and all later users of the directory would wait in turn.
         if !is_old && tree.is_crowded() {
             cache.drop_names(tree);
         }
@@ -67,7 +68,7 @@ impl Watched {
 
     /// Runs `work`, which answers `request`: before it returns, or later with the ticket.
     fn answer(&self, request: &Request, work: impl FnOnce(&Npzfs, Ticket)) {
-        // There is no request before INIT, and INIT sets it.
+        // INIT, the first request, sets it.
         let Some(served) = self.served.get() else { return };
         let ticket = self.requests.ticket(request);
         self.requests.at_work(|| work(served, ticket));
@@ -83,7 +84,7 @@ impl Filesystem for Watched {
         Ok(())
     }
 
-    // Only the first session ends when the mount does, and not when a thread of it is missing.
+    // Does nothing: sessions end at different times, and `end` is called once all is over.
     fn destroy(&mut self) {}
 
     fn forget(&self, _req: &Request, ino: INodeNo, count: u64) {
