@@ -1,20 +1,20 @@
-//! The allocator of the process.
+//! Settings of glibc's allocator. Other allocators are left as they are.
 
-/// Blocks of this many bytes and more are pages of their own, which the system has again when they
-/// are freed: decoded spans and large replies. It is where glibc begins; but each such block that
-/// is freed raises its limit to the size of that block, up to 32 MiB. Spans then lie between what
-/// is small and stays, in an arena for each thread, and what they leave is lost: 106 to 176 MiB
-/// where random rows of hundreds of archives are read, against 78, at the same speed.
+/// Blocks of this size and larger, in bytes, are mapped by themselves, and go back to the system when
+/// they are freed: decoded spans and large replies. glibc starts with the same limit, but raises it to
+/// the size of each such block that is freed, up to 32 MiB. Later spans then lie among small blocks
+/// that stay, and their memory is lost when they are freed: the process took 106 to 176 MiB where
+/// random rows of hundreds of archives were read, and takes 78 with this limit, at the same speed.
 #[cfg(target_env = "gnu")]
 const OWN_PAGES: libc::c_int = 128 << 10;
 
-/// Arenas at most. Each takes 64 MiB of address space from its first block on, and glibc would make
-/// eight of them for each core; under a limit of address space (ulimit -v) that is what is spent
-/// first. What is large has pages of its own, and is not allocated in an arena.
+/// The most arenas. Each takes 64 MiB of address space from its first block on, and glibc would make up
+/// to eight for each core, which a limit of address space (ulimit -v) does not leave room for. Large
+/// blocks are mapped by themselves, outside of arenas.
 #[cfg(target_env = "gnu")]
 const ARENAS: libc::c_int = 3;
 
-/// Has freed spans go back to the system, and bounds the address space that small blocks take.
+/// Makes freed spans go back to the system, and bounds the address space of small blocks.
 #[cfg(target_env = "gnu")]
 pub fn give_back_spans() {
     // SAFETY: mallopt(3) takes two numbers, and no other thread has been started that allocates.
@@ -27,7 +27,7 @@ pub fn give_back_spans() {
 #[cfg(not(target_env = "gnu"))]
 pub fn give_back_spans() {}
 
-/// Gives back what is free in the middle of the heap. Takes a millisecond for some ten MiB.
+/// Gives free pages in the middle of the heap back to the system. Takes 1 ms for some ten MiB.
 #[cfg(target_env = "gnu")]
 pub fn give_back_rest() {
     // SAFETY: malloc_trim(3) takes a number, and is safe to call from any thread.

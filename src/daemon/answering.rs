@@ -1,4 +1,4 @@
-//! More threads that answer a mount which is served already, for when the first are stuck in the source.
+//! Adds threads to a mount that is being served, whose own threads are stuck in the source.
 
 use std::{
     io,
@@ -17,8 +17,9 @@ use crate::fuse::Watched;
 
 /// Starts `threads` that answer what comes through `device`.
 ///
-/// fuser has a fixed number of threads for a session, and begins each with INIT, which a kernel asks
-/// once. So this session has its INIT from a socket, and then the device in the place of that.
+/// The threads of a fuser session are fixed in number, and a session begins with INIT, which the
+/// kernel sends once. So the new session reads INIT from a socket, and then the device is put in the
+/// place of the socket.
 ///
 /// # Errors
 /// When there are no more descriptors or threads.
@@ -42,15 +43,16 @@ pub fn join(
     replace(session.as_fd().as_raw_fd(), device)?;
     let run = move || {
         if let Err(error) = session.run() {
-            log::debug!("a session that joined has ended: {error}");
+            log::debug!("an additional session has ended: {error}");
         }
     };
     thread::Builder::new().name("joined".into()).spawn(run)?;
     Ok(())
 }
 
-/// Lets go of the device, whoever has it: a thread that is stuck in the source for good keeps the
-/// descriptors of the process open after its end, and those who use the mount would wait for it.
+/// Puts /dev/null in the place of every descriptor of the device. A thread that is stuck in the source
+/// for good keeps the descriptors of the process open after its end, and all who use the mount would
+/// wait as long.
 pub fn let_go() -> io::Result<()> {
     let null = OwnedFd::from(std::fs::File::open("/dev/null")?);
     for entry in std::fs::read_dir("/proc/self/fd")? {
@@ -64,7 +66,7 @@ pub fn let_go() -> io::Result<()> {
     Ok(())
 }
 
-/// Puts another description of `by` in the place of the open descriptor `number`.
+/// Makes the open descriptor `number` a duplicate of `by`.
 fn replace(number: i32, by: impl AsFd) -> io::Result<()> {
     // SAFETY: the caller has seen the descriptor `number` open. It stays open, for dup3(2) replaces it
     // in one step, and it is not closed here: its owner goes on owning it.

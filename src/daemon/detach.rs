@@ -1,4 +1,4 @@
-//! Takes a mount away: umount2(2) where that is permitted, else fusermount3.
+//! Takes a mount away: with umount2(2) where that is permitted, else with fusermount3.
 
 use std::path::Path;
 
@@ -11,14 +11,14 @@ use super::{Error, fusermount};
 pub enum Mode {
     /// Refused while it is in use.
     Ordinary,
-    /// Out of sight at once; gone when it is no longer in use.
+    /// Out of the file tree at once, and gone when it is no longer in use.
     Lazy,
 }
 
 /// Unmounts what is mounted at `path`, which must be absolute and without symbolic links.
 ///
 /// # Errors
-/// `InUse` (without holders), or `UnmountRefused` with what was said.
+/// `InUse` (without holders), `NotMounted`, or `UnmountRefused` with the message of the kernel.
 pub fn unmount(path: &Path, mode: Mode) -> Result<(), Error> {
     let mut flags = UnmountFlags::NOFOLLOW;
     if mode == Mode::Lazy {

@@ -1,4 +1,4 @@
-//! Why a mount could not be made or taken away, in one line that says what to do.
+//! Errors of mounting and unmounting. Each is one line that also says what to do.
 
 use std::{
     fmt, io,
@@ -24,7 +24,7 @@ pub enum Error {
     MountpointNotDirectory(PathBuf),
     /// The mountpoint holds files that the mount would hide.
     MountpointNotEmpty(PathBuf),
-    /// The mountpoint could not be looked at.
+    /// The mountpoint cannot be used, for another reason.
     Mountpoint(PathBuf, io::Error),
     /// Something is mounted there already.
     MountpointBusy {
@@ -88,9 +88,9 @@ pub enum Error {
     },
     /// The log file could not be opened.
     LogFile(PathBuf, io::Error),
-    /// Nothing is mounted at the place that is to be unmounted.
+    /// Nothing is mounted at the path that is to be unmounted.
     NotMounted(PathBuf),
-    /// The place that is to be unmounted lies inside of a mount.
+    /// The path that is to be unmounted lies inside a mount.
     NotMountRoot {
         /// What was given.
         path: PathBuf,
@@ -127,7 +127,7 @@ pub enum Error {
     },
 }
 
-/// A path on one line: as it is, or escaped when it holds control characters.
+/// Shows a path on one line: its control characters, if there are any, are escaped.
 pub(super) struct Shown<'a>(pub &'a Path);
 
 impl fmt::Display for Shown<'_> {
@@ -200,7 +200,7 @@ impl fmt::Display for Error {
             ),
             Error::Inside { mountpoint, source } => write!(
                 f,
-                "the mountpoint {} lies inside the source {}, and the mount would hold itself; \
+                "the mountpoint {} lies inside the source {}, and the mount would contain itself; \
                  mount outside of it, or over the source itself",
                 Shown(mountpoint),
                 Shown(source)

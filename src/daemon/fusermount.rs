@@ -19,7 +19,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
 use super::{Error, Options, detach};
 
-/// The program of fuse3, and the one of fuse2, which speaks the same protocol.
+/// The program of fuse3, and that of fuse2, which has the same protocol.
 const PROGRAMS: [&str; 2] = ["fusermount3", "fusermount"];
 
 /// Mounts on `mountpoint` and returns the descriptor to serve it with.
@@ -31,7 +31,7 @@ pub fn mount(mountpoint: &Path, source: &OsStr, options: &Options) -> Result<Own
     let (ours, theirs) = UnixStream::pair().map_err(Error::Fusermount)?;
     let mut arguments = vec![OsString::from("-o"), option_string(source, options)];
     arguments.extend([OsString::from("--"), mountpoint.into()]);
-    // The socket goes over as standard input: no other descriptor survives the exec.
+    // The socket is passed as standard input, since every other descriptor is closed on exec.
     let output = run(&arguments, Some(theirs))?;
     if !output.status.success() {
         let said = first_line(&output);
@@ -89,7 +89,7 @@ fn run(arguments: &[OsString], socket: Option<UnixStream>) -> Result<Output, Err
         }
         match command.spawn() {
             Ok(child) => {
-                // Else the peer would never see the end of the conversation.
+                // If these copies of the socket stayed open, reading from it would never end.
                 drop((command, stdin.take()));
                 return child.wait_with_output().map_err(Error::Fusermount);
             }
@@ -100,7 +100,7 @@ fn run(arguments: &[OsString], socket: Option<UnixStream>) -> Result<Output, Err
     Err(Error::NoFusermount)
 }
 
-/// What fusermount3 complained of, without its name.
+/// The first line that fusermount3 wrote to standard error, without the name of the program.
 fn first_line(output: &Output) -> String {
     let text = String::from_utf8_lossy(&output.stderr);
     let line = text.lines().next().unwrap_or_default();

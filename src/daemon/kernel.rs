@@ -1,9 +1,9 @@
 //! Mounts as root, with the mount calls that Linux has since 5.2.
 //!
-//! A mount is first made out of sight, then asked whether it answers, and only then moved to its
-//! mountpoint: a server that fails to start leaves nothing mounted, nobody sees it before it
-//! answers, and no path is walked, which matters on an automount point, where walking would wait
-//! for the very mount that is being made.
+//! A mount is first made outside the file tree, then asked whether it answers, and only then moved to
+//! its mountpoint. So a server that fails to start leaves nothing mounted, and nobody sees a mount
+//! before it answers. And no path is walked: on an automount point that would wait for the very mount
+//! that is being made.
 
 use std::{
     ffi::OsStr,
@@ -61,7 +61,7 @@ impl Detached {
         }
     }
 
-    /// A descriptor of its root directory. While it is open, the mount is busy.
+    /// A descriptor of the root directory of the mount, which it keeps busy.
     ///
     /// # Errors
     /// What fsmount(2) says.
@@ -114,11 +114,11 @@ fn configure(
     fsconfig_create(filesystem)
 }
 
-/// The error with what the kernel wrote into the log of the filesystem context, if anything.
+/// The error for `errno`, with the message that the kernel left in the filesystem `context`, if any.
 fn refused(mountpoint: &Path, errno: Errno, context: Option<OwnedFd>) -> Error {
     let mut said = super::error::plain(&errno.into());
     let mut line = [0; 256];
-    // Each read gives one message, or ENODATA when there is none: then errno must do.
+    // Each read returns one message, or ENODATA if there is none.
     if let Some(Ok(length)) = context.map(|fd| std::fs::File::from(fd).read(&mut line)) {
         said = format!("{said} ({})", String::from_utf8_lossy(&line[..length]).trim());
     }

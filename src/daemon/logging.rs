@@ -1,4 +1,4 @@
-//! Where log lines go, and what they look like.
+//! The log: its destinations, and the form of its lines.
 
 use std::{
     fs::{File, OpenOptions},
@@ -30,7 +30,7 @@ pub enum Log {
     File(PathBuf),
 }
 
-/// Sets up logging for the whole process. `NPZFS_LOG` goes before `level`.
+/// Sets up logging for the whole process. The variable `NPZFS_LOG` overrides `level`.
 ///
 /// # Errors
 /// When the log file cannot be opened.
@@ -54,7 +54,7 @@ pub fn start(log: &Log, level: LevelFilter) -> Result<(), Error> {
         }
         Log::System => {
             let socket = UnixDatagram::unbound().and_then(|socket| {
-                // A log that is not read must not stop the server.
+                // If the log daemon stops reading, lines are lost, and the server goes on.
                 socket.set_nonblocking(true)?;
                 Ok(socket)
             });
@@ -82,7 +82,7 @@ pub fn start(log: &Log, level: LevelFilter) -> Result<(), Error> {
     let to_stderr = *log == Log::Stderr;
     std::panic::set_hook(Box::new(move |panic| {
         log::error!("bug: {panic}");
-        // Before a server in the background is ready, this is where it is seen.
+        // Until a server in the background is ready, its user sees standard error.
         if !to_stderr {
             eprintln!("npzfs: bug: {panic}");
         }
@@ -90,7 +90,7 @@ pub fn start(log: &Log, level: LevelFilter) -> Result<(), Error> {
     Ok(())
 }
 
-/// Logs each line at the level it deserves.
+/// Logs late replies of fuser as traces, and everything else as it is.
 struct Logger(env_logger::Logger);
 
 impl log::Log for Logger {
@@ -116,14 +116,14 @@ fn append(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).open(path)
 }
 
-/// Sends each write, which is one log line, as one message. The path is looked up every time: the
-/// log daemon may have been restarted.
+/// Sends each write, which is one log line, as one message. The path of the socket is looked up for
+/// each, since the log daemon may have been restarted.
 #[derive(Debug)]
 struct Syslog(UnixDatagram);
 
 impl Write for Syslog {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        // Without a log daemon there is nowhere to complain to.
+        // Without a log daemon, the line is lost: there is nowhere else to log that.
         let _ = self.0.send_to(line, SYSLOG);
         Ok(line.len())
     }
@@ -133,8 +133,8 @@ impl Write for Syslog {
     }
 }
 
-/// systemd tells the device and inode of the journal's socket in `JOURNAL_STREAM`, so that a
-/// program can see whether its standard error still is that (systemd.exec(5)).
+/// Whether standard error is the journal. systemd gives the device and inode of the journal's socket
+/// in `JOURNAL_STREAM` (systemd.exec(5)).
 #[must_use]
 pub fn stderr_is_the_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
@@ -152,8 +152,7 @@ fn severity(level: Level) -> u8 {
     }
 }
 
-/// The message without line breaks and other control characters: file names come into it, and
-/// they may hold anything.
+/// The message with control characters escaped, line breaks among them: file names may hold any.
 fn one_line(record: &Record) -> String {
     let text = record.args().to_string();
     if !text.chars().any(char::is_control) {

@@ -34,17 +34,17 @@ use crate::{
     tree::Tree,
 };
 
-/// How long a new mount may take to answer. A source on a slow network is worth waiting for.
+/// How long a new mount may take to answer. The source may lie on a slow network.
 const FIRST_ANSWER: Duration = Duration::from_secs(30);
 
-/// How long the server goes on for those who still use a mount that is out of sight.
+/// How long the server goes on for programs that still use a mount that was detached.
 pub(super) const GRACE: Duration = Duration::from_secs(5);
 
-/// How long a server may take to save its indexes once nobody uses the mount any more. Most take
-/// a fraction of a second.
+/// How long a server may take to save its indexes when nobody uses the mount any more. Most servers
+/// take a fraction of a second.
 const SAVING: Duration = Duration::from_secs(60);
 
-/// Between two looks at something that tells no news by itself.
+/// Time between two looks at whether the session has ended.
 const POLL: Duration = Duration::from_millis(5);
 
 /// A mount, and the threads that serve it. Dropping it unmounts.
@@ -52,18 +52,18 @@ const POLL: Duration = Duration::from_millis(5);
 pub struct Mount {
     path: PathBuf,
     source: PathBuf,
-    /// Set while it is in the file tree.
+    /// The device number of the filesystem, while it is in the file tree.
     device: Option<Dev>,
-    /// Set while it is served.
+    /// The tree, while it is served.
     tree: Option<Arc<Tree>>,
-    /// Set when the session has ended, to whether it was the kernel that let go of the filesystem.
-    /// If so, its device number is free, and the next mount may get it.
+    /// Set when the session has ended: to `true` if the kernel has let go of the filesystem. Its device
+    /// number is then free, and the next mount may get it.
     ended: Arc<OnceLock<bool>>,
 }
 
 impl Mount {
-    /// Mounts as `options` say, and returns when the mount answers. When it is over, however that
-    /// came, `events` gets an [`Event::Ended`].
+    /// Mounts as `options` say, and returns when the mount answers. When the mount is over, for
+    /// whatever reason, `events` gets an [`Event::Ended`].
     ///
     /// # Errors
     /// When the source or the mountpoint cannot be used, or mounting is refused. Nothing is left
@@ -71,9 +71,9 @@ impl Mount {
     pub fn start(options: &Options, events: Sender<Event>) -> Result<Self, Error> {
         let few_threads = limits::few_threads(options.settings.serve.threads)?;
         limits::raise_file_limit();
-        // First the mountpoint: a dead mount on it may cover the source.
+        // The mountpoint comes before the source, which a dead mount there may cover.
         let mountpoint = Mountpoint::find(&options.mountpoint)?;
-        // Before mounting, too: it may lie where the mount will be.
+        // These directories are opened before mounting: they may lie where the mount will be.
         let mut warnings = Vec::new();
         let mut warn = |warning| warnings.push(warning);
         let indexes =
@@ -111,13 +111,13 @@ impl Mount {
             }
             None => {
                 drop(device);
-                // It would keep fusermount3's mount busy, should that have to be undone.
+                // Its descriptor would keep the mount busy, should the mount have to be undone.
                 drop(mountpoint);
                 mount.with_fusermount(tree, name, options, events)?;
             }
         }
-        // Without it everything works, only slower after the next mount. What keeps a mount from
-        // being made is to be the one line that is said.
+        // The mount works without these directories, but slower after the next mount. They are
+        // reported last: if mounting fails, its error is the only line.
         for warning in warnings {
             log::warn!("{warning}");
         }
@@ -136,8 +136,8 @@ impl Mount {
         &self.source
     }
 
-    /// Takes the mount away: out of sight if it is in use. Then its server has a few seconds to
-    /// finish what is asked of it.
+    /// Unmounts, or detaches the mount if it is in use. The server then has some seconds to answer
+    /// what it has been asked.
     ///
     /// # Errors
     /// When unmounting is refused.
@@ -151,14 +151,14 @@ impl Mount {
             let (path, seconds) = (self.path.display(), limit.as_secs());
             match end {
                 Mode::Ordinary => {
-                    log::warn!("{path}: saving its indexes takes over {seconds} s: given up")
+                    log::warn!("{path}: saving indexes takes more than {seconds} s and is given up")
                 }
                 Mode::Lazy => log::warn!(
-                    "{path} is still used after {seconds} s; those who use it will get errors"
+                    "{path} is still used after {seconds} s; programs that use it will get errors"
                 ),
             }
             if let (Mode::Lazy, Some(tree)) = (end, self.tree.clone()) {
-                // What hangs in the source may hold what saving needs.
+                // A thread that is stuck in the source may hold a lock that saving needs.
                 let _ = place::within(GRACE, move || tree.save_indexes());
             }
             let_go_of_device();
@@ -237,7 +237,7 @@ impl Mount {
         thread::Builder::new().name("session".into()).spawn(run).map(drop)
     }
 
-    /// Moves a mount to its mountpoint when it has answered.
+    /// Waits until the mount answers, and moves it to its mountpoint.
     fn show(
         &mut self,
         detached: Detached,
@@ -251,7 +251,7 @@ impl Mount {
         Ok(())
     }
 
-    /// Mounts through fusermount3, which can only mount where all see it.
+    /// Mounts through fusermount3, which mounts before the server can answer.
     fn with_fusermount(
         &mut self,
         tree: Arc<Tree>,
@@ -275,7 +275,7 @@ impl Mount {
         Ok(())
     }
 
-    /// Waits for an answer to STATFS and GETATTR of the root, and says which device it is.
+    /// Waits for an answer to STATFS and GETATTR of the root, and returns the device number.
     fn first_answer(&self, root: Arc<OwnedFd>) -> Result<Dev, Error> {
         let ask = move || {
             rustix::fs::fstatfs(&root)?;
@@ -288,8 +288,8 @@ impl Mount {
         }
     }
 
-    /// Unmounts wherever this filesystem is mounted: it may have been moved, or bound elsewhere.
-    /// Lazily, it says, if somebody uses it.
+    /// Unmounts this filesystem everywhere: it may have been moved, or bound to other places. Returns
+    /// `Lazy` if one of its mounts was in use.
     fn take_away(&mut self) -> Result<Mode, Error> {
         let mut end = Mode::Ordinary;
         let Some(device) = self.device.take() else { return Ok(end) };
@@ -340,17 +340,17 @@ fn let_go_of_device() {
 /// Unmounts one mount of this filesystem, lazily if it is in use.
 fn take_away(mount: &MountInfo) -> Result<Mode, Error> {
     let path = &mount.mount_point;
-    // A path leads to the mount on top: that may be another one by now.
+    // The path leads to the topmost mount, which may be another one by now.
     match Place::open(path) {
         Ok(place) if place.mount().id != mount.id => {
             let said = format!("{} is mounted on top of it", place.mount().fs_type);
             return Err(Error::UnmountRefused { path: path.clone(), said });
         }
-        // What is wrong with the path, unmounting it will tell.
+        // If the path cannot be opened, the unmount below reports why.
         _ => {}
     }
     match detach::unmount(path, Mode::Ordinary) {
-        // Somebody else was faster.
+        // Another process may have unmounted it meanwhile.
         Ok(()) | Err(Error::NotMounted(_)) => Ok(Mode::Ordinary),
         Err(Error::InUse { .. }) => {
             let mut users = processes::users(mount).join(", ");

@@ -1,4 +1,4 @@
-//! Decides whether a directory can be mounted on, and clears a dead mount of ours that lies there.
+//! Decides whether a directory can be mounted on, and clears dead npzfs mounts from it.
 
 use std::{
     os::fd::{AsFd, OwnedFd},
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::mounts;
 
-/// How often a dead mount is cleared: they may lie on top of each other.
+/// How many dead mounts are cleared. They may lie on top of each other.
 const MOST_DEAD_MOUNTS: usize = 16;
 
 /// A directory that can be mounted on.
@@ -27,11 +27,11 @@ pub struct Mountpoint {
 }
 
 impl Mountpoint {
-    /// Finds the mountpoint, and clears dead mounts of ours from it.
+    /// Opens the mountpoint, and clears dead npzfs mounts from it.
     ///
     /// # Errors
-    /// When it does not exist, is not a directory, or something is mounted there that is not
-    /// ours or not dead.
+    /// When the mountpoint does not exist or is not a directory, or another mount lies there: a live
+    /// one of npzfs, or one of another type that does not let us in.
     pub fn find(path: &Path) -> Result<Self, Error> {
         for _ in 0..MOST_DEAD_MOUNTS {
             let place = Place::open(path).map_err(|cause| match Errno::from_io_error(&cause) {
@@ -45,13 +45,13 @@ impl Mountpoint {
                 Answer::Dead if mount.is_npzfs() && place.is_mount_root() => {
                     log::info!("clearing the dead mount at {}", place.path().display());
                     let path = place.path().to_path_buf();
-                    // While it is pinned, it is busy.
+                    // An open descriptor keeps the mount busy.
                     drop(place);
                     detach::unmount(&path, detach::Mode::Lazy)?;
                 }
                 Answer::Dead => return Err(Error::Dead { path: mount.mount_point, fs_type }),
                 Answer::Hung => return Err(Error::Hung { path: mount.mount_point, fs_type }),
-                // A mount of another user's may refuse even that.
+                // A FUSE mount of another user may refuse even stat(2).
                 Answer::Refused(_) if mount.is_fuse() && place.is_mount_root() => {
                     return Err(busy(&place));
                 }
@@ -71,7 +71,7 @@ impl Mountpoint {
         Err(Error::Dead { path: path.into(), fs_type })
     }
 
-    /// Its absolute path, without symbolic links.
+    /// The absolute path, without symbolic links.
     #[must_use]
     pub fn path(&self) -> &Path {
         self.place.path()
@@ -97,7 +97,7 @@ impl Mountpoint {
         if self.lies_in(source).map_err(unusable)? {
             return Err(Error::Inside { mountpoint: path, source: source.path.clone() });
         }
-        // To read an automount point is to trigger it, and to wait for the mount we are to make.
+        // Reading an automount point triggers it, and then waits for the mount that is being made.
         if self.place.is_mount_root() && self.place.mount().fs_type == "autofs" {
             return Ok(());
         }
@@ -112,8 +112,8 @@ impl Mountpoint {
         }
     }
 
-    /// Whether a directory above is the source: by device and inode, since a path says nothing
-    /// where there are bind mounts.
+    /// Whether a directory above is the source. Compares device and inode: with bind mounts, one
+    /// directory has several paths.
     fn lies_in(&self, source: &Source) -> rustix::io::Result<bool> {
         let mut here: Stat = rustix::fs::fstat(self.fd())?;
         let mut fd: Option<OwnedFd> = None;
@@ -122,8 +122,8 @@ impl Mountpoint {
             let up =
                 match rustix::fs::openat(at, "..", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
                     Ok(up) => up,
-                    // Above is a directory that this user may not search, hence no source of
-                    // theirs; nor is anything above it that could be reached this way.
+                    // This user may not search the directory above, so neither it nor anything
+                    // above it can be their source by this path.
                     Err(Errno::ACCESS) => return Ok(self.path().starts_with(&source.path)),
                     Err(errno) => return Err(errno),
                 };
@@ -139,8 +139,8 @@ impl Mountpoint {
         }
     }
 
-    /// Whether the directory is a bind mount of one inside the source, and mounts made on it
-    /// appear there as well, for both are in one peer group.
+    /// Whether the directory is a bind mount of a directory inside the source, in the same peer group:
+    /// a mount that is made on it appears inside the source as well (mount_namespaces(7)).
     fn is_shared_into(&self, source: &Source) -> bool {
         let Ok(of_source) = Place::open(&source.path) else { return false };
         let (ours, theirs) = (self.place.mount(), of_source.mount());
@@ -150,7 +150,7 @@ impl Mountpoint {
     }
 }
 
-/// The path of a place from the root of its filesystem, not of its mount.
+/// The path of `place` from the root of its filesystem, of which a mount may show a part.
 fn within_filesystem(place: &Place) -> PathBuf {
     let mount = place.mount();
     mount.root.join(place.path().strip_prefix(&mount.mount_point).unwrap_or(Path::new("")))
@@ -166,7 +166,7 @@ fn busy(place: &Place) -> Error {
 }
 
 fn is_empty(fd: &OwnedFd) -> rustix::io::Result<bool> {
-    // Through "." because the descriptor is O_PATH, which cannot be read.
+    // An O_PATH descriptor cannot be read, so "." is opened.
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let dir = rustix::fs::openat(fd.as_fd(), ".", flags, Mode::empty())?;
     for entry in Dir::read_from(dir)? {

@@ -1,4 +1,4 @@
-//! What a mount is to be.
+//! The options of a mount, as the command line gives them.
 
 use std::{ffi::OsString, path::PathBuf};
 
@@ -16,7 +16,7 @@ pub enum Access {
     Everybody,
 }
 
-/// What a mount is to be.
+/// The options of a mount.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
     /// The directory or archive to show.
@@ -31,13 +31,12 @@ pub struct Options {
     pub disk_cache: Option<(PathBuf, u64)>,
     /// Who may use it.
     pub access: Access,
-    /// Whether the kernel checks modes. It does in any case when others than the owner have access:
-    /// without it the kernel checks nothing, and a server that runs as root would hand out what
-    /// modes forbid.
+    /// Whether the kernel checks the modes of files. If others than the owner have access, it always
+    /// does: otherwise a server that runs as root would let them read what the modes forbid.
     pub default_permissions: bool,
-    /// Whether programs on it may not be run.
+    /// Whether programs on the mount cannot be run.
     pub noexec: bool,
-    /// What findmnt(8) shows as the source, if not the path of the source.
+    /// What findmnt(8) shows as the source; by default the path of the source.
     pub fs_name: Option<OsString>,
 }
 
@@ -46,7 +45,8 @@ impl Options {
         self.default_permissions || self.access != Access::Owner
     }
 
-    /// Whether the kernel lets others in. It knows no `allow_root`: fuser turns the rest away.
+    /// Whether the kernel lets other users in. It has no `allow_root`: for that, fuser refuses all users
+    /// but root.
     pub(super) fn kernel_allows_others(&self) -> bool {
         self.access != Access::Owner
     }

@@ -1,8 +1,8 @@
-//! What lies at a path, learned without asking the filesystem that lies there.
+//! What lies at a path, found out without asking the filesystem that lies there.
 //!
-//! The server of a FUSE mount may be dead or stuck, and then stat(2) fails or hangs. An `O_PATH`
-//! descriptor and what /proc tells of it need no answer from it. The filesystem is asked only by
-//! [`Place::ask`], which gives up after a while.
+//! The server of a FUSE mount may be dead or stuck, and then stat(2) fails or hangs. Opening an
+//! `O_PATH` descriptor and reading about it in /proc ask no server. Only [`Place::ask`] asks the
+//! filesystem, and gives up after 5 s.
 
 use std::{
     io,
@@ -24,9 +24,7 @@ use crate::mounts::{self, MountInfo};
 /// How long a filesystem may take to answer one simple request.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A path that exists, pinned.
-///
-/// While one is held, the mount that it lies in is busy.
+/// An open `O_PATH` descriptor of a path. It keeps the mount that the path lies in busy.
 #[derive(Debug)]
 pub struct Place {
     fd: Arc<OwnedFd>,
@@ -34,7 +32,7 @@ pub struct Place {
     mount: MountInfo,
 }
 
-/// What a filesystem did when it was asked something.
+/// How a filesystem answered a question.
 #[derive(Debug)]
 pub enum Answer<T> {
     /// It answered.
@@ -48,26 +46,26 @@ pub enum Answer<T> {
 }
 
 impl Place {
-    /// Pins `path`, following symbolic links.
+    /// Opens `path`, following symbolic links.
     ///
     /// # Errors
     /// What open(2) says: for one, `ENOTCONN` if a directory above is a dead mount.
     pub fn open(path: &Path) -> io::Result<Self> {
-        // Without O_DIRECTORY: with it, the kernel would trigger the automount that lies here, and
-        // wait for the very mount that we are about to make.
+        // Without O_DIRECTORY, which would trigger an automount that lies here: the kernel would wait
+        // for the very mount that is being made.
         let fd = rustix::fs::openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
         let canonical = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
         let mount = mounts::of(&fd)?;
         Ok(Self { fd: Arc::new(fd), path: canonical, mount })
     }
 
-    /// Its absolute path, without symbolic links.
+    /// The absolute path, without symbolic links.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The mount that it lies in.
+    /// The mount that the path lies in.
     #[must_use]
     pub fn mount(&self) -> &MountInfo {
         &self.mount
@@ -79,30 +77,30 @@ impl Place {
         &self.fd
     }
 
-    /// The descriptor, to be shared with a thread.
+    /// The descriptor, for a thread to share.
     #[must_use]
     pub fn into_fd(self) -> Arc<OwnedFd> {
         self.fd
     }
 
-    /// Whether something is mounted right here.
+    /// Whether the path is where its mount is mounted.
     #[must_use]
     pub fn is_mount_root(&self) -> bool {
         self.path == self.mount.mount_point
     }
 
-    /// What stat(2) says, from a filesystem that is alive.
+    /// stat(2) of the path, if its filesystem is alive.
     #[must_use]
     pub fn stat(&self) -> Answer<Stat> {
         self.ask(|fd| {
-            // The kernel remembers attributes of a dead FUSE mount, but nothing of statfs(2).
+            // The kernel caches attributes of a dead FUSE mount, but never the answer to statfs(2).
             rustix::fs::fstatfs(fd)?;
             rustix::fs::fstat(fd)
         })
     }
 
-    /// Asks the filesystem something about this place, on a thread that is left behind if no
-    /// answer comes in time.
+    /// Asks the filesystem about the path, on a thread of its own. If no answer comes within 5 s, the
+    /// thread is left to wait alone.
     pub fn ask<T: Send + 'static>(
         &self,
         question: impl FnOnce(&OwnedFd) -> rustix::io::Result<T> + Send + 'static,
@@ -117,11 +115,12 @@ impl Place {
     }
 }
 
-/// The error for a path that cannot be opened: if it lies under a dead mount, which one.
+/// The error for a path that cannot be opened. If the path lies under a dead mount, the error names
+/// that mount.
 #[must_use]
 pub fn unreachable(path: &Path, cause: io::Error) -> Error {
     if matches!(Errno::from_io_error(&cause), Some(Errno::NOTCONN | Errno::CONNABORTED)) {
-        // The root of the dead mount can be opened, but nothing below it.
+        // The root of a dead mount can be opened, but nothing below it.
         let above = path.ancestors().skip(1).filter(|path| !path.as_os_str().is_empty());
         if let Some(place) = above.into_iter().find_map(|above| Place::open(above).ok()) {
             let MountInfo { mount_point, fs_type, .. } = place.mount;
@@ -131,8 +130,8 @@ pub fn unreachable(path: &Path, cause: io::Error) -> Error {
     Error::Mountpoint(path.into(), cause)
 }
 
-/// What `work` returns, or `None` if it takes longer than `limit`; it goes on all the same.
-/// Where no thread can be started for it, it takes as long as it takes.
+/// What `work` returns, or `None` if it takes longer than `limit`: its thread then goes on alone. If
+/// no thread can be started, `work` runs in this one, and without a limit.
 pub fn within<T: Send + 'static, W: FnOnce() -> T + Send + 'static>(
     limit: Duration,
     work: W,
@@ -141,7 +140,7 @@ pub fn within<T: Send + 'static, W: FnOnce() -> T + Send + 'static>(
     let (task, tasks) = mpsc::channel::<W>();
     let started = thread::Builder::new().spawn(move || {
         if let Ok(work) = tasks.recv() {
-            // Nobody listens any more when the limit has passed.
+            // It fails if the limit has passed, when nobody waits for the result.
             let _ = sender.send(work());
         }
     });

@@ -5,7 +5,7 @@ use std::{
     fs,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use rustix::{
@@ -19,11 +19,11 @@ use crate::mounts::MountInfo;
 /// How many users of a mount are named.
 const MOST_NAMED: usize = 5;
 
-/// The processes that serve a filesystem. Empty as well if the kernel is too old to tell
-/// (before 6.18), or they belong to another user.
+/// The processes that serve a filesystem, as far as /proc shows them: Linux before 6.18 shows none,
+/// and those of other users are shown to root alone.
 #[must_use]
 pub fn servers(device: Dev) -> Vec<u32> {
-    // The kernel's own form of a device number, as in the names in /sys/fs/fuse/connections.
+    // The kernel's own form of a device number, which also names /sys/fs/fuse/connections/N.
     let connection = u64::from(major(device)) << 20 | u64::from(minor(device));
     all().filter(|&pid| serves(pid, connection)).collect()
 }
@@ -43,7 +43,7 @@ fn serves(pid: u32, connection: u64) -> bool {
     })
 }
 
-/// The processes that keep a mount busy, as "name (pid)".
+/// The processes that keep a mount busy, as "name (pid)"; five of them, and how many more there are.
 #[must_use]
 pub fn users(mount: &MountInfo) -> Vec<String> {
     let mapped = format!(" {:02x}:{:02x} ", major(mount.device), minor(mount.device));
@@ -78,13 +78,13 @@ pub fn users(mount: &MountInfo) -> Vec<String> {
 /// A process whose end can be waited for.
 #[derive(Debug)]
 pub struct Process {
-    /// Its number.
+    /// The process number.
     pub pid: u32,
     fd: OwnedFd,
 }
 
 impl Process {
-    /// The process with this number, if it is there.
+    /// The process with the number `pid`, if it exists.
     #[must_use]
     pub fn open(pid: u32) -> Option<Self> {
         let number = Pid::from_raw(i32::try_from(pid).ok()?)?;
@@ -92,31 +92,29 @@ impl Process {
         Some(Self { pid, fd })
     }
 
-    /// Waits for its end, and says whether it came in time.
+    /// Waits for the end of the process, and returns whether it came before `deadline`.
     #[must_use]
     pub fn ends_before(&self, deadline: Instant) -> bool {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
-            match rustix::event::poll(&mut fds, timespec(left).as_ref()) {
+            match rustix::event::poll(&mut fds, Timespec::try_from(left).ok().as_ref()) {
                 Ok(0) if left.is_zero() => return false,
                 Ok(0) | Err(rustix::io::Errno::INTR) => {}
                 Ok(_) => return true,
-                // Nothing is known of it, so it is not waited for.
+                // poll(2) failed for good, so there is nothing to wait with.
                 Err(_) => return false,
             }
         }
     }
 }
 
-fn timespec(duration: Duration) -> Option<Timespec> {
-    Timespec::try_from(duration).ok()
-}
-
+/// The numbers of all processes.
 fn all() -> impl Iterator<Item = u32> {
     entries("/proc".into()).filter_map(|name| name.to_str()?.parse().ok())
 }
 
+/// The names in a directory of /proc; none if the process has ended or belongs to another user.
 fn entries(path: String) -> impl Iterator<Item = OsString> {
     fs::read_dir(path).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.file_name()))
 }

@@ -1,4 +1,4 @@
-//! Opens what is to be shown, before a mount may cover it.
+//! Opens the directory or archive that is to be shown, before the mount may cover it.
 
 use std::{
     io,
@@ -17,9 +17,9 @@ use crate::tree;
 /// An open source.
 #[derive(Debug)]
 pub struct Source {
-    /// Its canonical path.
+    /// The canonical path.
     pub path: PathBuf,
-    /// What stat(2) says of it.
+    /// stat(2) of the source.
     pub stat: Stat,
     kind: FileType,
     fd: OwnedFd,
@@ -33,7 +33,8 @@ impl Source {
     pub fn open(path: &Path) -> Result<Self, Error> {
         let place = Place::open(path).map_err(|cause| Error::Source(path.into(), cause))?;
         let fs_type = place.mount().fs_type.clone();
-        // The kind first: opening a FIFO would wait for a writer, and a device may do anything.
+        // The kind is checked before the source is opened for reading: opening a FIFO waits for a
+        // writer, and opening a device may do anything.
         match place.stat() {
             Answer::Given(stat) => {
                 let kind = FileType::from_raw_mode(stat.st_mode);
@@ -49,7 +50,7 @@ impl Source {
         }
     }
 
-    /// Whether `stat` is of this very directory.
+    /// Whether `stat` is of the source itself.
     #[must_use]
     pub fn is(&self, stat: &Stat) -> bool {
         (self.stat.st_dev, self.stat.st_ino) == (stat.st_dev, stat.st_ino)
@@ -63,13 +64,13 @@ impl Source {
         if self.kind == FileType::Directory {
             Ok(tree::Source::directory(self.fd))
         } else {
-            // An archive may be replaced by another file: its name counts, not its descriptor.
+            // Another file may replace the archive, so the tree looks it up by its name each time.
             tree::Source::open(&self.path)
         }
     }
 }
 
-/// Opens the place for reading through its descriptor, so that it is surely what was looked at.
+/// Opens `place` for reading, through its descriptor: a path may lead elsewhere by now.
 fn readable(place: &Place) -> io::Result<OwnedFd> {
     use std::os::fd::AsRawFd;
     let path = format!("/proc/self/fd/{}", place.fd().as_raw_fd());

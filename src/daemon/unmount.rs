@@ -16,15 +16,15 @@ use super::{
 };
 use crate::mounts;
 
-/// How long a server may take to end when its mount is gone. One whose requests are stuck gives
-/// them up after [`GRACE`], and saves what it can within another.
+/// How long a server may take to end when its mount is gone. It gives up requests that are stuck
+/// after [`GRACE`], and saves what it can within another [`GRACE`].
 const SERVER_END: Duration = Duration::from_secs(2 * GRACE.as_secs() + 10);
 
-/// Unmounts the npzfs mount at `path`. An ordinary unmount returns when its server has ended, if
-/// the kernel tells who that is; a dead mount is cleared.
+/// Unmounts the npzfs mount at `path`, also if it is dead. Without `lazy`, returns when its server has
+/// ended, if the kernel shows which process that is (Linux 6.18).
 ///
 /// # Errors
-/// When nothing, or something else, is mounted there, it is in use, or unmounting is refused.
+/// When no npzfs mount lies there, the mount is in use, or unmounting is refused.
 pub fn unmount(path: &Path, lazy: bool) -> Result<(), Error> {
     let place = Place::open(path).map_err(|cause| match Errno::from_io_error(&cause) {
         Some(Errno::NOENT) => Error::NotMounted(path.into()),
@@ -41,9 +41,9 @@ pub fn unmount(path: &Path, lazy: bool) -> Result<(), Error> {
     if !mount.is_npzfs() {
         return Err(Error::NotNpzfs { path: path.into(), fs_type: mount.fs_type });
     }
-    // Not even asked if it is to go in any case: a mount that hangs takes its time.
+    // A lazy unmount does not ask the filesystem first: a mount that hangs would not answer.
     let detach = lazy || matches!(place.stat(), Answer::Dead);
-    // While it is pinned, it is busy.
+    // An open descriptor keeps the mount busy.
     drop(place);
     if detach {
         return detach::unmount(&mount.mount_point, Mode::Lazy);
@@ -55,7 +55,7 @@ pub fn unmount(path: &Path, lazy: bool) -> Result<(), Error> {
         Error::InUse { path, .. } => Error::InUse { path, holders: processes::users(&mount) },
         other => other,
     })?;
-    // Mounted in a second place, it is still served.
+    // The server goes on if the filesystem is mounted in a second place.
     let elsewhere = mounts::all().is_ok_and(|mounts| {
         mounts.iter().any(|other| other.is_npzfs() && other.device == mount.device)
     });
