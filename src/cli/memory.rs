@@ -1,22 +1,22 @@
-//! How `--memory-limit` and `--cache-size` go together.
+//! Combines `--memory-limit` and `--cache-size`.
 
-/// What the program needs beside the cache: threads and their buffers, and what is open. Bytes.
+/// Memory that the program needs beside the cache, for threads, buffers and open files. Bytes.
 const BESIDE: u64 = 40 << 20;
 
 /// The smallest limit, in bytes.
 const LEAST_LIMIT: u64 = BESIDE + (8 << 20);
 
-/// Both in bytes, if neither is given.
+/// The limit and the cache, in bytes, if neither is given.
 const DEFAULT_LIMIT: u64 = 256 << 20;
 const DEFAULT_CACHE: u64 = 64 << 20;
 
-/// The limit and the size of the cache within it.
+/// The limit of memory, and the size of the cache within it, both in bytes.
 ///
-/// Whoever asks for a large cache alone, as was enough before there was a limit, gets as much
-/// beside it as there is by default.
+/// If only a large cache is asked for, the limit grows with it: the program keeps the memory that it
+/// has beside the cache by default.
 ///
 /// # Errors
-/// A sentence for people, if there is no room for what the program needs besides.
+/// One line for the user, if the limit leaves no room for what the program needs beside the cache.
 pub fn divide(limit: Option<u64>, cache: Option<u64>) -> Result<(u64, u64), String> {
     let mib = |bytes: u64| bytes.div_ceil(1 << 20);
     match (limit, cache) {
@@ -30,8 +30,8 @@ pub fn divide(limit: Option<u64>, cache: Option<u64>) -> Result<(u64, u64), Stri
         )),
         (Some(limit), None) => Ok((limit, DEFAULT_CACHE.min(limit / 4).min(limit - BESIDE))),
         (Some(limit), Some(cache)) if cache > limit - BESIDE => Err(format!(
-            "--cache-size of {} MiB does not fit into --memory-limit: it may be {} MiB less than that \
-             at most",
+            "--cache-size of {} MiB does not fit into --memory-limit: it must be {} MiB less than \
+             that",
             mib(cache),
             mib(BESIDE)
         )),

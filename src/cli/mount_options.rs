@@ -12,10 +12,11 @@ use clap::Command;
 
 /// Options that are for mount(8) and systemd, or mean nothing for a read-only mount. `suid` and
 /// `dev` are added by mount.fuse3 unasked; the mount is nosuid and nodev all the same.
-const WITHOUT_EFFECT: &str = "ro rw defaults auto noauto user nouser users owner noowner group nogroup nofail \
-    _netdev suid nosuid dev nodev sync async dirsync atime noatime diratime nodiratime \
-    relatime norelatime strictatime nostrictatime lazytime nolazytime iversion \
-    noiversion mand nomand silent loud symfollow";
+const WITHOUT_EFFECT: &str = "\
+    ro rw defaults auto noauto user nouser users owner noowner group nogroup nofail _netdev \
+    suid nosuid dev nodev sync async dirsync atime noatime diratime nodiratime relatime \
+    norelatime strictatime nostrictatime lazytime nolazytime iversion noiversion mand nomand \
+    silent loud symfollow";
 
 /// The arguments that the text of one `-o` stands for. `parser` knows the options that `-o` may give.
 ///

@@ -3,7 +3,7 @@
 /// Reads a number of bytes: plain, or in KiB, MiB, GiB or TiB.
 ///
 /// # Errors
-/// A sentence for people.
+/// One line for the user.
 pub fn parse(text: &str) -> Result<u64, String> {
     let wrong = || format!("{text:?} is not a size: give bytes, or a number with K, M, G or T");
     let digits = text.trim_end_matches(|letter: char| !letter.is_ascii_digit());

@@ -19,7 +19,7 @@ use log::LevelFilter;
 
 use crate::daemon::{self, Event, Log, Mount, Options, ServerKind};
 
-/// How many rows are read after the first one.
+/// How many rows are read after the first.
 const OTHER_ROWS: usize = 500;
 
 /// Make a small data directory, mount it and show it
@@ -104,7 +104,7 @@ fn show(directory: &Path, once: bool) -> Result<(), Stop> {
     shown
 }
 
-/// What there is to see in the mount. Returns the path of the member that it reads.
+/// Lists the mount and reads rows of a member. Returns the path of that member.
 fn tour(options: &Options, events: &Receiver<Event>) -> Result<PathBuf, Stop> {
     let reading = |cause| Stop::Io("read the mount", cause);
     say(format_args!("Mounted on {}:\n\n", options.mountpoint.display()));
@@ -174,7 +174,7 @@ fn list(directory: &Path, depth: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// An error once a signal has come.
+/// Fails when a signal has come.
 fn go_on(events: &Receiver<Event>) -> io::Result<()> {
     match events.try_recv() {
         Err(TryRecvError::Empty | TryRecvError::Disconnected) => Ok(()),
@@ -182,7 +182,7 @@ fn go_on(events: &Receiver<Event>) -> io::Result<()> {
     }
 }
 
-/// Prints at once, also what is not a line yet. Whether anybody reads it does not matter.
+/// Prints at once, also a part of a line. The demo goes on if nobody reads it.
 fn say(text: fmt::Arguments<'_>) {
     let mut out = io::stdout();
     let _ = out.write_fmt(text).and_then(|()| out.flush());

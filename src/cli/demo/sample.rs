@@ -23,8 +23,7 @@ pub const DEFLATED: (&str, &str) = ("run2.npz", "sensor.npy");
 /// Rows that are written between two questions whether to go on.
 const BATCH: usize = 256;
 
-/// Writes the sample into `directory`. `go_on` is asked now and then, and can stop it with an
-/// error.
+/// Writes the sample into `directory`. An error of `go_on`, which is called now and then, stops it.
 ///
 /// # Errors
 /// What writing says, and what `go_on` says.
