@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn octal_escapes_are_undparsed() {
+    fn octal_escapes_are_undone() {
         let line = r"9 1 0:50 / /a\040b\011c\012d\134e - fuse.npzfs /x\043y ro";
         let line = line.replacen(" - ", " ro - ", 1);
         let entry = parsed(&line);
