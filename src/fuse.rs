@@ -178,7 +178,7 @@ fn fail(tree: &Tree, operation: &'static str, place: impl Into<Place>, error: &F
 fn advice_on(error: &serve::Error) -> &'static str {
     match error {
         serve::Error::Damaged(_) => {
-            "; what was read of it before may be wrong: restore its archive from a copy"
+            "; bytes read of it before may be wrong: restore the archive from a copy"
         }
         _ => "",
     }

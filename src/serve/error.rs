@@ -87,7 +87,7 @@ impl fmt::Display for Error {
             Self::Overwritten => f.write_str("the archive was overwritten after it was opened"),
             Self::Damaged(damage) => damage.fmt(f),
             Self::Refuted => f.write_str(
-                "what was read of the member may be wrong, for its saved index was; open it again",
+                "bytes read of the member may be wrong, because its saved index was: open the file again",
             ),
             Self::Encrypted => f.write_str("the member is encrypted"),
             Self::UnsupportedMethod(number) => {

@@ -381,7 +381,7 @@ impl ArchiveIndex {
 
     fn warn(&self, identity: &Identity, error: &saved::Error) {
         let path = self.store.path().display();
-        log::warn!("{path}/{identity}.index is made anew: {error}");
+        log::warn!("{path}/{identity}.index is rebuilt: {error}");
     }
 }
 

@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn even_strides_are_decoded_ahead_of_without_gaps_or_repeats() {
+    fn even_strides_are_predicted_without_gaps_or_repeats() {
         // From page to page, in both directions, each as one request or two.
         for stride in [5_000_000_i64, -5_000_000] {
             for requests in [1, 2] {
@@ -165,7 +165,7 @@ mod tests {
                         told.extend(prediction.strides.into_iter().map(|range| range.start));
                     }
                 }
-                // The first three strides are not known to be even, and two are ahead.
+                // The first three strides are not known to be even, and the next two are predicted.
                 assert_eq!(told.len(), 100 - 4 + 2);
                 for (number, told) in (4..).zip(told) {
                     let at = ((1 << 30) + number * stride) as u64;
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_read_in_sequence_is_left_behind_and_no_more() {
+    fn what_was_read_in_sequence_is_passed_and_no_more() {
         let mut pattern = Pattern::default();
         let start = 1 << 30;
         // The first read of all comes second.

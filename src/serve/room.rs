@@ -309,7 +309,7 @@ mod tests {
         let first = room.reserve(500).expect("there is room");
         let (other, (begun, begins)) = (room.clone(), std::sync::mpsc::channel());
         let waiting = std::thread::spawn(move || {
-            begun.send(()).expect("somebody waits");
+            begun.send(()).expect("the test waits");
             other.reserve(400).map(|reserved| reserved.bytes)
         });
         begins.recv().expect("it begins");

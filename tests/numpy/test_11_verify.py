@@ -196,5 +196,5 @@ def test_11_8_a_refuted_index_ends_open_handles(source, mount, tmp_path):
             errno_of(os.pread, file.fileno(), 4096, offset)
         assert errno_of(os.pread, file.fileno(), 4096, 0) == errno.EIO
     # Restored: what is read from its start is right, at once and of the same mount.
-    assert len(one.log_lines("made anew")) == 1, one.log()
+    assert len(one.log_lines("is rebuilt")) == 1, one.log()
     poll(lambda: errno_of(first_page, path) == errno.EIO, 60, "the damage itself is found out")

@@ -206,7 +206,7 @@ def test_9_2_a_gzipped_npy_that_was_changed_in_the_middle_is_read_right(
         assert file.read(4 * COLUMNS) == changed_in_the_middle()[read_first].tobytes()
     poll(lambda: right_or_error(one / "b.npy"), 20, "its index is dropped")
     assert state(one / "b.npy") == "ready"
-    assert len(one.log_lines("made anew")) == 1, one.log()
+    assert len(one.log_lines("is rebuilt")) == 1, one.log()
     assert len(one.log().splitlines()) == 1, one.log()
     one.stop()
     one = mount(source, "--index-dir", indexes)
@@ -243,7 +243,7 @@ def test_9_2_a_member_that_was_damaged_since_costs_its_own_index_alone(mount, so
             file.read()
     assert state(one / "a.npz/a.npy").startswith("corrupt")
     assert (np.load(one / "a.npz/b.npy") == arrays["b"]).all()
-    assert len(one.log_lines("made anew")) == 1, one.log()
+    assert len(one.log_lines("is rebuilt")) == 1, one.log()
     one.stop()
     one = mount(source, "--index-dir", indexes)
     assert state(one / "a.npz/b.npy") == "ready"
@@ -269,7 +269,7 @@ def test_9_3_a_damaged_index_is_rebuilt(mount, source, archive, indexes, where):
     for row in (ROWS - 1, *np.random.default_rng(5).integers(0, ROWS, 50)):
         assert (x[row] == noise()[row]).all()
     read_all(one / "a.npz/x.npy")
-    assert len(one.log_lines("made anew")) <= 1, one.log()
+    assert len(one.log_lines("is rebuilt")) <= 1, one.log()
     del x
     one.stop()
     one = mount(source, "--index-dir", indexes)
@@ -363,7 +363,7 @@ def test_9_3_damaged_windows_are_rebuilt(mount, source, archive, indexes):
             assert (x[row] == noise()[row]).all()
         del x
         one.stop()
-        assert len(one.log_lines("made anew")) == lines, one.log()
+        assert len(one.log_lines("is rebuilt")) == lines, one.log()
         assert len(one.log().splitlines()) == lines, one.log()
 
 
@@ -386,7 +386,7 @@ def test_9_3_an_index_that_this_mount_cannot_use_is_replaced(mount, source, arch
     one = mount(source, *small)
     read_all(one / "a.npz/x.npy")
     one.stop()
-    assert len(one.log_lines("made anew")) == 1, one.log()
+    assert len(one.log_lines("is rebuilt")) == 1, one.log()
     one = mount(source, *small)
     assert state(one / "a.npz/x.npy") == "ready"
     read_all(one / "a.npz/x.npy")

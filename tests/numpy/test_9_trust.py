@@ -179,7 +179,7 @@ def test_9_7_what_is_saved_of_a_forged_archive_is_not_used_for_another_owners(
         poll(lambda: right_or_error(path, content), 20, "what was saved is dropped")
     else:
         assert is_right(path, content)
-        assert not one.log_lines("made anew"), one.log()
+        assert not one.log_lines("is rebuilt"), one.log()
 
 
 def right_or_error(path, content):
