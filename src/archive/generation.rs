@@ -19,6 +19,15 @@ impl From<StatxTimestamp> for Timestamp {
     }
 }
 
+/// The device that a file lies on, or that a device file stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Device {
+    /// Kind of device.
+    pub major: u32,
+    /// Number among the devices of that kind.
+    pub minor: u32,
+}
+
 /// Tells one version of a file from the next.
 ///
 /// A change is noticed only if it moves a time. Since Linux 6.13 the kernel gives a file whose times
@@ -29,7 +38,7 @@ impl From<StatxTimestamp> for Timestamp {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Generation {
     /// Device the file lies on.
-    pub dev: u64,
+    pub dev: Device,
     /// Inode number there.
     pub ino: u64,
     /// Size in bytes.
@@ -56,7 +65,10 @@ impl Generation {
     pub fn from_stat(stat: &rustix::fs::Stat) -> Self {
         let time = |seconds, nanoseconds| Timestamp { seconds, nanoseconds };
         Self {
-            dev: stat.st_dev as u64,
+            dev: Device {
+                major: rustix::fs::major(stat.st_dev as u64),
+                minor: rustix::fs::minor(stat.st_dev as u64),
+            },
             ino: stat.st_ino as u64,
             size: stat.st_size as u64,
             mtime: time(stat.st_mtime as i64, stat.st_mtime_nsec as u32),
@@ -77,7 +89,9 @@ mod tests {
         io::Write::write_all(&mut file, b"12345").unwrap();
         let generation = Generation::of(&file).unwrap();
         let metadata = file.metadata().unwrap();
-        assert_eq!((generation.dev, generation.ino), (metadata.dev(), metadata.ino()));
+        let Device { major, minor } = generation.dev;
+        let number = rustix::fs::makedev(major, minor);
+        assert_eq!((number, generation.ino), (metadata.dev(), metadata.ino()));
         assert_eq!(generation.size, 5);
         let time =
             |seconds, nanoseconds: i64| Timestamp { seconds, nanoseconds: nanoseconds as u32 };

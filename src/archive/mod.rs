@@ -27,7 +27,7 @@ pub use container::{Container, MAX_DICTIONARY};
 pub use dir::{Dir, DirId, Entry};
 pub use error::Error;
 pub use format::{Format, NPY_GZ, NPZ};
-pub use generation::{Generation, Timestamp};
+pub use generation::{Device, Generation, Timestamp};
 pub use identity::Identity;
 pub use member::{Member, MemberId, Method};
 pub use source::{SameFile, SourceFile};

@@ -5,7 +5,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{FileAttr, FileType, INodeNo};
 
-use crate::tree::{Attr, Ino, Kind, Timestamp};
+use crate::{
+    archive::Device,
+    tree::{Attr, Ino, Kind, Timestamp},
+};
 
 /// fuser's form of the attributes of `ino`.
 pub(super) fn file_attr(ino: Ino, attr: &Attr) -> FileAttr {
@@ -30,7 +33,7 @@ pub(super) fn file_attr(ino: Ino, attr: &Attr) -> FileAttr {
 }
 
 /// The numbers of a device as the kernel encodes them (new_decode_dev).
-pub(super) fn kernel_rdev((major, minor): (u32, u32)) -> u32 {
+pub(super) fn kernel_rdev(Device { major, minor }: Device) -> u32 {
     (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12)
 }
 

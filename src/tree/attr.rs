@@ -2,7 +2,7 @@
 
 use rustix::fs::{FileType, Statx, StatxFlags};
 
-use crate::archive::{Generation, Timestamp};
+use crate::archive::{Device, Generation, Timestamp};
 
 /// The kinds of files there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -52,8 +52,8 @@ pub struct Attr {
     pub uid: u32,
     /// Group.
     pub gid: u32,
-    /// Device number of a device node: major, minor.
-    pub rdev: (u32, u32),
+    /// The device that a device file stands for.
+    pub rdev: Device,
     /// Size that reads should have, in bytes.
     pub block_size: u32,
 }
@@ -76,7 +76,7 @@ const FEW: usize = 128;
 /// Identifies a file of the source; a file that gets the same inode number later has another id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct FileId {
-    pub dev: (u32, u32),
+    pub dev: Device,
     pub ino: u64,
     /// Zero where the filesystem keeps no birth time.
     pub btime: Timestamp,
@@ -92,10 +92,14 @@ impl Stat {
         kind.unwrap_or(Kind::File)
     }
 
+    fn device(&self) -> Device {
+        Device { major: self.0.stx_dev_major, minor: self.0.stx_dev_minor }
+    }
+
     pub fn id(&self) -> FileId {
         let known = self.0.stx_mask & StatxFlags::BTIME.bits() != 0;
         FileId {
-            dev: (self.0.stx_dev_major, self.0.stx_dev_minor),
+            dev: self.device(),
             ino: self.0.stx_ino,
             btime: if known { self.0.stx_btime.into() } else { Timestamp::default() },
         }
@@ -112,7 +116,7 @@ impl Stat {
 
     pub fn generation(&self) -> Generation {
         Generation {
-            dev: rustix::fs::makedev(self.0.stx_dev_major, self.0.stx_dev_minor),
+            dev: self.device(),
             ino: self.0.stx_ino,
             size: self.0.stx_size,
             mtime: self.0.stx_mtime.into(),
@@ -132,7 +136,7 @@ impl Stat {
             mode: self.0.stx_mode & NOT_WRITABLE,
             uid: self.0.stx_uid,
             gid: self.0.stx_gid,
-            rdev: (self.0.stx_rdev_major, self.0.stx_rdev_minor),
+            rdev: Device { major: self.0.stx_rdev_major, minor: self.0.stx_rdev_minor },
             block_size: self.0.stx_blksize,
         }
     }
@@ -145,7 +149,7 @@ impl Stat {
             size: 0,
             blocks: 0,
             mode: read | read >> 2,
-            rdev: (0, 0),
+            rdev: Device { major: 0, minor: 0 },
             block_size: if entries <= FEW { SMALL_BLOCK_SIZE } else { BLOCK_SIZE },
             ..self.attr()
         }
@@ -158,7 +162,7 @@ impl Stat {
             size,
             blocks: encoded_size.div_ceil(512),
             mode: self.0.stx_mode & 0o444,
-            rdev: (0, 0),
+            rdev: Device { major: 0, minor: 0 },
             block_size: BLOCK_SIZE,
             ..self.attr()
         }

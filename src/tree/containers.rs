@@ -20,7 +20,7 @@ use rustix::fs::{AtFlags, StatxFlags};
 
 use super::attr::Stat;
 use crate::{
-    archive::{self, Container, Format, Generation, SourceFile},
+    archive::{self, Container, Device, Format, Generation, SourceFile},
     serve::{OpenContainer, Server},
     sync::Mutex,
 };
@@ -43,7 +43,7 @@ pub(super) type Found = Result<Arc<OpenContainer>, Arc<archive::Error>>;
 
 /// A file by its device, its inode number, and the suffix of the format that its name says: one
 /// file may have several names.
-type FileKey = (u64, u64, &'static str);
+type FileKey = (Device, u64, &'static str);
 
 /// What is known of files.
 type Remembered<T> = Mutex<LruCache<FileKey, Known<T>>>;
@@ -172,7 +172,7 @@ impl Containers {
     }
 
     /// Whether anything is known of the file with these numbers, in whatever generation.
-    pub fn remembers(&self, dev: u64, ino: u64, format: &Format) -> bool {
+    pub fn remembers(&self, dev: Device, ino: u64, format: &Format) -> bool {
         let key = (dev, ino, format.suffix());
         self.open.lock().contains(&key) || self.plain.lock().contains(&key)
     }

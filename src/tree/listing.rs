@@ -24,10 +24,10 @@ use super::{
     containers::Found,
     node::{Node, Version},
     resolve::{enter_entry, stat_of},
-    source::{At, NAMES_AT_ONCE, SourceName},
+    source::{NAMES_AT_ONCE, SourceDir, SourceName},
 };
 use crate::{
-    archive::{Container, DirId, Entry, Format},
+    archive::{Container, Device, DirId, Entry, Format},
     sync::Mutex,
 };
 
@@ -80,8 +80,7 @@ impl Tree {
             Node::Source(node) if node.kind == Kind::Directory => {
                 let path = node.path();
                 let mut at = self.source.open_directory(&path)?;
-                let (major, minor) = node.id.dev;
-                let device = rustix::fs::makedev(major, minor);
+                let device = node.id.dev;
                 let listing = self.listing(ino, &at, device, cookie)?;
                 // A listing does not wait for large archives to be opened.
                 at.waits = false;
@@ -146,8 +145,8 @@ impl Tree {
 
     fn show_source(
         &self,
-        at: &At<'_>,
-        device: u64,
+        at: &SourceDir<'_>,
+        device: Device,
         listing: &Arc<Listing>,
         cookie: u64,
         look_up: bool,
@@ -175,8 +174,8 @@ impl Tree {
     /// is what the file turned out to be, if that is known. Else it is found out, if `open`.
     fn listed<'a>(
         &self,
-        at: &At<'_>,
-        device: u64,
+        at: &SourceDir<'_>,
+        device: Device,
         name: &'a Name,
         opened: Option<(Found, Stat)>,
         look_up: bool,
@@ -243,7 +242,7 @@ impl Tree {
     /// When there is no memory to find out.
     fn is_container(
         &self,
-        at: &At<'_>,
+        at: &SourceDir<'_>,
         name: &OsStr,
         format: &'static Format,
     ) -> Result<bool, FsError> {
@@ -259,8 +258,8 @@ impl Tree {
     fn listing(
         &self,
         ino: Ino,
-        at: &At<'_>,
-        device: u64,
+        at: &SourceDir<'_>,
+        device: Device,
         cookie: u64,
     ) -> Result<Arc<Listing>, FsError> {
         let known = self.listings.get(ino);
@@ -275,7 +274,7 @@ impl Tree {
         }
     }
 
-    fn list_source(&self, at: &At<'_>, device: u64) -> Result<Vec<Name>, FsError> {
+    fn list_source(&self, at: &SourceDir<'_>, device: Device) -> Result<Vec<Name>, FsError> {
         let mut reserved = Vec::new();
         let mut names = at.list(|| {
             reserved.push(self.server.reserve_memory(NAMES_AT_ONCE as u64 * NAME_MEMORY)?);
@@ -327,7 +326,7 @@ impl Tree {
 
     /// Opens the files on whose content it depends which names are shown, unless it is known. What
     /// they are is remembered.
-    fn open_what_decides(&self, at: &At<'_>, device: u64, names: &[SourceName]) {
+    fn open_what_decides(&self, at: &SourceDir<'_>, device: Device, names: &[SourceName]) {
         let beside = self.settings.layout == Layout::Beside;
         let unknown = |(name, ino, kind): &SourceName| {
             let format = Format::of(name).filter(|format| beside || !format.is_directory())?;

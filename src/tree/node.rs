@@ -133,10 +133,11 @@ mod tests {
     use std::hash::{BuildHasher, RandomState};
 
     use super::*;
+    use crate::archive::Device;
 
     #[test]
     fn two_who_open_a_file_at_once_share_what_the_first_opened() {
-        let id = FileId { dev: (0, 1), ino: 2, btime: Timestamp::default() };
+        let id = FileId { dev: Device { major: 0, minor: 1 }, ino: 2, btime: Timestamp::default() };
         let node = SourceNode::new(Path::new("f").into(), id, Kind::File);
         let open = || tempfile::tempfile().unwrap();
         let (first, second) = (node.share(open()), node.share(open()));
@@ -150,7 +151,11 @@ mod tests {
         let hasher = RandomState::new();
         let key = |path| VersionKey {
             path: Path::new(path).into(),
-            id: FileId { dev: (0, 1), ino: 2, btime: Timestamp { seconds: 3, nanoseconds: 4 } },
+            id: FileId {
+                dev: Device { major: 0, minor: 1 },
+                ino: 2,
+                btime: Timestamp { seconds: 3, nanoseconds: 4 },
+            },
             size: 5,
             mtime: Timestamp { seconds: 6, nanoseconds: 7 },
             fingerprint: 8,

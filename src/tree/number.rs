@@ -76,10 +76,14 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::archive::NPY_GZ;
+    use crate::archive::{Device, NPY_GZ};
 
     fn file(ino: u64) -> FileId {
-        FileId { dev: (8, 1), ino, btime: Timestamp { seconds: -5, nanoseconds: 7 } }
+        FileId {
+            dev: Device { major: 8, minor: 1 },
+            ino,
+            btime: Timestamp { seconds: -5, nanoseconds: 7 },
+        }
     }
 
     fn first(numbers: impl Iterator<Item = Ino>) -> Ino {
@@ -135,7 +139,8 @@ mod tests {
             fingerprint: 8,
         };
         let number = |key: &VersionKey| first(of_archive(key));
-        let same = VersionKey { id: FileId { dev: (9, 9), ..key().id }, ..key() };
+        let same =
+            VersionKey { id: FileId { dev: Device { major: 9, minor: 9 }, ..key().id }, ..key() };
         assert_eq!(number(&same), number(&key()));
         let others = [
             VersionKey { path: Path::new("b.npz").into(), ..key() },

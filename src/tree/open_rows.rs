@@ -20,10 +20,10 @@ use super::{
     attr::Stat,
     containers::{Containers, Found},
     listing::Listing,
-    source::{At, open_regular},
+    source::{SourceDir, open_regular},
 };
 use crate::{
-    archive::Format,
+    archive::{Device, Format},
     serve::Server,
     sync::{Condvar, Mutex},
 };
@@ -66,8 +66,8 @@ impl Tree {
     /// Opens those of these rows that may be archives, and of whose files nothing is known.
     pub(super) fn open_unknown_rows(
         &self,
-        at: &At<'_>,
-        device: u64,
+        at: &SourceDir<'_>,
+        device: Device,
         listing: &Listing,
         rows: Range<usize>,
     ) -> FoundRows {
@@ -81,7 +81,7 @@ impl Tree {
     }
 
     /// Opens files in `at`.
-    pub(super) fn open_rows(&self, at: &At<'_>, rows: Vec<Row>) -> FoundRows {
+    pub(super) fn open_rows(&self, at: &SourceDir<'_>, rows: Vec<Row>) -> FoundRows {
         let directory = if rows.is_empty() { None } else { at.try_clone() };
         let Some(directory) = directory else { return Vec::new().into_iter().peekable() };
         let cores = thread::available_parallelism().map_or(1, usize::from);

@@ -11,7 +11,7 @@ use super::{
     listing::Name,
     node::{Key, Node, SourceNode, Version, VersionKey},
     number,
-    source::{self, At},
+    source::{self, SourceDir},
 };
 use crate::{
     archive::{Container, DirId, Entry, Format, MemberId, NPZ, SourceFile},
@@ -65,14 +65,18 @@ impl Tree {
     }
 
     /// What `name` in a directory of the source stands for.
-    pub(super) fn lookup_at(&self, at: &At<'_>, name: &OsStr) -> Result<(Ino, Attr), FsError> {
+    pub(super) fn lookup_at(
+        &self,
+        at: &SourceDir<'_>,
+        name: &OsStr,
+    ) -> Result<(Ino, Attr), FsError> {
         Ok(self.enter(self.resolve(at, name)?))
     }
 
     /// The inode of a listed file that turned out to be an archive, or not to be one.
     pub(super) fn enter_found(
         &self,
-        at: &At<'_>,
+        at: &SourceDir<'_>,
         name: &Name,
         found: Found,
         stat: Stat,
@@ -118,7 +122,7 @@ impl Tree {
         })
     }
 
-    fn resolve(&self, at: &At<'_>, name: &OsStr) -> Result<Resolved, FsError> {
+    fn resolve(&self, at: &SourceDir<'_>, name: &OsStr) -> Result<Resolved, FsError> {
         let stat = match at.stat(name) {
             Ok(stat) => stat,
             Err(error) => {
@@ -153,7 +157,7 @@ impl Tree {
     }
 
     /// What `name` stands for where the source has no such name.
-    fn resolve_derived(&self, at: &At<'_>, name: &OsStr) -> Result<Resolved, FsError> {
+    fn resolve_derived(&self, at: &SourceDir<'_>, name: &OsStr) -> Result<Resolved, FsError> {
         let beside = beside::archive_of(name)
             .filter(|_| self.settings.layout == Layout::Beside)
             .map(|(archive, format)| (format, archive.to_owned()));
@@ -176,7 +180,7 @@ impl Tree {
     /// When there is no memory to find out, or it would take long and `at` does not wait.
     pub(super) fn container_at(
         &self,
-        at: &At<'_>,
+        at: &SourceDir<'_>,
         name: &OsStr,
         format: &Format,
         stat: Stat,
@@ -306,7 +310,7 @@ pub(super) fn split(path: &Path) -> (&Path, &OsStr) {
 }
 
 /// stat of the regular file `name`.
-fn file_at(at: &At<'_>, name: &OsStr) -> Result<Stat, FsError> {
+fn file_at(at: &SourceDir<'_>, name: &OsStr) -> Result<Stat, FsError> {
     let stat = match at.stat(name) {
         // The name that was asked for is shorter than this one, and is not there.
         Err(error) if error.kind() == io::ErrorKind::InvalidFilename => {

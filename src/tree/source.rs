@@ -177,14 +177,14 @@ impl Source {
     }
 
     /// The directory `path`, for a question about one name in it.
-    pub(super) fn at<'a>(&'a self, path: &'a Path) -> At<'a> {
-        At { source: self, path, open: None, waits: true }
+    pub(super) fn at<'a>(&'a self, path: &'a Path) -> SourceDir<'a> {
+        SourceDir { source: self, path, open: None, waits: true }
     }
 
     /// The directory `path`, opened once for questions about many names in it.
-    pub(super) fn open_directory<'a>(&'a self, path: &'a Path) -> io::Result<At<'a>> {
+    pub(super) fn open_directory<'a>(&'a self, path: &'a Path) -> io::Result<SourceDir<'a>> {
         let open = self.open_at(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW)?;
-        Ok(At { source: self, path, open: Some(open), waits: true })
+        Ok(SourceDir { source: self, path, open: Some(open), waits: true })
     }
 
     /// What statvfs(2) says of the filesystem the source lies on.
@@ -198,7 +198,7 @@ pub(super) type SourceName = (OsString, u64, Option<Kind>);
 
 /// A directory of the source. Asking an open one for a name walks no path.
 #[derive(Debug)]
-pub(super) struct At<'a> {
+pub(super) struct SourceDir<'a> {
     source: &'a Source,
     /// Relative to the source.
     pub path: &'a Path,
@@ -207,7 +207,7 @@ pub(super) struct At<'a> {
     pub waits: bool,
 }
 
-impl At<'_> {
+impl SourceDir<'_> {
     /// stat of `name`, not followed.
     pub fn stat(&self, name: &OsStr) -> io::Result<Stat> {
         stat_of(self.open_at(name, OFlags::PATH | OFlags::NOFOLLOW)?)

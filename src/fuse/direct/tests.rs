@@ -8,7 +8,7 @@ use rustix::net::{
 };
 
 use super::*;
-use crate::tree::Timestamp;
+use crate::archive::{Device, Timestamp};
 
 const INIT: u32 = 26;
 const READDIR: u32 = 28;
@@ -40,7 +40,7 @@ impl Lister {
                 mode: 0o754,
                 uid: 8,
                 gid: 9,
-                rdev: (300, 70_000),
+                rdev: Device { major: 300, minor: 70_000 },
                 block_size: 4096,
             };
             let entry = Listed {
