@@ -45,6 +45,8 @@
 //! [`inflate()`] is the decoder alone, for all of a stream at once.
 // Allowed in `inflate::fast` alone.
 #![deny(unsafe_code)]
+#![deny(unreachable_pub)]
+#![warn(clippy::must_use_candidate)]
 
 mod core;
 mod crc;
