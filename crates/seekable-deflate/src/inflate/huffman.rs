@@ -148,70 +148,112 @@ fn build(
     lengths: &[u8],
     incomplete: Incomplete,
 ) -> Result<(), InvalidSet> {
-    let mut counts = [0usize; MAX_LENGTH + 1];
-    for &length in lengths {
-        counts[length as usize] += 1;
-    }
-    counts[0] = 0;
-
-    // How many codes of the present length are still free.
-    let mut free = 1;
-    let mut longest = 0;
-    let mut first = [0; MAX_LENGTH + 2];
-    for length in 1..=MAX_LENGTH {
-        free = (free << 1) - counts[length] as i32;
-        if free < 0 {
-            return Err(InvalidSet);
-        }
-        if counts[length] > 0 {
-            longest = length;
-        }
-        first[length + 1] = first[length] + counts[length];
-    }
-
-    let mut sorted = [0u16; 288];
-    for (symbol, &length) in lengths.iter().enumerate().filter(|(_, length)| **length > 0) {
-        sorted[first[length as usize]] = symbol as u16;
-        first[length as usize] += 1;
-    }
-    let mut sorted = sorted[..first[MAX_LENGTH + 1]].iter().map(|&symbol| symbols[symbol as usize]);
-
+    let counts = Counts::of(lengths);
+    let free = counts.free()?;
+    let (sorted, count) = counts.sort(lengths);
+    let mut sorted = sorted[..count].iter().map(|&symbol| symbols[symbol as usize]);
     if free > 0 {
-        let (even, odd) = match (incomplete, longest) {
-            (Incomplete::Never, 0) => (symbols[0] + entry_bits(1), symbols[0] + entry_bits(1)),
-            (Incomplete::OneBit(unused), 0) => (unused, unused),
+        let pair = match (incomplete, counts.longest()) {
+            (Incomplete::Never, 0) => [symbols[0] + entry_bits(1); 2],
+            (Incomplete::OneBit(unused), 0) => [unused, unused],
             (Incomplete::OneBit(unused), 1) => {
-                (sorted.next().map_or(unused, |symbol| symbol + entry_bits(1)), unused)
+                [sorted.next().map_or(unused, |symbol| symbol + entry_bits(1)), unused]
             }
             _ => return Err(InvalidSet),
         };
-        for pair in table[..1 << index_bits].chunks_exact_mut(2) {
-            pair.copy_from_slice(&[even, odd]);
-        }
+        table[..1 << index_bits].as_chunks_mut().0.fill(pair);
         return Ok(());
     }
+    let code = fill_main(table, index_bits, &counts, &mut sorted);
+    fill_subtables(table, index_bits, &counts, &mut sorted, code);
+    Ok(())
+}
 
-    // Codes are counted up with their bits reversed: the first bit of a code is the lowest of
-    // the stream. `code` is always the lowest free one.
+/// The number of codes of each length.
+struct Counts([usize; MAX_LENGTH + 1]);
+
+impl Counts {
+    fn of(lengths: &[u8]) -> Self {
+        let mut counts = [0; MAX_LENGTH + 1];
+        for &length in lengths {
+            counts[length as usize] += 1;
+        }
+        counts[0] = 0;
+        Self(counts)
+    }
+
+    /// How many codes of the longest possible length are still free.
+    fn free(&self) -> Result<i32, InvalidSet> {
+        let mut free = 1;
+        for count in &self.0[1..] {
+            free = (free << 1) - *count as i32;
+            if free < 0 {
+                return Err(InvalidSet);
+            }
+        }
+        Ok(free)
+    }
+
+    /// The length of the longest code.
+    fn longest(&self) -> usize {
+        self.0.iter().rposition(|count| *count > 0).unwrap_or(0)
+    }
+
+    /// The symbols that have a code, in the order of their codes, and their number.
+    fn sort(&self, lengths: &[u8]) -> ([u16; 288], usize) {
+        let mut next = [0; MAX_LENGTH + 2];
+        for length in 1..=MAX_LENGTH {
+            next[length + 1] = next[length] + self.0[length];
+        }
+        let mut sorted = [0; 288];
+        for (symbol, &length) in lengths.iter().enumerate().filter(|(_, length)| **length > 0) {
+            sorted[next[length as usize]] = symbol as u16;
+            next[length as usize] += 1;
+        }
+        (sorted, next[MAX_LENGTH + 1])
+    }
+}
+
+/// Fills the main table with the codes of up to `index_bits` bits. `sorted` has the symbols that
+/// follow. Returns the first longer code.
+///
+/// Codes are counted up with their bits reversed: the first bit of a code is the lowest of the
+/// stream.
+fn fill_main(
+    table: &mut [u32],
+    index_bits: u32,
+    counts: &Counts,
+    sorted: &mut impl Iterator<Item = u32>,
+) -> usize {
     let mut code = 0;
     for length in 1..=index_bits {
         // Two copies of the table for shorter codes are the table for codes up to this length.
         let half = 1 << (length - 1);
         table.copy_within(..half, half);
-        for symbol in sorted.by_ref().take(counts[length as usize]) {
+        for symbol in sorted.by_ref().take(counts.0[length as usize]) {
             table[code] = symbol + entry_bits(length);
             code = next_code(code, length);
         }
     }
+    code
+}
 
+/// Fills a subtable for each prefix of `index_bits` bits that longer codes share, from `code` on.
+fn fill_subtables(
+    table: &mut [u32],
+    index_bits: u32,
+    counts: &Counts,
+    sorted: &mut impl Iterator<Item = u32>,
+    mut code: usize,
+) {
     let mut prefix = usize::MAX;
     let mut subtable = 0..1 << index_bits;
-    for length in index_bits + 1..=longest as u32 {
-        let mut left = counts[length as usize];
+    for length in index_bits + 1..=counts.longest() as u32 {
+        let mut left = counts.0[length as usize];
         for symbol in sorted.by_ref().take(left) {
             if prefix != code & ((1 << index_bits) - 1) {
                 prefix = code & ((1 << index_bits) - 1);
-                let bits = subtable_bits(&counts, index_bits, length, left);
+                let bits = subtable_bits(&counts.0, index_bits, length, left);
                 subtable = subtable.end..subtable.end + (1 << bits);
                 table[prefix] =
                     EXCEPTIONAL | POINTER | (subtable.start as u32) << 16 | bits << 8 | index_bits;
@@ -225,7 +267,6 @@ fn build(
             left -= 1;
         }
     }
-    Ok(())
 }
 
 /// A code of `length` bits, as both its own length and what it adds to the bits consumed.
