@@ -50,11 +50,12 @@ def main():
         write("deflate", f"far-{name}", b"\2" + deflate(far))
         write("deflate", f"far-{name}-fixed", b"\2" + deflate(far, strategy=zlib.Z_FIXED))
 
-    # The first bytes of `deflate_read_at`: spacing, memory, and bits for gzip, for a known length, for
-    # bytes that are yet to be deflated, and at which level; then the order of the reads.
+    # The first bytes of `deflate_read_at`: spacing, memory, and bits for gzip, for a known length,
+    # for bytes that are yet to be deflated, and at which level; then the order of the reads.
     for number, (name, plain) in enumerate(kinds().items()):
         gzip_and_known = number % 4
-        write("deflate_read_at", name, bytes([number, number + 1, gzip_and_known, 0]) + deflate(plain))
+        head = bytes([number, number + 1, gzip_and_known, 0])
+        write("deflate_read_at", name, head + deflate(plain))
         encode = 4 | 6 << 3 | gzip_and_known
         write("deflate_read_at", f"{name}-plain", bytes([3, 3, encode, 1]) + plain[:3000])
         far = bytes(40_000) + plain

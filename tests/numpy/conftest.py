@@ -9,7 +9,7 @@ from mounting import Mount
 
 @pytest.fixture(autouse=True)
 def _alone(request, tmp_path_factory):
-    """Where tests run in several processes (pytest-xdist), no other runs beside one marked `alone`."""
+    """Runs no other test beside one marked `alone`, where several processes run tests."""
     # The directory that all these processes have their own in.
     directory = tmp_path_factory.getbasetemp().parent
     with open(directory / "alone", "w") as lock:

@@ -64,7 +64,7 @@ def mounted(path):
 def poll(condition, seconds, what):
     """Waits until `condition()` is true, and returns what it returned.
 
-    It fails after ten times `seconds`: that is what a busy machine may need for what takes that long.
+    It fails after ten times `seconds`, for a busy machine may need that long.
     """
     deadline = time.monotonic() + 10 * seconds
     while True:
