@@ -74,7 +74,12 @@ def answer(content, names, opcode, node, body):
         # Reads are asynchronous, as in every server. With a stack of two, npzfs can pass no file of
         # this filesystem through: the kernel would wait then, and not npzfs.
         flags, flags2, stack = ASYNC_READ | INIT_EXT, PASSTHROUGH, 2
-        sizes = (131072, flags, 12, 9, 131072, 1, 0, 0, flags2, stack)
+        # Readers beyond the number of background requests wait for a free one. One that is killed
+        # there reads a page in the foreground before it gives up (filemap_create_folio,
+        # mm/filemap.c). No signal ends that read once this process has seen it, and a server that
+        # is killed would stay.
+        background, congested = 1024, 1024
+        sizes = (131072, flags, background, congested, 131072, 1, 0, 0, flags2, stack)
         return struct.pack("<4I2H2I2H2I24x", 7, 40, *sizes)
     if opcode == OPERATIONS["lookup"]:
         name = os.fsdecode(body.rstrip(b"\0"))
