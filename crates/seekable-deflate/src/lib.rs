@@ -1,8 +1,9 @@
 //! Random access into a DEFLATE stream (RFC 1951), bare or in gzip framing (RFC 1952).
 //!
-//! A stream is decoded once from its start, as far as reads ask for. That leaves checkpoints,
-//! from which a later read decodes one span at most. Readers are shared between threads; decoded
-//! spans and checkpoints of all readers of one [`Memory`] stay within its byte budget.
+//! A stream is decoded once from its start, as far as reads ask for. This first pass leaves
+//! checkpoints, and a later read decodes one span at most from such a checkpoint. Threads can share
+//! a reader. The decoded spans and checkpoints of all readers of one [`Memory`] stay within its
+//! byte budget.
 //!
 //! ```
 //! use std::io::Write;
@@ -25,25 +26,25 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! What it knows of a stream can be written and gone on from by a later reader
-//! ([`DeflateReader::write_index`], [`SavedIndex`]). It knows nothing of zip, starts no threads,
-//! and writes no files.
+//! A reader can write an index of what it has decoded, and a later reader can continue from that
+//! index ([`DeflateReader::write_index`], [`SavedIndex`]). This crate knows nothing of zip, starts
+//! no threads, and writes no files.
 //!
 //! # How it is built
 //!
-//! Each room uses those before it in this list, never those after it:
+//! Each part uses the parts before it in this list, never those after it:
 //!
 //! - `inflate` is the decoder, which can stop after any symbol. `stream` adds gzip framing.
-//! - `saved` is the format of a saved index, `windows` what is held before each checkpoint, and
-//!   `index` the checkpoints.
-//! - `memory` is the budget, the cache of spans, and what is used again.
-//! - `speculation` is what other threads can decode for a first pass.
-//! - `core` is what the readers of a stream share: what is known of it (`state`), the first pass
-//!   (`frontier`), every later one (`spans`), who waits for which span (`flight`), packing windows,
-//!   and adopting and writing saved indexes.
+//! - `saved` is the format of a saved index, `windows` are the decoded bytes before each
+//!   checkpoint, and `index` holds the checkpoints.
+//! - `memory` is the budget, the cache of spans, and the buffers that are used again.
+//! - `speculation` lets other threads decode parts of a first pass.
+//! - `core` is what all readers of a stream share: the state of the stream (`state`), the first
+//!   pass (`frontier`), decoding of known spans (`spans`), waiting for a span that another thread
+//!   decodes (`flight`), packing of windows, and adopting and writing saved indexes.
 //!
-//! [`inflate()`] is the decoder alone, for all of a stream at once.
-// Allowed in `inflate::fast` alone.
+//! [`inflate()`] decodes a whole stream at once, without a reader.
+// Unsafe code is allowed only in `inflate::fast`.
 #![deny(unsafe_code)]
 #![deny(unreachable_pub)]
 #![warn(clippy::must_use_candidate)]
@@ -81,6 +82,6 @@ pub use spacing::spacing_for;
 pub use span::Span;
 pub use whole::inflate;
 
-/// Decoded distance aimed at between checkpoints where the ratio is not known, in bytes; and the
-/// most that [`spacing_for`] says.
+/// Decoded bytes aimed at between two checkpoints if the ratio of the stream is not known. Also the
+/// largest distance that [`spacing_for`] returns.
 pub const DEFAULT_SPACING: u64 = 1 << 20;

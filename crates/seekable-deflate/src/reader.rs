@@ -10,21 +10,21 @@ use crate::{
 
 /// Decoded bytes of a DEFLATE stream, at any offset, for many threads at once.
 ///
-/// The stream is decoded once from its start as far as reads ask for, which leaves checkpoints;
-/// before that frontier a read costs one span at most. Each span is decoded by one thread at a
-/// time, and all that wait for it share it. Readers before the frontier never wait for one
-/// beyond it.
+/// The stream is decoded once from its start, as far as reads ask for. This pass leaves
+/// checkpoints: before its frontier, a read of a byte costs one span at most. One thread at a time
+/// decodes a span, and all threads that wait for the span share the result. A read before the
+/// frontier never waits for a read beyond it.
 pub struct DeflateReader<R> {
     source: R,
-    /// Another, once, when a saved index that was adopted turns out to be wrong.
+    /// Replaced once, if an adopted saved index turns out to be wrong.
     core: RwLock<Arc<Core>>,
 }
 
-/// What `DeflateReader::span_at` returns.
+/// The result of `DeflateReader::span_at`.
 type Found = Result<Option<Span>, Error>;
 
 impl<R: ReadAt> DeflateReader<R> {
-    /// A reader of the encoded bytes `encoded` of `source`. Nothing is read yet.
+    /// A reader of the encoded bytes `encoded` of `source`. This call reads nothing yet.
     pub fn new(source: R, encoded: Range<u64>, options: Options, memory: Arc<Memory>) -> Self {
         Self { source, core: RwLock::new(Core::new(encoded, options, memory)) }
     }
@@ -33,8 +33,8 @@ impl<R: ReadAt> DeflateReader<R> {
         Arc::clone(&self.core.read())
     }
 
-    /// Replaces `stale`, whose saved index was wrong, by a core that begins at the start; once,
-    /// however many threads notice.
+    /// Replaces `stale`, whose saved index was wrong, by a core that begins at the start of the
+    /// stream. Happens once, even if several threads notice the wrong index.
     fn drop_index(&self, stale: &Arc<Core>) {
         let mut core = self.core.write();
         if Arc::ptr_eq(&core, stale) {
@@ -44,14 +44,15 @@ impl<R: ReadAt> DeflateReader<R> {
         }
     }
 
-    /// Fills `buf` with decoded bytes from `offset`; fewer only at the end of the stream, or
-    /// where damage [`stopped`](StreamVerdict::Stopped) it: then the next read fails.
+    /// Fills `buf` with decoded bytes from `offset`. Returns fewer bytes only at the end of the
+    /// stream, or before damage that [`stopped`](StreamVerdict::Stopped) it; the next read after
+    /// such damage fails.
     ///
     /// # Errors
     /// See [`Error`]. Bytes before damage stay readable.
     pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize, Error> {
         let mut filled = 0;
-        // What was decoded along with the span before it.
+        // The next span, if it was decoded together with the one before it.
         let mut along = None;
         while filled < buf.len() {
             let Some(at) = offset.checked_add(filled as u64) else { break };
@@ -66,12 +67,13 @@ impl<R: ReadAt> DeflateReader<R> {
             let span = match span {
                 Ok(Some(span)) => span,
                 Ok(None) => break,
-                // Once: then there is none.
+                // This happens once at most: the new core does not rely on a saved index.
                 Err(Error::StaleIndex) => {
                     (filled, along) = (0, None);
                     continue;
                 }
-                // Any other error is not of the stream's end: a short read would hide it.
+                // Only damage that ends the stream may cut a read short: a short read would hide
+                // any other error.
                 Err(_) if filled > 0 && self.is_stopped_at(at) => break,
                 Err(error) => return Err(error),
             };
@@ -83,12 +85,12 @@ impl<R: ReadAt> DeflateReader<R> {
         Ok(filled)
     }
 
-    /// The span that holds decoded byte `offset`, decoding it, and all before it if it lies
-    /// beyond the frontier; `None` at and after the end of the stream.
+    /// The span that holds decoded byte `offset`. Decodes the span if necessary, and everything
+    /// before it that lies beyond the frontier. `None` at and after the end of the stream.
     ///
     /// # Errors
-    /// See [`Error`]. `StaleIndex` comes only to calls that were under way when an adopted index
-    /// turned out to be wrong: ask again then, which decodes from the start.
+    /// See [`Error`]. `StaleIndex` is returned only to calls that were running when an adopted
+    /// index turned out to be wrong. Call again: the stream is then decoded from its start.
     pub fn span_at(&self, offset: u64) -> Result<Option<Span>, Error> {
         let core = self.core();
         let span = core.span_at(&self.source, offset);
@@ -98,12 +100,12 @@ impl<R: ReadAt> DeflateReader<R> {
         span
     }
 
-    /// The spans that hold two decoded bytes before the frontier, decoded by the calling thread at
-    /// once, which takes three fifths of the time that one after the other does.
+    /// The spans that hold two decoded bytes before the frontier. The calling thread decodes both
+    /// at once, which takes three fifths of the time of decoding them one after the other.
     ///
-    /// `None`, and nothing is done, where it would be no faster, as it is for all data but noise:
-    /// see [`is_faster_as_pair`](Self::is_faster_as_pair). Or where one of them is cached, or being
-    /// decoded, or cannot be decoded without those before it.
+    /// `None`, and nothing is decoded, if this would be no faster, which is so for all data but
+    /// noise: see [`is_faster_as_pair`](Self::is_faster_as_pair). Also `None` if one of the spans
+    /// is cached, is being decoded, or cannot be decoded without the spans before it.
     ///
     /// # Errors
     /// As for [`span_at`](Self::span_at).
@@ -124,14 +126,14 @@ impl<R: ReadAt> DeflateReader<R> {
     }
 
     /// Whether two decoded bytes lie before the frontier in different spans that
-    /// [`span_pair_at`](Self::span_pair_at) is faster for than one after the other, if neither is
-    /// decoded. Cheap.
+    /// [`span_pair_at`](Self::span_pair_at) decodes faster than two single calls would. Does not
+    /// check whether a span is decoded already. Cheap.
     pub fn is_faster_as_pair(&self, offsets: [u64; 2]) -> bool {
         self.core().pair(offsets).is_some()
     }
 
-    /// The span that holds decoded byte `offset`; and the next, if `len` bytes from there reach into
-    /// it and it was decoded along.
+    /// The span that holds decoded byte `offset`. Also the next span, if `len` bytes from `offset`
+    /// reach into it and both spans were decoded as a pair.
     fn spans_at(&self, offset: u64, len: u64) -> (Found, Option<Found>) {
         let core = self.core();
         let next = core.span_range(offset).map(|span| span.end).filter(|end| end - offset < len);
@@ -141,81 +143,82 @@ impl<R: ReadAt> DeflateReader<R> {
         }
     }
 
-    /// The decoded bytes of the span that holds byte `offset`, if that has been decoded once:
-    /// `None` from the frontier on.
+    /// The range of decoded bytes of the span that holds byte `offset`. `None` if the byte lies at
+    /// or after the frontier.
     pub fn span_range(&self, offset: u64) -> Option<Range<u64>> {
         self.core().span_range(offset)
     }
 
-    /// The span that holds decoded byte `offset`, if it is decoded already. Never blocks on
-    /// decoding.
+    /// The span that holds decoded byte `offset`, if it is cached. Never waits for decoding.
     pub fn cached_span_at(&self, offset: u64) -> Option<Span> {
         self.core().cached_span_at(offset)
     }
 
-    /// Drops the decoded spans that lie wholly within `range`, before others that are cached: for
-    /// bytes that nobody is likely to ask for soon. A read of them decodes them again.
+    /// Drops the cached spans that lie wholly within `range`, and keeps other cached spans. For
+    /// bytes that are not likely to be read again soon; a later read decodes them again.
     pub fn give_up(&self, range: Range<u64>) {
         self.core().give_up(range);
     }
 
-    /// Works for a first pass that others make: decodes beyond the frontier from places where a
-    /// block may begin, and makes ready what the frontier comes to. `false` if there is nothing
-    /// to do now.
+    /// Helps the first pass of another thread: decodes beyond the frontier from places where a
+    /// block may begin, and prepares the spans that the frontier reaches next. Returns `false` if
+    /// there is nothing to do now.
     ///
-    /// For threads that have nothing better to do, any number of them, in a loop. A call takes a
-    /// few milliseconds. What a pass yields is the same with help and without, its checkpoints
-    /// included; what is decoded beyond the frontier takes three eighths of the memory at most. There is nothing
-    /// to do near the start and the end of a stream, in one that decodes to less than 64 MiB or to
-    /// six times its size and more, nor once help turned out not to pay. After `false`, look again
-    /// when another span has been read, or after a tenth of a millisecond or more.
+    /// For any number of idle threads, to be called in a loop. A call takes a few milliseconds.
+    /// Help changes neither the decoded bytes nor the checkpoints of a pass. The bytes decoded
+    /// beyond the frontier take three eighths of the memory budget at most. There is nothing to do
+    /// near the start and the end of a stream, in a stream that decodes to less than 64 MiB or to
+    /// at least six times its encoded size, and after help has turned out not to make the pass
+    /// faster. After `false`, call again when another span has been read, or after a tenth of a
+    /// millisecond or more.
     pub fn help(&self) -> bool {
         let core = self.core();
         core.ahead.help(&self.source)
     }
 
-    /// Whether a call of `help` would find something to do now. Cheap: to be asked before a thread
-    /// is woken for it.
+    /// Whether a call of `help` would find something to do now. Cheap: ask this before you wake a
+    /// thread for `help`.
     pub fn wants_help(&self) -> bool {
         self.core().ahead.wants_help()
     }
 
-    /// Drops what was decoded beyond the frontier: for streams that nobody reads any more.
+    /// Drops the bytes that were decoded beyond the frontier. For streams that are no longer read.
     pub fn drop_speculative(&self) {
         self.core().ahead.clear();
     }
 
-    /// Goes on from a saved index: one that reaches farther than this reader takes the place of its
-    /// own; windows of the others are no longer held in memory but read where they are saved.
+    /// Continues from a saved index. If the index reaches farther than this reader, it replaces the
+    /// reader's own. In any case, windows that the saved index has are no longer held in memory,
+    /// but read from where they are saved.
     ///
-    /// While a thread decodes at the frontier, an index that reaches farther waits for the end of
-    /// that span.
+    /// An index that reaches farther takes effect only after a thread that decodes at the frontier
+    /// has finished its span.
     ///
-    /// What an index says is checked against the stream as reads come to it. One that turns out to be
-    /// wrong is dropped, and the stream is decoded from its start: see
+    /// Reads check the content of the index against the stream. An index that turns out to be wrong
+    /// is dropped, and the stream is decoded from its start: see
     /// [`has_dropped_index`](Self::has_dropped_index).
     ///
     /// # Errors
-    /// See [`IndexError`]; then nothing has changed.
+    /// See [`IndexError`]. After an error the reader is unchanged.
     pub fn adopt_index(&self, saved: SavedIndex) -> Result<(), IndexError> {
         self.core().adopt(&saved)
     }
 
-    /// Whether a saved index that was adopted turned out to be wrong. Another that reaches farther
-    /// than this reader is not adopted any more.
+    /// Whether an adopted saved index turned out to be wrong. After that, the reader adopts no
+    /// other index that reaches farther than the reader.
     pub fn has_dropped_index(&self) -> bool {
         self.core().lock().trust() == Trust::Refuted
     }
 
-    /// Whether windows of the saved index that was adopted turned out to be damaged, and the index
-    /// has not been written since: then that has good ones.
+    /// Whether windows of the adopted index turned out to be damaged, and the index has not been
+    /// written since. Writing an index replaces or leaves out damaged windows.
     pub fn has_damaged_windows(&self) -> bool {
         self.core().lock().has_damaged_windows()
     }
 
-    /// Writes the index of what is decoded so far, for [`SavedIndex::new`]; windows that are not
-    /// packed yet are packed. `false`, and nothing is written, if it would be of no use: for a
-    /// single span, and for a stream with damage.
+    /// Writes the index of everything decoded so far, for [`SavedIndex::new`]. Packs all windows
+    /// that are not packed yet. Returns `false` and writes nothing if the index would be useless:
+    /// for a stream of a single span, and for a damaged stream.
     ///
     /// # Errors
     /// [`Error::Source`] and [`Error::Sink`].
@@ -223,30 +226,30 @@ impl<R: ReadAt> DeflateReader<R> {
         self.core().write_index(&self.source, out)
     }
 
-    /// Packs one window that is not packed yet, which takes a fraction of a millisecond; `false`
-    /// if there is none, or the source fails. For threads that have nothing better to do.
+    /// Packs one window that is not packed yet, which takes a fraction of a millisecond. Returns
+    /// `false` if there is no such window or the source fails. For idle threads.
     pub fn pack(&self) -> bool {
         self.core().pack(&self.source).unwrap_or(false)
     }
 
-    /// What is known of the stream as a whole by now.
+    /// The verdict so far on the stream as a whole.
     pub fn verdict(&self) -> StreamVerdict {
         self.core().lock().verdict().clone()
     }
 
-    /// How far the stream has been decoded once, in decoded bytes.
+    /// Decoded offset up to which the stream has been decoded once.
     pub fn frontier(&self) -> u64 {
         self.core().lock().index().frontier()
     }
 
-    /// Whether decoded byte `offset` lies at or after the damage that ends the stream.
+    /// Whether decoded byte `offset` lies at or after damage that ends the stream.
     fn is_stopped_at(&self, offset: u64) -> bool {
         let core = self.core();
         let state = core.lock();
         state.verdict().stopped().is_some() && offset >= state.index().frontier()
     }
 
-    /// Bytes that the checkpoints and their windows take.
+    /// Bytes of memory that the checkpoints and their windows take.
     pub fn index_bytes(&self) -> u64 {
         self.core().lock().index().bytes()
     }

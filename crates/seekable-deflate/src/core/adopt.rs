@@ -1,4 +1,4 @@
-//! Going on from a saved index.
+//! Adopts a saved index, so that decoding continues from it.
 
 use std::sync::Arc;
 
@@ -19,8 +19,8 @@ impl Core {
         Ok(())
     }
 
-    /// Lets an index that was adopted take effect, unless a thread decodes at the frontier that it
-    /// moves: then the end of that does.
+    /// Lets an adopted index take effect, unless it moves the frontier while a thread decodes
+    /// there. In that case this function is called again when that thread has finished.
     pub(crate) fn take_over_adopted(self: &Arc<Self>) {
         let mut state = self.lock();
         let Some(moves) = state.take_over() else { return };
@@ -32,7 +32,7 @@ impl Core {
         self.memory.set_index(self.id, self, bytes);
     }
 
-    /// Compares a saved index with what is known of the stream.
+    /// Converts a saved index, after comparing it with what is known of the stream.
     fn adopted(&self, saved: &SavedIndex) -> Result<Adopted, IndexError> {
         let header = saved.header();
         let (mine, theirs) = (&self.options, &header.options);

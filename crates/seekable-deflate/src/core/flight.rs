@@ -1,4 +1,4 @@
-//! A span that one thread decodes and others wait for: at the frontier and before it.
+//! A span that one thread decodes while others wait for it, at or before the frontier.
 
 use std::sync::Arc;
 
@@ -8,14 +8,15 @@ use crate::{
     sync::{Condvar, Mutex},
 };
 
-/// A span on its way. Whoever waits gets it from here, so that it need not stay in any cache.
+/// A span that is being decoded. Waiting threads get the span from here, so it need not stay in a
+/// cache.
 pub(crate) struct Flight {
     landing: Mutex<Option<Landing>>,
     landed: Condvar,
 }
 
-/// How a flight ends. `None` says that it brought nothing, and that whoever waited looks again: the
-/// thread that worked on it panicked, or found the end of the stream.
+/// The result of a flight. `None` means that there is no span, and that waiting threads must look
+/// again: the thread with the turn panicked, gave its turn back, or found the end of the stream.
 pub(crate) type Landing = Result<Option<Span>, Error>;
 
 impl Flight {
@@ -23,7 +24,7 @@ impl Flight {
         Self { landing: Mutex::new(None), landed: Condvar::new() }
     }
 
-    /// Waits for the end.
+    /// Waits for the result.
     pub(crate) fn wait(&self) -> Landing {
         let mut landing = self.landing.lock();
         loop {
@@ -34,14 +35,14 @@ impl Flight {
         }
     }
 
-    /// Ends it, unless it has ended.
+    /// Ends the flight with this result, unless it has one already.
     fn land(&self, landing: Landing) {
         self.landing.lock().get_or_insert(landing);
         self.landed.notify_all();
     }
 }
 
-/// The right to decode a span. However it ends, nobody is left waiting.
+/// The right to decode a span. When it is dropped, no thread is left waiting.
 pub(crate) struct Turn<'a> {
     core: &'a Arc<Core>,
     number: usize,
@@ -49,8 +50,8 @@ pub(crate) struct Turn<'a> {
 }
 
 impl<'a> Turn<'a> {
-    /// Takes the right to decode span `number`; `Err` has the flight to wait for if another thread
-    /// has it. `state` is that of `core`.
+    /// Takes the right to decode span `number`. If another thread has it, `Err` has the flight to
+    /// wait for. `state` is the state of `core`.
     pub(crate) fn take(
         core: &'a Arc<Core>,
         state: &mut State,
@@ -60,7 +61,7 @@ impl<'a> Turn<'a> {
         Ok(Self { core, number, flight })
     }
 
-    /// Gives all who wait the result.
+    /// Gives the result to all threads that wait.
     pub(crate) fn land(self, result: Landing) {
         self.flight.land(result);
     }
@@ -69,7 +70,7 @@ impl<'a> Turn<'a> {
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let is_awaited = self.core.lock().end_flight(self.number);
-        // Only after a panic is there no result yet.
+        // There is a result already, unless the thread panicked or gave its turn back.
         self.flight.land(Ok(None));
         if is_awaited {
             self.core.take_over_adopted();

@@ -1,4 +1,4 @@
-//! The first pass over a stream: checkpoints, checksums, and everything that is judged once.
+//! The first pass over a stream: it makes the checkpoints and checksums, and gives the verdict.
 
 use std::{sync::Arc, time::Instant};
 
@@ -18,11 +18,11 @@ use crate::{
     windows::{Reach, Window},
 };
 
-/// What the frontier found between a checkpoint and the next.
+/// What decoding found between a checkpoint and the next.
 struct Pass {
-    /// The bytes, if there are any, and their CRC-32.
+    /// The decoded bytes, if there are any, and their CRC-32.
     span: Option<(Span, u32)>,
-    /// What of the window before it is needed, if that is known.
+    /// The bytes of the window before the span that the span refers to, if they are known.
     reach: Option<Reach>,
     sums: Sums,
     end: PassEnd,
@@ -30,7 +30,7 @@ struct Pass {
 
 impl Core {
     /// Decodes the span at the frontier and gives it to the threads that wait for it. `None` if the
-    /// stream turned out to end here without one.
+    /// stream turned out to end at the frontier, so that there is no span.
     pub(crate) fn advance(
         self: &Arc<Self>,
         source: &dyn ReadAt,
@@ -55,8 +55,8 @@ impl Core {
         result
     }
 
-    /// A pass whose verdict may be due to what a saved index said is not one on the stream: not even
-    /// the bytes before a fault are known to be right.
+    /// Turns a verdict of damage into `StaleIndex` if a wrong saved index may be its reason. Then
+    /// not even the bytes before a fault are known to be right.
     fn unless_stale(&self, pass: Result<Pass, Error>) -> Result<Pass, Error> {
         match pass {
             Ok(Pass {
@@ -67,7 +67,7 @@ impl Core {
         }
     }
 
-    /// The span from checkpoint `start`, if speculative decoding has it.
+    /// The span from checkpoint `start`, if it was decoded speculatively.
     fn made_pass(
         &self,
         source: &dyn ReadAt,
@@ -85,8 +85,9 @@ impl Core {
         Some(Pass { span, reach: made.reach, sums, end: PassEnd::Next(made.next, None) })
     }
 
-    /// Decodes the span from checkpoint `start` to the first boundary of symbols from decoded
-    /// offset `end` on. Fails only with what is not remembered.
+    /// Decodes the span from checkpoint `start` to the first boundary of symbols at or after
+    /// decoded offset `end`. Fails only with errors that are not remembered: damage is a verdict in
+    /// the `Pass`.
     fn pass(
         self: &Arc<Self>,
         source: &dyn ReadAt,
@@ -99,12 +100,13 @@ impl Core {
         let window = &self.window_at_frontier(source, start, number, sums.member)?[..];
         let promised = self.options.decoded_len;
         let plan = Plan { number, end, spacing: self.spacing, promised };
-        // The span that can reach the promised end is the one that finds out what comes there:
-        // the final block's end, or one byte more, which is enough to know that it is too long.
+        // If this span can reach the promised length, it decodes up to there: to the end of the
+        // final block, or to one byte more, which is enough to know that the stream is too long.
         let reach = end.saturating_add(MAX_MATCH as u64);
         let end = promised.filter(|len| reach >= *len).map_or(end, |len| len.saturating_add(1));
         let limit = self.limit(start, end);
-        // As much room as after any window, so that the buffer of the first span can be used again.
+        // The buffer always has room for a full window, so that the buffer of the first span can be
+        // used again.
         let (buffer, _lent) = self.memory.buffer(Output::room(HISTORY, limit));
         let mut out = Output::new(buffer, window).with_crc().with_matches(HISTORY);
         let mut head = match live {
@@ -121,7 +123,8 @@ impl Core {
                             head = Head::At(at, Some(place));
                             Ok(pause)
                         }
-                        // The decoder finds out whether that is an error of the stream.
+                        // The source has changed or fails. The decoder decodes the same bytes and
+                        // judges them.
                         Err(_) => {
                             self.ahead.clear();
                             continue;
@@ -153,7 +156,8 @@ impl Core {
                 Ok(Pause::Limit) => {
                     let verdict = match promised.filter(|len| decoded > *len) {
                         None => break head.end_of_pass(&out, decoded),
-                        // What follows in a gzip file is another's: a second array, say.
+                        // In a gzip file, the bytes after the promised length belong to something
+                        // else, such as a second array.
                         Some(_) if self.options.format == Format::Gzip => StreamVerdict::Ended,
                         Some(expected) => {
                             StreamVerdict::Damaged(Error::Length { expected, found: decoded })
@@ -194,14 +198,14 @@ impl Core {
         if let Some(Window::Raw(window)) = &start.window {
             return Ok(Arc::clone(window));
         }
-        // The window is saved, and perhaps damaged. Then it is rebuilt from the spans before it; but
-        // no match may reach further back than the start of its gzip member.
+        // The window is saved, and may be damaged. Then it is rebuilt from the spans before it, and
+        // may be too long: no match may reach further back than the start of its gzip member.
         let window = self.window(source, number)?;
         let len = member.len().min(window.len() as u64) as usize;
         Ok(window[window.len() - len..].into())
     }
 
-    /// Notifies the speculative threads of the frontier.
+    /// Reports the new position of the frontier to speculative decoding, or ends it.
     fn report(&self, pass: &Pass, began: Instant) {
         match (&pass.end, &pass.span) {
             (PassEnd::Next(next, _), Some((span, _))) => {
@@ -213,15 +217,15 @@ impl Core {
         }
     }
 
-    /// How many bytes to decode from `start` for `end`, as far as so few encoded bytes can
-    /// yield them.
+    /// How many bytes to decode from `start` to reach decoded offset `end`. Not more than the
+    /// encoded bytes that are left can yield, so that the buffer of a short stream stays small.
     fn limit(&self, start: &Checkpoint, end: u64) -> usize {
         let encoded = self.encoded.end - self.encoded.start - start.encoded.0 / 8;
         let limit = (end - start.decoded).min(encoded.saturating_mul(MAX_RATIO).saturating_add(1));
         usize::try_from(limit).unwrap_or(usize::MAX)
     }
 
-    /// The decoder of `head`, started if there is none yet.
+    /// The decoder of `head`. Starts one if there is none yet.
     fn decoder<'a>(
         &self,
         source: &dyn ReadAt,
@@ -243,7 +247,8 @@ impl Core {
         }
     }
 
-    /// Makes known what a pass over span `number` found; returns the span, if there is one.
+    /// Records the result of the pass over span `number` and caches the span. Returns the span, if
+    /// there is one.
     fn publish(self: &Arc<Self>, number: usize, pass: Pass) -> Option<Span> {
         let is_damaged = matches!(pass.end, PassEnd::Final(StreamVerdict::Damaged(_)));
         let span = pass.span.filter(|_| !is_damaged);
@@ -263,13 +268,14 @@ impl Core {
         span.map(|(span, _)| span)
     }
 
-    /// The verdict on a stream whose decoding came to an end with `verdict`: the sums are compared
-    /// with what the caller knows.
+    /// The final verdict on a stream whose decoding ended with `verdict`, after its sums were
+    /// compared with the promised length and checksum.
     fn judge(&self, verdict: StreamVerdict, sums: Sums) -> StreamVerdict {
         match verdict {
             StreamVerdict::Ended => match self.judge_whole(sums.whole) {
                 None => StreamVerdict::Ended,
-                // What there is has been checked as far as it can be; the rest is cut off.
+                // The stream is shorter than promised, but its bytes have passed every check there
+                // is: they stay readable.
                 Some(error @ Error::Length { expected, found })
                     if found < expected && self.options.crc32.is_none() =>
                 {
@@ -277,8 +283,8 @@ impl Core {
                 }
                 Some(error) => StreamVerdict::Damaged(error),
             },
-            // All bytes are there, whatever is wrong after them. If a checksum has confirmed them,
-            // that does not matter: garbage after a gzip member, which gzip(1) ignores as well.
+            // All promised bytes are decoded, and the fault comes after them. It does not matter if
+            // a checksum has confirmed the bytes: gzip(1), too, ignores garbage after a member.
             StreamVerdict::Stopped(error) if self.options.decoded_len == Some(sums.whole.len()) => {
                 let member_ended =
                     self.options.format == Format::Gzip && sums.member == Crc::default();
@@ -292,7 +298,7 @@ impl Core {
         }
     }
 
-    /// Compares the whole stream with what the caller knows of it.
+    /// Compares the whole stream with its promised length and checksum. Returns the difference.
     pub(crate) fn judge_whole(&self, whole: Crc) -> Option<Error> {
         if let Some(expected) = self.options.decoded_len
             && expected != whole.len()
@@ -305,16 +311,16 @@ impl Core {
     }
 }
 
-/// What a pass goes on with.
+/// Where and with what a pass continues.
 enum Head {
-    /// A decoder that stands there.
+    /// A decoder that is paused there.
     Decoder(Box<Stream>),
-    /// A place where one can start.
+    /// A place where a decoder can start.
     At(BitOffset, Option<Place>),
 }
 
 impl Head {
-    /// Goes on at a checkpoint at the end of `out`.
+    /// Ends a span with a checkpoint at the end of `out`.
     fn end_of_pass(self, out: &Output, decoded: u64) -> PassEnd {
         let (encoded, place) = match &self {
             Self::Decoder(stream) => (stream.position(), stream.place()),
@@ -329,8 +335,8 @@ impl Head {
     }
 }
 
-/// Puts into `out`, which begins at decoded offset `start`, what a settled chunk has up to `limit`.
-/// Where that ends, and why.
+/// Appends the bytes of a settled chunk to `out`, which begins at decoded offset `start`, up to
+/// `limit` bytes in `out`. Returns where the appended bytes end, and why they end there.
 fn take_over(
     source: &dyn ReadAt,
     settled: &Settled,
@@ -349,7 +355,8 @@ fn take_over(
     Ok((end.encoded, end.place, pause))
 }
 
-/// Compares a gzip member that ends at `decoded` with its trailer.
+/// Compares a gzip member that ends at decoded offset `decoded` with its trailer. Returns the
+/// difference.
 fn judge_member(member: Crc, trailer: Trailer, decoded: u64) -> Option<Error> {
     let start = decoded - member.len();
     if member.value() != trailer.crc32 {

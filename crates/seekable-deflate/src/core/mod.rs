@@ -1,7 +1,8 @@
-//! What all readers of one stream share.
+//! The state that all readers of one stream share, and the decoding that they do.
 //!
-//! One short lock covers what is known (`state`); nothing is decoded or read under it. `frontier`
-//! decodes the stream for the first time, `spans` decodes again what lies before the frontier.
+//! A lock, held only briefly, covers the state (`state`); no thread decodes or reads the source
+//! while it holds the lock. `frontier` decodes the stream for the first time, `spans` decodes spans
+//! before the frontier again.
 
 mod adopt;
 mod flight;
@@ -29,15 +30,15 @@ pub use state::StreamVerdict;
 pub(crate) use state::Trust;
 use state::{Place, State};
 
-/// The reader of a stream, but for the source.
+/// A reader of a stream, without the source.
 pub(crate) struct Core {
-    /// What the stream is of its source.
+    /// The bytes of the source that hold the stream.
     pub(crate) encoded: Range<u64>,
     pub(crate) options: Options,
     pub(crate) spacing: Spacing,
     pub(crate) memory: Arc<Memory>,
     pub(crate) id: ReaderId,
-    /// What helpers do for the frontier.
+    /// Speculative decoding by helper threads.
     pub(crate) ahead: Ahead,
     state: Mutex<State>,
 }
@@ -47,7 +48,7 @@ impl Core {
         Arc::new(Self::nothing_known(encoded, options, memory, Trust::None))
     }
 
-    /// The same stream from its start, without what a saved index said.
+    /// A new core of the same stream that begins at the start and relies on no saved index.
     pub(crate) fn anew(&self) -> Arc<Self> {
         let (encoded, options) = (self.encoded.clone(), self.options.clone());
         Arc::new(Self::nothing_known(encoded, options, Arc::clone(&self.memory), Trust::Refuted))
@@ -135,7 +136,7 @@ impl Core {
         self.memory.give_up(self.id, numbers);
     }
 
-    /// What `error` means: where a saved index said what there is, perhaps that it is wrong.
+    /// `error`, or `StaleIndex` if it may be due to a wrong saved index.
     pub(crate) fn or_stale(&self, error: Error) -> Error {
         match error {
             Error::Source(_) | Error::Sink(_) => error,
@@ -144,7 +145,7 @@ impl Core {
         }
     }
 
-    /// Gives up all memory.
+    /// Drops everything that this core holds in `memory`, and all speculative decoding.
     pub(crate) fn forget(&self) {
         self.ahead.clear();
         self.memory.remove_reader(self.id);
@@ -152,7 +153,7 @@ impl Core {
 }
 
 impl Thin for Core {
-    /// Gives up what can be had again for more time: windows first, then the paused decoder.
+    /// Gives up memory whose content can be rebuilt: windows first, then the paused decoder.
     /// Returns the bytes that are still held.
     fn thin(&self) -> u64 {
         let mut state = self.lock();
@@ -172,7 +173,7 @@ mod tests {
     use super::*;
     use crate::testing;
 
-    /// A stream of 50,000 bytes, which are to have this CRC-32.
+    /// A stream of 50,000 decoded bytes, whose promised CRC-32 is `crc32`.
     fn core(crc32: Option<u32>) -> (Arc<Core>, Vec<u8>) {
         let (encoded, options) = testing::fifty_blocks();
         let options = Options { crc32, ..options };
@@ -194,7 +195,7 @@ mod tests {
         let (core, encoded) = core(Some(7));
         let span = core.span_at(&encoded, 0).unwrap().unwrap();
         assert!(core.span_at(&encoded, 49_999).is_err());
-        // As by a thread that was at it.
+        // Like a thread that was still decoding this span when the damage was found.
         core.memory.insert(core.id, 0, &span);
         assert!(core.cached_span_at(0).is_none());
     }

@@ -1,8 +1,9 @@
-//! When windows are packed.
+//! Decides when windows are packed.
 //!
-//! The first pass copies them as they are, goes on, and leaves what is needed of one where it knows
-//! that this is little (`reach`). They are packed by who has time
-//! (`DeflateReader::pack`), before they are saved, or by the pass when memory gets scarce.
+//! The first pass keeps each window uncompressed. If it knows that the bytes after a window refer
+//! to only a few bytes of it (`Reach`), it keeps only these bytes. The other windows are packed
+//! later: by an idle thread (`DeflateReader::pack`), when an index is saved, or by the pass itself
+//! when memory is scarce.
 
 use std::sync::Arc;
 
@@ -14,8 +15,8 @@ use crate::{
     windows::{Packed, Packer, Reach, TraceStart, Window},
 };
 
-/// Windows that a pass packs at the end of each span when memory is scarce. As it leaves one
-/// itself, they grow fewer.
+/// Windows that a pass packs after each span when memory is scarce. Each span adds only one window,
+/// so with two the number of unpacked windows falls.
 const AT_ONCE: usize = 2;
 
 impl Core {
@@ -40,7 +41,7 @@ impl Core {
     pub(crate) fn pack_if_tight(self: &Arc<Self>, source: &dyn ReadAt) {
         if self.memory.is_tight() {
             for _ in 0..AT_ONCE {
-                // What the source has to say, it will say again to who reads.
+                // An error of the source is dropped here: the next read gets it again.
                 if !self.pack(source).unwrap_or(false) {
                     break;
                 }
@@ -48,7 +49,8 @@ impl Core {
         }
     }
 
-    /// Leaves of the window of `checkpoint` what the bytes behind it reach back to.
+    /// Keeps only those bytes of the window of `checkpoint` that the bytes after it refer to
+    /// (`reach`).
     pub(crate) fn keep_reach(&self, number: usize, checkpoint: &Checkpoint, reach: Reach) {
         if let Some(window @ Window::Raw(raw)) = &checkpoint.window
             && let Some(sparse) = reach.of(raw)
@@ -57,7 +59,7 @@ impl Core {
         }
     }
 
-    /// Holds the window of checkpoint `number`, which was `unpacked`, packed from now on.
+    /// Replaces the window of checkpoint `number` by `packed`, if it still is `unpacked`.
     pub(crate) fn put_packed(
         self: &Arc<Self>,
         number: usize,
@@ -71,13 +73,14 @@ impl Core {
         self.memory.set_index(self.id, self, bytes);
     }
 
-    /// What packs the windows of this stream; `Memory::keep_packer` takes it back.
+    /// A packer for the windows of this stream. Give it back with `Memory::keep_packer`.
     pub(crate) fn packer(&self) -> Box<Packer> {
         self.memory.packer(self.options.format, self.encoded.clone())
     }
 
-    /// The window `raw` of a checkpoint packed: without what nothing up to `frontier` refers to, if
-    /// it can be told, which is if 32 KiB follow or it `is_over` at the frontier.
+    /// Packs the window `raw` of `checkpoint`. Leaves out the bytes that nothing refers to, if
+    /// these are known: that takes 32 KiB decoded after the checkpoint, or a stream that `is_over`
+    /// at the frontier.
     pub(crate) fn packed(
         &self,
         packer: &mut Packer,

@@ -1,8 +1,8 @@
-//! Writing an index.
+//! Writes an index.
 //!
-//! Windows are packed one by one, each in its place in the reader, where the budget counts them;
-//! what is written then has none that are not packed. So saving takes no memory that grows with
-//! the stream but for a copy of its checkpoints, about 130 bytes each.
+//! Windows are packed one by one. Each packed window replaces the raw one in the reader, where the
+//! budget counts it, before anything is written. So saving takes no memory that grows with the
+//! stream, except a copy of the checkpoints of about 130 bytes each.
 
 use std::{
     borrow::Cow,
@@ -20,25 +20,27 @@ use crate::{
     windows::{Packed, Window},
 };
 
-/// Damaged windows that are made anew at most when an index is written, which takes a span for
-/// each or a few. Others are left out; those who read there make them.
+/// Damaged windows that are rebuilt at most when an index is written; each takes the decoding of
+/// one span or a few. The other damaged windows are left out, and reads that need them rebuild
+/// them.
 const MADE_ANEW: usize = 256;
 
-/// How far a stream is known at one time.
+/// How far a stream had been decoded when writing began.
 struct Known {
     /// Number of checkpoints worth saving.
     checkpoints: usize,
     spans: usize,
     sums: Sums,
     ended: bool,
-    /// The window at the frontier: it may be given up once the frontier has moved on.
+    /// The window at the frontier, kept here because the reader may drop it once the frontier has
+    /// moved on.
     last: Option<Window>,
 }
 
-/// Packed windows by the numbers of their checkpoints, in order.
+/// Packed windows with the numbers of their checkpoints, in order.
 type Kept = Vec<(usize, Arc<Packed>)>;
 
-/// What is written.
+/// The content of the index to be written.
 struct Snapshot {
     checkpoints: Vec<Checkpoint>,
     crcs: Vec<u32>,
@@ -68,7 +70,7 @@ impl Core {
         }
     }
 
-    /// What is worth saving.
+    /// The part of the stream that is worth saving. `None` if that is nothing.
     fn known(&self) -> Option<Known> {
         let state = self.lock();
         let ended = match state.verdict() {
@@ -77,7 +79,7 @@ impl Core {
             StreamVerdict::Stopped(_) | StreamVerdict::Damaged(_) => return None,
         };
         let (checkpoints, crcs) = state.index().parts();
-        // One that nothing follows is of no use.
+        // A checkpoint at the end of the stream is of no use.
         let spans = crcs.len();
         let count = if ended { spans } else { checkpoints.len() };
         (count > 1).then(|| Known {
@@ -89,8 +91,9 @@ impl Core {
         })
     }
 
-    /// Packs all windows, those that are damaged too. Returns those that what follows may still
-    /// need other bytes of: they are packed with all they have, and stay in the reader as they are.
+    /// Packs all windows; damaged ones are rebuilt first. Bytes that are not decoded yet may refer
+    /// to the last windows: these are packed with all their bytes and returned, and stay unpacked
+    /// in the reader.
     fn pack_all(self: &Arc<Self>, source: &dyn ReadAt, known: &Known) -> Result<Kept, Error> {
         let frontier = known.sums.whole.len();
         let mut packer = self.packer();
@@ -105,7 +108,7 @@ impl Core {
                 match self.window(source, number) {
                     Ok(_) => checkpoint = self.lock().index().checkpoint(number).clone(),
                     Err(error @ Error::Source(_)) => return Err(error),
-                    // Those who read it will be told.
+                    // A read of these bytes will return the error.
                     Err(_) => continue,
                 }
             }
@@ -132,7 +135,7 @@ impl Core {
         Ok(kept)
     }
 
-    /// What is to be written of a stream whose windows are packed: they are shared, not copied.
+    /// The index to be written, once all windows are packed. Windows are shared, not copied.
     fn snapshot(&self, known: Known, kept: Kept) -> Snapshot {
         let state = self.lock();
         let (checkpoints, crcs) = state.index().parts();
@@ -170,14 +173,14 @@ impl Snapshot {
         self.records(&windows).try_for_each(|record| out.write_all(&record))?;
         let written = self.checkpoints.iter().zip(&windows);
         for (checkpoint, _) in written.filter(|(_, window)| window.is_some()) {
-            // It was there just now.
+            // The saved window was readable just before.
             let (_, packed) = packed(checkpoint).ok_or(io::ErrorKind::UnexpectedEof)?;
             out.write_all(&packed)?;
         }
         Ok(())
     }
 
-    /// The records of the table, whose windows lie there.
+    /// The records of the table. `windows` are the places of their windows.
     fn records(&self, windows: &[Option<WindowRecord>]) -> impl Iterator<Item = [u8; Record::LEN]> {
         self.checkpoints.iter().zip(windows).enumerate().map(|(number, (checkpoint, window))| {
             let record = Record {
@@ -192,7 +195,7 @@ impl Snapshot {
     }
 }
 
-/// The packed window of a checkpoint, and what is to be said of it but for where it lies.
+/// The packed bytes of a checkpoint's window, and their record except for its offset.
 fn packed(checkpoint: &Checkpoint) -> Option<(WindowRecord, Cow<'_, [u8]>)> {
     match checkpoint.window.as_ref()? {
         Window::Raw(_) | Window::Sparse(_) => None,
@@ -209,7 +212,7 @@ fn packed(checkpoint: &Checkpoint) -> Option<(WindowRecord, Cow<'_, [u8]>)> {
 fn window_record(packed: &Packed) -> WindowRecord {
     WindowRecord {
         at: 0,
-        // 32 KiB and what deflating them adds at most.
+        // At most 32 KiB and the little that deflating can add, so it fits.
         packed_len: packed.deflated.len() as u32,
         len: packed.len as u16,
         crc32: crc32fast::hash(&packed.deflated),
@@ -262,7 +265,7 @@ mod tests {
         assert!(raw.len() > 50);
         let most_held = Mutex::new(0);
         let before = || {
-            // As where memory is scarce.
+            // As when memory is scarce.
             (0..10).for_each(|_| _ = core.thin());
             let held = raw.iter().filter(|window| window.strong_count() > 0).count();
             let mut most = most_held.lock().unwrap();
@@ -271,7 +274,7 @@ mod tests {
         let source = Hooked { bytes: &encoded, before: &before };
         let mut written = Vec::new();
         assert!(core.write_index(&source, &mut written).unwrap());
-        // The one that is being packed, and that at the frontier.
+        // The window that is being packed, and the window at the frontier.
         assert!((1..=3).contains(&*most_held.lock().unwrap()), "{most_held:?}");
         let len = written.len() as u64;
         assert!(crate::SavedIndex::new(Arc::new(written), 0..len).is_ok());

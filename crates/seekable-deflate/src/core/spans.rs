@@ -1,4 +1,4 @@
-//! Spans before the frontier, decoded again when a read wants them.
+//! Decodes spans before the frontier again when reads need them.
 
 use std::sync::Arc;
 
@@ -26,8 +26,8 @@ impl Core {
         self.decode_once(source, number, &window)
     }
 
-    /// What stands before checkpoint `number`, as far as what follows refers to it. Windows that
-    /// are missing on the way are left there, as by a first pass.
+    /// The window before checkpoint `number`; bytes that nothing refers to may be wrong. Fills in
+    /// missing windows of the checkpoints on the way, as a first pass does.
     pub(crate) fn window(
         self: &Arc<Self>,
         source: &dyn ReadAt,
@@ -52,7 +52,7 @@ impl Core {
         Ok(window)
     }
 
-    /// The last checkpoint up to `number` whose window can be had, and that window.
+    /// The last checkpoint up to `number` whose window is held, saved or cached, and that window.
     fn nearest_start(&self, number: usize) -> (usize, Vec<u8>) {
         loop {
             let (anchor, window) = self.lock().index().anchor(number);
@@ -64,12 +64,12 @@ impl Core {
             if let Some(start) = cached.or_else(|| Some((anchor, window.unpack()?))) {
                 return start;
             }
-            // What was packed here can be unpacked.
+            // Only a saved window can be damaged: windows packed by this process can be unpacked.
             self.lock().drop_damaged_window(anchor);
         }
     }
 
-    /// Decodes span `number`, or waits for the thread that does.
+    /// Decodes span `number`, or waits for the thread that decodes it.
     fn decode_once(
         self: &Arc<Self>,
         source: &dyn ReadAt,
@@ -80,7 +80,7 @@ impl Core {
             let taken = Turn::take(self, &mut self.lock(), number);
             match taken {
                 Ok(turn) => {
-                    // It may have arrived between the look into the cache and the lock.
+                    // Another thread may have cached the span after this thread last looked.
                     let result = match self.memory.span(self.id, number) {
                         Some(span) => Ok(span),
                         None => SpanDecode::start(self, source, number, window).finish(source),
@@ -107,8 +107,8 @@ impl Core {
         Some(pair.map(|span| span.map_err(|error| self.or_stale(error))))
     }
 
-    /// The numbers of two spans, by an offset in each, that are decoded faster at once than one
-    /// after the other.
+    /// The numbers of the two spans that hold these decoded offsets, if decoding both at once is
+    /// faster than one after the other.
     pub(crate) fn pair(&self, offsets: [u64; 2]) -> Option<[usize; 2]> {
         let state = self.lock();
         if state.verdict().damage().is_some() {
@@ -121,8 +121,8 @@ impl Core {
         (numbers[0] != numbers[1] && are_dense).then_some(numbers)
     }
 
-    /// Two different spans, which must exist, decoded here at once. `None` if one of them is at
-    /// hand or being decoded, or cannot be decoded without those before it.
+    /// Two different spans, which must exist, decoded at once by this thread. `None` if one of them
+    /// is cached, is being decoded, or cannot be decoded without the spans before it.
     fn span_pair(
         self: &Arc<Self>,
         source: &dyn ReadAt,
@@ -138,7 +138,8 @@ impl Core {
         });
         let windows = [first?, second?];
 
-        // Whoever has a turn does not wait for another.
+        // A thread that has a turn must not wait for another turn: two threads could wait for each
+        // other.
         let mut state = self.lock();
         let turns = numbers.map(|number| Turn::take(self, &mut state, number));
         drop(state);
@@ -173,7 +174,8 @@ impl<'a> SpanDecode<'a> {
     fn start(core: &'a Core, source: &dyn ReadAt, number: usize, window: &[u8]) -> Self {
         let known = core.lock().index().span(number);
         let start = &known.start;
-        // A span was in memory once, or its index was refused if it is too long: its length fits.
+        // The length fits in memory: the span was decoded here, or `adopt` has checked that the
+        // index has no span that is too long.
         let len = (known.end - start.decoded) as usize;
         let (buffer, lent) = core.memory.buffer(Output::room(window.len(), len));
         let out = Output::new(buffer, window).with_crc();
@@ -190,7 +192,7 @@ impl<'a> SpanDecode<'a> {
         Self { core, number, known, len, stream, out, lent, result }
     }
 
-    /// Decodes as much of both as is faster at once.
+    /// Decodes both spans at once, as far as that is faster.
     fn go_on_with(&mut self, other: &mut Self, source: &dyn ReadAt) {
         if self.result.is_err() || other.result.is_err() {
             return;
@@ -205,7 +207,7 @@ impl<'a> SpanDecode<'a> {
     fn finish(self, source: &dyn ReadAt) -> Result<Span, Error> {
         let Self { core, number, known, len, mut stream, mut out, lent, mut result } = self;
         let start = known.start.decoded;
-        // What came after the last byte was judged when the frontier passed it.
+        // The first pass has already judged the bytes after the last byte of this span.
         while result.is_ok() && out.len() < len {
             result = stream.decode(source, &mut out, len);
             if let Ok(Pause::End) = result {

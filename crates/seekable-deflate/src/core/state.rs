@@ -1,8 +1,8 @@
-//! What is known of one stream: its checkpoints and checksums, the verdict on it, what a saved index
-//! adds, and which spans threads are decoding now.
+//! The state of one stream: its checkpoints and checksums, the verdict on it, an adopted saved
+//! index, and which spans threads are decoding now.
 //!
-//! The methods keep these consistent: the frontier moves only together with its checksum, and stays
-//! where it is once there is a verdict. Never decodes, reads or waits.
+//! The methods keep these parts consistent: the frontier moves only together with its checksum, and
+//! it no longer moves after a verdict. This module never decodes, reads or waits.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -15,23 +15,23 @@ use crate::{
     windows::Window,
 };
 
-/// What is known of a stream as a whole.
+/// What decoding has shown of a stream as a whole.
 #[derive(Debug, Clone, Default)]
 pub enum StreamVerdict {
     /// Decoding has not reached an end yet.
     #[default]
     Open,
-    /// All of it has been decoded, and was right.
+    /// The whole stream has been decoded, and passed all checks.
     Ended,
-    /// Damage ends the stream at the frontier: reads from there on fail with this error, reads
-    /// before it succeed.
+    /// Damage ends the stream at the frontier: reads at or after the frontier fail with this error,
+    /// reads before it succeed.
     Stopped(Error),
-    /// The stream as a whole is unfit: every read fails with this error.
+    /// No byte of the stream can be trusted: every read fails with this error.
     Damaged(Error),
 }
 
 impl StreamVerdict {
-    /// Whether all of the stream has been decoded, and was right.
+    /// Whether the whole stream has been decoded, and passed all checks.
     #[must_use]
     pub fn is_ended(&self) -> bool {
         matches!(self, Self::Ended)
@@ -43,74 +43,74 @@ impl StreamVerdict {
         if let Self::Stopped(error) = self { Some(error) } else { None }
     }
 
-    /// The damage that makes the stream as a whole unfit.
+    /// The damage that makes every read fail.
     #[must_use]
     pub fn damage(&self) -> Option<&Error> {
         if let Self::Damaged(error) = self { Some(error) } else { None }
     }
 }
 
-/// How far a reader trusts a saved index.
+/// Whether the reader relies on a saved index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Trust {
-    /// All that is known was decoded here.
+    /// The reader decoded everything up to the frontier itself.
     None,
-    /// A saved index moved the frontier: only decoding tells whether it was right.
+    /// A saved index moved the frontier: only decoding can show whether the index was right.
     Relied,
-    /// A saved index was wrong: no other may move the frontier.
+    /// A saved index was wrong: no other index may move the frontier.
     Refuted,
 }
 
-/// A saved index in the form of a reader's own.
+/// A saved index, converted to the type of the reader's own index.
 pub(crate) struct Adopted {
     pub(crate) index: Index,
     pub(crate) sums: Sums,
     pub(crate) ended: bool,
 }
 
-/// Where a decoded byte is to be had.
+/// Where a decoded byte lies.
 pub(crate) enum Place {
     /// In the span of this number.
     Span(usize),
     /// Beyond the frontier.
     Beyond,
-    /// Nowhere: the stream ends before it.
+    /// After the end of the stream.
     AfterEnd,
 }
 
-/// Where the frontier stands, for the thread that decodes the next span.
+/// The frontier, for the thread that decodes the next span.
 pub(crate) struct Frontier {
     pub(crate) start: Checkpoint,
     /// The number of the next span.
     pub(crate) number: usize,
-    /// Decoded offset from which on the next span ends at the first boundary of symbols.
+    /// Decoded offset: the next span ends at the first boundary of symbols at or after it.
     pub(crate) end: u64,
     pub(crate) sums: Sums,
-    /// The decoder that stands there, unless it was given up.
+    /// The decoder that is paused at the frontier, unless it was given up.
     pub(crate) live: Option<Box<Stream>>,
 }
 
 /// What follows a span that was decoded at the frontier.
 pub(crate) enum PassEnd {
-    /// This checkpoint, with the decoder that stands there if there is one.
+    /// The next checkpoint, and the decoder that is paused there if there is one.
     Next(Checkpoint, Option<Box<Stream>>),
-    /// Nothing.
+    /// The end of the pass, with this verdict.
     Final(StreamVerdict),
 }
 
-/// What is known of one stream; see the module.
+/// The state of one stream; see the module.
 pub(crate) struct State {
     index: Index,
     /// Checksums up to the frontier.
     sums: Sums,
     verdict: StreamVerdict,
-    /// The decoder that stands at the frontier, unless it is at work or was given up.
+    /// The decoder that is paused at the frontier. `None` while it runs or after it was given up.
     live: Option<Box<Stream>>,
-    /// Spans that threads decode now, by number. The span at the frontier has the number of all
-    /// before it.
+    /// Spans that threads decode now, by number. The number of the span at the frontier is the
+    /// number of spans before it.
     flights: HashMap<usize, Arc<Flight>>,
     trust: Trust,
-    /// Windows of the saved index turned out to be damaged since the index was last written.
+    /// Whether saved windows turned out to be damaged since the index was last written.
     has_damaged_windows: bool,
     /// A saved index that waits until no thread decodes at the frontier.
     adopting: Option<Adopted>,
@@ -147,12 +147,12 @@ impl State {
         self.sums
     }
 
-    /// Whether the frontier stays where it is.
+    /// Whether there is a verdict, so that the frontier no longer moves.
     pub(crate) fn is_over(&self) -> bool {
         !matches!(self.verdict, StreamVerdict::Open)
     }
 
-    /// Where decoded byte `offset` is to be had, in a stream of `promised` decoded bytes if that is
+    /// Where decoded byte `offset` lies. `promised` is the decoded length of the stream, if it is
     /// known.
     pub(crate) fn find(&self, offset: u64, promised: Option<u64>) -> Result<Place, Error> {
         match (&self.verdict, self.index.find(offset)) {
@@ -170,7 +170,7 @@ impl State {
         self.index.bytes() + self.live.as_ref().map_or(0, |live| live.memory() as u64)
     }
 
-    /// Gives up windows, or if there are none to give up, the paused decoder.
+    /// Gives up windows. If there are none to give up, gives up the paused decoder.
     pub(crate) fn thin(&mut self) {
         let before = self.index.bytes();
         self.index.thin();
@@ -187,15 +187,16 @@ impl State {
 
     // The frontier.
 
-    /// What decoding at the frontier goes on from. There must be no verdict yet.
+    /// The checkpoint, decoder and checksums with which the thread at the frontier continues. There
+    /// must be no verdict yet.
     pub(crate) fn take_frontier(&mut self, spacing: Spacing) -> Frontier {
         let start = self.index.last().expect("without a verdict a checkpoint is last").clone();
         let (number, end) = (self.index.len(), self.index.next_end(spacing));
         Frontier { start, number, end, sums: self.sums, live: self.live.take() }
     }
 
-    /// Notes the span that was decoded at the frontier, if there is one, with its CRC-32, and what
-    /// follows it.
+    /// Records the span that was decoded at the frontier, if there is one, with its CRC-32; and
+    /// what follows the span.
     pub(crate) fn advance(&mut self, span: Option<&(Span, u32)>, sums: Sums, end: PassEnd) {
         let (next, live) = match end {
             PassEnd::Next(next, live) => (Some(next), live),
@@ -213,8 +214,8 @@ impl State {
 
     // Spans that are being decoded.
 
-    /// Notes that the calling thread decodes span `number`; `Err` has the flight to wait for if
-    /// another thread does.
+    /// Records that the calling thread decodes span `number`. If another thread does, `Err` has the
+    /// flight to wait for.
     pub(crate) fn take_off(&mut self, number: usize) -> Result<Arc<Flight>, Arc<Flight>> {
         if let Some(flight) = self.flights.get(&number) {
             return Err(Arc::clone(flight));
@@ -228,14 +229,15 @@ impl State {
         self.flights.contains_key(&number)
     }
 
-    /// Threads that wait for span `number`: all that share its flight but the table and the thread
-    /// that decodes.
+    /// Number of threads that wait for span `number`. They share its flight with the table and the
+    /// decoding thread, which are not counted.
     #[cfg(test)]
     pub(crate) fn waiting_for(&self, number: usize) -> usize {
         self.flights.get(&number).map_or(0, |flight| Arc::strong_count(flight) - 2)
     }
 
-    /// Nobody decodes span `number` any more. `true` if a saved index has waited for that.
+    /// Records that no thread decodes span `number` any more. Returns `true` if a saved index has
+    /// waited for that.
     pub(crate) fn end_flight(&mut self, number: usize) -> bool {
         self.flights.remove(&number);
         self.adopting.is_some()
@@ -255,7 +257,7 @@ impl State {
         self.index.take_unpacked(self.is_over())
     }
 
-    /// Gives up the saved window at checkpoint `number`, which is damaged, if it is still there.
+    /// Drops the damaged saved window of checkpoint `number`, unless it has been replaced already.
     pub(crate) fn drop_damaged_window(&mut self, number: usize) {
         self.has_damaged_windows |= self.index.drop_saved(number);
     }
@@ -264,14 +266,14 @@ impl State {
         self.has_damaged_windows
     }
 
-    /// Sets whether saved windows are damaged, and returns what was set before.
+    /// Sets whether saved windows are damaged, and returns the previous value.
     pub(crate) fn set_damaged_windows(&mut self, are_damaged: bool) -> bool {
         std::mem::replace(&mut self.has_damaged_windows, are_damaged)
     }
 
     // A saved index.
 
-    /// Takes a saved index; [`take_over`](Self::take_over) lets it take effect.
+    /// Stores a saved index until [`take_over`](Self::take_over) lets it take effect.
     pub(crate) fn offer(&mut self, adopted: Adopted) -> Result<(), IndexError> {
         if !self.agrees_with(&adopted) {
             return Err(IndexError::OtherSpans);
@@ -283,8 +285,8 @@ impl State {
         Ok(())
     }
 
-    /// Goes on from the saved index that was offered, unless a thread decodes at the frontier that
-    /// it moves. Says whether the frontier moved, if the index took effect.
+    /// Lets the offered index take effect, unless it moves the frontier while a thread decodes
+    /// there. Returns whether the frontier moved, or `None` if the index did not take effect.
     pub(crate) fn take_over(&mut self) -> Option<bool> {
         let adopted = self.adopting.take()?;
         let moves = self.reaches_less_than(&adopted);
@@ -313,7 +315,7 @@ impl State {
         mine < (adopted.index.frontier(), adopted.ended)
     }
 
-    /// Whether an adopted index has the same spans as far as both know.
+    /// Whether the adopted index and this one have the same spans, as far as both reach.
     fn agrees_with(&self, adopted: &Adopted) -> bool {
         let (mine, theirs) = (&self.index, &adopted.index);
         let (shorter, longer, shorter_is_over) = match self.reaches_less_than(adopted) {

@@ -1,4 +1,5 @@
-//! Those who wait for a span that another thread decodes: however that ends, they are answered.
+//! Threads that wait for a span which another thread decodes get an answer, however the decoding
+//! ends.
 
 use std::{
     io,
@@ -12,20 +13,20 @@ use std::{
 
 use crate::{Error, Memory, ReadAt, SavedIndex, Span, core::Core, testing};
 
-/// Nothing that is right takes so long.
+/// Every test that passes is much faster than this.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// What the source does with a read.
+/// How the source answers reads.
 #[derive(Clone, Copy)]
 enum OnRead {
     Block,
     Serve,
     Fail,
-    /// The first read; later ones are served.
+    /// Panic in the first read, serve later reads.
     Panic,
 }
 
-/// A source that does with reads what the test says.
+/// A source that answers reads as the test says.
 struct Gated {
     encoded: Vec<u8>,
     on_read: Mutex<OnRead>,
@@ -57,8 +58,8 @@ impl ReadAt for Gated {
     }
 }
 
-/// A stream of 50,000 bytes, each of which is the number of its thousand, in spans of 10,000; no
-/// memory keeps any. Its source reads nothing at first.
+/// A stream of 50,000 decoded bytes in spans of 10,000. Each byte has the value offset / 1000. No
+/// span is cached. The source blocks reads at first.
 fn stream() -> (Arc<Core>, Arc<Gated>) {
     let (encoded, options) = testing::fifty_blocks();
     let core = Core::new(0..encoded.len() as u64, options, Memory::new(0));
@@ -68,12 +69,12 @@ fn stream() -> (Arc<Core>, Arc<Gated>) {
 
 type Answer = Result<Option<Span>, Error>;
 
-/// The span that was asked for.
+/// Waits for the answer, which must be a span.
 fn span(answered: &Receiver<Answer>) -> Span {
     answered.recv_timeout(DEADLINE).expect("nobody is left waiting").unwrap().unwrap()
 }
 
-/// Asks for the span of a decoded byte, on a thread of its own.
+/// Asks for the span that holds decoded byte `offset`, on a new thread.
 fn ask(core: &Arc<Core>, source: &Arc<Gated>, offset: u64) -> Receiver<Answer> {
     let (answer, answered) = mpsc::channel();
     let (core, source) = (Arc::clone(core), Arc::clone(source));
@@ -94,7 +95,8 @@ fn until(condition: impl Fn() -> bool) {
     }
 }
 
-/// Two who ask for bytes ahead: one decodes at the frontier, the other waits.
+/// Two threads ask for bytes beyond the frontier: the first decodes at the frontier, the second
+/// waits.
 fn two_at_the_frontier(core: &Arc<Core>, source: &Arc<Gated>) -> [Receiver<Answer>; 2] {
     let first = ask(core, source, 49_999);
     until(|| core.lock().is_in_flight(0));
@@ -125,8 +127,8 @@ fn a_panic_at_the_frontier_leaves_nobody_waiting() {
     assert!(is_right(&second, 30_000));
 }
 
-/// Those who ask for bytes of the first span once it has been decoded: the first decodes it, the others
-/// wait.
+/// After a complete pass, threads ask for bytes of the first span: one thread decodes the span, the
+/// others wait.
 fn all_behind<const N: usize>(
     core: &Arc<Core>,
     source: &Arc<Gated>,
