@@ -1,4 +1,4 @@
-//! What can go wrong.
+//! The errors of reading a stream, and offsets in the encoded stream.
 
 use std::{fmt, io, sync::Arc};
 
@@ -7,72 +7,74 @@ use std::{fmt, io, sync::Arc};
 pub struct BitOffset(pub u64);
 
 impl BitOffset {
-    /// The byte that has the bit.
+    /// The byte that holds this bit.
     pub(crate) fn byte(self) -> ByteOffset {
         ByteOffset(self.0 / 8)
     }
 }
 
-/// A position in the encoded stream, in bytes from its first. (A plain `u64` that is an offset is
-/// one in the decoded bytes.)
+/// A position in the encoded stream, in bytes from its start. (An offset that is a plain `u64`
+/// counts decoded bytes.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(crate) struct ByteOffset(pub(crate) u64);
 
 impl ByteOffset {
-    /// Behind every stream.
+    /// After the end of every stream.
     pub(crate) const MAX: Self = Self(u64::MAX);
 
-    /// The first bit of the byte.
+    /// The first bit of this byte.
     pub(crate) fn bit(self) -> BitOffset {
         BitOffset(self.0.saturating_mul(8))
     }
 
-    /// The byte that lies `len` bytes further on.
+    /// The offset `len` bytes later.
     pub(crate) fn after(self, len: u64) -> Self {
         Self(self.0.saturating_add(len))
     }
 }
 
-/// Why decoded bytes cannot be had. Cheap to clone: every reader that waits gets its own.
+/// Why decoded bytes cannot be read. Cheap to clone: every waiting reader gets its own copy.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Error {
     /// The stream is not valid DEFLATE (or gzip framing) here.
     Corrupt {
-        /// Where in the encoded stream.
+        /// The place of the fault in the encoded stream.
         at: BitOffset,
-        /// What zlib would say.
+        /// The fault, in the words of zlib.
         what: &'static str,
     },
-    /// The encoded bytes stop before the final block does.
+    /// The encoded bytes end before the final block does.
     Truncated {
-        /// Bytes that could be decoded before the end.
+        /// Bytes that were decoded before the end.
         decoded: u64,
     },
-    /// The bytes decode to something else than the caller said, or than they once did.
+    /// The decoded bytes differ from the checksum that the caller or a gzip trailer gave, or from
+    /// an earlier decode of the same bytes.
     Checksum {
-        /// First decoded byte that the checksum covers.
+        /// Decoded offset of the first byte that the checksum covers.
         start: u64,
-        /// End of the decoded bytes that it covers.
+        /// Decoded offset of the end of the bytes that the checksum covers.
         end: u64,
-        /// CRC-32 that was promised.
+        /// The expected CRC-32.
         expected: u32,
-        /// CRC-32 of what was decoded.
+        /// The CRC-32 of the decoded bytes.
         found: u32,
     },
-    /// The stream decodes to more or fewer bytes than the caller said, or a gzip member to
-    /// another number than its trailer says (modulo 2^32).
+    /// The stream decodes to more or fewer bytes than the caller promised, or a gzip member to
+    /// another number than its trailer has (modulo 2^32).
     Length {
-        /// Decoded length that was promised, in bytes.
+        /// The expected decoded length, in bytes.
         expected: u64,
-        /// What was found; for a stream that is too long, where decoding stopped.
+        /// The decoded length that was found, in bytes. If the stream is too long, the length at
+        /// which decoding stopped.
         found: u64,
     },
-    /// The saved index that was adopted does not fit the stream: it is of another content, or the
-    /// stream is damaged. It is dropped. Not remembered: the next read decodes from the start, and
-    /// finds out.
+    /// The adopted index does not match the stream: the index belongs to other content, or the
+    /// stream is damaged. The index is dropped. This error is not remembered: the next read decodes
+    /// from the start, and reports damage if there is any.
     StaleIndex,
-    /// Reading the encoded bytes failed. Not remembered: the next read tries again.
+    /// Reading the encoded bytes failed. This error is not remembered: the next read tries again.
     Source(Arc<io::Error>),
     /// Writing an index failed.
     Sink(Arc<io::Error>),

@@ -1,12 +1,12 @@
-//! What gzip puts around a DEFLATE stream (RFC 1952).
+//! Reads the gzip framing around a DEFLATE stream (RFC 1952).
 
 use crate::inflate::{Bits, Fault};
 
-/// What a member's trailer says of the bytes it decodes to.
+/// The trailer of a member: checksum and length of its decoded bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Trailer {
     pub(crate) crc32: u32,
-    /// Their number, modulo 2^32.
+    /// Number of decoded bytes, modulo 2^32.
     pub(crate) isize: u32,
 }
 
@@ -16,7 +16,7 @@ const FNAME: u8 = 1 << 3;
 const FCOMMENT: u8 = 1 << 4;
 const RESERVED: u8 = 0xe0;
 
-/// Passes over a member's header, judging it as zlib does.
+/// Reads past the header of a member, and accepts the same headers as zlib.
 pub(crate) fn read_header(bits: &mut Bits) -> Result<(), Fault> {
     let at = bits.position();
     let corrupt = |what| Err(Fault::Corrupt { at, what });
@@ -51,7 +51,7 @@ pub(crate) fn read_header(bits: &mut Bits) -> Result<(), Fault> {
     Ok(())
 }
 
-/// A member's header, hashed as it is read.
+/// The header of a member, with the CRC-32 of the bytes read so far.
 struct Header<'a, 'b> {
     bits: &'a mut Bits<'b>,
     crc: crc32fast::Hasher,
@@ -75,7 +75,7 @@ pub(crate) fn read_trailer(bits: &mut Bits) -> Result<Trailer, Fault> {
     Ok(Trailer { crc32: bits.take(32)?, isize: bits.take(32)? })
 }
 
-/// Passes over the zeros that may follow a member; `true` if nothing else does.
+/// Reads past the zero bytes that may follow a member. Returns `true` if nothing else follows.
 pub(crate) fn skip_padding(bits: &mut Bits) -> Result<bool, Fault> {
     while !bits.at_end()? {
         if !bits.next_is_zero_byte() {

@@ -1,8 +1,8 @@
 //! The checkpoints of a stream.
 //!
-//! Span `n` lies between checkpoint `n` and the next one or the frontier. Numbers and ends of
-//! spans never change. To save memory a checkpoint can lose its window. Then its span is decoded
-//! from an earlier checkpoint on, span by span.
+//! Span `n` lies between checkpoint `n` and the next checkpoint or the frontier. The number and the
+//! end of a span never change. To save memory a checkpoint can lose its window: then its span is
+//! decoded from an earlier checkpoint on, span by span.
 
 use std::ops::Range;
 
@@ -15,26 +15,26 @@ use crate::{
 /// A place in a stream where decoding can start.
 #[derive(Debug, Clone)]
 pub(crate) struct Checkpoint {
-    /// Where in the encoded stream. Seldom a whole byte.
+    /// The place in the encoded stream. Seldom at a whole byte.
     pub(crate) encoded: BitOffset,
-    /// How many bytes the stream has produced up to here.
+    /// The number of decoded bytes before this place.
     pub(crate) decoded: u64,
-    /// Where in its block. `None` at the start of the stream, before any framing.
+    /// The place in the DEFLATE block. `None` at the start of the stream, before any framing.
     pub(crate) place: Option<Place>,
-    /// `None` if it was dropped or is damaged.
+    /// `None` if the window was dropped or is damaged.
     pub(crate) window: Option<Window>,
 }
 
-/// What the index says of a span.
+/// The entries of the index for one span.
 #[derive(Debug, Clone)]
 pub(crate) struct Known {
-    /// The checkpoint at its start.
+    /// The checkpoint at the start of the span.
     pub(crate) start: Checkpoint,
-    /// The end of its encoded bytes, if a checkpoint follows.
+    /// The end of the encoded bytes of the span, if a checkpoint follows.
     pub(crate) encoded_end: Option<BitOffset>,
-    /// The decoded offset of its end.
+    /// The decoded offset of the end of the span.
     pub(crate) end: u64,
-    /// CRC-32 of its bytes.
+    /// CRC-32 of the decoded bytes.
     pub(crate) crc32: u32,
 }
 
@@ -44,10 +44,10 @@ pub(crate) struct Index {
     /// CRC-32 of each span.
     crcs: Vec<u32>,
     frontier: u64,
-    /// Windows are held in memory at every `stride`-th checkpoint, and at the last.
+    /// Windows are held in memory at every `stride`-th checkpoint, and at the last one.
     stride: usize,
     window_bytes: u64,
-    /// The first checkpoint whose window nobody has tried to pack yet.
+    /// The first checkpoint whose window no thread has tried to pack yet.
     unpacked: usize,
 }
 
@@ -104,7 +104,7 @@ impl Index {
         let first = |at| self.checkpoints.partition_point(|checkpoint| checkpoint.decoded < at);
         let end = match range.end >= self.frontier {
             true => self.len(),
-            // The span that holds byte `range.end` is not within the range.
+            // The span that holds byte `range.end` is not wholly within the range.
             false => self.find(range.end).unwrap_or(0),
         };
         first(range.start)..end
@@ -127,9 +127,9 @@ impl Index {
         self.checkpoints[number].decoded..next.map_or(self.frontier, |next| next.decoded)
     }
 
-    /// Whether span `number`, which must exist, is likely to be almost all literals: its encoded
-    /// bytes are two thirds of its length or more, but fewer than if it were stored. `encoded_len`
-    /// is the length of the encoded stream in bytes.
+    /// Whether span `number`, which must exist, is likely to be almost all literals: it has at
+    /// least two thirds as many encoded bytes as decoded bytes, but fewer than a stored block would
+    /// have. `encoded_len` is the length of the encoded stream in bytes.
     pub(crate) fn is_dense(&self, number: usize, encoded_len: u64) -> bool {
         let span = self.span(number);
         let end = span.encoded_end.map_or(encoded_len, |end| end.0 / 8);
@@ -138,7 +138,7 @@ impl Index {
         (decoded * 2 / 3..decoded).contains(&encoded)
     }
 
-    /// The last checkpoint up to `number` that has a window, and the window.
+    /// The last checkpoint up to `number` that has a window, and that window.
     pub(crate) fn anchor(&self, number: usize) -> (usize, Window) {
         let anchored = (0..=number).rev().find_map(|number| {
             self.checkpoints[number].window.clone().map(|window| (number, window))
@@ -146,8 +146,8 @@ impl Index {
         anchored.expect("the first window is empty and never dropped")
     }
 
-    /// Adds a span that ends at decoded offset `end`, and the checkpoint there if decoding can go
-    /// on.
+    /// Adds a span that ends at decoded offset `end`, and the checkpoint there if decoding can
+    /// continue.
     pub(crate) fn push(&mut self, crc32: u32, end: u64, next: Option<Checkpoint>) {
         let last = self.checkpoints.len() - 1;
         if !last.is_multiple_of(self.stride) {
@@ -161,7 +161,7 @@ impl Index {
         }
     }
 
-    /// Drops about every other window that takes memory.
+    /// Drops about half of the windows that take memory: every other one.
     pub(crate) fn thin(&mut self) {
         let last = self.checkpoints.len() - 1;
         if self.stride > last {
@@ -175,7 +175,7 @@ impl Index {
         }
     }
 
-    /// Drops the window of checkpoint `number`, if it takes memory.
+    /// Drops the window of checkpoint `number` if the window takes memory.
     fn drop_window(&mut self, number: usize) {
         let held = self.checkpoints[number].window.as_ref().map_or(0, Window::memory);
         if held > 0 {
@@ -190,8 +190,8 @@ impl Index {
         self.window_bytes -= memory(&before);
     }
 
-    /// Drops the window of checkpoint `number`, which is damaged, if it is a saved one. Returns
-    /// whether it is.
+    /// Drops the damaged window of checkpoint `number` if it still is the saved one. Returns
+    /// whether it was.
     pub(crate) fn drop_saved(&mut self, number: usize) -> bool {
         let is_saved = matches!(self.checkpoints[number].window, Some(Window::Saved(_)));
         if is_saved {
@@ -200,8 +200,9 @@ impl Index {
         is_saved
     }
 
-    /// Puts `window`, of which bytes that nothing refers to may be wrong, at checkpoint `number` if
-    /// one is missing there. Not at the frontier: what the next span refers to is not known yet.
+    /// Stores `window` at checkpoint `number` if the checkpoint has none; bytes that nothing refers
+    /// to may be wrong. Returns whether it was stored. Not at the frontier, where it is not known
+    /// yet which bytes the next span refers to.
     pub(crate) fn put_missing(&mut self, number: usize, window: &[u8]) -> bool {
         let checkpoint = &self.checkpoints[number];
         let is_missing = checkpoint.window.is_none()
@@ -214,8 +215,9 @@ impl Index {
         is_missing
     }
 
-    /// The first raw window that nobody has tried to pack yet, if all bytes that can refer to it
-    /// are decoded. It counts as tried from now on. `ended` says that nothing follows the frontier.
+    /// The first checkpoint that has a raw window which no thread has tried to pack yet, if all
+    /// bytes that can refer to the window are decoded. The window counts as tried from now on.
+    /// `ended` means that nothing follows the frontier.
     pub(crate) fn take_unpacked(&mut self, ended: bool) -> Option<usize> {
         while let Some(checkpoint) = self.checkpoints.get(self.unpacked) {
             if !ended && self.frontier - checkpoint.decoded < HISTORY as u64 {
@@ -237,7 +239,7 @@ impl Index {
         }
     }
 
-    /// Whether `longer` begins with these spans.
+    /// Whether the spans of `longer` begin with the spans of this index.
     pub(crate) fn begins(&self, longer: &Self) -> bool {
         let spans = self.len();
         let ends = |index: &Self| (spans > 0).then(|| index.span(spans - 1).end);
@@ -250,7 +252,7 @@ impl Index {
             })
     }
 
-    /// Adds the spans that `longer` has after these.
+    /// Adds the spans of `longer` that come after those of this index.
     pub(crate) fn extend(&mut self, longer: &Self) {
         let further = longer.checkpoints.iter().skip(self.checkpoints.len());
         self.checkpoints.extend(further.cloned());
@@ -258,7 +260,7 @@ impl Index {
         self.frontier = longer.frontier;
     }
 
-    /// Takes the windows of `saved`, which has the same checkpoints.
+    /// Replaces windows by those of `saved`, which has the same checkpoints.
     pub(crate) fn take_windows(&mut self, saved: &Self) {
         let both = self.checkpoints.len().min(saved.checkpoints.len());
         for (number, checkpoint) in saved.checkpoints[..both].iter().enumerate() {
@@ -268,13 +270,14 @@ impl Index {
         }
     }
 
-    /// Bytes of memory that checkpoints and windows take.
+    /// Bytes of memory that the checkpoints and their windows take.
     pub(crate) fn bytes(&self) -> u64 {
         const EACH: usize = size_of::<Checkpoint>() + size_of::<u32>();
         self.window_bytes + (self.checkpoints.len() * EACH) as u64
     }
 
-    /// The decoded offset from which the next span ends at the first boundary of symbols.
+    /// The decoded offset at which the next span aims to end: it ends at the first boundary of
+    /// symbols at or after this offset.
     pub(crate) fn next_end(&self, spacing: Spacing) -> u64 {
         let spacing = spacing.after(self.len());
         (self.frontier / spacing + 1).saturating_mul(spacing)
@@ -283,8 +286,8 @@ impl Index {
 
 /// The distance between checkpoints.
 ///
-/// It doubles after each `spans` spans, so that the checkpoints of a stream with many small spans
-/// take a bounded part of the memory, even without their windows.
+/// The distance doubles after each `spans` spans, so that the checkpoints of a stream with many
+/// small spans take a bounded part of the memory even when they have no windows.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Spacing {
     base: u64,
@@ -293,11 +296,11 @@ pub(crate) struct Spacing {
 }
 
 impl Spacing {
-    /// Bounds of the largest span.
+    /// Bounds of the length of the largest span, in bytes.
     const LARGEST: Range<u64> = 64 << 10..64 << 20;
 
-    /// The distance that the caller wants, as far as a budget of `limit` bytes allows: a span takes
-    /// a quarter of the budget at most, the checkpoints between two doublings a 64th.
+    /// The distance that the caller wants, as far as a budget of `limit` bytes allows. A span takes
+    /// at most a quarter of the budget; the checkpoints between two doublings take at most a 64th.
     pub(crate) fn new(wanted: u64, limit: u64) -> Self {
         let largest = (limit / 4).clamp(Self::LARGEST.start, Self::LARGEST.end);
         let spans = limit / 64 / size_of::<Checkpoint>() as u64;
@@ -308,20 +311,20 @@ impl Spacing {
         }
     }
 
-    /// The most bytes that a span may have. A span ends up to a match after the offset aimed at,
-    /// and the one that looks for the promised end as much later again.
+    /// The most bytes that a span may have. A span ends up to a match after the offset that it aims
+    /// at, and the span that looks for the promised end may be longer by as much again.
     pub(crate) fn longest_span(self) -> u64 {
         self.largest + 3 * MAX_MATCH as u64
     }
 
-    /// The offset at which span `number` aims to end, if it begins at `from` or less than `slack`
-    /// after it. `None` if that depends on where it begins.
+    /// The offset at which span `number` aims to end, if the span begins at `from` or less than
+    /// `slack` after it. `None` if the result depends on where in this range the span begins.
     pub(crate) fn end_after(self, number: usize, from: u64, slack: u64) -> Option<u64> {
         let spacing = self.after(number);
         (from % spacing + slack < spacing).then(|| (from / spacing + 1).saturating_mul(spacing))
     }
 
-    /// The distance after this number of spans.
+    /// The distance for the next span after this number of spans.
     fn after(self, spans: usize) -> u64 {
         let doublings = (spans / self.spans).min(32) as u32;
         (self.base << doublings).min(self.largest)
@@ -332,7 +335,7 @@ impl Spacing {
 mod tests {
     use super::*;
 
-    /// An index of spans of 10 bytes, with windows of 4.
+    /// An index with spans of 10 bytes and windows of 4 bytes.
     fn index(spans: u64) -> Index {
         let mut index = Index::new();
         for end in (1..=spans).map(|number| number * 10) {
@@ -388,7 +391,8 @@ mod tests {
             index.thin();
         }
         assert_eq!(windows(&index), [0, 9]);
-        // What is added later is as sparse: the last goes when another comes.
+        // Windows that are added later are thinned, too: the last one is dropped when another span
+        // follows.
         index.push(0, 95, None);
         assert_eq!(windows(&index), [0]);
     }
@@ -427,7 +431,8 @@ mod tests {
         let mut index = index(3);
         (1..=3).for_each(|number| index.drop_window(number));
         assert!(index.put_missing(1, &[8; 4]) && !index.put_missing(1, &[9; 4]));
-        // A pass that goes on there has a window of a gzip member that may be shorter.
+        // The pass continues there, and may need a shorter window: only the bytes of its gzip
+        // member.
         assert!(!index.put_missing(3, &[8; 4]));
         assert_eq!(windows(&index), [0, 1]);
     }

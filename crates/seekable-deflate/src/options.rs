@@ -1,9 +1,9 @@
 //! How to read a stream.
 
-/// What surrounds the DEFLATE data.
+/// The framing of the DEFLATE data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// Nothing: one stream of RFC 1951 blocks. Bytes after its final block are ignored.
+    /// No framing: one stream of RFC 1951 blocks. Bytes after the final block are ignored.
     Deflate,
     /// One or more gzip members (RFC 1952), each with a header and a checked trailer; zero bytes
     /// may follow each.
@@ -13,14 +13,15 @@ pub enum Format {
 /// How to read a stream.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// What surrounds the data.
+    /// The framing of the data.
     pub format: Format,
-    /// Decoded distance aimed at between checkpoints, in bytes; at least 1. A quarter of the
-    /// budget is used at most.
+    /// Decoded bytes aimed at between two checkpoints, at least 1. Limited to a quarter of the
+    /// memory budget.
     pub spacing: u64,
-    /// Length of the decoded bytes, if it is known beforehand; checked. A gzip stream may go on:
-    /// the bytes after this length are not read, nor the checksum after them.
+    /// Length of the decoded bytes, if it is known beforehand; the reader checks it. A gzip stream
+    /// may be longer: the bytes after this length and the checksum after them are not read.
     pub decoded_len: Option<u64>,
-    /// CRC-32 of all decoded bytes, if it is known beforehand; checked when the end is reached.
+    /// CRC-32 of all decoded bytes, if it is known beforehand; the reader checks it at the end of
+    /// the stream.
     pub crc32: Option<u32>,
 }

@@ -1,4 +1,4 @@
-//! Where encoded bytes come from.
+//! The source of the encoded bytes.
 
 use std::io;
 
@@ -7,11 +7,11 @@ pub trait ReadAt: Send + Sync {
     /// Fills `buf` with the bytes from `offset` (bytes from the start of the source).
     ///
     /// # Errors
-    /// `UnexpectedEof` if the source ends before `buf` is full; else what the source says.
+    /// `UnexpectedEof` if the source ends before `buf` is full; otherwise the error of the source.
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
 
-    /// All bytes from the start of the source, if they lie in memory: they are decoded from
-    /// there then, not read, which saves a copy of each.
+    /// All bytes of the source, if they lie in memory. They are then decoded from there instead of
+    /// being read, which saves a copy.
     fn as_bytes(&self) -> Option<&[u8]> {
         None
     }

@@ -2,20 +2,21 @@
 
 use crate::DEFAULT_SPACING;
 
-/// The spacing of streams that hardly deflate, in bytes.
+/// The spacing of streams that are hardly compressed, in bytes.
 const LEAST: u64 = 128 << 10;
 
-/// A stream hardly deflates if it has fewer decoded bytes than this for each 4 encoded ones. Such a
-/// stream has few matches, so its windows take almost no room and may be many.
+/// A stream is hardly compressed if it has fewer than this many decoded bytes for every 4 encoded
+/// bytes. Such a stream has few matches, so its windows take little memory, and there may be many
+/// of them.
 const LEAST_IN_4: u64 = 5;
 
-/// Encoded bytes of a span. They decode at 2 to 3 ns each whatever the data, so a cold span takes
-/// about half a millisecond. The index of sensor data is then 0.9 % of the decoded bytes
-/// (docs/engine-notes.md, "Spacing").
+/// Encoded bytes of a span. Each takes 2 to 3 ns to decode, whatever the data, so a span that is
+/// not cached takes about half a millisecond. The index of sensor data then has 0.9 % of the
+/// decoded length (docs/engine-notes.md, "Spacing").
 const ENCODED: u64 = 256 << 10;
 
-/// The distance between checkpoints that suits a stream, by what is known of its lengths in bytes:
-/// a power of two from 128 KiB to [`DEFAULT_SPACING`].
+/// The distance between checkpoints that suits a stream of these lengths, which are in bytes: a
+/// power of two from 128 KiB to [`DEFAULT_SPACING`].
 #[must_use]
 pub fn spacing_for(encoded_len: u64, decoded_len: u64) -> u64 {
     let decoded = u128::from(decoded_len) * u128::from(ENCODED) / u128::from(encoded_len.max(1));

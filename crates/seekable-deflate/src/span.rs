@@ -1,20 +1,20 @@
-//! Spans: decoded bytes that all readers share.
+//! Spans: decoded bytes that readers share.
 
 use std::{fmt, ops::Range, sync::Arc};
 
-/// Decoded bytes from one checkpoint to the next; shared, never changed.
+/// The decoded bytes from one checkpoint to the next. Cheap to clone, never changed.
 #[derive(Clone)]
 pub struct Span {
     start: u64,
-    /// The buffer that they were decoded into.
+    /// The buffer that the bytes were decoded into.
     buffer: Arc<Vec<u8>>,
     range: Range<usize>,
 }
 
 impl Span {
-    /// Takes `range` of a buffer for the bytes from decoded offset `start` on.
+    /// A span of the bytes in `range` of `buffer`, which begin at decoded offset `start`.
     pub(crate) fn new(start: u64, buffer: Vec<u8>, range: Range<usize>) -> Self {
-        // A buffer that is mostly room is not worth keeping.
+        // A buffer that the bytes fill by less than half is not kept.
         if range.len() < buffer.len() / 2 {
             let bytes = buffer[range].to_vec();
             let range = 0..bytes.len();
@@ -35,23 +35,23 @@ impl Span {
         &self.buffer[self.range.clone()]
     }
 
-    /// The bytes from decoded offset `offset` on; `None` if it is not in this span.
+    /// The bytes from decoded offset `offset` on. `None` if that byte is not in this span.
     pub(crate) fn bytes_from(&self, offset: u64) -> Option<&[u8]> {
         let skip = usize::try_from(offset.checked_sub(self.start)?).ok()?;
         self.bytes().get(skip..).filter(|bytes| !bytes.is_empty())
     }
 
-    /// Bytes of memory held.
+    /// Bytes of memory that the span holds.
     pub(crate) fn memory(&self) -> u64 {
         (self.buffer.capacity() + 2 * size_of::<Self>()) as u64
     }
 
-    /// Length of the buffer, if nobody else holds it.
+    /// Length of the buffer, if no other clone of this span exists.
     pub(crate) fn buffer_len(&self) -> Option<usize> {
         (Arc::strong_count(&self.buffer) == 1).then(|| self.buffer.len())
     }
 
-    /// The buffer, if nobody else holds it.
+    /// The buffer, if no other clone of this span exists.
     pub(crate) fn into_buffer(self) -> Option<Vec<u8>> {
         Arc::into_inner(self.buffer)
     }

@@ -1,4 +1,4 @@
-//! A DEFLATE stream in its framing: what lies between the encoded bytes and spans.
+//! Decodes a DEFLATE stream with its framing, from encoded bytes into an output buffer.
 
 use std::ops::Range;
 
@@ -13,11 +13,11 @@ use crate::{
 pub(crate) enum Pause {
     /// The output reached its limit.
     Limit,
-    /// The next block has its header at or after the place to halt at.
+    /// The next block has its header at or after the place set by `halt_at`.
     Block,
-    /// A gzip member ended with this trailer, which has not been compared.
+    /// A gzip member ended with this trailer, which is not checked yet.
     Member(Trailer),
-    /// Everything is decoded.
+    /// The stream has ended.
     End,
 }
 
@@ -37,7 +37,7 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    /// At its start.
+    /// A stream at its start.
     pub(crate) fn new(format: Format, encoded: Range<u64>) -> Self {
         let phase = match format {
             Format::Deflate => Phase::Blocks,
@@ -46,12 +46,12 @@ impl Stream {
         Self { format, input: Input::new(encoded), decoder: Decoder::new(), phase }
     }
 
-    /// Where in the encoded bytes it stands.
+    /// The place of the next bit to decode.
     pub(crate) fn position(&self) -> BitOffset {
         self.input.position()
     }
 
-    /// Where in its blocks it stands; `None` outside of them.
+    /// The place in the DEFLATE block. `None` outside of blocks.
     pub(crate) fn place(&self) -> Option<Place> {
         match self.phase {
             Phase::Blocks => self.decoder.place(),
@@ -59,17 +59,18 @@ impl Stream {
         }
     }
 
-    /// Bytes of memory held.
+    /// Bytes of memory that the stream holds.
     pub(crate) fn memory(&self) -> usize {
         self.input.memory() + size_of::<Self>() + Decoder::MEMORY
     }
 
-    /// Stops from now on before each block whose header is at or after `at`.
+    /// From now on, stops before each block whose header is at or after `at`.
     pub(crate) fn halt_at(&mut self, at: BitOffset) {
         self.decoder.halt_at(at);
     }
 
-    /// Goes to `at`, which is at `place`. Bytes before byte `wanted` are expected to be needed.
+    /// Moves to bit `at`, which is at `place`. The caller expects to need the encoded bytes before
+    /// byte `wanted`.
     pub(crate) fn resume(
         &mut self,
         source: &dyn ReadAt,
@@ -82,8 +83,8 @@ impl Stream {
         self.decoder.resume(&mut bits, at, place, wanted)
     }
 
-    /// Decodes until `out` holds `limit` bytes: it stops at the first boundary of symbols where
-    /// there are as many, or more. Bytes before a fault are in `out`.
+    /// Decodes until `out` holds `limit` bytes or more: it stops at the first such boundary of
+    /// symbols. After a fault, `out` has the bytes before it.
     pub(crate) fn decode<T: Unit>(
         &mut self,
         source: &dyn ReadAt,
@@ -116,9 +117,9 @@ impl Stream {
     }
 }
 
-/// Decodes two streams by one thread at once, as far as that is faster than one after the other:
-/// each into its output, up to its limit at most. What is left is for `decode`, unless there was a
-/// fault.
+/// Decodes two streams at once by one thread, as far as that is faster than one after the other:
+/// each into its own output, up to its own limit at most. The caller decodes the remaining bytes
+/// with `decode`, unless there was a fault.
 pub(crate) fn decode_pair(
     source: &dyn ReadAt,
     streams: [(&mut Stream, &mut Output, usize); 2],

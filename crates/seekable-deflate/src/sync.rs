@@ -1,10 +1,12 @@
-//! `Mutex`, `RwLock` and `Condvar` as std has them, but for poisoning: `lock` returns the guard.
+//! `Mutex`, `RwLock` and `Condvar` like those of std, but without poisoning: `lock` returns the
+//! guard.
 //!
-//! std poisons a lock when a thread panics while it holds it, since the value may be half changed.
-//! Here no value can be: what runs under a lock of this crate either cannot panic, or panics only
-//! before or after changes that belong together. So a poisoned lock is taken like any other. A thread
-//! that panics while others wait for its span is seen by `flight`. (`src/sync.rs` of the product says
-//! the same of its locks; a crate of its own for these lines would be one more to publish.)
+//! std poisons a lock when a thread panics while it holds the lock, since the value may be half
+//! changed. In this crate no value can be half changed: code that runs under a lock either cannot
+//! panic, or panics only before or after changes that belong together. So a poisoned lock is taken
+//! like any other. If a thread panics while others wait for its span, `flight` wakes them.
+//! (`src/sync.rs` of the product does the same; a crate of its own for these lines would be one
+//! more to publish.)
 
 use std::sync::{self, PoisonError, RwLockReadGuard, RwLockWriteGuard};
 
@@ -55,17 +57,17 @@ impl<T> RwLock<T> {
 pub(crate) struct Condvar(sync::Condvar);
 
 impl Condvar {
-    /// A condition for which nobody waits.
+    /// A condition variable without waiting threads.
     pub(crate) const fn new() -> Self {
         Self(sync::Condvar::new())
     }
 
-    /// Gives up the lock of `guard`, waits to be notified, and takes it again.
+    /// Releases the lock of `guard`, waits to be notified, and takes the lock again.
     pub(crate) fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
         self.0.wait(guard).unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Wakes all threads that wait.
+    /// Wakes all waiting threads.
     pub(crate) fn notify_all(&self) {
         self.0.notify_all();
     }

@@ -1,11 +1,12 @@
-//! What tests of several parts share.
+//! Test data that several modules use.
 
 use crate::{Format, Options};
 
-/// A stream of 50 stored blocks, each of a thousand bytes that are its number, in spans of 10,000.
+/// A stream of 50 stored blocks. Each block has 1000 bytes whose value is the number of the block.
+/// Spans have 10,000 bytes.
 pub(crate) fn fifty_blocks() -> (Vec<u8>, Options) {
     let block = |number| {
-        // The last block or not; 1000, and its complement.
+        // Whether this is the last block; then the length 1000, and its complement.
         let header = [u8::from(number == 49), 0xe8, 3, 0x17, 0xfc];
         header.into_iter().chain([number; 1000])
     };

@@ -1,14 +1,15 @@
-//! A whole stream at once, for callers that want all of it.
+//! Decodes a whole stream at once, for callers that want all of it.
 //!
-//! Without what reading here and there takes: no checkpoints, no checksum, no spans.
+//! Makes nothing that only random access needs: no checkpoints, no checksum, no spans.
 
 use crate::{
     BitOffset, Error,
     inflate::{Bits, Decoder, Input, Output, Stop},
 };
 
-/// Decodes a DEFLATE stream, and ignores what follows it. Afterwards `decoded` has its bytes and
-/// no others; what it had before is lost, but its room is used, so it is best used again.
+/// Decodes a DEFLATE stream, and ignores what follows it. Afterwards `decoded` has the decoded
+/// bytes and no others. Its earlier content is lost, but its memory is used again, so pass the same
+/// vector to many calls.
 ///
 /// Returns how many bytes of `encoded` the stream takes.
 ///
@@ -21,14 +22,15 @@ use crate::{
 /// ```
 ///
 /// # Errors
-/// `Corrupt` or `Truncated`; the bytes before that are in `decoded`.
+/// `Corrupt` or `Truncated`. The bytes before the fault are then in `decoded`.
 pub fn inflate(encoded: &[u8], decoded: &mut Vec<u8>) -> Result<usize, Error> {
     let source = encoded;
     let mut input = Input::new(0..encoded.len() as u64);
     let mut bits = Bits::new(&mut input, &source);
     let mut decoder = Decoder::new();
-    // More than what was decoded before, so that as much again ends before the limit. Not the
-    // capacity: what of it is not initialised would be first, each time.
+    // At least one byte more than the earlier content, so that a stream of the same length ends
+    // before the limit. The limit is not the capacity, because all bytes up to the limit are
+    // initialised first, in each call.
     let mut limit = 1 + decoded.len().max(4 * encoded.len());
     let mut out = Output::new(std::mem::take(decoded), &[]);
     let result = loop {
@@ -37,7 +39,7 @@ pub fn inflate(encoded: &[u8], decoded: &mut Vec<u8>) -> Result<usize, Error> {
             Ok(Stop::Limit | Stop::Block) => limit *= 2,
             Ok(Stop::End) => {
                 let BitOffset(end) = bits.position();
-                // An offset of a slice's bytes, so it fits.
+                // An offset in a slice, so it fits.
                 break Ok(end.div_ceil(8) as usize);
             }
             Err(fault) => break Err(fault.at(out.len() as u64)),
@@ -101,7 +103,7 @@ mod tests {
 
     #[test]
     fn bytes_before_a_fault_are_there() {
-        // A stored block, then a block of type 3; or nothing.
+        // A stored block, followed by a block of type 3 or by nothing.
         for (rest, corrupt) in [(&[7][..], true), (&[], false)] {
             let encoded = [&[0, 2, 0, 0xfd, 0xff, b'h', b'i'][..], rest].concat();
             let mut decoded = vec![9; 9];

@@ -1,12 +1,12 @@
-//! The decoded spans, in the order of their use.
+//! The decoded spans, in order of last use.
 
 use lru::LruCache;
 
 use super::ReaderId;
 use crate::Span;
 
-/// How many of the oldest spans are looked at for a buffer that serves. Where members of several
-/// spacings are read, the very oldest is often of another size.
+/// How many of the oldest spans are checked for a buffer of the needed size. If streams of several
+/// spacings are read, the very oldest span often has another size.
 pub(super) const OLDEST: usize = 16;
 
 /// The decoded spans of all readers.
@@ -14,7 +14,7 @@ pub(super) struct Cache {
     spans: LruCache<(ReaderId, usize), Span>,
     /// Bytes that the spans take.
     bytes: u64,
-    /// How often in a row another span was dropped instead of the oldest.
+    /// How often in a row a newer span was dropped instead of the oldest.
     passed_over: usize,
 }
 
@@ -71,8 +71,8 @@ impl Cache {
         Some(span)
     }
 
-    /// Takes out one of the oldest spans, one whose buffer has a length that `serves` if there is
-    /// one, else the oldest. Every so often it drops the oldest as well: else unread spans would
+    /// Takes out one of the oldest spans: one whose buffer length `serves`, or else the oldest.
+    /// After several newer spans in a row it also drops the oldest: otherwise unread spans would
     /// stay for as long as spans of another size come and go.
     pub(super) fn pop_like(&mut self, serves: impl Fn(usize) -> bool) -> Option<Span> {
         let is_like = |span: &Span| span.buffer_len().is_some_and(&serves);

@@ -1,4 +1,4 @@
-//! The byte budget that readers share.
+//! The byte budget that several readers share.
 //!
 //! `Memory` counts the bytes and decides what is dropped. `cache` holds the decoded spans, `pool`
 //! the buffers that are used again.
@@ -28,18 +28,18 @@ use crate::{
 
 /// A budget in bytes for the decoded spans and the indexes of all its readers.
 ///
-/// Decoded spans are dropped to keep the budget: the least recently used, or another of the oldest
-/// if its buffer has the size that the next span needs. Indexes (checkpoints, windows, paused
-/// decoders) may take half. Above a quarter of the budget, readers pack their windows as they
-/// advance. Above half, the reader with the largest index gives up every other window: its reads
-/// get slower, not wrong. Windows of a saved index take no memory. A dropped span is not counted,
-/// even while a caller holds it.
+/// Decoded spans are dropped to keep the budget: the least recently used span, or another of the
+/// oldest spans if its buffer has the size that the next span needs. Indexes (checkpoints, windows,
+/// paused decoders) may take half of the budget. When they take more than a quarter, readers pack
+/// their windows as they advance. When they take more than half, the reader with the largest index
+/// gives up every other window: its reads get slower, not wrong. Windows of a saved index take no
+/// memory. A span that was dropped does not count, even while a caller still holds it.
 pub struct Memory {
     limit: AtomicU64,
     state: Mutex<State>,
 }
 
-/// Names a reader among those of one `Memory`.
+/// Identifies a reader among the readers of one `Memory`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct ReaderId(u64);
 
@@ -73,7 +73,7 @@ pub(crate) trait Thin: Send + Sync + 'static {
 
 struct IndexUse {
     bytes: u64,
-    /// It could give up nothing when it was last asked.
+    /// Whether the index had nothing to give up when it was last asked.
     least: bool,
     index: Weak<dyn Thin>,
 }
@@ -95,8 +95,7 @@ impl Memory {
         })
     }
 
-    /// Bytes in use now: cached spans, indexes, spare buffers, and what is set aside for
-    /// speculation.
+    /// Bytes in use now: cached spans, indexes, spare buffers, and bytes reserved for speculation.
     #[must_use]
     pub fn used(&self) -> u64 {
         let state = self.lock();
@@ -117,8 +116,8 @@ impl Memory {
         self.limit.load(Ordering::Relaxed)
     }
 
-    /// Changes the budget to `limit` bytes and drops spans above it. Windows above it are given up
-    /// when a reader advances.
+    /// Changes the budget to `limit` bytes and drops spans that no longer fit. Windows that no
+    /// longer fit are given up when a reader advances.
     pub fn set_limit(&self, limit: u64) {
         self.limit.store(limit, Ordering::Relaxed);
         let mut state = self.lock();
@@ -152,7 +151,7 @@ impl Memory {
 
     /// Drops a reader's spans.
     pub(crate) fn remove_spans(&self, reader: ReaderId) {
-        // The lock is gone before the spans are freed.
+        // The lock is released before the spans are freed.
         let dropped = self.lock().cache.remove_reader(reader);
         drop(dropped);
     }
@@ -195,8 +194,9 @@ impl Memory {
         drop((replaced, dropped));
     }
 
-    /// A buffer of at least `len` initialised bytes: a spare one or that of a span that has to be
-    /// dropped, before a fresh one, whose page faults cost several times the fastest decode.
+    /// A buffer of at least `len` initialised bytes: a spare one, or the buffer of a span that has
+    /// to be dropped, or else a fresh one. The page faults of a fresh buffer cost several times the
+    /// fastest decode.
     pub(crate) fn buffer(&self, len: usize) -> (Vec<u8>, Lent<'_>) {
         // Lengths of spans differ by up to a match, so buffers of the exact length would seldom
         // fit.
@@ -209,19 +209,19 @@ impl Memory {
         (used.unwrap_or_else(|| vec![0; len]), Lent { memory: self, bytes })
     }
 
-    /// Bytes of the budget that are set aside.
+    /// Bytes of the budget that are set aside for speculation.
     pub(crate) fn reserved(&self) -> u64 {
         self.lock().reserved_bytes
     }
 
-    /// Sets bytes aside, unless that makes more than `most` together.
+    /// Sets bytes aside, unless all bytes set aside would then exceed `most`.
     pub(crate) fn reserve(self: &Arc<Self>, bytes: u64, most: u64) -> Option<Reserved> {
         let state = self.lock();
         let fits = state.reserved_bytes + bytes <= most;
         fits.then(|| self.set_aside(state, bytes))
     }
 
-    /// Sets bytes aside, even above the budget: for memory that is taken in any case.
+    /// Sets bytes aside, even above the budget: for memory that is allocated in any case.
     pub(crate) fn reserve_anyway(self: &Arc<Self>, bytes: u64) -> Reserved {
         self.set_aside(self.lock(), bytes)
     }
@@ -246,8 +246,8 @@ impl Memory {
         let before = std::mem::replace(&mut index.bytes, bytes);
         state.index_bytes = state.index_bytes - before + bytes;
 
-        // `thin` takes the lock of the index, whose holder may wait for this one: so this one is
-        // released.
+        // `thin` takes the lock of the index, and the thread that holds that lock may wait for this
+        // one: so this lock is released first.
         while grown && state.index_bytes > self.limit() / 2 {
             let largest = state.indexes.iter().filter(|(_, index)| !index.least);
             let largest = largest.max_by_key(|(_, index)| index.bytes);
@@ -271,7 +271,7 @@ impl Memory {
 
     /// A packer for windows of a stream.
     pub(crate) fn packer(&self, format: Format, encoded: Range<u64>) -> Box<Packer> {
-        // The lock is gone before anything is allocated.
+        // The lock is released before anything is allocated.
         let kept = self.lock().pool.packer.take();
         match kept {
             Some(mut packer) => {
@@ -282,7 +282,7 @@ impl Memory {
         }
     }
 
-    /// Keeps a packer for the next stream.
+    /// Keeps a packer, so that the next stream can use it.
     pub(crate) fn keep_packer(&self, packer: Box<Packer>) {
         let before = self.lock().pool.packer.replace(packer);
         drop(before);
@@ -298,16 +298,17 @@ impl State {
         self.cache.bytes() + self.index_bytes + self.reserved_bytes + self.pool.spare_bytes()
     }
 
-    /// A used buffer for `len` bytes: a spare one, or that of a span that has to be dropped. Lent
-    /// buffers count as the spans that they will be: else two threads that take turns would find
-    /// room for a fresh buffer each time.
+    /// An existing buffer for `len` bytes: a spare one, or that of a span that has to be dropped.
+    /// Lent buffers count as if they were cached spans already: otherwise two threads that
+    /// alternate would find room for a fresh buffer each time.
     fn used_buffer(&mut self, len: usize, limit: u64) -> Option<Vec<u8>> {
         if let Some(buffer) = self.pool.take(len) {
             return Some(buffer);
         }
         let is_full = |state: &Self| state.taken() + state.pool.lent_bytes + len as u64 > limit;
         if is_full(self) {
-            // None of the spare buffers serves, so they go before spans do.
+            // No spare buffer has a fitting size, so the spare ones are freed before spans are
+            // dropped.
             drop(self.pool.take_spares());
         }
         while is_full(self) {
@@ -320,7 +321,8 @@ impl State {
         None
     }
 
-    /// Takes out spans until all fits into `limit`. The caller frees them after the lock.
+    /// Removes spans until everything fits into `limit`. The caller frees them after it has
+    /// released the lock.
     fn fit(&mut self, limit: u64) -> Vec<Span> {
         let mut dropped = Vec::new();
         if self.taken() > limit {

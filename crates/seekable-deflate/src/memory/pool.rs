@@ -1,29 +1,30 @@
-//! Buffers that are used again, since the page faults of a fresh one cost several times the fastest
-//! decode.
+//! Keeps idle buffers for the next spans: the page faults of a fresh buffer cost several times the
+//! fastest decode.
 //!
-//! Speculation has buffers of its own (`speculation::buffers`): they are of two kinds of units,
-//! their bytes stay set aside from the budget while they are idle, and they are freed with their
-//! stream.
+//! Speculation has its own buffers (`speculation::buffers`): they have two unit sizes, they count
+//! in the budget even while they are idle, and they are freed with their stream.
 
 use super::Memory;
 use crate::windows::Packer;
 
-/// Spare buffers are kept up to this number, for the spans on their way from the frontier to a
-/// reader, or up to this many bytes, which a reader gives up at a time.
+/// A buffer is kept if there are fewer than this number of spare ones, which suffices for spans
+/// that go from the frontier to a reader; or if the spare ones take fewer than `SPARE_BYTES`, which
+/// is what a reader gives up at a time.
 const SPARES: usize = 4;
 const SPARE_BYTES: u64 = 4 << 20;
 
-/// Lengths of buffers are multiples of this. Bytes.
+/// Lengths of buffers are multiples of this number of bytes.
 pub(super) const PAGE: usize = 4096;
 
-/// Idle buffers, and how much is lent.
+/// Idle buffers, and how many bytes of buffers are lent.
 #[derive(Default)]
 pub(super) struct Pool {
     /// Idle buffers of spans that were given up.
     spares: Vec<Vec<u8>>,
     /// Bytes of the buffers that spans are being decoded into.
     pub(super) lent_bytes: u64,
-    /// Half a MiB that the next packing of windows need not allocate. Not counted.
+    /// An idle packer of half a MiB, so that the next packing of windows need not allocate one. Not
+    /// counted in the budget.
     pub(super) packer: Option<Box<Packer>>,
 }
 
@@ -33,13 +34,13 @@ impl Pool {
         self.spares.iter().map(|buffer| buffer.capacity() as u64).sum()
     }
 
-    /// A buffer that serves for `len` bytes.
+    /// Takes out a buffer that serves for `len` bytes, if there is one.
     pub(super) fn take(&mut self, len: usize) -> Option<Vec<u8>> {
         let at = self.spares.iter().position(|buffer| serves(buffer.len(), len))?;
         Some(self.spares.swap_remove(at))
     }
 
-    /// Keeps a buffer, or returns it if there are enough.
+    /// Keeps a buffer, or returns it if enough are kept already.
     pub(super) fn keep(&mut self, buffer: Vec<u8>) -> Option<Vec<u8>> {
         if self.spares.len() >= SPARES && self.spare_bytes() >= SPARE_BYTES {
             return Some(buffer);
@@ -48,18 +49,19 @@ impl Pool {
         None
     }
 
-    /// Takes out all buffers.
+    /// Takes out all spare buffers.
     pub(super) fn take_spares(&mut self) -> Vec<Vec<u8>> {
         std::mem::take(&mut self.spares)
     }
 }
 
-/// Whether a buffer of `held` bytes may serve where `len` are needed.
+/// Whether a buffer of `held` bytes may be used if `len` bytes are needed: it must be long enough,
+/// but at most twice as long.
 pub(super) fn serves(held: usize, len: usize) -> bool {
     (len..=2 * len).contains(&held)
 }
 
-/// Counts a buffer that is being decoded into. Dropped just before the span is cached.
+/// Counts a buffer while a span is decoded into it. Dropped just before the span is cached.
 pub(crate) struct Lent<'a> {
     pub(super) memory: &'a Memory,
     pub(super) bytes: u64,

@@ -35,7 +35,7 @@ fn of_the_oldest_the_one_goes_whose_buffer_serves() {
     let (buffer, _) = memory.buffer(1_000_000);
     assert_eq!((buffer.as_ptr(), cached()), (place, vec![0, 2, 3]));
     memory.insert(reader, 1, &span(buffer));
-    // Whatever serves nobody goes in the order of its use.
+    // Spans whose buffers do not fit are dropped in the order of their last use.
     memory.buffer(1_500_000);
     assert_eq!(cached(), [1, 3]);
 }
@@ -167,7 +167,7 @@ fn what_is_set_aside_is_counted_and_spans_go_for_it() {
     assert_eq!(memory.used(), 0);
 }
 
-/// An index whose memory can be halved, down to 100 bytes.
+/// An index that gives up half of its memory each time, down to 100 bytes.
 struct Halved(AtomicU64);
 
 impl Thin for Halved {

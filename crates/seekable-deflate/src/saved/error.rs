@@ -1,31 +1,31 @@
-//! Why a saved index is of no use.
+//! Errors of saved indexes.
 
 use std::{fmt, io};
 
-/// Why a saved index is of no use. The stream can be read without it.
+/// Why a saved index cannot be used. The stream can be read without it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum IndexError {
     /// The bytes are not an index.
     Foreign,
-    /// This version of the format is not known to this crate.
+    /// This crate does not know the index's version of the format.
     Version(u32),
     /// The bytes cannot be read.
     Unreadable(io::ErrorKind),
-    /// The index is damaged. Says what is wrong.
+    /// The index is damaged. The text names the damaged part.
     Corrupt(&'static str),
-    /// The index is of another stream, or of one that was promised other decoded bytes. Says what
-    /// differs.
+    /// The index belongs to another stream, or to one with another promised length or checksum. The
+    /// text names the difference.
     OtherStream(&'static str),
-    /// The index reaches further than the reader has decoded, and one that did so before was wrong.
+    /// The index reaches farther than the reader has decoded, and an earlier such index was wrong.
     Distrusted,
-    /// The index divides the stream into other spans than the reader has already.
+    /// The index divides the stream into other spans than the reader does.
     OtherSpans,
     /// A span is longer than this reader's memory allows.
     SpanTooLong {
         /// Length of the span in decoded bytes.
         len: u64,
-        /// The most that the reader takes, in bytes.
+        /// The longest span that the reader allows, in decoded bytes.
         most: u64,
     },
 }
@@ -52,7 +52,7 @@ impl std::error::Error for IndexError {}
 impl From<io::Error> for IndexError {
     fn from(error: io::Error) -> Self {
         match error.kind() {
-            // The bytes end before the range that the caller gave.
+            // The source ends before the range that the caller gave.
             io::ErrorKind::UnexpectedEof => Self::Corrupt("cut off"),
             kind => Self::Unreadable(kind),
         }

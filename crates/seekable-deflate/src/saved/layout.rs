@@ -24,7 +24,7 @@ pub(crate) struct Header {
     pub(crate) encoded_len: u64,
     /// Checksums of all bytes up to the frontier.
     pub(crate) sums: Sums,
-    /// Whether the frontier is the end of the stream.
+    /// Whether the frontier is at the end of the stream.
     pub(crate) complete: bool,
     pub(crate) checkpoints: u64,
     /// CRC-32 of the table.
@@ -67,7 +67,8 @@ impl Header {
         bytes
     }
 
-    /// Parses the header of an index of `len` bytes. The lengths in it add up to `len`.
+    /// Parses the header of an index of `len` bytes, and checks that the lengths in the header add
+    /// up to `len`.
     pub(crate) fn of(header: &[u8; Self::LEN], len: u64) -> Result<Self, IndexError> {
         if !header.starts_with(&MAGIC) {
             return Err(IndexError::Foreign);
@@ -128,12 +129,12 @@ impl Header {
 
     /// Length of the table in bytes.
     pub(crate) fn table_len(&self) -> u64 {
-        // `check` has seen that this is no more than the length of the index.
+        // Does not overflow: `check` has compared it with the length of the index.
         self.checkpoints * Record::LEN as u64
     }
 }
 
-/// A checkpoint of the table.
+/// A checkpoint in the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Record {
     pub(crate) encoded: BitOffset,
@@ -142,24 +143,24 @@ pub(crate) struct Record {
     pub(crate) place: Option<Place>,
     /// CRC-32 of the span that starts here. 0 at the frontier.
     pub(crate) crc32: u32,
-    /// `None` if no window is saved for it.
+    /// `None` if the index has no window for this checkpoint.
     pub(crate) window: Option<WindowRecord>,
 }
 
-/// Where a packed window lies.
+/// Place, lengths and checksum of a packed window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct WindowRecord {
-    /// Offset of its first byte from the start of the windows.
+    /// Offset of the packed bytes from the start of the first window, in bytes.
     pub(crate) at: u64,
-    /// Its length in bytes.
+    /// Length of the packed bytes.
     pub(crate) packed_len: u32,
-    /// Length of the window when it is unpacked: 32 KiB at most.
+    /// Length of the unpacked window in bytes: 32 KiB at most.
     pub(crate) len: u16,
     /// CRC-32 of the packed bytes.
     pub(crate) crc32: u32,
 }
 
-/// Values of the byte for the place of a checkpoint.
+/// Values of the byte that encodes the place of a checkpoint.
 const AT_START: u8 = 0;
 const AT_BLOCK: u8 = 1;
 const IN_CODED: u8 = 2;
@@ -221,7 +222,7 @@ impl Record {
     }
 }
 
-/// Fills bytes field by field.
+/// Writes fields into bytes, one after the other.
 struct Fields<'a>(&'a mut [u8]);
 
 impl Fields<'_> {

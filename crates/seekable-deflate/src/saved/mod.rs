@@ -1,7 +1,7 @@
 //! The format of a saved index (docs/index-format.md).
 //!
-//! Its checksums protect from damage, not from forgery: an index can make a reader believe anything
-//! of a stream that it has not decoded itself.
+//! The checksums protect from damage, not from forgery: a forged index can pretend anything about
+//! bytes of the stream that the reader has not decoded itself.
 
 mod error;
 mod layout;
@@ -14,26 +14,27 @@ pub(crate) use layout::{Header, Record, WindowRecord};
 
 use crate::{ReadAt, inflate::HISTORY};
 
-/// The saved index of one stream. Header and table are checked; a window is read when it is used.
+/// The saved index of one stream. Header and table have been checked. A window is read and checked
+/// when it is used.
 ///
 /// Cheap to clone.
 #[derive(Clone)]
 pub struct SavedIndex {
     inner: Arc<Inner>,
-    /// The table. Only needed to adopt the index.
+    /// The records of the table, needed only to adopt the index.
     records: Arc<[Record]>,
 }
 
 struct Inner {
     bytes: Arc<dyn ReadAt>,
-    /// Where in `bytes` the index begins.
+    /// Offset in `bytes` at which the index begins.
     start: u64,
     header: Header,
 }
 
 impl SavedIndex {
-    /// Checks header and table of the index that `range` of `bytes` holds. Windows are not read
-    /// until they are used. One that is damaged or cannot be read then costs a longer decode.
+    /// Checks header and table of the index that `range` of `bytes` holds. Windows are read when
+    /// they are used; a window that is damaged or cannot be read then costs a longer decode.
     ///
     /// # Errors
     /// `Foreign`, `Version`, `Corrupt` or `Unreadable`.
@@ -44,8 +45,8 @@ impl SavedIndex {
         Ok(Self { inner: Arc::new(inner), records: records.into() })
     }
 
-    /// The [`frontier`](Self::frontier) of the index that `range` of `bytes` holds, by its header
-    /// alone: its table may still turn out to be damaged.
+    /// The [`frontier`](Self::frontier) of the index that `range` of `bytes` holds. Reads only the
+    /// header: the table may still turn out to be damaged.
     ///
     /// # Errors
     /// As for [`new`](Self::new).
@@ -57,7 +58,7 @@ impl SavedIndex {
         &self.inner.header
     }
 
-    /// The checkpoints, each with its window if the index has that.
+    /// The checkpoints, each with its window if the index has one for it.
     pub(crate) fn records(&self) -> impl ExactSizeIterator<Item = (&Record, Option<SavedWindow>)> {
         self.records.iter().enumerate().map(|(number, record)| {
             let window = || SavedWindow { saved: self.inner.clone(), number };
@@ -65,13 +66,13 @@ impl SavedIndex {
         })
     }
 
-    /// How far the stream was decoded, in decoded bytes.
+    /// Decoded offset up to which the stream was decoded.
     #[must_use]
     pub fn frontier(&self) -> u64 {
         self.inner.header.sums.whole.len()
     }
 
-    /// Whether [`frontier`](Self::frontier) is the end of the stream.
+    /// Whether the [`frontier`](Self::frontier) is at the end of the stream.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.inner.header.complete
@@ -88,7 +89,7 @@ fn header(bytes: &dyn ReadAt, range: &Range<u64>) -> Result<Header, IndexError> 
 impl Inner {
     /// Reads the table and compares its checksum.
     fn table(&self) -> Result<Vec<u8>, IndexError> {
-        // The length in the header is not allocated before the last byte is known to exist.
+        // Checks that the last byte exists before memory for the whole table is allocated.
         let len = self.header.table_len();
         if let Some(last) = len.checked_sub(1) {
             self.read(last, &mut [0])?;
@@ -101,22 +102,24 @@ impl Inner {
         Ok(table)
     }
 
-    /// Reads bytes from `offset` on, counted from the start of the table.
+    /// Reads bytes from `offset` on, which counts from the start of the table.
     fn read(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         let at = self.start.checked_add(Header::LEN as u64 + offset);
         self.bytes.read_exact_at(buf, at.ok_or(io::ErrorKind::UnexpectedEof)?)
     }
 
-    /// The place of the window of checkpoint `number`.
+    /// The record of the window of checkpoint `number`. `None` if there is none or it cannot be
+    /// read.
     fn window_record(&self, number: usize) -> Option<WindowRecord> {
         let mut record = [0; Record::LEN];
         self.read((number * Record::LEN) as u64, &mut record).ok()?;
         Record::of(&record).ok()?.window
     }
 
-    /// The packed bytes of a window; `None` if they are damaged.
+    /// The packed bytes of a window. `None` if they are damaged or cannot be read.
     fn packed(&self, record: WindowRecord) -> Option<Vec<u8>> {
-        // More than any window packs to. So damage cannot cost much memory.
+        // No window packs to more bytes. The limit bounds the memory that a damaged length can
+        // cost.
         if record.packed_len as usize > 2 * HISTORY {
             return None;
         }
@@ -140,12 +143,12 @@ impl fmt::Debug for SavedIndex {
 #[derive(Clone)]
 pub(crate) struct SavedWindow {
     saved: Arc<Inner>,
-    /// The number of its checkpoint.
+    /// The number of the window's checkpoint.
     number: usize,
 }
 
 impl SavedWindow {
-    /// Its record and its packed bytes. `None` if they are damaged or cannot be read.
+    /// The record of the window and its packed bytes. `None` if they are damaged or cannot be read.
     pub(crate) fn packed(&self) -> Option<(WindowRecord, Vec<u8>)> {
         let record = self.saved.window_record(self.number)?;
         Some((record, self.saved.packed(record)?))

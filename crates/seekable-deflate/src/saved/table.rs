@@ -6,7 +6,7 @@ use super::{
 };
 use crate::inflate::{HISTORY, MAX_MATCH, Place};
 
-/// The records of a table, checked as far as that is possible without the stream.
+/// Parses the records of a table, and checks everything that can be checked without the stream.
 pub(super) fn records(header: &Header, table: &[u8]) -> Result<Vec<Record>, IndexError> {
     let (records, _) = table.as_chunks::<{ Record::LEN }>();
     let records = records.iter().map(Record::of).collect::<Result<Vec<_>, _>>()?;
@@ -27,7 +27,8 @@ fn check(header: &Header, records: &[Record]) -> Result<(), IndexError> {
         before = Some(record);
     }
     let last = before.ok_or(IndexError::Corrupt("no checkpoint"))?;
-    // The last one of a complete index starts a span, that of any other index is the frontier.
+    // In a complete index, a span follows the last checkpoint. In any other, the last checkpoint is
+    // at the frontier.
     let ends = match header.complete {
         true => last.decoded < frontier,
         false => last.decoded == frontier,
@@ -57,7 +58,7 @@ fn check_next(before: &Record, record: &Record, header: &Header) -> Result<(), I
     if at.0 > header.encoded_len * 8 || record.decoded > header.sums.whole.len() {
         return Err(IndexError::Corrupt("a checkpoint beyond the end"));
     }
-    // The best ratio is the longest match for two bits.
+    // No data decode to more: the longest match takes two bits at least.
     let most = (at.0 - before.encoded.0).saturating_mul(MAX_MATCH as u64 / 2);
     if record.decoded - before.decoded > most {
         return Err(IndexError::Corrupt("a span of more than its bits can yield"));
@@ -71,7 +72,8 @@ fn check_next(before: &Record, record: &Record, header: &Header) -> Result<(), I
     if right { Ok(()) } else { Err(IndexError::Corrupt("place of a checkpoint")) }
 }
 
-/// Checks that a window begins at `end`, where the one before it ends. Returns its own end.
+/// Checks that the window of `record` begins at `end`, where the previous window ends. Returns the
+/// end of this window.
 fn check_window(record: &Record, end: u64) -> Result<u64, IndexError> {
     let Some(window) = record.window else { return Ok(end) };
     if window.at != end {
@@ -80,7 +82,7 @@ fn check_window(record: &Record, end: u64) -> Result<u64, IndexError> {
     if usize::from(window.len) > HISTORY || u64::from(window.len) > record.decoded {
         return Err(IndexError::Corrupt("length of a window"));
     }
-    // Overflow means damage: the lengths add up to that in the header.
+    // An overflow means damage: `check` compares the sum with the length in the header.
     end.checked_add(window.packed_len.into()).ok_or(IndexError::Corrupt("length of a window"))
 }
 
@@ -93,7 +95,7 @@ mod tests {
         saved::layout::WindowRecord,
     };
 
-    /// Of 1000 encoded and 100,000 decoded bytes.
+    /// The header of an index of 1000 encoded and 100,000 decoded bytes.
     fn header() -> Header {
         let whole = Crc::new(7, 100_000);
         Header {
@@ -159,7 +161,7 @@ mod tests {
             change(&mut records);
             assert_eq!(check(&header(), &records), Err(IndexError::Corrupt(what)));
         }
-        // 129 bytes for a bit are the most there can be.
+        // 129 decoded bytes for each encoded bit are the most that is possible.
         let mut records = records();
         records[1].encoded.0 = 388;
         assert_eq!(check(&header(), &records), Ok(()));

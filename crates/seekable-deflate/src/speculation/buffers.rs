@@ -1,4 +1,4 @@
-//! The buffers of speculative decoding, used again since fresh pages cost time.
+//! Keeps the buffers of speculative decoding for the next pieces: fresh pages cost time.
 
 use std::sync::Arc;
 
@@ -10,24 +10,25 @@ use crate::{
     sync::{Mutex, MutexGuard},
 };
 
-/// Longest piece in bytes, not counting the rest of a match.
+/// Decoded bytes of the longest piece, not counting the part of its last match that exceeds it.
 pub(super) const PIECE: usize = 256 << 10;
 /// Length of a buffer for a piece, in units.
 const BUFFER: usize = HISTORY + PIECE + MAX_MATCH + MARGIN;
 
-/// Bytes of the budget for a piece: its buffer and the list of its matches.
+/// Bytes of the budget that one piece takes: its buffer and the list of its matches.
 const fn memory<T>() -> u64 {
     (BUFFER * size_of::<T>() + Matches::most_memory(PIECE)) as u64
 }
 
-/// A buffer, whose bytes and those of its piece's matches are set aside from the budget.
+/// A buffer. Its bytes, and those of the list of matches of its piece, are set aside from the
+/// budget.
 pub(super) struct Buffer<T> {
     pub(super) units: Vec<T>,
     reserved: Reserved,
 }
 
 impl<T> Buffer<T> {
-    /// The buffer with the units that `f` returns, and the other result of `f`.
+    /// Replaces the units by those that `f` returns, and returns the other result of `f` too.
     pub(super) fn map<R>(self, f: impl FnOnce(Vec<T>) -> (Vec<T>, R)) -> (Self, R) {
         let (units, result) = f(self.units);
         (Self { units, reserved: self.reserved }, result)
@@ -37,7 +38,7 @@ impl<T> Buffer<T> {
 /// The buffer of a piece.
 pub(super) enum Units {
     Bytes(Buffer<u8>),
-    /// Bytes and markers (`markers`).
+    /// Bytes and markers (see `markers`).
     Marked(Buffer<u16>),
 }
 
@@ -62,7 +63,7 @@ pub(super) struct Buffers {
 struct Free {
     bytes: Vec<Buffer<u8>>,
     marked: Vec<Buffer<u16>>,
-    /// Buffers that come back are freed.
+    /// Whether returned buffers are freed instead of kept.
     given_up: bool,
 }
 
@@ -71,12 +72,12 @@ impl Buffers {
         Self { memory, free: Mutex::default() }
     }
 
-    /// Bytes of the budget that all of them may take.
+    /// Bytes of the budget that all buffers of all streams may take.
     fn most(&self) -> u64 {
         self.memory.limit() / 4
     }
 
-    /// Decoded bytes that there is room for in units of two bytes.
+    /// Decoded bytes for which there is room if each takes a unit of two bytes.
     pub(super) fn capacity(&self) -> u64 {
         self.most() / memory::<u16>() * PIECE as u64
     }
@@ -84,7 +85,7 @@ impl Buffers {
     pub(super) fn take_bytes(&self) -> Option<Buffer<u8>> {
         let free = self.lock().bytes.pop();
         free.or_else(|| self.fresh(0)).or_else(|| {
-            // An idle buffer of the larger kind makes room.
+            // Freeing an idle buffer of the larger kind makes room.
             drop(self.lock().marked.pop()?);
             self.fresh(0)
         })
@@ -102,7 +103,7 @@ impl Buffers {
         })
     }
 
-    /// Whether a buffer of some kind is likely to be had.
+    /// Whether `take_bytes` or `take_marked` is likely to succeed.
     pub(super) fn have_room(&self) -> bool {
         let free = self.lock();
         !free.bytes.is_empty()
@@ -126,14 +127,14 @@ impl Buffers {
         }
     }
 
-    /// Frees all idle buffers, and until `keep` those that come back.
+    /// Frees all idle buffers, and until `keep` is called also the buffers that are returned.
     pub(super) fn give_up(&self) {
         let given_up = Free { given_up: true, ..Free::default() };
         let free = std::mem::replace(&mut *self.lock(), given_up);
         drop(free);
     }
 
-    /// Keeps buffers that come back from now on.
+    /// Keeps returned buffers from now on.
     pub(super) fn keep(&self) {
         self.lock().given_up = false;
     }

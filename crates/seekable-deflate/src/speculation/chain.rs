@@ -1,9 +1,9 @@
-//! The chain: settled chunks that follow each other from the frontier on, and jobs for their spans.
+//! The chain: settled chunks that follow each other without a gap, and jobs for the spans in them.
 //!
-//! A chunk joins the chain when the frontier comes to its start, or when it is complete and begins
-//! where the chain ends. So the chain grows as fast as chunks are decoded, whatever the frontier
-//! does, and many threads find jobs. Only the last window of each chunk is computed one after the
-//! other.
+//! A chunk joins the chain when the frontier comes to its start, or when the chunk is complete and
+//! begins where the chain ends. So the chain grows as fast as chunks are decoded, however slow the
+//! frontier is, and many threads find jobs. Only the last window of each chunk has to be computed
+//! in sequence.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -13,23 +13,24 @@ use super::{
 };
 use crate::{Memory, index::Spacing, inflate::MAX_MATCH};
 
-/// Which spans follow the one that the frontier is in.
+/// Determines which spans follow the span that the frontier is in.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Plan {
     /// The number of the frontier's span.
     pub(crate) number: usize,
-    /// Where it ends: at the first boundary of symbols from here on.
+    /// Where that span ends: at the first boundary of symbols at or after this decoded offset.
     pub(crate) end: u64,
     pub(crate) spacing: Spacing,
-    /// The decoded length that was promised. Spans that can reach it are left to the frontier.
+    /// The promised decoded length. Spans that can reach it are left to the frontier.
     pub(crate) promised: Option<u64>,
 }
 
 impl Plan {
-    /// Where span `number` ends if the span before it ends at the first boundary from `from` on.
+    /// The decoded offset at which span `number` aims to end, if the span before it ends at the
+    /// first boundary at or after `from`.
     fn end_after(&self, number: usize, from: u64) -> Option<u64> {
-        // A span ends up to a match after the offset aimed at. If that may be past the next such
-        // offset, only the frontier finds out which one comes next.
+        // A span ends up to a match after the offset that it aims at. If it may end after the next
+        // such offset, only the frontier can find out what the next span aims at.
         let to = self.spacing.end_after(number, from, MAX_MATCH as u64)?;
         let reach = to.saturating_add(MAX_MATCH as u64);
         self.promised.is_none_or(|len| reach < len).then_some(to)
@@ -39,7 +40,8 @@ impl Plan {
 /// Settled chunks, and the jobs made from them.
 #[derive(Default)]
 pub(super) struct Chain {
-    /// The chunks that future jobs may need, those in the frontier's span, and the last one.
+    /// The last chunk, the chunks that future jobs may need, and the chunks before the end of the
+    /// frontier's span.
     chunks: VecDeque<Arc<Settled>>,
     jobs: VecDeque<Arc<Job>>,
     planned: Option<Planned>,
@@ -49,23 +51,23 @@ struct Planned {
     plan: Plan,
     /// The last span that has a job, or the frontier's span if none has.
     number: usize,
-    /// Where that ends.
+    /// The end of that span.
     edge: Arc<Edge>,
 }
 
 impl Chain {
-    /// Where it ends.
+    /// The end of the chain.
     pub(super) fn end(&self) -> Option<Boundary> {
         self.chunks.back().map(|last| last.end())
     }
 
-    /// The window at its end.
+    /// The window at the end of the chain.
     pub(super) fn window(&self) -> Option<Vec<u8>> {
         self.chunks.back().map(|last| last.window_at(last.range().end))
     }
 
-    /// Starts a new chain with a chunk that the frontier has met. Returns the chunks of the old
-    /// one.
+    /// Starts a new chain with a chunk that the frontier has reached. Returns the chunks of the old
+    /// chain.
     pub(super) fn begin(&mut self, chunk: Arc<Settled>, plan: Plan) -> Vec<Arc<Settled>> {
         self.jobs.clear();
         let before = std::mem::take(&mut self.chunks).into();
@@ -101,7 +103,7 @@ impl Chain {
             let chunks = needed.cloned().collect();
             self.jobs.push_back(Job::new(planned.number, from, edge, chunks));
         }
-        // Jobs hold the chunks that they need.
+        // A planned job holds the chunks that it needs, so the chain need not hold them.
         let (first, next) = (planned.plan.end, planned.edge.at());
         let last = self.chunks.len() - 1;
         let mut number = 0;
@@ -113,7 +115,7 @@ impl Chain {
         });
     }
 
-    /// The chunk that has decoded byte `at`, if it is still held.
+    /// The chunk that holds decoded byte `at`, if the chain has it.
     pub(super) fn at(&self, at: u64) -> Option<Arc<Settled>> {
         self.chunks.iter().find(|chunk| chunk.range().contains(&at)).cloned()
     }
@@ -122,12 +124,13 @@ impl Chain {
         self.jobs.iter().any(|job| job.is_waiting())
     }
 
-    /// Claims a job that waits, if one does.
+    /// Claims the first waiting job, if there is one and there is memory for its span.
     pub(super) fn claim(&self, memory: &Arc<Memory>) -> Option<Claimed> {
         self.jobs.iter().find(|job| job.is_waiting())?.claim(memory)
     }
 
-    /// The job for span `number`, which ends at the first boundary from `end` on.
+    /// The job for span `number`, which ends at the first boundary at or after decoded offset
+    /// `end`.
     pub(super) fn job(&mut self, number: usize, end: u64) -> Option<Arc<Job>> {
         while self.jobs.front().is_some_and(|job| job.number() < number) {
             self.jobs.pop_front();
@@ -135,7 +138,7 @@ impl Chain {
         self.jobs.front().filter(|job| job.is_for(number, end)).cloned()
     }
 
-    /// The frontier is at decoded byte `decoded`. Returns the chunks before it.
+    /// Records that the frontier is at decoded offset `decoded`. Returns the chunks before it.
     pub(super) fn pass(&mut self, decoded: u64) -> Vec<Arc<Settled>> {
         while self.jobs.front().is_some_and(|job| job.is_before(decoded)) {
             self.jobs.pop_front();

@@ -1,4 +1,4 @@
-//! Decodes from a place where a block may begin, before the window is known.
+//! Decodes from a place where a block may begin, while the window before it is not known.
 
 use std::{
     ops::{Range, RangeInclusive},
@@ -18,18 +18,18 @@ use crate::{
 /// A place between two symbols of a piece where decoding can resume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ResumePoint {
-    /// Bytes decoded before it, from the start of the piece.
+    /// Bytes of the piece before this point.
     pub(super) len: usize,
     pub(super) encoded: BitOffset,
     pub(super) place: Place,
 }
 
-/// Some decoded bytes of a chunk.
+/// A part of a chunk: up to 256 KiB of consecutive decoded bytes.
 pub(super) struct Piece {
     pub(super) units: Units,
-    /// Where the decoded units lie in the buffer.
+    /// The range of `units` that holds the decoded bytes or markers.
     pub(super) range: Range<usize>,
-    /// The first is at the start of the piece, the last at its end.
+    /// The first point is at the start of the piece, the last at its end.
     pub(super) resume_points: Vec<ResumePoint>,
     pub(super) matches: Matches,
 }
@@ -44,19 +44,21 @@ impl Piece {
     }
 }
 
-/// Bytes between two resume_points. A checkpoint costs decoding half of that once more.
+/// Decoded bytes between two resume points. To place a checkpoint, half of that is decoded again on
+/// average.
 const STEP: usize = 32 << 10;
 
 /// The result of some work on a chunk.
 pub(super) enum Worked {
-    /// The start of a block, perhaps. Before the first piece, `Search` may take it back.
+    /// The bits at which a block header may begin. If decoding fails before the first piece,
+    /// `Search` revokes this result.
     Found(RangeInclusive<BitOffset>),
     Piece(Arc<Piece>),
-    /// The search goes on.
+    /// Nothing is found yet, or the block that was found is none: the search continues.
     Search,
     /// There is no memory for a buffer now.
     Starved,
-    /// The chunk goes no further.
+    /// The chunk ends here.
     Ended,
 }
 
@@ -90,7 +92,7 @@ impl Speculator {
         Self { encoded, finder, decoding: None, ended: false }
     }
 
-    /// Where in the stream it resume_points.
+    /// The encoded byte up to which the stream is searched or decoded.
     pub(super) fn position(&self) -> ByteOffset {
         match &self.decoding {
             Some(decoding) => decoding.start.0.byte(),
@@ -98,7 +100,8 @@ impl Speculator {
         }
     }
 
-    /// Works for a fraction of a millisecond. Another chunk begins at or after byte `halt`.
+    /// Searches or decodes for a fraction of a millisecond. `halt` is the encoded byte at or after
+    /// which the next chunk begins.
     pub(super) fn work(
         &mut self,
         source: &dyn ReadAt,
@@ -145,7 +148,8 @@ impl Speculator {
                 self.ended = !goes_on;
                 Worked::Piece(Arc::new(piece))
             }
-            // It fails so soon that there is no block here.
+            // Decoding failed before it yielded anything, so no block begins here: the search
+            // continues.
             None if decoding.pieces == 0 => {
                 self.decoding = None;
                 Worked::Search
@@ -159,7 +163,8 @@ impl Speculator {
 }
 
 impl Decoding {
-    /// Before the header of a block.
+    /// A decoder at the block header at `at`. The `Result` is an error if the decoder cannot start
+    /// there.
     fn new(encoded: Range<u64>, source: &dyn ReadAt, at: BitOffset) -> (Result<(), Fault>, Self) {
         let (mut input, mut decoder) = (Input::new(encoded), Decoder::new());
         decoder.stop_short();
@@ -170,8 +175,8 @@ impl Decoding {
         (resumed, Self { input, decoder, window, start: (at, place), pieces: 0 })
     }
 
-    /// The next piece, and whether more follows. The inner `None` says that nothing could be
-    /// decoded, the outer one that there is no buffer.
+    /// The next piece, and whether more pieces follow. The outer `None` means that there is no
+    /// memory for a buffer, the inner `None` that nothing could be decoded.
     fn piece(&mut self, source: &dyn ReadAt, buffers: &Buffers) -> Option<Option<(Piece, bool)>> {
         let (input, decoder) = (&mut self.input, &mut self.decoder);
         let mut bits = Bits::new(input, source);
@@ -211,8 +216,8 @@ struct Run {
     goes_on: bool,
 }
 
-/// Decodes a piece into `buffer`, `window` before it. Then `window` is the one at the end of the
-/// piece. No run if nothing could be decoded.
+/// Decodes a piece into `buffer`, with `window` before it, and replaces `window` by the one at the
+/// end of the piece. Returns the buffer, and no run if nothing could be decoded.
 fn decode<T: Unit>(
     decoder: &mut Decoder,
     bits: &mut Bits,
@@ -228,8 +233,8 @@ fn decode<T: Unit>(
         match decoder.decode(bits, &mut out, limit) {
             Ok(Stop::Limit) => {}
             Ok(Stop::Block) => goes_on = false,
-            // The last resume point is the last good place. What follows is left to the frontier,
-            // and so is the end of a stream.
+            // The piece ends at the last resume point. The frontier decodes what follows it,
+            // including the end of the stream.
             Ok(Stop::End) | Err(_) => {
                 goes_on = false;
                 break;

@@ -1,8 +1,8 @@
 //! Finds places in the middle of a stream where a block may begin.
 //!
-//! Only the frontier can tell whether a block does begin there: the bits may look like a header by
-//! chance, or belong to a DEFLATE stream that is stored in this one. Fixed blocks cannot be
-//! recognised and final blocks are of no use: the search passes over both.
+//! Only the frontier can tell whether a block really begins there: the bits may look like a header
+//! by chance, or belong to a DEFLATE stream that is stored in this one. The search finds neither
+//! fixed blocks, which cannot be recognised, nor final blocks, which are of no use.
 
 use std::ops::RangeInclusive;
 
@@ -11,18 +11,19 @@ use crate::{
     inflate::{Bits, Fault, Input, check_header},
 };
 
-/// Encoded bytes that one step looks through.
+/// Encoded bytes that one step searches.
 const WINDOW: usize = 64 << 10;
-/// Bytes that the test of a bit reads: 17 bits of counts, 57 of lengths, and the rest of the words.
+/// Bytes that the test of one bit position reads: 17 bits of counts, 57 bits of lengths, and the
+/// remainder of the 64-bit words that hold them.
 const LOOKAHEAD: usize = 24;
 
-/// A search in a stream, paused between two steps.
+/// A search for block headers in a stream, paused between two steps.
 pub(super) struct Finder {
     input: Input,
     /// The bit where the search goes on.
     at: BitOffset,
     bytes: Vec<u8>,
-    /// Where `bytes` lie in the stream.
+    /// The encoded offset of the first of `bytes`.
     start: ByteOffset,
 }
 
@@ -33,20 +34,21 @@ impl Finder {
         Self { input, at: from.bit(), bytes: Vec::new(), start: ByteOffset(0) }
     }
 
-    /// How far the stream is searched.
+    /// The encoded byte up to which the stream is searched.
     pub(super) fn position(&self) -> ByteOffset {
         self.at.byte()
     }
 
-    /// Looks through the next bytes of the stream. Returns the places of all headers that lead to
-    /// the same block, if one is found. Decoding starts from the last of them.
+    /// Searches the next 64 KiB of the stream. If it finds a block, returns all bits at which the
+    /// header of this block may begin: a stored block has several, because zeros pad its header to
+    /// a whole byte. Decoding starts at the last of them.
     pub(super) fn step(
         &mut self,
         source: &dyn ReadAt,
         encoded: &std::ops::Range<u64>,
     ) -> Result<Option<RangeInclusive<BitOffset>>, Fault> {
         let len = encoded.end - encoded.start;
-        // From one byte earlier: the header of a stored block may begin in it.
+        // Starts one byte earlier: the header of a stored block may begin in that byte.
         self.start = ByteOffset(self.at.byte().0.saturating_sub(1));
         let count = (len - self.start.0).min((WINDOW + LOOKAHEAD) as u64) as usize;
         if count <= LOOKAHEAD + 1 {
@@ -80,7 +82,8 @@ impl Finder {
         Ok(None)
     }
 
-    /// The possible headers of a stored block whose length fields are at this byte of `bytes`.
+    /// The bits at which the header of a stored block may begin whose length fields are at index
+    /// `byte` of `bytes`.
     fn stored_at(
         &mut self,
         source: &dyn ReadAt,
@@ -92,7 +95,7 @@ impl Finder {
         if (lengths ^ lengths >> 16) & 0xffff != 0xffff || zeros < 3 {
             return Ok(None);
         }
-        // Two matching length fields may be chance. A header after the block tells.
+        // Two matching length fields may be chance. So another block header must follow the block.
         let at = self.start.after(byte as u64);
         let next = at.after(4 + u64::from(lengths & 0xffff));
         if next.0 >= self.input.len() || !self.check(source, next.bit())? {
@@ -102,7 +105,7 @@ impl Finder {
         Ok(Some(BitOffset(at - u64::from(zeros))..=BitOffset(at - 3)))
     }
 
-    /// Whether a block header is at `at`.
+    /// Whether the bits at `at` are a valid block header.
     fn check(&mut self, source: &dyn ReadAt, at: BitOffset) -> Result<bool, Fault> {
         let mut bits = Bits::new(&mut self.input, source);
         let checked = bits.seek(at, at.byte().0 + 600).and_then(|()| check_header(&mut bits));
@@ -118,8 +121,8 @@ fn word(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"))
 }
 
-/// Which of the lowest eight bits may be the first of a dynamic block that is not the last:
-/// bits 0, 0, 1, and counts that zlib accepts.
+/// Which of the lowest eight bits may be the first bit of a dynamic block that is not the last one:
+/// bits 0, 0, 1, and then counts that zlib accepts.
 fn dynamic_candidates(word: u64) -> u64 {
     let block = !word & !(word >> 1) & word >> 2;
     // zlib rejects 30 and 31 in the five bits of a count.
@@ -128,7 +131,7 @@ fn dynamic_candidates(word: u64) -> u64 {
     block & !litlens & !distances & 0xff
 }
 
-/// Whether the code length code of a block at this bit is complete.
+/// Whether the code length code of a dynamic block that begins at `bit` is complete.
 fn is_complete(bytes: &[u8], bit: usize) -> bool {
     let at = bit + 13;
     let word = self::word(bytes, at / 8) >> (at % 8);
@@ -143,7 +146,7 @@ fn is_complete(bytes: &[u8], bit: usize) -> bool {
     sum == 128
 }
 
-/// The share of all codes that four code lengths of three bits take together, in 128ths.
+/// The share of the code space that four code lengths of three bits take together, in 128ths.
 static SHARES: [u16; 4096] = {
     let mut shares = [0; 4096];
     let mut lengths = 0;

@@ -1,4 +1,4 @@
-//! Jobs: each puts one span of settled chunks together, on the first thread that is free.
+//! Jobs: each makes one span from settled chunks, on the first thread that is free.
 
 use std::{
     ops::Range,
@@ -16,10 +16,10 @@ use crate::{
     windows::Reach,
 };
 
-/// The edge between two spans: the first boundary of symbols from an offset on. To find it costs a
-/// tenth of decoding a short span, so the two spans share it.
+/// The edge between two spans: the first boundary of symbols at or after a decoded offset. Finding
+/// it costs a tenth of decoding a short span, so the two spans share the result.
 pub(super) struct Edge {
-    /// In decoded bytes.
+    /// The decoded offset.
     at: u64,
     boundary: OnceLock<Option<Boundary>>,
 }
@@ -33,11 +33,11 @@ impl Edge {
         self.at
     }
 
-    /// The boundary. `None` if the source has changed or the chunk before the edge is gone: then
-    /// the frontier decodes here itself.
+    /// The boundary. `None` if the source has changed or the chunk before the edge is dropped: then
+    /// the frontier decodes these spans itself.
     pub(super) fn find(&self, chunks: &[Arc<Settled>], source: &dyn ReadAt) -> Option<Boundary> {
         *self.boundary.get_or_init(|| {
-            // A chunk that begins at the edge does not know where the symbol before it ends.
+            // A chunk that begins at the edge does not hold the end of the symbol before it.
             let has_before = |range: Range<u64>| range.start < self.at && self.at <= range.end;
             let chunk = chunks.iter().find(|chunk| has_before(chunk.range()))?;
             chunk.boundary(source, self.at).ok()
@@ -54,13 +54,14 @@ pub(super) struct Job {
     done: Condvar,
 }
 
-/// How far a job is.
+/// The progress of a job.
 enum Progress {
-    /// With the chunks that it needs, in order. The edges lie in the first and in the last.
+    /// Not started. Has the chunks that the job needs, in order. The edges lie in the first and the
+    /// last chunk.
     Waiting(Vec<Arc<Settled>>),
     Running,
     Done(Box<SpeculatedSpan>),
-    /// Done and taken, or failed.
+    /// The span was taken, or the job failed.
     Gone,
 }
 
@@ -70,7 +71,7 @@ pub(crate) struct SpeculatedSpan {
     pub(crate) crc: Crc,
     /// The bytes of the window that the span refers to, if they are known.
     pub(crate) reach: Option<Reach>,
-    /// The checkpoint at its end.
+    /// The checkpoint at the end of the span.
     pub(crate) next: Checkpoint,
     _reserved: Option<Reserved>,
 }
@@ -102,13 +103,13 @@ impl Job {
         matches!(*self.lock(), Progress::Waiting(_))
     }
 
-    /// Claims the job, if it waits and there is memory for its span.
+    /// Claims the job, if it is waiting and there is memory for its span.
     pub(super) fn claim(self: &Arc<Self>, memory: &Arc<Memory>) -> Option<Claimed> {
         let state = self.lock();
         if !matches!(*state, Progress::Waiting(_)) {
             return None;
         }
-        // The chunks are freed when the span is done: so spans may take more than chunks may.
+        // The limit of spans is higher than that of chunks, because making a span frees its chunks.
         let most = memory.limit() / 8 * 3;
         // For the span and the window at its end.
         let reserved = memory.reserve(self.to.at - self.from.at + HISTORY as u64, most)?;
@@ -126,14 +127,15 @@ impl Job {
         Some(Claimed { job: Arc::clone(self), chunks, reserved })
     }
 
-    /// The span, done by `run` or by the thread that has claimed the job. While that thread works,
-    /// `other` is called, which does another job and says whether it did. `None` if the job failed.
+    /// The span, made by `run` or by the thread that has claimed the job. While this thread waits
+    /// for the other one, it calls `other`, which does another job and returns whether there was
+    /// one. `None` if the job failed.
     pub(super) fn take(
         self: &Arc<Self>,
         run: impl FnOnce(Claimed),
         mut other: impl FnMut() -> bool,
     ) -> Option<SpeculatedSpan> {
-        // Nothing is set aside: the frontier is about to cache the span.
+        // No memory is set aside: the frontier is about to cache the span.
         let claimed = self.start(self.lock(), None);
         if let Some(claimed) = claimed {
             run(claimed);
@@ -162,7 +164,8 @@ impl Job {
     }
 }
 
-/// A job that a thread works on. However the work ends, those who wait are woken.
+/// A job that a thread works on. When it is dropped, waiting threads are woken, however the work
+/// ended.
 pub(super) struct Claimed {
     job: Arc<Job>,
     chunks: Vec<Arc<Settled>>,
@@ -170,7 +173,7 @@ pub(super) struct Claimed {
 }
 
 impl Claimed {
-    /// Does the job. Returns the chunks that it needed.
+    /// Does the job. Returns the chunks that were needed for it.
     pub(super) fn run(mut self, memory: &Memory, source: &dyn ReadAt) -> Vec<Arc<Settled>> {
         if let Some(made) = self.make(memory, source) {
             *self.job.lock() = Progress::Done(Box::new(made));
@@ -185,7 +188,7 @@ impl Claimed {
         let (mut buffer, _lent) = memory.buffer(len);
         let mut crc = crc32fast::Hasher::new();
         let mut at = start;
-        // In pieces small enough to stay in a near cache from `resolve` to `update`.
+        // The pieces are small enough to stay in a near cache from `resolve` to `update`.
         for piece in buffer[..len].chunks_mut(64 << 10) {
             self.resolve(at, piece);
             crc.update(piece);
@@ -217,13 +220,13 @@ impl Claimed {
         is_known.then_some(reach)
     }
 
-    /// The chunk that has the byte before decoded offset `at`.
+    /// The chunk that holds the byte before decoded offset `at`.
     fn chunk_of(&self, at: u64) -> &Settled {
         let number = self.chunks.partition_point(|chunk| chunk.range().end < at);
         &self.chunks[number]
     }
 
-    /// Writes the bytes from decoded offset `at` on, which must be there.
+    /// Fills `out` with the bytes from decoded offset `at` on. The chunks must hold all of them.
     fn resolve(&self, mut at: u64, mut out: &mut [u8]) {
         while !out.is_empty() {
             let chunk = self.chunk_of(at + 1);

@@ -1,12 +1,12 @@
 //! Markers: units that stand for bytes of a window that is not known yet.
 //!
 //! A chunk is decoded into units of two bytes, after a window of markers. A unit below 256 is a
-//! byte. A marker names the byte of the window that matches have copied there. The decoder
-//! copies markers like bytes and needs no code for them.
+//! byte. Any other unit is a marker: it names the byte of the window that a match has copied. The
+//! decoder copies markers like bytes and needs no extra code for them.
 
 use crate::inflate::HISTORY;
 
-/// Set in a marker. The other bits are its place in the window.
+/// The bit that is set in each marker. The other bits are its index in the window.
 const MARKER: u16 = 1 << 15;
 const _: () = assert!(HISTORY == MARKER as usize);
 
@@ -15,7 +15,7 @@ pub(super) fn window() -> Vec<u16> {
     (0..MARKER).map(|at| MARKER | at).collect()
 }
 
-/// The bytes of `units`, if none is a marker.
+/// Converts `units` to bytes, if none of them is a marker.
 pub(super) fn known(units: &[u16]) -> Option<Vec<u8>> {
     is_known(units).then(|| units.iter().map(|unit| *unit as u8).collect())
 }
@@ -24,13 +24,13 @@ fn is_known(units: &[u16]) -> bool {
     units.iter().fold(0, |all, unit| all | unit) & MARKER == 0
 }
 
-/// The byte for each unit, once the window is known.
+/// Maps each unit to its byte, once the window is known.
 pub(super) struct Key {
     /// Indexed by the unit.
     bytes: Box<[u8; 1 << 16]>,
 }
 
-/// Units that are tested together: if none is a marker, nothing is looked up.
+/// Number of units that are tested together: if none of them is a marker, no unit is looked up.
 const BLOCK: usize = 64;
 
 impl Key {
@@ -47,7 +47,7 @@ impl Key {
         Self { bytes }
     }
 
-    /// The window that it was made for.
+    /// The window that this key was made for.
     pub(super) fn window(&self) -> &[u8] {
         &self.bytes[HISTORY..]
     }
@@ -65,8 +65,8 @@ impl Key {
         }
     }
 
-    /// Eight units at a time, put together in a register and stored at once: a quarter faster than
-    /// one or four at a time (docs/engine-notes.md).
+    /// Looks up eight units at a time and stores them at once: a quarter faster than one or four at
+    /// a time (docs/engine-notes.md).
     fn look_up(&self, units: &[u16], out: &mut [u8]) {
         let (eights, rest) = units.as_chunks::<8>();
         let (out_eights, out_rest) = out.as_chunks_mut::<8>();

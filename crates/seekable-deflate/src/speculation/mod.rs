@@ -1,19 +1,18 @@
 //! Speculative decoding: several threads work for one first pass.
 //!
-//! A DEFLATE stream has no marks that say where a block begins. Helper threads look beyond the
+//! A DEFLATE stream has no marks that show where a block begins. Helper threads search beyond the
 //! frontier for bits that look like a block header (`find`) and decode from there, before the
 //! window is known (`chunk`, `markers`). When the frontier comes to a block header at exactly such
-//! a bit, it takes over what the helper has decoded (`settled`), and all chunks that follow without
-//! a gap (`chain`). Then the bytes of the window are put in and the checksums computed, span by
-//! span, by any thread (`jobs`).
+//! a bit, it takes over the bytes that the helper has decoded (`settled`), and all chunks that
+//! follow without a gap (`chain`). Then any thread fills in the bytes of the window and computes
+//! the checksums, span by span (`jobs`).
 //!
-//! The frontier neither waits for a chunk nor trusts one: a chunk that does not begin at a block
-//! header is never met, and dropped. The end of the stream and malformed data are left to the
-//! frontier, so errors are the same as without help.
+//! The frontier neither waits for a chunk nor trusts one: it never reaches a chunk that does not
+//! begin at a block header, and the chunk is dropped. Only the frontier decodes the end of the
+//! stream and malformed data, so errors are the same as without help.
 //!
-//! This module starts no thread: helpers are the callers of `help`. On two cores a first pass runs
-//! at
-//! 1.34 (sensor data), 1.63 (noise) and 1.27 times (text) the rate of one thread;
+//! This module starts no thread: helpers are the callers of `help`. On two cores a first pass is
+//! 1.34 (sensor data), 1.63 (noise) and 1.27 times (text) as fast as on one thread;
 //! docs/engine-notes.md has the experiments.
 
 mod buffers;
@@ -54,16 +53,17 @@ use watch::Watch;
 /// When to decode speculatively, and how far beyond the frontier.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Tuning {
-    /// Decoded bytes before the frontier that are needed first: then the reads are known to be in
-    /// sequence, and the rate without help is known.
+    /// Decoded bytes that the frontier must have passed before help is wanted: after them the reads
+    /// are known to be in sequence, and the rate without help is known.
     pub(crate) warm_up: u64,
-    /// Shortest stream that gets help: its expected length in decoded bytes, by its ratio so far.
+    /// Expected decoded length, by the ratio so far, of the shortest stream that gets help.
     pub(crate) least: u64,
-    /// Streams of this ratio or a higher one get no help: they decode at the speed of memory.
+    /// Streams of this ratio or a higher one get no help: they decode at the speed of memory
+    /// anyway.
     pub(crate) highest_ratio: u64,
-    /// Decoded bytes from the start of one chunk to the next, at most.
+    /// Decoded bytes from the start of one chunk to the start of the next, at most.
     pub(crate) chunk: u64,
-    /// Whether to stop for a while when help makes the pass no faster.
+    /// Whether help pauses when it makes the pass no faster.
     pub(crate) watched: bool,
 }
 
@@ -72,7 +72,7 @@ impl Tuning {
         Self { warm_up: 8 << 20, least: 64 << 20, highest_ratio: 6, chunk: 4 << 20, watched: true };
 }
 
-/// What is decoded speculatively for one stream.
+/// The speculative decoding for one stream.
 pub(crate) struct Ahead {
     tuning: Tuning,
     encoded: Range<u64>,
@@ -87,7 +87,7 @@ pub(crate) struct Ahead {
 }
 
 struct State {
-    /// In the order in which they lie in the stream.
+    /// The slots in the order of their places in the stream.
     slots: Vec<Slot>,
     next_id: u64,
     chain: Chain,
@@ -98,16 +98,16 @@ struct State {
     taken: u64,
 }
 
-/// Where the frontier is.
+/// The position of the frontier.
 #[derive(Debug, Clone, Copy, Default)]
 struct Frontier {
     encoded: ByteOffset,
-    /// Bytes decoded up to there.
+    /// Decoded bytes before the frontier.
     decoded: u64,
 }
 
 impl Frontier {
-    /// Encoded bytes that decode to `decoded` bytes, by the ratio so far. Rounded down.
+    /// Encoded bytes that decode to `decoded` bytes at the ratio so far. Rounded down.
     fn encoded_len(self, decoded: u64) -> u64 {
         let encoded = u128::from(decoded) * u128::from(self.encoded.0);
         (encoded / u128::from(self.decoded.max(1))) as u64
@@ -122,14 +122,14 @@ impl Frontier {
 /// A chunk that is not part of the chain yet.
 struct Slot {
     id: u64,
-    /// Where the search for it began.
+    /// The encoded byte at which the search for the chunk began.
     from: ByteOffset,
-    /// How far it is searched or decoded.
+    /// The encoded byte up to which the chunk is searched or decoded.
     position: ByteOffset,
-    /// The block headers at which the frontier may meet it.
+    /// The bits of the block header at which the frontier may reach the chunk.
     found: Option<RangeInclusive<BitOffset>>,
     pieces: Vec<Arc<Piece>>,
-    /// `None` while a helper works on it.
+    /// `None` while a helper works on the chunk.
     speculator: Option<Box<Speculator>>,
     ended: bool,
 }
@@ -140,9 +140,9 @@ enum Task {
     Chunk { id: u64, speculator: Box<Speculator>, halt: ByteOffset },
 }
 
-/// Shortest chunk in decoded bytes. A shorter one is not worth the search for its first block, and
-/// the first 32 KiB that are decoded in units of two bytes. If the budget has no room for a chunk
-/// for each helper, some helpers find nothing to do.
+/// Decoded bytes of the shortest chunk. A shorter chunk is not worth the search for its first
+/// block, and the slow decoding of its first 32 KiB in units of two bytes. If the budget has no
+/// room for a chunk for each helper, some helpers find nothing to do.
 const LEAST_CHUNK: u64 = 1 << 20;
 
 /// Pieces that a helper decodes in one call of `help`.
@@ -227,10 +227,11 @@ impl Ahead {
             && self.buffers.are_kept()
     }
 
-    /// Where a chunk after the others would be looked for, if there is a place for it.
+    /// The encoded byte at which the search for the next chunk would begin, if there is room for a
+    /// chunk.
     fn next_from(&self, state: &State) -> Option<ByteOffset> {
-        // Two chunks for each helper: one that the helper decodes, and one that waits until it is
-        // settled and its spans are done.
+        // Two chunks for each helper: one that the helper decodes, and one that waits to be settled
+        // and for its spans to be made.
         let helpers = self.helpers.load(Ordering::Relaxed) as u64;
         let capacity = self.buffers.capacity();
         let chunk = (capacity / (2 * helpers.max(1))).max(LEAST_CHUNK).min(self.tuning.chunk);
@@ -239,7 +240,7 @@ impl Ahead {
             return None;
         }
         let distance = state.frontier.encoded_len(chunk) + 1;
-        // The frontier need not decode what is settled.
+        // Settled chunks are decoded already.
         let settled = state.chain.end().map_or(ByteOffset(0), |end| end.encoded.byte());
         let after_last = state.slots.last().map_or(ByteOffset(0), |last| {
             last.from.after(distance).max(last.position.after(distance / 2))
@@ -248,7 +249,8 @@ impl Ahead {
         (from.after(distance / 2).0 <= self.encoded.end - self.encoded.start).then_some(from)
     }
 
-    /// Adds a chunk after the others, if there is a place for it.
+    /// Adds a slot for a chunk after the existing ones, if there is room for a chunk. Returns its
+    /// index.
     fn add_slot(&self, state: &mut State) -> Option<usize> {
         let from = self.next_from(state)?;
         state.next_id += 1;
@@ -264,7 +266,7 @@ impl Ahead {
         Some(state.slots.len() - 1)
     }
 
-    /// Works on a chunk. `false` if there is no memory for it.
+    /// Works on a chunk. Returns `false` if there is no memory for it.
     fn work(
         &self,
         source: &dyn ReadAt,
@@ -278,7 +280,7 @@ impl Ahead {
             let worked = speculator.work(source, halt, &self.buffers);
             let starved = matches!(worked, Worked::Starved);
             let mut state = self.lock();
-            // The frontier may have taken the chunk over.
+            // The slot is gone if the frontier has taken the chunk over.
             let Some(slot) = state.slots.iter_mut().find(|slot| slot.id == id) else { return true };
             slot.position = speculator.position();
             match worked {
@@ -303,18 +305,19 @@ impl Ahead {
         true
     }
 
-    /// The next place where the frontier may meet a chunk.
+    /// The first place where the frontier may reach a chunk.
     pub(crate) fn next_start(&self) -> BitOffset {
         let state = self.lock();
         let starts = state.slots.iter().filter_map(|slot| slot.found.as_ref());
         starts.map(|found| *found.start()).min().unwrap_or(BitOffset(u64::MAX))
     }
 
-    /// The frontier is at a block header, `window` before it: settles the chunk that begins there.
+    /// Settles the chunk that begins at the frontier, which is at a block header with `window`
+    /// before it.
     pub(crate) fn meet(&self, position: BitOffset, decoded: u64, window: &[u8], plan: Plan) {
         let mut state = self.lock();
-        // The chunk is taken out even if it is of no use (shortly after the start of a gzip member
-        // the window is too short): else the frontier would stop there again.
+        // The slot is removed even if its chunk is of no use (shortly after the start of a gzip
+        // member the window is too short): otherwise the frontier would stop there again.
         let met = self.take_slot(&mut state, position);
         let is_of_use = |pieces: &Vec<_>| !pieces.is_empty() && window.len() == HISTORY;
         if let Some(pieces) = met.filter(is_of_use) {
@@ -343,7 +346,8 @@ impl Ahead {
         }
     }
 
-    /// Takes out the pieces of the slot that begins at `position`, and drops those before it.
+    /// Removes the slot that begins at `position` and returns its pieces. Drops the slots before
+    /// it.
     fn take_slot(&self, state: &mut State, position: BitOffset) -> Option<Vec<Arc<Piece>>> {
         let mut taken = None;
         state.slots.retain_mut(|slot| {
@@ -361,13 +365,13 @@ impl Ahead {
         taken
     }
 
-    /// The settled chunk that has decoded byte `at`.
+    /// The settled chunk that holds decoded byte `at`.
     pub(crate) fn settled_at(&self, at: u64) -> Option<Arc<Settled>> {
         self.lock().chain.at(at)
     }
 
-    /// Span `number`, which ends at the first boundary from `end` on, if it was decoded
-    /// speculatively.
+    /// Span `number`, which ends at the first boundary at or after decoded offset `end`, if it was
+    /// decoded speculatively.
     pub(crate) fn take(
         &self,
         source: &dyn ReadAt,
@@ -388,8 +392,8 @@ impl Ahead {
         done_with.into_iter().for_each(|chunk| self.recycle(chunk));
     }
 
-    /// The frontier is at decoded byte `decoded`, and has been working for `nanos` on the
-    /// `bytes` before.
+    /// Records that the frontier is at decoded offset `decoded` and took `nanos` for the last
+    /// `bytes`.
     pub(crate) fn advanced(&self, position: BitOffset, decoded: u64, bytes: u64, nanos: u64) {
         let worked = self.worked.swap(false, Ordering::Relaxed);
         let helped = worked || self.busy.load(Ordering::Relaxed) > 0;
@@ -407,8 +411,8 @@ impl Ahead {
         }
     }
 
-    /// Drops everything that was decoded speculatively. Helpers get no more buffers until the
-    /// frontier goes on: else those at work would take the same memory again.
+    /// Drops everything that was decoded speculatively. Helpers get no buffers until the frontier
+    /// advances: otherwise helpers that are at work would allocate the same memory again.
     pub(crate) fn clear(&self) {
         let mut state = self.lock();
         let dropped = (std::mem::take(&mut state.slots), std::mem::take(&mut state.chain));
@@ -417,7 +421,7 @@ impl Ahead {
         drop(dropped);
     }
 
-    /// Takes back the buffers of a chunk, unless it is still in use.
+    /// Keeps the buffers of a chunk for later pieces, unless the chunk is still in use.
     fn recycle(&self, chunk: Arc<Settled>) {
         if let Some(chunk) = Arc::into_inner(chunk) {
             chunk.into_pieces().for_each(|piece| self.buffers.recycle(piece));
@@ -426,7 +430,7 @@ impl Ahead {
 }
 
 impl State {
-    /// The chunk of these pieces, which begin at decoded offset `start`, `window` before it.
+    /// Settles a chunk of these pieces, which begin at decoded offset `start` after `window`.
     fn settle(
         &mut self,
         ahead: &Ahead,
@@ -474,7 +478,7 @@ impl Drop for Counted<'_> {
     }
 }
 
-/// Ends a chunk whose helper panics.
+/// Marks a chunk as ended if its helper panics.
 struct Unfinished<'a> {
     ahead: &'a Ahead,
     id: u64,
@@ -482,7 +486,7 @@ struct Unfinished<'a> {
 
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
-        // Without a panic the chunk has its speculator back, and another helper may have taken it.
+        // Without a panic the slot has its speculator back, or another helper has taken it.
         if !thread::panicking() {
             return;
         }

@@ -1,4 +1,4 @@
-//! Settled chunks: their window and their place in the decoded bytes are known.
+//! Settled chunks: the window before them and their decoded offset are known.
 
 use std::{ops::Range, sync::Arc};
 
@@ -22,10 +22,11 @@ pub(crate) struct Boundary {
     pub(crate) place: Place,
 }
 
-/// A chunk that is known to be right, because the frontier has decoded up to its start.
+/// A chunk that is known to be right, because the frontier or another settled chunk has reached its
+/// start.
 pub(crate) struct Settled {
     encoded: Range<u64>,
-    /// Each with its offset in the decoded bytes.
+    /// Each piece with its decoded offset.
     pieces: Vec<(u64, Arc<Piece>)>,
     range: Range<u64>,
     key: Key,
@@ -33,7 +34,7 @@ pub(crate) struct Settled {
 }
 
 impl Settled {
-    /// The chunk of pieces that begin at decoded offset `start`, `window` before it.
+    /// Settles a chunk of these pieces, which begin at decoded offset `start` after `window`.
     pub(super) fn new(
         encoded: Range<u64>,
         pieces: Vec<Arc<Piece>>,
@@ -48,26 +49,27 @@ impl Settled {
             (start, piece)
         });
         let pieces = pieces.collect();
-        // To wait for memory would keep the memory of the pieces longer.
+        // Memory is taken even above the budget: waiting would keep the memory of the pieces for
+        // longer.
         let reserved = memory.reserve_anyway(Key::MEMORY);
         let key = Key::new(window);
         Self { encoded, pieces, range: start..end, key, _reserved: reserved }
     }
 
-    /// Its decoded offsets.
+    /// The decoded offsets of the chunk.
     pub(crate) fn range(&self) -> Range<u64> {
         self.range.clone()
     }
 
-    /// Where it ends.
+    /// The end of the chunk.
     pub(crate) fn end(&self) -> Boundary {
         let (start, piece) = self.pieces.last().expect("there is a piece");
         let ResumePoint { len, encoded, place } = piece.end();
         Boundary { decoded: start + len as u64, encoded, place }
     }
 
-    /// The first boundary of symbols at or after decoded offset `at`, which must lie in the
-    /// chunk or at its end. A block's end does not count as a symbol.
+    /// The first boundary of symbols at or after decoded offset `at`, which must lie in the chunk
+    /// or at its end. The end-of-block code does not count as a symbol.
     pub(crate) fn boundary(&self, source: &dyn ReadAt, at: u64) -> Result<Boundary, Fault> {
         let number = self.pieces.partition_point(|(start, _)| *start < at) - 1;
         let (start, piece) = &self.pieces[number];
@@ -80,18 +82,18 @@ impl Settled {
         let mut decoder = Decoder::new();
         let mut bits = Bits::new(&mut input, source);
         decoder.resume(&mut bits, resume_point.encoded, resume_point.place, wanted)?;
-        // Where symbols end does not depend on the window, so any window will do.
+        // The boundaries of symbols do not depend on the window, so any window will do.
         let limit = limit - resume_point.len;
         let buffer = vec![0u8; Output::room(HISTORY, limit)];
         let mut out = Output::new(buffer, &[0; HISTORY]);
         match decoder.decode(&mut bits, &mut out, limit)? {
             Stop::Limit => {}
-            // The source has changed.
+            // This block has ended too early: the source has changed.
             Stop::Block | Stop::End => return Err(Fault::Truncated),
         }
         let decoded = start + (resume_point.len + out.len()) as u64;
         if decoded > self.range.end {
-            // The source has changed here too: a match goes on beyond the chunk.
+            // The source has changed: its last match ends after the end of the chunk.
             return Err(Fault::Truncated);
         }
         Ok(Boundary {
@@ -101,7 +103,7 @@ impl Settled {
         })
     }
 
-    /// Fills `out` with the bytes from decoded offset `at` on, which must lie in the chunk.
+    /// Fills `out` with the bytes from decoded offset `at` on. All of them must lie in the chunk.
     pub(crate) fn resolve(&self, mut at: u64, mut out: &mut [u8]) {
         let mut number = self.pieces.partition_point(|(start, _)| *start <= at).saturating_sub(1);
         while !out.is_empty() {
@@ -120,8 +122,8 @@ impl Settled {
         }
     }
 
-    /// Adds to `reach` the bytes before decoded offset `before` that the bytes of `range`, which
-    /// must lie in the chunk, refer to. `false` if they are not known.
+    /// Adds to `reach` the bytes before decoded offset `before` that the bytes of `range` refer to.
+    /// `range` must lie in the chunk. Returns `false` if these bytes are not known.
     pub(super) fn add_reach(&self, range: Range<u64>, before: u64, reach: &mut Reach) -> bool {
         let first =
             self.pieces.partition_point(|(start, piece)| start + piece.len() as u64 <= range.start);

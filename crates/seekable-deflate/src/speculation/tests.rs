@@ -1,4 +1,4 @@
-//! A pass with help against one without: bytes, checkpoints, windows, checksums and errors.
+//! Compares a pass with help to a pass without: bytes, checkpoints, windows, checksums and errors.
 
 use std::{
     io::{self, Write},
@@ -64,11 +64,11 @@ fn labels(len: usize) -> Vec<u8> {
 
 fn noise(len: usize) -> Vec<u8> {
     let mut random = Random(7);
-    // Deflates a little: the highest bits are always the same.
+    // Compresses a little: the two highest bits of each half are always zero.
     (0..len / 8).flat_map(|_| (random.next() & 0x3fff_ffff_3fff_ffff).to_le_bytes()).collect()
 }
 
-/// Floats, labels, noise, zeros and stored deflate streams by turns.
+/// Floats, labels, zeros, stored DEFLATE streams and noise, in turn.
 fn mixed(len: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     while bytes.len() < len {
@@ -98,7 +98,7 @@ fn libdeflate(plain: &[u8], level: i32) -> Vec<u8> {
     encoded
 }
 
-/// Many small blocks, stored empty ones between them.
+/// Many small blocks, with empty stored blocks between them.
 fn flushed(plain: &[u8]) -> Vec<u8> {
     let mut encoder =
         flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::default());
@@ -109,13 +109,14 @@ fn flushed(plain: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// Stored blocks that hold a DEFLATE stream: whatever is found in them is no block of this one.
+/// A stream with stored blocks that hold another DEFLATE stream: block headers in them are not
+/// headers of the outer stream.
 fn planted(plain: &[u8]) -> Vec<u8> {
     let inner = deflate(plain, 6);
     let mut encoder =
         flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::default());
     encoder.write_all(&plain[..plain.len() / 2]).unwrap();
-    // Without a final block, up to a whole byte.
+    // Ends the first part at a whole byte, without a final block.
     encoder.flush().unwrap();
     let mut encoded = encoder.get_ref().clone();
     for piece in inner.chunks(60_000) {
@@ -129,11 +130,12 @@ fn planted(plain: &[u8]) -> Vec<u8> {
     encoded
 }
 
-/// What a pass leaves.
+/// The result of a pass.
 #[derive(Debug, PartialEq)]
 struct Left {
     bytes: Vec<u8>,
-    /// Of each span: where it starts, in which place, its checksum, and whether there is a window.
+    /// For each span: its decoded offset, its encoded place, its checksum, and whether its
+    /// checkpoint has a window.
     spans: Vec<(u64, String, u32, bool)>,
     error: Option<String>,
 }
@@ -147,7 +149,7 @@ fn core(encoded: &[u8], options: &Options, tuning: Tuning, memory: u64) -> Arc<C
     core
 }
 
-/// Reads all in sequence; `before` is called before each span.
+/// Reads the whole stream in sequence; calls `before` before each span.
 fn pass(core: &Arc<Core>, source: &dyn ReadAt, mut before: impl FnMut()) -> Left {
     let (mut bytes, mut error) = (Vec::new(), None);
     loop {
@@ -179,8 +181,8 @@ fn pass(core: &Arc<Core>, source: &dyn ReadAt, mut before: impl FnMut()) -> Left
     Left { bytes, spans, error }
 }
 
-/// A window has all of the bytes before it, or those that are found to be needed when what is
-/// behind it is decoded once more.
+/// Checks that a raw window has all bytes before the checkpoint, and that any other window has the
+/// bytes that `Packer` finds to be needed by decoding again.
 fn check_window(
     core: &Core,
     source: &dyn ReadAt,
@@ -206,8 +208,8 @@ fn alone(encoded: &[u8], options: &Options) -> Left {
     pass(&core(encoded, options, Tuning::DEFAULT, PLENTY), &encoded, || ())
 }
 
-/// With help between the spans, from the thread that reads: the same in each run. Also how many
-/// bytes were taken over.
+/// A pass with help between the spans by the reading thread, so each run does the same. Also
+/// returns how many bytes the frontier took over.
 fn in_turns(encoded: &[u8], options: &Options, turns: usize, memory: u64) -> (Left, u64) {
     let core = core(encoded, options, EAGER, memory);
     let left = pass(&core, &encoded, || {
@@ -220,7 +222,7 @@ fn in_turns(encoded: &[u8], options: &Options, turns: usize, memory: u64) -> (Le
     (left, taken)
 }
 
-/// With help from `helpers` threads.
+/// A pass with help from `helpers` threads.
 fn with_threads(source: &dyn ReadAt, encoded: &[u8], options: &Options, helpers: usize) -> Left {
     let core = core(encoded, options, EAGER, PLENTY);
     let over = AtomicBool::new(false);
@@ -275,7 +277,8 @@ fn windows_of_noise_keep_what_is_needed_as_the_pass_goes_on() {
         let (checkpoints, _) = state.index().parts();
         let is_sparse = |start: &&Checkpoint| matches!(start.window, Some(Window::Sparse(_)));
         let sparse = checkpoints.iter().filter(is_sparse).count();
-        // Not the first, which is empty, the last, and those where a chunk is met.
+        // All windows but these are sparse: the first, which is empty, the last, and the windows
+        // where the frontier reaches a chunk.
         assert!(sparse >= checkpoints.len() * 3 / 4, "{sparse} of {}", checkpoints.len());
         assert!(state.index().bytes() < LEN as u64 / 32);
     }
@@ -316,7 +319,7 @@ fn complete_chunks_are_settled_before_the_frontier_gets_there() {
         }
     };
     assert!(chain_end > at + 3 * EAGER.chunk, "the frontier at {at}, the chain up to {chain_end}");
-    // And made ready: what the frontier does then is to take it.
+    // After enough help, all spans in the chain are made, and the frontier only takes them.
     while core.ahead.help(&source) {}
     assert!(core.ahead.lock().chain.claim(&core.memory).is_none());
 }
@@ -349,7 +352,7 @@ fn a_chunk_whose_helper_panicked_is_ended() {
 
 #[test]
 fn where_no_block_can_be_found_nothing_is_taken_over() {
-    // One block with the fixed code.
+    // The stream is one block with the fixed code.
     assert_eq!(check("fixed", &deflate(&floats(LEN), 1), &bare(100_000)), 0);
 }
 
@@ -396,11 +399,11 @@ fn damage_is_told_as_without_help() {
     }
 }
 
-/// A source that is slow, fails or panics now and then.
+/// A source that is sometimes slow, and sometimes fails or panics.
 struct Shaky<'a> {
     encoded: &'a [u8],
     reads: AtomicU64,
-    /// Reads of other threads than the one that made it panic or fail.
+    /// The thread whose reads never fail or panic.
     owner: thread::ThreadId,
     fails: bool,
 }

@@ -1,6 +1,6 @@
-//! Whether help pays: the rate of the frontier with help against its rate without.
+//! Decides whether help is worth its cost: compares the rate of the frontier with and without help.
 
-/// The measured rates of the frontier, and when help is next wanted.
+/// The measured rates of the frontier, and the place from which help is wanted again.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
     /// The rate without help.
@@ -8,10 +8,10 @@ pub(super) struct Watch {
     helped: Rate,
     /// Help is not wanted before this decoded offset.
     off_until: u64,
-    /// Length of the last pause of help, in decoded bytes.
+    /// Decoded bytes that the last pause of help lasts. 0 if help was worth it since.
     pause: u64,
     at: u64,
-    /// Decoded bytes with help since the last pause that do not count yet.
+    /// Decoded bytes with help since the last pause that were not measured, up to `BEGINNING`.
     begun: u64,
 }
 
@@ -21,12 +21,14 @@ struct Rate {
     nanos: u64,
 }
 
-/// Decoded bytes that a judgement is based on: several chunks, so that the frontier has met some.
-/// Not more, so that help that does not pay slows a pass over 64 MiB by a few hundredths at most.
+/// Decoded bytes that one judgement is based on. Several chunks, so that the frontier has reached
+/// some of them. Not more, so that useless help slows a pass over 64 MiB by a few hundredths at
+/// most.
 const JUDGED: u64 = 16 << 20;
-/// Decoded bytes before a judgement: the first chunk is not met yet, and buffers are fresh.
+/// Decoded bytes with help that are not measured: the frontier has not reached the first chunk, and
+/// the buffers are fresh.
 const BEGINNING: u64 = 8 << 20;
-/// Length of the first pause of help, in decoded bytes. Each later one is twice as long.
+/// Decoded bytes that the first pause of help lasts. Each later pause is twice as long.
 const PAUSE: u64 = 512 << 20;
 
 impl Watch {
@@ -34,8 +36,8 @@ impl Watch {
         self.at >= self.off_until
     }
 
-    /// The frontier is at decoded offset `at` and took `nanos` for the last `bytes`. Before offset
-    /// `warm` the rate without help does not count.
+    /// Records that the frontier is at decoded offset `at` and took `nanos` for the last `bytes`,
+    /// with help if `helped`. Bytes before offset `warm` do not count for the rate without help.
     pub(super) fn advanced(&mut self, at: u64, bytes: u64, nanos: u64, helped: bool, warm: u64) {
         self.at = at;
         if !helped || !self.is_on() {
@@ -70,7 +72,8 @@ impl Rate {
         self.nanos += nanos;
     }
 
-    /// Faster by a thirtieth at least: less is not worth another core.
+    /// Whether this rate is higher than `other` by more than a thirtieth: less is not worth another
+    /// core.
     fn is_clearly_faster_than(self, other: Self) -> bool {
         let product = |bytes: u64, nanos: u64| u128::from(bytes) * u128::from(nanos);
         other.bytes == 0

@@ -1,8 +1,9 @@
-//! Windows: the decoded bytes before a checkpoint, in each form in which they are held.
+//! Windows: the decoded bytes before a checkpoint, in several forms.
 //!
-//! A first pass copies a window as it is (`Raw`). Where it finds that little of the window is
-//! needed, it keeps only that (`sparse`). Else the window is packed later (`packed`), without the
-//! bytes that decoding the 32 KiB after it shows to be of no use (`trace`).
+//! A first pass copies a window as it is (`Raw`). If it knows that the bytes after the checkpoint
+//! refer to little of the window, it keeps only that part (`sparse`). Otherwise the window is
+//! packed later (`packed`): without the bytes that are not needed, which are found by decoding the
+//! 32 KiB after the checkpoint again (`trace`).
 
 mod packed;
 mod sparse;
@@ -16,12 +17,13 @@ pub(crate) use trace::TraceStart;
 
 use crate::saved::SavedWindow;
 
-/// Up to 32 KiB before a checkpoint: all that matches after it may refer to. Cheap to clone.
+/// Up to 32 KiB of decoded bytes before a checkpoint. Matches after the checkpoint can refer to no
+/// earlier byte. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) enum Window {
-    /// As decoded.
+    /// The bytes as they were decoded.
     Raw(Arc<[u8]>),
-    /// Only the bytes that are referred to, if they are few.
+    /// Only the bytes that are referred to, if there are few.
     Sparse(Arc<Sparse>),
     /// Deflated, in memory.
     Packed(Arc<Packed>),
@@ -58,7 +60,7 @@ impl Window {
         }
     }
 
-    /// Whether this is the window `same`, and not packed yet.
+    /// Whether this and `same` are the same window, in a form that is not packed.
     pub(crate) fn is_unpacked(&self, same: &Self) -> bool {
         match (self, same) {
             (Self::Raw(one), Self::Raw(other)) => Arc::ptr_eq(one, other),
@@ -67,7 +69,8 @@ impl Window {
         }
     }
 
-    /// The bytes, with zeros for those that nothing refers to. `None` if they are damaged.
+    /// The bytes of the window, with zeros for those that nothing refers to. `None` if they are
+    /// damaged.
     pub(crate) fn unpack(&self) -> Option<Vec<u8>> {
         match self {
             Self::Raw(bytes) => Some(bytes.to_vec()),

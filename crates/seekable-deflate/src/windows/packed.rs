@@ -1,8 +1,8 @@
 //! Packed windows.
 //!
-//! The bytes that nothing refers to (`trace`) are set to zero, then the window is deflated to a
-//! tenth or less of its 32 KiB. A packed window has no checksum: that of the span after it finds
-//! damage.
+//! The bytes that nothing refers to (`trace`) are set to zero. Then the window is deflated, from 32
+//! KiB to a tenth of that or less. A packed window has no checksum: the checksum of the span after
+//! it reveals damage.
 
 use std::ops::Range;
 
@@ -23,8 +23,8 @@ pub(crate) struct Packed {
     pub(crate) len: usize,
 }
 
-/// Packs windows, all with the same half MiB of memory: allocated for each window, it left holes
-/// between the packed windows, 100 MiB of them after 2,000 windows.
+/// Packs windows, all with the same half MiB of memory. Allocated for each window, this memory left
+/// holes between the packed windows: 100 MiB after 2,000 windows.
 pub(crate) struct Packer {
     pub(crate) tracer: Tracer,
     encoder: Compress,
@@ -43,7 +43,7 @@ impl Packer {
         Self { tracer, encoder, bytes: Vec::new(), deflated: Vec::new() }
     }
 
-    /// Turns to the windows of another stream.
+    /// Prepares the packer for the windows of another stream.
     pub(crate) fn turn_to(&mut self, format: Format, encoded: Range<u64>) {
         self.tracer.turn_to(format, encoded);
     }
@@ -55,10 +55,11 @@ impl Packer {
         self.deflate()
     }
 
-    /// Packs a window with the bytes that the `len` bytes after it refer to.
+    /// Packs only those bytes of a window that the `len` bytes after it refer to; the others become
+    /// zeros.
     ///
     /// # Errors
-    /// [`Fault::Source`] alone.
+    /// Only [`Fault::Source`].
     pub(crate) fn pack_needed(
         &mut self,
         window: &[u8],
@@ -76,7 +77,7 @@ impl Packer {
     fn deflate(&mut self) -> Packed {
         self.encoder.reset();
         self.deflated.clear();
-        // The most that deflating can add.
+        // Room for the most that deflating can add.
         self.deflated.reserve(self.bytes.len() + self.bytes.len() / 8 + 64);
         let finish = FlushCompress::Finish;
         let status = self.encoder.compress_vec(&self.bytes, &mut self.deflated, finish);
@@ -88,7 +89,7 @@ impl Packer {
 /// The `len` bytes that `deflated` decodes to. `None` if it decodes to something else.
 pub(crate) fn inflate(deflated: &[u8], len: usize) -> Option<Vec<u8>> {
     let mut stream = Stream::new(Format::Deflate, 0..deflated.len() as u64);
-    // One byte more, to see that the stream ends.
+    // The limit is one byte longer, to see that the stream ends after `len` bytes.
     let limit = len + 1;
     let mut out = Output::new(vec![0; Output::room(0, limit)], &[]);
     match stream.decode(&deflated, &mut out, limit) {

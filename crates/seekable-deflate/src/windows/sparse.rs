@@ -1,33 +1,34 @@
-//! Sparse windows: only the few bytes that matches after the checkpoint refer to.
+//! Sparse windows: only the bytes that matches after the checkpoint refer to, if there are few.
 //!
-//! To pack a window means to decode 32 KiB once more, an eighth of a span of noise. Where matches
-//! are few, the pass keeps a list of them (`inflate::matches`): then nearly all of the window can
-//! be dropped without that.
+//! To pack a window, 32 KiB have to be decoded again, an eighth of a span of noise. If there are
+//! few matches, the first pass keeps a list of them (`inflate::matches`). By this list, nearly all
+//! of the window can be dropped without decoding again.
 
 use std::ops::Range;
 
 use crate::inflate::HISTORY;
 
-/// A sparse window is worth it if it takes at most the window's length divided by this.
+/// A sparse window is used if it takes at most the length of the window divided by this.
 const WORTH: usize = 4;
 
 /// The bytes of a window that the 32 KiB after it refer to.
 #[derive(Debug, Default)]
 pub(crate) struct Reach {
-    /// Offsets from 32 KiB before the checkpoint, even if the window is shorter.
+    /// Ranges of offsets, which count from 32 KiB before the checkpoint even if the window is
+    /// shorter.
     ranges: Vec<Range<u16>>,
 }
 
 impl Reach {
-    /// Adds `len` bytes from `back` bytes before the checkpoint on.
+    /// Adds the `len` bytes that begin `back` bytes before the checkpoint.
     pub(crate) fn add(&mut self, back: usize, len: usize) {
         debug_assert!(back <= HISTORY && len <= back);
         let start = HISTORY - back;
-        // At most 32 KiB.
+        // Both are at most 32 KiB, so they fit.
         self.ranges.push(start as u16..(start + len) as u16);
     }
 
-    /// The sparse window, if that is worth it.
+    /// The sparse form of `window`, if it is small enough.
     pub(crate) fn of(mut self, window: &[u8]) -> Option<Sparse> {
         let before = HISTORY - window.len();
         self.ranges.sort_unstable_by_key(|range| range.start);
@@ -41,7 +42,8 @@ impl Reach {
         let mut bytes = Vec::new();
         for range in &ranges {
             let (start, end) = (usize::from(range.start), usize::from(range.end));
-            // A match that reaches before the window belongs to another stream.
+            // A match can reach before the window only if the stream is another one: then there is
+            // no sparse window.
             bytes.extend_from_slice(window.get(start.checked_sub(before)?..end - before)?);
         }
         let (ranges, bytes) = (ranges.into(), bytes.into());
@@ -50,12 +52,12 @@ impl Reach {
     }
 }
 
-/// A window of which only some bytes are held.
+/// The bytes of a window that are needed.
 #[derive(Debug)]
 pub(crate) struct Sparse {
     /// Length of the window in bytes.
     len: usize,
-    /// The bytes that are held, as offsets from 32 KiB before the checkpoint.
+    /// The ranges of the bytes that are held, as offsets from 32 KiB before the checkpoint.
     ranges: Box<[Range<u16>]>,
     bytes: Box<[u8]>,
 }

@@ -1,9 +1,9 @@
-//! Finds the bytes of a window that are referred to.
+//! Finds the bytes of a window that later bytes refer to.
 //!
 //! A match reaches back 32 KiB at most, so only the first 32 KiB after a checkpoint can refer to
-//! its window; later bytes refer to copies. Those 32 KiB are decoded after a window of marks, each
-//! of which names its place in the window. The marks in the result name the bytes that are referred
-//! to.
+//! its window; later bytes refer to copies. The tracer decodes those 32 KiB after a window of
+//! marks, in which each mark stands for its own place. The marks in the result show which bytes of
+//! the window are referred to.
 
 use std::ops::Range;
 
@@ -22,10 +22,10 @@ pub(crate) struct TraceStart {
     pub(crate) window: usize,
 }
 
-/// The first mark. Smaller units are bytes.
+/// The first mark. Smaller units stand for bytes.
 const FIRST_MARK: usize = 1 << 8;
 
-/// Traces windows, all with the same memory.
+/// Traces windows, all with the same buffers.
 pub(crate) struct Tracer {
     stream: Stream,
     units: Vec<u16>,
@@ -39,17 +39,17 @@ impl Tracer {
         Self { stream, units: Vec::new(), needed: Vec::new() }
     }
 
-    /// Turns to the windows of another stream.
+    /// Prepares the tracer for the windows of another stream.
     pub(crate) fn turn_to(&mut self, format: Format, encoded: Range<u64>) {
         self.stream = Stream::new(format, encoded);
     }
 
     /// For each byte of the window at `start`, whether the `len` bytes after the checkpoint refer
-    /// to it; a `len` of 32 KiB is enough for all that follows. If the stream has changed, every
-    /// byte counts as referred to.
+    /// to it. A `len` of 32 KiB covers everything after the checkpoint. If the stream has changed,
+    /// every byte counts as referred to.
     ///
     /// # Errors
-    /// [`Fault::Source`] alone.
+    /// Only [`Fault::Source`].
     pub(crate) fn needed(
         &mut self,
         source: &dyn ReadAt,
@@ -87,7 +87,7 @@ fn decode(
     out: &mut Output<u16>,
     len: usize,
 ) -> Result<(), Fault> {
-    // At most ratios 32 KiB of input are enough. If not, a little more is read.
+    // At most ratios, 32 KiB of input are enough. Otherwise the decoder reads a little more.
     let wanted = start.at.0 / 8 + HISTORY as u64;
     stream.resume(source, start.at, start.place, wanted)?;
     while out.len() < len {
@@ -105,8 +105,8 @@ mod tests {
     use super::*;
     use crate::inflate::slow;
 
-    /// Which of the `window` bytes before `at` the `len` bytes from there go back to, followed
-    /// from copy to copy.
+    /// For each of the `window` bytes before `at`, whether one of the `len` bytes from `at` on is a
+    /// copy of it. `origins` has the place that each byte was copied from.
     fn followed(origins: &[usize], at: usize, window: usize, len: usize) -> Vec<bool> {
         let mut needed = vec![false; window];
         for mut byte in at..at + len {
@@ -128,7 +128,7 @@ mod tests {
             (seed >> 8) % below
         };
         for level in [0, 1, 6, 9] {
-            // Words of different rarity: matches near and far.
+            // The words differ in frequency, so matches are near and far.
             let mut plain = Vec::new();
             while plain.len() < 150_000 {
                 let words = 2 << random(12);
@@ -154,7 +154,8 @@ mod tests {
                 for len in [0, 1000, HISTORY] {
                     let len = len.min(plain.len() - at);
                     let found = tracer.needed(&encoded, start, len).unwrap();
-                    // A match that begins before the end is looked at as a whole.
+                    // The tracer decodes a match to its end even if only its first bytes belong to
+                    // the `len` bytes.
                     let followed_to = followed(&origins, at, window, len);
                     let longer = (len + 258).min(plain.len() - at);
                     let followed_on = followed(&origins, at, window, longer);
@@ -171,7 +172,7 @@ mod tests {
 
     #[test]
     fn all_is_needed_where_the_stream_is_not_what_it_was() {
-        // A stored block of 20 bytes, then one of a type that there is none of; or nothing.
+        // A stored block of 20 bytes, followed by a block of invalid type or by nothing.
         let bad = [&[0, 20, 0, 235, 255][..], &[7; 20], &[7]].concat();
         let ended = [&[1, 20, 0, 235, 255][..], &[7; 20]].concat();
         for (encoded, last) in [(bad, false), (ended, true)] {

@@ -1,4 +1,4 @@
-//! Chunks of gzip files: where members end and begin.
+//! Chunks of gzip files, near the ends and starts of members.
 
 use super::*;
 
@@ -12,7 +12,7 @@ fn gzip_members_end_chunks() {
     }
     let options = Options { format: Format::Gzip, ..bare(100_000) };
     assert!(check("members", &encoded, &options) > 0);
-    // A trailer that is wrong.
+    // Now with a wrong trailer.
     let at = encoded.len() - 6;
     encoded[at] ^= 1;
     check("trailer", &encoded, &options);
@@ -25,7 +25,7 @@ fn gzipped(plain: &[u8], level: u32) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// Blocks of `plain` that may refer to the 40,000 bytes before it.
+/// The blocks of `plain` from a longer stream: they may refer to 40,000 bytes before them.
 fn blocks_behind_others(plain: &[u8]) -> Vec<u8> {
     let mut encoder =
         flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::default());
@@ -38,8 +38,8 @@ fn blocks_behind_others(plain: &[u8]) -> Vec<u8> {
 
 #[test]
 fn a_chunk_soon_after_the_start_of_a_gzip_member_has_no_whole_window() {
-    // Nothing is found in a block with the fixed code: so the first chunk that is found in each
-    // member begins with its first block, or with the second, after 1000 bytes.
+    // The finder finds no block with the fixed code. So the first chunk found in each member begins
+    // with its first block, or with its second, after 1000 bytes.
     let fixed = gzipped(&floats(1 << 20), 1);
     let plain = mixed(LEN);
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(6));
@@ -48,7 +48,7 @@ fn a_chunk_soon_after_the_start_of_a_gzip_member_has_no_whole_window() {
     let first_block = encoder.get_ref().clone();
     encoder.write_all(&plain[1000..]).unwrap();
     let good = encoder.finish().unwrap();
-    // Matches that reach to before the member.
+    // This member has matches that reach to before its start.
     let bad = [first_block, blocks_behind_others(&plain), vec![0; 8]].concat();
     let options = Options { format: Format::Gzip, ..bare(100_000) };
     let good = [&fixed[..], &good].concat();

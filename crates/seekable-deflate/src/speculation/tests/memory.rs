@@ -1,4 +1,4 @@
-//! What is decoded ahead against the memory for it.
+//! The memory that speculative decoding takes.
 
 use super::*;
 
@@ -17,7 +17,7 @@ fn what_was_decoded_ahead_can_be_given_up_at_any_time() {
         let Some(span) = core.span_at(&source, at as u64).unwrap() else { break };
         assert!(span.bytes() == &plain[at..at + span.bytes().len()]);
         at += span.bytes().len();
-        // What is given up comes again only when the frontier goes on.
+        // Helpers get no memory after `clear` until the frontier advances.
         if turns % 3 == 0 {
             dropped += u64::from(core.memory.reserved() > 0);
             core.ahead.clear();
@@ -76,7 +76,7 @@ fn what_is_decoded_ahead_stays_within_the_memory() {
     }
 }
 
-/// A core with a span that waits to be made from what was decoded ahead.
+/// A core with a waiting job.
 fn with_a_job(source: &&[u8]) -> Arc<Core> {
     let core = core(source, &bare(100_000), EAGER, PLENTY);
     let mut at = 0;

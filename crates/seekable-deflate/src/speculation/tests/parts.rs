@@ -1,8 +1,8 @@
-//! Each part by itself: edges, settled chunks, buffers, markers, the finder.
+//! Tests single parts: edges, settled chunks, buffers, markers, the finder.
 
 use super::*;
 
-/// The first piece of what can be decoded from the middle of a stream.
+/// The first piece of the first chunk found after byte 1000 of a stream.
 fn first_piece(encoded: &[u8], buffers: &Buffers) -> Arc<Piece> {
     let mut speculator = Speculator::new(0..encoded.len() as u64, ByteOffset(1000));
     loop {
@@ -45,7 +45,7 @@ fn a_source_that_has_changed_does_not_lead_behind_a_chunk() {
 
 #[test]
 fn matches_that_are_noted_ahead_are_counted() {
-    // Almost as many as are noted, four bytes of each.
+    // Almost as many matches as a piece may note, of four bytes each.
     let mut random = Random(13);
     let mut plain: Vec<u8> = Vec::new();
     while plain.len() < 1 << 20 {
@@ -112,7 +112,7 @@ fn a_marker_names_its_place_in_the_window() {
 fn the_finder_finds_each_dynamic_block() {
     let plain = floats(2 << 20);
     let encoded = deflate(&plain, 6);
-    // Where blocks begin, from a decoder that stops at each.
+    // The bits where blocks begin, from a decoder that stops at each block.
     let mut input = crate::inflate::Input::new(0..encoded.len() as u64);
     let mut decoder = crate::inflate::Decoder::new();
     decoder.halt_at(crate::BitOffset(0));
@@ -132,7 +132,7 @@ fn the_finder_finds_each_dynamic_block() {
     }
     assert!(headers.len() > 10);
     let range = 0..encoded.len() as u64;
-    // The last one is final, and not looked for.
+    // The last block is final, so the finder does not look for it.
     for pair in headers.windows(2) {
         let mut finder = Finder::new(range.clone(), ByteOffset(pair[0] / 8 + 1));
         let found = loop {
