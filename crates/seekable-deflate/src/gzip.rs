@@ -31,7 +31,7 @@ pub(crate) fn read_header(bits: &mut Bits) -> Result<(), Fault> {
     if flags & RESERVED != 0 {
         return corrupt("unknown header flags set");
     }
-    // MTIME, XFL and OS.
+    // The fields MTIME, XFL and OS.
     header.skip(6)?;
     if flags & FEXTRA != 0 {
         let len = u16::from_le_bytes([header.byte()?, header.byte()?]);

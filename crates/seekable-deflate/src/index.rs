@@ -93,7 +93,8 @@ impl Index {
         self.crcs.len()
     }
 
-    /// The number of the span that holds decoded byte `offset`, if it lies before the frontier.
+    /// The number of the span that holds decoded byte `offset`, if that byte lies before the
+    /// frontier.
     pub(crate) fn find(&self, offset: u64) -> Option<usize> {
         let after = self.checkpoints.partition_point(|checkpoint| checkpoint.decoded <= offset);
         (offset < self.frontier).then(|| after - 1)
@@ -121,7 +122,7 @@ impl Index {
         }
     }
 
-    /// The decoded bytes of span `number`, which must exist.
+    /// The decoded offsets of span `number`, which must exist.
     pub(crate) fn range(&self, number: usize) -> Range<u64> {
         let next = self.checkpoints.get(number + 1);
         self.checkpoints[number].decoded..next.map_or(self.frontier, |next| next.decoded)

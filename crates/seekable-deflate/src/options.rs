@@ -1,4 +1,4 @@
-//! How to read a stream.
+//! The options of a reader.
 
 /// The framing of the DEFLATE data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,7 +10,7 @@ pub enum Format {
     Gzip,
 }
 
-/// How to read a stream.
+/// What the caller knows of a stream, and how far apart its checkpoints are to be.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// The framing of the data.

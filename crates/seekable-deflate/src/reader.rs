@@ -8,7 +8,7 @@ use crate::{
     sync::RwLock,
 };
 
-/// Decoded bytes of a DEFLATE stream, at any offset, for many threads at once.
+/// Reads decoded bytes of a DEFLATE stream at any offset, for many threads at once.
 ///
 /// The stream is decoded once from its start, as far as reads ask for. This pass leaves
 /// checkpoints: before its frontier, a read of a byte costs one span at most. One thread at a time
@@ -108,7 +108,7 @@ impl<R: ReadAt> DeflateReader<R> {
     /// is cached, is being decoded, or cannot be decoded without the spans before it.
     ///
     /// # Errors
-    /// As for [`span_at`](Self::span_at).
+    /// The same as for [`span_at`](Self::span_at).
     pub fn span_pair_at(&self, offsets: [u64; 2]) -> Option<[Result<Span, Error>; 2]> {
         self.span_pair_of(&self.core(), offsets)
     }

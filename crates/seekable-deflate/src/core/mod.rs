@@ -60,7 +60,7 @@ impl Core {
         memory: Arc<Memory>,
         trust: Trust,
     ) -> Self {
-        // Places are counted in bits, so a range of 2^61 bytes and more has to be cut short.
+        // Offsets in bits must fit into a `u64`, so the range is cut to 2^60 bytes.
         let len = encoded.end.saturating_sub(encoded.start).min(1 << 60);
         let encoded = encoded.start..encoded.start + len;
         Self {

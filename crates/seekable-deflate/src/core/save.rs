@@ -226,7 +226,7 @@ mod tests {
     use super::*;
     use crate::{Format, Memory, memory::Thin};
 
-    /// Calls a function before each read.
+    /// A source that calls a function before each read.
     struct Hooked<'a> {
         bytes: &'a [u8],
         before: &'a (dyn Fn() + Send + Sync),

@@ -1,7 +1,7 @@
 //! The byte budget that several readers share.
 //!
-//! `Memory` counts the bytes and decides what is dropped. `cache` holds the decoded spans, `pool`
-//! the buffers that are used again.
+//! `Memory` counts the bytes and decides which spans and windows are dropped. `cache` holds the
+//! decoded spans, `pool` the buffers that are used again.
 
 mod cache;
 mod pool;
@@ -53,7 +53,7 @@ struct State {
     reserved_bytes: u64,
 }
 
-/// Sets bytes of the budget aside until it is dropped.
+/// Bytes of the budget that are set aside until this value is dropped.
 pub(crate) struct Reserved {
     memory: Arc<Memory>,
     bytes: u64,
@@ -198,8 +198,8 @@ impl Memory {
     /// to be dropped, or else a fresh one. The page faults of a fresh buffer cost several times the
     /// fastest decode.
     pub(crate) fn buffer(&self, len: usize) -> (Vec<u8>, Lent<'_>) {
-        // Lengths of spans differ by up to a match, so buffers of the exact length would seldom
-        // fit.
+        // Lengths of spans differ by up to the length of a match, so a buffer of the exact length
+        // would seldom fit the next span.
         let len = len.next_multiple_of(PAGE);
         let mut state = self.lock();
         let used = state.used_buffer(len, self.limit());

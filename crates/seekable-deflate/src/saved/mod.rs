@@ -49,7 +49,7 @@ impl SavedIndex {
     /// header: the table may still turn out to be damaged.
     ///
     /// # Errors
-    /// As for [`new`](Self::new).
+    /// The same as for [`new`](Self::new).
     pub fn frontier_in(bytes: &dyn ReadAt, range: Range<u64>) -> Result<u64, IndexError> {
         Ok(header(bytes, &range)?.sums.whole.len())
     }

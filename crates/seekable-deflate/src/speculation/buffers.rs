@@ -116,7 +116,7 @@ impl Buffers {
         Some(Buffer { units: vec![zero; BUFFER], reserved })
     }
 
-    /// Takes back the buffer of a piece, unless the piece is still in use.
+    /// Keeps the buffer of a piece for later pieces, unless the piece is still in use.
     pub(super) fn recycle(&self, piece: Arc<Piece>) {
         let Some(piece) = Arc::into_inner(piece) else { return };
         let mut free = self.lock();

@@ -62,7 +62,7 @@ pub(super) enum Worked {
     Ended,
 }
 
-/// The search for a chunk, then its decoding.
+/// Searches for the start of a chunk, then decodes the chunk.
 pub(super) struct Speculator {
     encoded: Range<u64>,
     finder: Finder,

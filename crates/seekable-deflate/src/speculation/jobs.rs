@@ -111,7 +111,7 @@ impl Job {
         }
         // The limit of spans is higher than that of chunks, because making a span frees its chunks.
         let most = memory.limit() / 8 * 3;
-        // For the span and the window at its end.
+        // Memory for the span and for the window at its end.
         let reserved = memory.reserve(self.to.at - self.from.at + HISTORY as u64, most)?;
         self.start(state, Some(reserved))
     }

@@ -26,7 +26,7 @@ fn is_known(units: &[u16]) -> bool {
 
 /// Maps each unit to its byte, once the window is known.
 pub(super) struct Key {
-    /// Indexed by the unit.
+    /// The bytes, indexed by unit.
     bytes: Box<[u8; 1 << 16]>,
 }
 

@@ -235,7 +235,7 @@ impl Ahead {
         let helpers = self.helpers.load(Ordering::Relaxed) as u64;
         let capacity = self.buffers.capacity();
         let chunk = (capacity / (2 * helpers.max(1))).max(LEAST_CHUNK).min(self.tuning.chunk);
-        // Chunks whose bytes are all known take half as much memory.
+        // A chunk without markers takes half as much memory, so up to twice as many may fit.
         if chunk > capacity || state.slots.len() as u64 * chunk >= 2 * capacity {
             return None;
         }
@@ -453,7 +453,7 @@ impl Slot {
         self.found.as_ref().is_some_and(|found| found.contains(&position))
     }
 
-    /// Whether a frontier at `position` is past the place where the chunk begins.
+    /// Whether a frontier at `position` has reached or passed the place where the chunk begins.
     fn is_behind(&self, position: BitOffset) -> bool {
         match &self.found {
             Some(found) => *found.start() <= position,
@@ -462,7 +462,7 @@ impl Slot {
     }
 }
 
-/// Counts a thread until it is dropped.
+/// Counts a thread until this value is dropped.
 struct Counted<'a>(&'a AtomicUsize);
 
 impl<'a> Counted<'a> {
