@@ -35,7 +35,7 @@ impl Flight {
         }
     }
 
-    /// Ends the flight with this result, unless it has one already.
+    /// Ends the flight with this result, unless the flight has a result already.
     fn land(&self, landing: Landing) {
         self.landing.lock().get_or_insert(landing);
         self.landed.notify_all();

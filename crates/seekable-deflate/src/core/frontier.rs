@@ -198,8 +198,9 @@ impl Core {
         if let Some(Window::Raw(window)) = &start.window {
             return Ok(Arc::clone(window));
         }
-        // The window is saved, and may be damaged. Then it is rebuilt from the spans before it, and
-        // may be too long: no match may reach further back than the start of its gzip member.
+        // The window is saved, and may be damaged. A damaged window is rebuilt from the spans
+        // before it, and may then be too long: no match may reach further back than the start of
+        // its gzip member.
         let window = self.window(source, number)?;
         let len = member.len().min(window.len() as u64) as usize;
         Ok(window[window.len() - len..].into())
@@ -283,8 +284,8 @@ impl Core {
                 }
                 Some(error) => StreamVerdict::Damaged(error),
             },
-            // All promised bytes are decoded, and the fault comes after them. It does not matter if
-            // a checksum has confirmed the bytes: gzip(1), too, ignores garbage after a member.
+            // All promised bytes are decoded, and the fault comes after them. The fault is ignored
+            // if a checksum has confirmed the bytes: gzip(1) also ignores garbage after a member.
             StreamVerdict::Stopped(error) if self.options.decoded_len == Some(sums.whole.len()) => {
                 let member_ended =
                     self.options.format == Format::Gzip && sums.member == Crc::default();

@@ -1,9 +1,9 @@
 //! Decides when windows are packed.
 //!
-//! The first pass keeps each window uncompressed. If it knows that the bytes after a window refer
-//! to only a few bytes of it (`Reach`), it keeps only these bytes. The other windows are packed
-//! later: by an idle thread (`DeflateReader::pack`), when an index is saved, or by the pass itself
-//! when memory is scarce.
+//! The first pass stores each window uncompressed at first. If it knows that the bytes after a
+//! window refer to only a few bytes of it (`Reach`), it keeps only these bytes. The other windows
+//! are packed later: by an idle thread (`DeflateReader::pack`), when an index is saved, or by the
+//! pass itself when memory is scarce.
 
 use std::sync::Arc;
 
@@ -78,9 +78,9 @@ impl Core {
         self.memory.packer(self.options.format, self.encoded.clone())
     }
 
-    /// Packs the window `raw` of `checkpoint`. Leaves out the bytes that nothing refers to, if
-    /// these are known: that takes 32 KiB decoded after the checkpoint, or a stream that `is_over`
-    /// at the frontier.
+    /// Packs the window `raw` of `checkpoint` without the bytes that nothing refers to, if these
+    /// are known: once 32 KiB after the checkpoint are decoded, or if the stream `is_over` at the
+    /// frontier.
     pub(crate) fn packed(
         &self,
         packer: &mut Packer,

@@ -20,9 +20,9 @@ use crate::{
     windows::{Packed, Window},
 };
 
-/// Damaged windows that are rebuilt at most when an index is written; each takes the decoding of
-/// one span or a few. The other damaged windows are left out, and reads that need them rebuild
-/// them.
+/// Maximum number of damaged windows that are rebuilt when an index is written; to rebuild one, a
+/// span or a few are decoded. The other damaged windows are left out, and reads that need them
+/// rebuild them.
 const MADE_ANEW: usize = 256;
 
 /// How far a stream had been decoded when writing began.
@@ -70,7 +70,7 @@ impl Core {
         }
     }
 
-    /// The part of the stream that is worth saving. `None` if that is nothing.
+    /// The part of the stream that is worth saving, if there is one.
     fn known(&self) -> Option<Known> {
         let state = self.lock();
         let ended = match state.verdict() {

@@ -90,7 +90,7 @@ pub(crate) struct Frontier {
     pub(crate) live: Option<Box<Stream>>,
 }
 
-/// How decoding went on at the end of a span at the frontier.
+/// What comes after a span that was decoded at the frontier.
 pub(crate) enum PassEnd {
     /// The next checkpoint, and the decoder that is paused there if there is one.
     Next(Checkpoint, Option<Box<Stream>>),

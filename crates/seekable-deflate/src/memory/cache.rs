@@ -72,8 +72,8 @@ impl Cache {
     }
 
     /// Takes out one of the oldest spans: one whose buffer length `serves`, or else the oldest.
-    /// After several newer spans in a row it also drops the oldest: otherwise unread spans would
-    /// stay for as long as spans of another size come and go.
+    /// After more than `OLDEST` newer spans in a row it also drops the oldest: otherwise unread
+    /// spans would stay for as long as spans of another size come and go.
     pub(super) fn pop_like(&mut self, serves: impl Fn(usize) -> bool) -> Option<Span> {
         let is_like = |span: &Span| span.buffer_len().is_some_and(&serves);
         let mut oldest = self.spans.iter().rev().take(OLDEST).enumerate();

@@ -7,9 +7,9 @@
 use super::Memory;
 use crate::windows::Packer;
 
-/// A buffer is kept if there are fewer than this number of spare ones, which suffices for spans
-/// that go from the frontier to a reader; or if the spare ones take fewer than `SPARE_BYTES`, which
-/// is what a reader gives up at a time.
+/// Number of spare buffers that are always kept: enough for the spans that go from the frontier to
+/// a reader. More are kept while all take less than `SPARE_BYTES`, which is what a reader gives up
+/// at a time.
 const SPARES: usize = 4;
 const SPARE_BYTES: u64 = 4 << 20;
 

@@ -126,7 +126,7 @@ struct Slot {
     from: ByteOffset,
     /// The encoded byte up to which the chunk is searched or decoded.
     position: ByteOffset,
-    /// The bits of the block header at which the frontier may reach the chunk.
+    /// The bit offsets at which the block header of the chunk may begin.
     found: Option<RangeInclusive<BitOffset>>,
     pieces: Vec<Arc<Piece>>,
     /// `None` while a helper works on the chunk.

@@ -93,7 +93,7 @@ impl Settled {
         }
         let decoded = start + (resume_point.len + out.len()) as u64;
         if decoded > self.range.end {
-            // The source has changed: its last match ends after the end of the chunk.
+            // The source has changed: the last match ends after the end of the chunk.
             return Err(Fault::Truncated);
         }
         Ok(Boundary {

@@ -68,7 +68,7 @@ fn noise(len: usize) -> Vec<u8> {
     (0..len / 8).flat_map(|_| (random.next() & 0x3fff_ffff_3fff_ffff).to_le_bytes()).collect()
 }
 
-/// Floats, labels, zeros, stored DEFLATE streams and noise, in turn.
+/// Floats, labels, zeros, a DEFLATE stream and noise, in turn.
 fn mixed(len: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     while bytes.len() < len {
