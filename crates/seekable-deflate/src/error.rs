@@ -46,7 +46,7 @@ pub enum Error {
     },
     /// The encoded bytes end before the final block does.
     Truncated {
-        /// Bytes that were decoded before the end.
+        /// Number of bytes that were decoded before that.
         decoded: u64,
     },
     /// The decoded bytes differ from the checksum that the caller or a gzip trailer gave, or from

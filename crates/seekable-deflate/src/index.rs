@@ -202,8 +202,8 @@ impl Index {
     }
 
     /// Stores `window` at checkpoint `number` if the checkpoint has none; bytes that nothing refers
-    /// to may be wrong. Returns whether it was stored. Not at the frontier, where it is not known
-    /// yet which bytes the next span refers to.
+    /// to may be wrong. Returns whether it was stored. Stores nothing at the frontier, where it is
+    /// not known yet which bytes the next span refers to.
     pub(crate) fn put_missing(&mut self, number: usize, window: &[u8]) -> bool {
         let checkpoint = &self.checkpoints[number];
         let is_missing = checkpoint.window.is_none()

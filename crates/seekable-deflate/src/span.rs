@@ -14,7 +14,7 @@ pub struct Span {
 impl Span {
     /// A span of the bytes in `range` of `buffer`, which begin at decoded offset `start`.
     pub(crate) fn new(start: u64, buffer: Vec<u8>, range: Range<usize>) -> Self {
-        // A buffer that the bytes fill by less than half is not kept.
+        // If less than half of the buffer is used, the bytes are copied and the buffer is freed.
         if range.len() < buffer.len() / 2 {
             let bytes = buffer[range].to_vec();
             let range = 0..bytes.len();

@@ -58,7 +58,7 @@ fn check_next(before: &Record, record: &Record, header: &Header) -> Result<(), I
     if at.0 > header.encoded_len * 8 || record.decoded > header.sums.whole.len() {
         return Err(IndexError::Corrupt("a checkpoint beyond the end"));
     }
-    // No data decode to more: the longest match takes two bits at least.
+    // More is not possible: the longest match takes two bits at least.
     let most = (at.0 - before.encoded.0).saturating_mul(MAX_MATCH as u64 / 2);
     if record.decoded - before.decoded > most {
         return Err(IndexError::Corrupt("a span of more than its bits can yield"));

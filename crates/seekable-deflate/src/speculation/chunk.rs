@@ -54,7 +54,7 @@ pub(super) enum Worked {
     /// `Search` revokes this result.
     Found(RangeInclusive<BitOffset>),
     Piece(Arc<Piece>),
-    /// Nothing is found yet, or the block that was found is none: the search continues.
+    /// Nothing is found yet, or no block begins where one was found: the search continues.
     Search,
     /// There is no memory for a buffer now.
     Starved,

@@ -40,8 +40,8 @@ impl Finder {
     }
 
     /// Searches the next 64 KiB of the stream. If it finds a block, returns all bits at which the
-    /// header of this block may begin: a stored block has several, because zeros pad its header to
-    /// a whole byte. Decoding starts at the last of them.
+    /// header of this block may begin: a stored block has several, because its header and the
+    /// padding to a whole byte are zeros. Decoding starts at the last of them.
     pub(super) fn step(
         &mut self,
         source: &dyn ReadAt,

@@ -109,7 +109,7 @@ impl Job {
         if !matches!(*state, Progress::Waiting(_)) {
             return None;
         }
-        // The limit of spans is higher than that of chunks, because making a span frees its chunks.
+        // This limit is higher than the quarter for chunks, because making a span frees its chunks.
         let most = memory.limit() / 8 * 3;
         // Memory for the span and for the window at its end.
         let reserved = memory.reserve(self.to.at - self.from.at + HISTORY as u64, most)?;

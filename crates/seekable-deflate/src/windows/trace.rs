@@ -87,7 +87,7 @@ fn decode(
     out: &mut Output<u16>,
     len: usize,
 ) -> Result<(), Fault> {
-    // At most ratios, 32 KiB of input are enough. Otherwise the decoder reads a little more.
+    // At nearly all ratios, 32 KiB of input are enough. Otherwise the decoder reads a little more.
     let wanted = start.at.0 / 8 + HISTORY as u64;
     stream.resume(source, start.at, start.place, wanted)?;
     while out.len() < len {
