@@ -16,7 +16,7 @@ pub(super) struct Tables {
 }
 
 impl Tables {
-    /// Bytes of memory that they may come to hold beside themselves.
+    /// The most bytes of memory that `Tables` holds outside the struct.
     pub(super) const FAST_MEMORY: usize = Fast::MEMORY;
 
     pub(super) fn new() -> Box<Self> {
@@ -28,11 +28,11 @@ impl Tables {
 pub(super) enum Body {
     /// This number of stored bytes, from the next whole byte on.
     Stored(u16),
-    /// Symbols. The tables have their codes.
+    /// Symbols. The decoding tables have been built from their codes.
     Coded,
 }
 
-/// Reads a header. Returns whether the block is the last, and its contents.
+/// Reads a block header. Returns whether the block is the last one, and which contents follow.
 pub(super) fn read_header(bits: &mut Bits, tables: &mut Tables) -> Result<(bool, Body), Fault> {
     let at = bits.position();
     let last = bits.take(1)? == 1;
@@ -79,11 +79,12 @@ fn use_fixed_codes(tables: &mut Tables) {
 /// Order of the code length code's lengths (RFC 1951, section 3.2.7).
 const ORDER: [usize; 19] = [16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15];
 
-/// The counts that zlib accepts. The format has room for 288 and 32.
+/// The most symbols that zlib accepts. The header could encode up to 288 and 32.
 const MAX_LITLEN: usize = 286;
 const MAX_DISTANCE: usize = 30;
 
-/// Reads the codes of a dynamic block, in zlib's order of checks.
+/// Reads the codes of a dynamic block, and builds the tables. Checks in the same order as zlib, so
+/// that a stream with several errors gets the same message.
 fn read_codes(bits: &mut Bits, tables: &mut Tables) -> Result<(), Fault> {
     let at = bits.position();
     let corrupt = |what| Fault::Corrupt { at, what };
@@ -133,7 +134,8 @@ fn read_lengths(bits: &mut Bits, table: &CodeLengthTable, lengths: &mut [u8]) ->
         bits.skip(huffman::consumed(entry));
         let (length, count) = match huffman::value(entry) {
             16 => {
-                // The count is read first, as in zlib: it decides which error a cut stream has.
+                // The count is read before the check for a last length, as in zlib: a stream that
+                // is cut off within the count is truncated, not corrupt.
                 let count = 3 + bits.take(2)?;
                 (have.checked_sub(1).map(|last| lengths[last]), count)
             }

@@ -1,4 +1,4 @@
-//! Decoding from block to block and from symbol to symbol.
+//! The decoder of a stream, and the careful loop, which decodes symbol by symbol with all checks.
 
 use super::{
     Bits, Fault, Output, Unit,
@@ -9,12 +9,13 @@ use super::{
 };
 use crate::BitOffset;
 
-/// The place of a decoder in its block. With the offset of the next bit it tells where to resume.
+/// The place of a decoder in its block. Together with the offset of the next bit, a decoder can
+/// resume from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
     /// Before the header of a block.
     BlockHeader,
-    /// Between two symbols of a block. Its codes are in the header at `header`.
+    /// Between two symbols of a block. The codes of the block are in the header at `header`.
     Coded { header: BitOffset },
     /// In a stored block, `left` bytes before its end.
     Stored { left: u16, last: bool },
@@ -25,7 +26,7 @@ pub(crate) enum Place {
 pub(crate) enum Stop {
     /// The output reached its limit.
     Limit,
-    /// The next block has its header at or after the place to halt at.
+    /// The header of the next block is at or after the place given to `halt_at`.
     Block,
     /// The final block ended.
     End,
@@ -44,7 +45,7 @@ impl State {
     }
 }
 
-/// A decoder of one stream. Between two calls it is paused between two symbols.
+/// A decoder of one stream. Each call stops between two symbols, and the next one goes on there.
 pub(crate) struct Decoder {
     state: State,
     tables: Box<Tables>,
@@ -59,19 +60,19 @@ pub(crate) struct Decoder {
 #[cfg(test)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Loops {
-    /// The fastest ones, and the careful one where those stop.
+    /// The fastest loops for this processor, and the careful loop for what these leave.
     Best,
-    /// Fast ones that run on any processor.
+    /// The fast loops that run on any processor, and the careful loop for what these leave.
     Portable,
-    /// The careful one.
+    /// Only the careful loop.
     Careful,
 }
 
 impl Decoder {
-    /// Bytes of memory that its tables take.
+    /// The most bytes of memory that the tables of a decoder take.
     pub(crate) const MEMORY: usize = size_of::<Tables>() + Tables::FAST_MEMORY;
 
-    /// At the start of a stream.
+    /// A decoder at the start of a stream.
     pub(crate) fn new() -> Self {
         Self {
             state: State::BlockHeader,
@@ -83,7 +84,7 @@ impl Decoder {
         }
     }
 
-    /// Decodes with these.
+    /// Makes the decoder use these loops.
     #[cfg(test)]
     pub(crate) fn with(mut self, loops: Loops) -> Self {
         self.loops = loops;
@@ -91,23 +92,24 @@ impl Decoder {
         self
     }
 
-    /// Goes to the start of a stream.
+    /// Prepares for the first block of another stream.
     pub(crate) fn start_stream(&mut self) {
         self.state = State::BlockHeader;
     }
 
-    /// From now on stops before each block whose header is at or after `at`.
+    /// Makes later calls stop before each block whose header is at or after `at`.
     pub(crate) fn halt_at(&mut self, at: BitOffset) {
         self.halt = at;
     }
 
-    /// From now on stops where the fast loops end, shortly before a limit. The careful loop would
-    /// take a twentieth of the time of 32 KiB for the rest.
+    /// Makes later calls stop shortly before a limit, where the fast loops end. The careful loop
+    /// would need 1/20 of the time for 32 KiB to decode up to the limit.
     pub(crate) fn stop_short(&mut self) {
         self.short = fast::OUTPUT_MARGIN;
     }
 
-    /// Resumes at `at`, which is at `place`. Bytes before byte `wanted` are expected to be needed.
+    /// Resumes at bit `at`, which must be at `place`. Encoded bytes from byte `wanted` on are
+    /// probably not needed.
     pub(crate) fn resume(
         &mut self,
         bits: &mut Bits,
@@ -125,20 +127,20 @@ impl Decoder {
                 let (last, body) = block::read_header(bits, &mut self.tables)?;
                 match body {
                     Body::Coded => State::Coded { header, last },
-                    // The source has changed. The header that it has now is followed.
+                    // The source has changed since. Follow the header that it has now.
                     Body::Stored(left) => State::Stored { left, last },
                 }
             }
         };
         bits.seek(at, wanted)?;
         if let State::Stored { .. } = self.state {
-            // In a source that has changed since, `at` may lie within a byte.
+            // If the source has changed since, `at` may lie within a byte.
             bits.align();
         }
         Ok(())
     }
 
-    /// The place in the block. `None` at the end of the stream.
+    /// The place of the decoder in its block. `None` at the end of the stream.
     pub(crate) fn place(&self) -> Option<Place> {
         match self.state {
             State::BlockHeader => Some(Place::BlockHeader),
@@ -148,8 +150,8 @@ impl Decoder {
         }
     }
 
-    /// Decodes to the first boundary of symbols at which `out` has `limit` bytes or more. Bytes
-    /// before a fault are in `out`.
+    /// Decodes to the first boundary of symbols at which `out` has `limit` decoded bytes or more.
+    /// After a fault, `out` has the bytes before the fault.
     pub(crate) fn decode<T: Unit>(
         &mut self,
         bits: &mut Bits,
@@ -165,8 +167,8 @@ impl Decoder {
         }
     }
 
-    /// Decodes a header, or what follows it up to the end of the block or to `limit`, which is a
-    /// place in `out`.
+    /// Decodes a block header, or symbols or stored bytes to the end of the block or to `limit`.
+    /// `limit` is an index in the buffer of `out`.
     #[inline(always)]
     fn step<T: Unit>(
         &mut self,
@@ -194,7 +196,7 @@ impl Decoder {
                 let len = (limit - out.filled).min(usize::from(*left));
                 let copied = bits.copy_to(&mut out.bytes[out.filled..out.filled + len])?;
                 out.filled += copied;
-                // No more than was asked for, which was no more than `left`.
+                // At most `len` bytes were copied, and `len` is at most `left`.
                 *left -= copied as u16;
             }
             State::Coded { last, .. } => {
@@ -206,7 +208,8 @@ impl Decoder {
         Ok(None)
     }
 
-    /// Decodes symbols up to `limit` or to the end of the block. `true` at the end of the block.
+    /// Decodes symbols up to `limit` or to the end of the block. Returns `true` at the end of the
+    /// block.
     fn decode_symbols<T: Unit>(
         &mut self,
         bits: &mut Bits,
@@ -233,8 +236,9 @@ impl Decoder {
         Ok(false)
     }
 
-    /// Decodes until a block of literals is next, or within one; `false` at the end of the stream,
-    /// and close to `limit`, which is a place in `out`.
+    /// Decodes until the next symbol is in a block of almost only literals, and returns `true`.
+    /// Returns `false` at the end of the stream, and close to `limit`. `limit` is an index in the
+    /// buffer of `out`.
     pub(super) fn go_to_literals(
         &mut self,
         bits: &mut Bits,
@@ -259,13 +263,13 @@ impl Decoder {
         Ok(false)
     }
 
-    /// The codes of the block.
+    /// The decoding tables of the current block.
     pub(super) fn tables(&self) -> &Tables {
         &self.tables
     }
 
-    /// Goes on where a fast loop stopped: behind its block if that has `ended`, else over what
-    /// those loops leave. `limit` is a place in `out`.
+    /// Goes on after a fast loop. If the block has `ended`, goes to the next one. If not, decodes
+    /// the symbol at which the loop stopped. `limit` is an index in the buffer of `out`.
     pub(super) fn pass(
         &mut self,
         bits: &mut Bits,
@@ -285,7 +289,7 @@ impl Decoder {
     }
 }
 
-/// Decodes one symbol with all checks. `true` at the end of the block.
+/// Decodes one symbol with all checks. Returns `true` if it is the end of the block.
 fn decode_symbol<T: Unit>(
     bits: &mut Bits,
     tables: &Tables,
@@ -325,8 +329,8 @@ fn decode_symbol<T: Unit>(
     Ok(false)
 }
 
-/// The entry for the next bits, those of the pointer to its subtable consumed. The buffer must
-/// have been refilled.
+/// The entry for the next bits. If it is in a subtable, consumes the bits that index the main
+/// table. The buffer must have been refilled.
 fn next_entry(bits: &mut Bits, table: &[u32], index_bits: u32) -> Result<u32, Fault> {
     let index = |buffer: u64, bits: u32| (buffer & ((1 << bits) - 1)) as usize;
     let mut entry = table[index(bits.input.buffer, index_bits)];
@@ -336,7 +340,7 @@ fn next_entry(bits: &mut Bits, table: &[u32], index_bits: u32) -> Result<u32, Fa
         let offset = index(bits.input.buffer >> index_bits, huffman::code_length(entry));
         entry = table[huffman::value(entry) + offset];
     }
-    // Beyond the end of the stream the buffer is zero. A code that needs those bits is cut off.
+    // Bits beyond the end of the stream are zero in the buffer. A code that needs them is cut off.
     if pointer_bits + huffman::consumed(entry) > bits.input.count {
         return Err(Fault::Truncated);
     }

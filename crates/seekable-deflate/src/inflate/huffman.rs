@@ -1,17 +1,17 @@
 //! Tables that decode Huffman codes (RFC 1951, section 3.2.2).
 //!
-//! A table is indexed by the next bits of the stream. An entry is a `u32`:
+//! The next bits of the stream index a table. An entry is a `u32`:
 //!
 //! | bits  | meaning                                                                      |
 //! |-------|------------------------------------------------------------------------------|
-//! | 0-5   | bits to consume: the code's and the extra bits after it                      |
+//! | 0-5   | bits to consume: those of the code, and the extra bits after it              |
 //! | 8-11  | length of the code alone; in a pointer, index bits of the subtable           |
 //! | 12-15 | `INVALID`, `END_OF_BLOCK`, `POINTER`; `EXCEPTIONAL` when one of them is set  |
 //! | 16-30 | the symbol's value: literal, base length, base distance; start of a subtable |
 //! | 31    | `LITERAL`                                                                    |
 //!
-//! Codes longer than the index are found through a pointer to a subtable after the main table,
-//! whose entries consume only what the main table's index left over.
+//! If a code is longer than the index, the entry is a pointer to a subtable after the main table.
+//! The entries of a subtable consume only the bits of the code after those of the main index.
 
 /// The entry is a literal byte.
 pub(super) const LITERAL: u32 = 1 << 31;
@@ -26,28 +26,30 @@ pub(super) const INVALID: u32 = 1 << 12;
 
 const NO_SYMBOL: u32 = EXCEPTIONAL | INVALID;
 
-/// What an entry consumes, extra bits included.
+/// Number of bits that an entry consumes, extra bits included.
 pub(super) const fn consumed(entry: u32) -> u32 {
     entry & 63
 }
 
-/// Length of an entry's code; of a pointer, how many bits index its subtable.
+/// Length of an entry's code in bits. For a pointer: number of bits that index its subtable.
 pub(super) fn code_length(entry: u32) -> u32 {
     (entry >> 8) & 15
 }
 
-/// Literal, base, or start of a subtable.
+/// The literal, the base length or distance, or the start of the subtable.
 pub(super) fn value(entry: u32) -> usize {
     (entry >> 16 & 0x7fff) as usize
 }
 
-/// The base of an entry and the extra bits after its code.
+/// Length or distance of a symbol: the base of its entry plus the extra bits after its code in
+/// `buffer`.
 pub(super) fn with_extra(entry: u32, buffer: u64) -> usize {
     let bits = buffer & ((1 << consumed(entry)) - 1);
     value(entry) + (bits >> code_length(entry)) as usize
 }
 
-/// Length codes 257.. (RFC 1951, section 3.2.5), and two that zlib rejects when they are met.
+/// Literals, the end of the block, lengths from 257 on (RFC 1951, section 3.2.5). The last two have
+/// codes only in a fixed block; zlib rejects them when they occur.
 pub(super) const LITLEN_SYMBOLS: [u32; 288] = {
     const BASE: [u16; 29] = [
         3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 15, 17, 19, 23, 27, 31, 35, 43, 51, 59, 67, 83, 99, 115,
@@ -70,7 +72,8 @@ pub(super) const LITLEN_SYMBOLS: [u32; 288] = {
     symbols
 };
 
-/// Distance codes (RFC 1951, section 3.2.5), and two that zlib rejects when they are met.
+/// Distances (RFC 1951, section 3.2.5). The last two have codes only in a fixed block; zlib rejects
+/// them when they occur.
 pub(super) const DISTANCE_SYMBOLS: [u32; 32] = {
     let mut symbols = [NO_SYMBOL; 32];
     let mut base = 1;
@@ -95,8 +98,8 @@ const CODE_LENGTH_SYMBOLS: [u32; 19] = {
     symbols
 };
 
-/// Index bits of the three tables. The arrays hold the largest subtables that any complete code
-/// can ask for (zlib's examples/enough.c: `enough 288 11 15`, `enough 32 8 15`).
+/// Index bits of the three tables. The arrays have room for the largest subtables that a complete
+/// code can need (zlib's examples/enough.c: `enough 288 11 15`, `enough 32 8 15`).
 pub(super) const LITLEN_BITS: u32 = 11;
 pub(super) const DISTANCE_BITS: u32 = 8;
 pub(super) const CODE_LENGTH_BITS: u32 = 7;
@@ -104,23 +107,23 @@ pub(super) type LitlenTable = [u32; 2342];
 pub(super) type DistanceTable = [u32; 402];
 pub(super) type CodeLengthTable = [u32; 1 << CODE_LENGTH_BITS];
 
-/// Codes that are over-subscribed, or incomplete where zlib does not allow it.
+/// The code is over-subscribed, or is incomplete although zlib does not allow that.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct InvalidSet;
 
-/// The table for the literals and lengths of a block.
+/// Builds the table for the literals and lengths of a block.
 pub(super) fn build_litlen(table: &mut LitlenTable, lengths: &[u8]) -> Result<(), InvalidSet> {
     let unused = NO_SYMBOL | 1 << 8 | 1;
     build(table, LITLEN_BITS, &LITLEN_SYMBOLS, lengths, Incomplete::OneBit(unused))
 }
 
-/// The table for the distances of a block.
+/// Builds the table for the distances of a block.
 pub(super) fn build_distance(table: &mut DistanceTable, lengths: &[u8]) -> Result<(), InvalidSet> {
     let unused = NO_SYMBOL | 1 << 8 | 1;
     build(table, DISTANCE_BITS, &DISTANCE_SYMBOLS, lengths, Incomplete::OneBit(unused))
 }
 
-/// The table for the code lengths of a block header.
+/// Builds the table for the code lengths of a block header.
 pub(super) fn build_code_length(
     table: &mut CodeLengthTable,
     lengths: &[u8],
@@ -128,13 +131,13 @@ pub(super) fn build_code_length(
     build(table, CODE_LENGTH_BITS, &CODE_LENGTH_SYMBOLS, lengths, Incomplete::Never)
 }
 
-/// Which incomplete codes pass; all do when they have no symbol at all, and then every bit is
-/// an unused code.
+/// The incomplete codes that are accepted. A code without any symbol always is.
 #[derive(Clone, Copy)]
 enum Incomplete {
-    /// A single code of one bit; the other bit is this entry.
+    /// A code of a single symbol, which takes one bit. The other value of the bit has this entry,
+    /// and without any symbol both have.
     OneBit(u32),
-    /// None. zlib takes the bits of a code length code without symbols for lengths of zero.
+    /// No other. If a code length code has no symbols, zlib reads each bit as a length of zero.
     Never,
 }
 
@@ -182,7 +185,7 @@ impl Counts {
         Self(counts)
     }
 
-    /// How many codes of the longest possible length are still free.
+    /// Number of codes of `MAX_LENGTH` bits that are not used. Zero if the code is complete.
     fn free(&self) -> Result<i32, InvalidSet> {
         let mut free = 1;
         for count in &self.0[1..] {
@@ -194,7 +197,7 @@ impl Counts {
         Ok(free)
     }
 
-    /// The length of the longest code.
+    /// The length of the longest code. 0 if there is none.
     fn longest(&self) -> usize {
         self.0.iter().rposition(|count| *count > 0).unwrap_or(0)
     }
@@ -214,11 +217,11 @@ impl Counts {
     }
 }
 
-/// Fills the main table with the codes of up to `index_bits` bits. `sorted` has the symbols that
-/// follow. Returns the first longer code.
+/// Fills the main table with the codes of up to `index_bits` bits, and takes their symbols from
+/// `sorted`. Returns the first longer code.
 ///
-/// Codes are counted up with their bits reversed: the first bit of a code is the lowest of the
-/// stream.
+/// Codes are stored with their bits reversed: the first bit of a code is the lowest one in the
+/// bit buffer.
 fn fill_main(
     table: &mut [u32],
     index_bits: u32,
@@ -227,7 +230,7 @@ fn fill_main(
 ) -> usize {
     let mut code = 0;
     for length in 1..=index_bits {
-        // Two copies of the table for shorter codes are the table for codes up to this length.
+        // For an index that is one bit longer, the entries of the shorter codes come twice.
         let half = 1 << (length - 1);
         table.copy_within(..half, half);
         for symbol in sorted.by_ref().take(counts.0[length as usize]) {
@@ -238,7 +241,8 @@ fn fill_main(
     code
 }
 
-/// Fills a subtable for each prefix of `index_bits` bits that longer codes share, from `code` on.
+/// Fills a subtable for each prefix of `index_bits` bits that longer codes have. `code` is the
+/// first of these codes.
 fn fill_subtables(
     table: &mut [u32],
     index_bits: u32,
@@ -269,12 +273,12 @@ fn fill_subtables(
     }
 }
 
-/// A code of `length` bits, as both its own length and what it adds to the bits consumed.
+/// The fields of an entry for a code of `length` bits: length of the code, and bits to consume.
 fn entry_bits(length: u32) -> u32 {
     length << 8 | length
 }
 
-/// Adds one to a reversed code of `length` bits; anything behind the last.
+/// Adds one to a reversed code of `length` bits. The result for the last code has no meaning.
 fn next_code(code: usize, length: u32) -> usize {
     let zeros = code ^ ((1 << length) - 1);
     match zeros.checked_ilog2() {
@@ -283,8 +287,8 @@ fn next_code(code: usize, length: u32) -> usize {
     }
 }
 
-/// Index bits of a subtable whose first code has `length` bits, `left` of that length to come:
-/// just enough that the codes which follow fill it.
+/// Index bits of a subtable. Its first code has `length` bits, and `left` codes of that length
+/// are not in a table yet. Returns the smallest number such that the next codes fill the subtable.
 fn subtable_bits(
     counts: &[usize; MAX_LENGTH + 1],
     index_bits: u32,

@@ -1,17 +1,17 @@
-//! The encoded bytes as bits. They are read from the source chunk by chunk, or used where they lie
-//! if the source has them in memory.
+//! Reads the encoded bytes as bits. If the source has the bytes in memory, they are used in place.
+//! Otherwise they are read chunk by chunk.
 
 use std::ops::Range;
 
 use super::Fault;
 use crate::{BitOffset, ReadAt};
 
-/// Encoded bytes read at once. Few enough to stay in the core's own cache until they are decoded.
+/// The most encoded bytes read at once. They stay in the core's own cache until they are decoded.
 pub(crate) const CHUNK: u64 = 64 << 10;
 
-/// A place in the encoded stream, and the bytes from there on.
+/// A place in the encoded stream, with the bytes read from there on.
 pub(crate) struct Input {
-    /// The range of the stream in its source. Bytes.
+    /// The range of bytes that the stream takes in its source.
     encoded: Range<u64>,
     /// The bytes that were read last. Empty if the source has them in memory.
     chunk: Vec<u8>,
@@ -23,12 +23,12 @@ pub(crate) struct Input {
     pub(super) buffer: u64,
     /// How many bits `buffer` holds, at most 63.
     pub(super) count: u32,
-    /// Bytes from this offset in the encoded stream on are not expected to be needed.
+    /// The reader probably needs no bytes from this offset in the encoded stream on.
     wanted: u64,
 }
 
 impl Input {
-    /// The start of the stream in the bytes `encoded` of a source.
+    /// The start of the stream that takes the bytes `encoded` of its source.
     pub(crate) fn new(encoded: Range<u64>) -> Self {
         let wanted = encoded.end - encoded.start;
         Self { encoded, chunk: Vec::new(), chunk_start: 0, next: 0, buffer: 0, count: 0, wanted }
@@ -49,7 +49,8 @@ impl Input {
         self.chunk.capacity()
     }
 
-    /// Reads the next chunk, once all of this one is in `buffer`. `false` at the end of the stream.
+    /// Reads the next chunk. All bytes of the current one must already have been consumed or be in
+    /// `buffer`. Returns `false` at the end of the stream.
     fn load(&mut self, source: &dyn ReadAt) -> Result<bool, Fault> {
         debug_assert_eq!(self.next, self.chunk.len());
         let start = self.chunk_start + self.chunk.len() as u64;
@@ -57,7 +58,7 @@ impl Input {
         if rest == 0 {
             return Ok(false);
         }
-        // After the bytes that were wanted, a whole chunk is the best guess.
+        // If more bytes than `wanted` are needed, a whole chunk is the best guess.
         let wanted = match self.wanted.saturating_sub(start) {
             0 => CHUNK,
             wanted => wanted.min(CHUNK),
@@ -81,14 +82,14 @@ pub(crate) struct Bits<'a> {
 }
 
 impl<'a> Bits<'a> {
-    /// `input`, which is of `source`.
+    /// The bits of `input`, which must be a place in `source`.
     pub(crate) fn new(input: &'a mut Input, source: &'a dyn ReadAt) -> Self {
         let lent = source.as_bytes().and_then(|bytes| {
             let start = usize::try_from(input.encoded.start).ok()?;
             bytes.get(start..usize::try_from(input.encoded.end).ok()?)
         });
         if lent.is_some() {
-            // A place in memory, so it fits.
+            // The sum is an index of bytes in memory, so it fits.
             input.next += input.chunk_start as usize;
             input.chunk_start = 0;
             input.chunk.clear();
@@ -100,7 +101,8 @@ impl<'a> Bits<'a> {
         Self { input, source, lent }
     }
 
-    /// The chunk, or the bytes in memory. `input.next` is an index of them, or their length.
+    /// The bytes in memory, or else the chunk. `input.next` is an index of these bytes, or their
+    /// number.
     pub(super) fn chunk(&self) -> &[u8] {
         self.lent.unwrap_or(&self.input.chunk)
     }
@@ -110,12 +112,12 @@ impl<'a> Bits<'a> {
         self.chunk().get(self.input.next..).unwrap_or_default()
     }
 
-    /// Makes sure that there are such bytes; `false` at the end of the stream.
+    /// Loads a chunk if `rest` is empty. Returns `false` at the end of the stream.
     fn has_rest(&mut self) -> Result<bool, Fault> {
         Ok(!self.rest().is_empty() || (self.lent.is_none() && self.input.load(self.source)?))
     }
 
-    /// Goes to `at`. Bytes before byte `wanted` are expected to be needed.
+    /// Goes to `at`. Encoded bytes from byte `wanted` on are probably not needed.
     pub(crate) fn seek(&mut self, at: BitOffset, wanted: u64) -> Result<(), Fault> {
         let input = &mut *self.input;
         let byte = at.0 / 8;
@@ -137,7 +139,7 @@ impl<'a> Bits<'a> {
         Ok(())
     }
 
-    /// Tops the buffer up to 56 bits or more, fewer only at the end of the stream.
+    /// Fills the buffer up to 56 bits or more. At the end of the stream there may be fewer.
     pub(super) fn refill(&mut self) -> Result<(), Fault> {
         if let Some(&word) = self.rest().first_chunk() {
             let input = &mut *self.input;
@@ -158,7 +160,7 @@ impl<'a> Bits<'a> {
         Ok(())
     }
 
-    /// The next `count` bits, at most 32.
+    /// Takes the next `count` bits, at most 32, from the buffer.
     pub(crate) fn take(&mut self, count: u32) -> Result<u32, Fault> {
         if self.input.count < count {
             self.refill()?;
@@ -189,12 +191,13 @@ impl<'a> Bits<'a> {
         Ok(self.input.count == 0)
     }
 
-    /// Whether the next byte is zero, after `at_end` said that there is one.
+    /// Whether the next byte is zero. Call it only after `at_end` has returned `false`.
     pub(crate) fn next_is_zero_byte(&self) -> bool {
         self.input.buffer & 0xff == 0
     }
 
-    /// Copies the bytes that are available, at least one. Call it only at a whole byte.
+    /// Copies the available bytes to `out`, at least one. Returns their number. Call it only at the
+    /// start of a byte.
     pub(super) fn copy_to<T: From<u8>>(&mut self, out: &mut [T]) -> Result<usize, Fault> {
         debug_assert_eq!(self.input.count % 8, 0);
         if self.input.count > 0 {

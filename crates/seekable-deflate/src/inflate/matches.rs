@@ -1,12 +1,11 @@
-//! A list of the matches that were decoded, kept where they are few. It tells which bytes of a
-//! window are referred to without decoding the bytes after it once more (`windows::sparse`).
+//! A list of the decoded matches, kept if they are few. It shows which bytes of a window are needed
+//! without decoding the bytes after the window a second time (`windows::sparse`).
 
 use std::ops::Range;
 
 use super::HISTORY;
 
-/// The list is kept if at most one in this number of units is the start of a match. Noise has one
-/// in 300.
+/// The list is kept if there is at most one match in 64 units. Noise has one in 300.
 const UNITS_PER_MATCH: usize = 64;
 
 /// A decoded match.
@@ -15,19 +14,19 @@ struct Match {
     /// Where it starts, in units from the start of the buffer.
     at: u32,
     len: u16,
-    /// The distance less one: 32 KiB would not fit.
+    /// The distance minus one, in units: so that 32768 and the largest value of the type agree.
     distance: u16,
 }
 const _: () = assert!(HISTORY - 1 <= u16::MAX as usize);
 
-/// The matches that start in the first units of an output.
+/// A list of the matches that start in the first units of an output.
 #[derive(Debug)]
 pub(crate) struct Matches {
     list: Vec<Match>,
     most: usize,
     /// Where the output starts in its buffer.
     start: usize,
-    /// The list is complete up to this place in the buffer.
+    /// The list has all matches that start before this place in the buffer.
     end: usize,
 }
 
@@ -60,14 +59,15 @@ impl Matches {
         self.list.push(Match { at: at as u32, len: len as u16, distance });
     }
 
-    /// Says that matches from `at` in the buffer on are not added.
+    /// Ends the list: it does not include matches that start at `at` in the buffer or after.
     pub(super) fn end_at(&mut self, at: usize) {
         self.end = self.end.min(at);
     }
 
-    /// What the matches that start in `range` reach back to before decoded byte `before`, the range
-    /// being in bytes behind the start of the output and `before` at or before that of the range:
-    /// for each how far back from there, and how many bytes. `None` if they are not all known.
+    /// The references to bytes before decoded byte `before` by the matches that start in `range`.
+    /// For each: how many bytes before `before` it starts, and how many of its bytes are before
+    /// `before`. Both arguments count from the start of the output. `before` must not be after the
+    /// start of `range`, and may be negative. `None` if the list ends before the end of `range`.
     pub(crate) fn reaching_back(
         &self,
         range: Range<usize>,
@@ -97,12 +97,12 @@ mod tests {
     #[test]
     fn matches_reach_back_as_far_as_they_start_before_the_place() {
         let mut matches = Matches::new(100, 1000);
-        // The match ends before the place, ends at it, goes on after it, begins after it.
+        // The source of the match ends before the place, ends at it, crosses it, starts after it.
         for (at, distance, len) in [(110, 15, 3), (120, 30, 10), (130, 31, 10), (140, 40, 3)] {
             matches.add(at, distance, len);
         }
         assert_eq!(back(&matches, 0..1000, 0).unwrap(), [(5, 3), (10, 10), (1, 1)]);
-        // Of a place 5 bytes before the start, and of one within.
+        // For a place 5 bytes before the start of the output, and for one within the range.
         assert_eq!(back(&matches, 0..1000, -5).unwrap(), [(5, 5)]);
         assert_eq!(back(&matches, 20..31, 20).unwrap(), [(30, 10), (21, 10)]);
     }

@@ -1,8 +1,8 @@
-//! A DEFLATE decoder (RFC 1951) that can stop after any symbol and start again from there.
+//! A DEFLATE decoder (RFC 1951) that can stop after any symbol and resume there.
 //!
-//! Its verdict on malformed codes is zlib's, message included. What is fast about it is in
-//! `fast` and may be replaced as a whole: `decoder.rs` decodes any stream without it, one
-//! careful symbol at a time, and `slow.rs` is the obvious decoder that both must agree with.
+//! It rejects the same malformed codes as zlib, with the same messages. The fast loops are in
+//! `fast`, which may be replaced as a whole: `decoder.rs` decodes any stream without them, symbol
+//! by symbol. In tests, both must agree with the simple decoder in `slow.rs`.
 
 mod block;
 mod decoder;
@@ -40,17 +40,17 @@ pub(crate) const HISTORY: usize = 32 << 10;
 /// A match is at most this long, in bytes.
 pub(crate) const MAX_MATCH: usize = 258;
 
-/// The most bytes that a byte of a DEFLATE stream can stand for: four matches of two bits each.
+/// The most bytes that one byte of a DEFLATE stream can decode to: four matches of two bits each.
 pub(crate) const MAX_RATIO: u64 = 4 * MAX_MATCH as u64;
 
-/// Why decoding cannot go on. The bytes before it are good.
+/// Why decoding cannot go on. The bytes decoded before the fault are valid.
 #[derive(Debug)]
 pub(crate) enum Fault {
     /// Not DEFLATE, or not gzip.
     Corrupt { at: BitOffset, what: &'static str },
     /// The encoded bytes end too early.
     Truncated,
-    /// They cannot be read. What was being read is lost: start again from a checkpoint.
+    /// The encoded bytes cannot be read. The state of the decoder is lost: resume at a checkpoint.
     Source(std::io::Error),
 }
 

@@ -1,33 +1,36 @@
-//! The output buffer of a decoder: the history that matches may refer to, then the decoded bytes.
+//! The output buffer of a decoder: first the history that matches may refer to, then the decoded
+//! bytes.
 
 use super::{HISTORY, MAX_MATCH, Matches, Unit};
 use crate::crc::Crc;
 
-/// Room after the limit: for a match that starts before the limit, and for the bytes that copies of
-/// whole words write after the match.
+/// Room after the limit, in units. It is for a match that starts before the limit, and for what a
+/// copy in whole blocks writes after the end of the match.
 pub(crate) const MARGIN: usize = MAX_MATCH + 62;
 
-/// Decoded bytes between two updates of the CRC-32: few enough to be still in the core's own cache.
+/// Decoded bytes between two updates of the CRC-32: few enough that all are still in the core's own
+/// cache.
 const PIECE: usize = 64 << 10;
 
-/// Adds the CRC-32 of more bytes to a CRC-32.
+/// A function that returns a CRC-32 extended by more bytes.
 type With<T> = fn(Crc, &[T]) -> Crc;
 
-/// A buffer that is being decoded into: history, then decoded bytes, then room. Counts units.
+/// The buffer that a decoder writes to: history, then decoded bytes, then room. All lengths and
+/// indices are in units of `T`, which stand for one byte each.
 pub(crate) struct Output<T = u8> {
-    /// All initialised. From `filled` on their values mean nothing.
+    /// The whole buffer. The values from `filled` on are meaningless.
     pub(super) bytes: Vec<T>,
     /// End of the decoded bytes.
     pub(super) filled: usize,
-    /// Where matches may refer back to: the first byte of the stream, or the oldest history.
+    /// The oldest unit that matches may refer to: the first one of the stream, or of the history.
     pub(super) floor: usize,
-    /// The end of the window that the output was made with.
+    /// Start of the decoded bytes, and end of the window that `new` copied.
     start: usize,
-    /// The CRC-32 of the bytes from where it was last taken up to `summed`, and the function that
-    /// adds to it. `None` if no CRC-32 is wanted.
+    /// The CRC-32 of the bytes up to `summed` that were decoded since the last `take_crc`, and the
+    /// function that extends it. `None` if no CRC-32 is wanted.
     crc: Option<(Crc, With<T>)>,
     summed: usize,
-    /// `None` if matches are not wanted.
+    /// The list of the decoded matches. `None` if it is not wanted.
     pub(super) matches: Option<Matches>,
 }
 
@@ -37,14 +40,14 @@ impl Output {
         window + limit + MARGIN
     }
 
-    /// Computes the CRC-32 as well, while the bytes are in the cache.
+    /// Makes the output compute the CRC-32 of the decoded bytes, while they are in the cache.
     pub(crate) fn with_crc(self) -> Self {
         Self { crc: Some((Crc::default(), Crc::with)), ..self }
     }
 }
 
 impl<T: Unit> Output<T> {
-    /// An output in `buffer`, after a copy of `window`, which must fit.
+    /// An output that writes to `buffer` after a copy of `window`, which must fit.
     pub(crate) fn new(mut buffer: Vec<T>, window: &[T]) -> Self {
         buffer[..window.len()].copy_from_slice(window);
         let start = window.len();
@@ -59,30 +62,30 @@ impl<T: Unit> Output<T> {
         }
     }
 
-    /// Lists the matches that start in the first `len` units as well, if they are few.
+    /// Makes the output list the matches that start in the first `len` units, if they are few.
     pub(crate) fn with_matches(self, len: usize) -> Self {
         let matches = Some(Matches::new(self.start, len));
         Self { matches, ..self }
     }
 
-    /// The matches, if they were wanted.
+    /// Takes the list of the matches. `None` if it was not wanted.
     pub(crate) fn take_matches(&mut self) -> Option<Matches> {
         self.matches.take()
     }
 
-    /// The CRC-32 of the bytes decoded since it was last taken.
+    /// The CRC-32 of the bytes decoded since the last call.
     pub(crate) fn take_crc(&mut self) -> Crc {
         self.sum();
         self.crc.as_mut().map(|(crc, _)| std::mem::take(crc)).unwrap_or_default()
     }
 
-    /// A limit, not after `limit`, at which the CRC-32 is due, even if a loop stops `margin` bytes
-    /// before it.
+    /// `limit`, or before it the place at which the CRC-32 must be updated. A loop that stops
+    /// `margin` bytes before that place has decoded enough for an update.
     pub(super) fn pace(&self, limit: usize, margin: usize) -> usize {
         if self.crc.is_some() { limit.min(self.summed + PIECE + margin) } else { limit }
     }
 
-    /// Adds the new bytes to the CRC-32, if they are as many as are added at once.
+    /// Updates the CRC-32 if `PIECE` bytes or more are new. Returns whether it did.
     pub(super) fn sum_piece(&mut self) -> bool {
         let is_piece = self.crc.is_some() && self.filled - self.summed >= PIECE;
         if is_piece {
@@ -98,7 +101,7 @@ impl<T: Unit> Output<T> {
         }
     }
 
-    /// Makes room for a limit of `limit` bytes.
+    /// Enlarges the buffer to what a limit of `limit` bytes needs.
     pub(crate) fn grow(&mut self, limit: usize) {
         let len = Output::room(self.start, limit);
         if self.bytes.len() < len {
@@ -122,7 +125,7 @@ impl<T: Unit> Output<T> {
         self.floor = self.filled;
     }
 
-    /// Room for `len` bytes that the caller writes. They count as decoded.
+    /// Returns room for `len` bytes, which the caller must write. They count as decoded.
     pub(crate) fn append(&mut self, len: usize) -> &mut [T] {
         if let Some(matches) = &mut self.matches {
             matches.end_at(self.filled);
@@ -137,12 +140,12 @@ impl<T: Unit> Output<T> {
         &self.bytes[self.floor.max(self.filled.saturating_sub(HISTORY))..self.filled]
     }
 
-    /// The buffer, and where the decoded bytes lie in it.
+    /// The buffer, and the range of the decoded bytes in it.
     pub(crate) fn into_parts(self) -> (Vec<T>, std::ops::Range<usize>) {
         (self.bytes, self.start..self.filled)
     }
 
-    /// Repeats `len` bytes from `distance` back.
+    /// Writes a match: `len` bytes, each equal to the byte `distance` before it.
     pub(super) fn copy_match(&mut self, distance: usize, len: usize) {
         if let Some(matches) = &mut self.matches {
             matches.add(self.filled, distance, len);
@@ -151,7 +154,7 @@ impl<T: Unit> Output<T> {
         let end = self.filled + len;
         let mut at = self.filled;
         while at < end {
-            // All bytes from `from` on: a whole number of periods.
+            // Copies all bytes from `from` on, if the match is that long. They are whole periods.
             let copied = (end - at).min(at - from);
             self.bytes.copy_within(from..from + copied, at);
             at += copied;

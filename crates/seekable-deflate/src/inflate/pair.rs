@@ -1,4 +1,4 @@
-//! Decodes two streams by one thread at once, where that is faster than one after the other.
+//! Decodes two streams alternately in one thread, if that is faster than one after the other.
 
 use super::{Bits, Decoder, Fault, Output, fast};
 
@@ -7,12 +7,13 @@ pub(crate) struct Side<'a, 'source> {
     pub(crate) decoder: &'a mut Decoder,
     pub(crate) bits: Bits<'source>,
     pub(crate) out: &'a mut Output,
-    /// The number of bytes that `out` is to hold.
+    /// The number of decoded bytes at which to stop.
     pub(crate) limit: usize,
 }
 
-/// Decodes both until one of them comes to its end, close to its limit, or to a fault; blocks of
-/// literals at the same time. What is left is for `Decoder::decode`, unless there was a fault.
+/// Decodes both streams until one of them is at its end, close to its limit, or at a fault. Blocks
+/// of literals are decoded alternately. Unless there was a fault, the caller goes on with
+/// `Decoder::decode`.
 pub(crate) fn decode_pair(sides: &mut [Side; 2]) -> [Result<(), Fault>; 2] {
     let mut results = [Ok(()), Ok(())];
     loop {
@@ -35,7 +36,7 @@ pub(crate) fn decode_pair(sides: &mut [Side; 2]) -> [Result<(), Fault>; 2] {
 }
 
 impl<'source> Side<'_, 'source> {
-    /// The limit as a place in `out`.
+    /// The limit as an index in the buffer of `out`.
     fn end(&self) -> usize {
         self.out.filled - self.out.len() + self.limit
     }
@@ -50,7 +51,8 @@ impl<'source> Side<'_, 'source> {
         self.decoder.pass(&mut self.bits, self.out, end, ended)
     }
 
-    /// The limit, or before it the place where the CRC-32 is due.
+    /// The arguments of the fast loops. Their limit is that of this side, or before it the place
+    /// where the CRC-32 must be updated.
     fn at_literals(&mut self) -> fast::Side<'_, 'source> {
         let limit = self.out.pace(self.end(), fast::OUTPUT_MARGIN);
         let tables = self.decoder.tables();

@@ -1,9 +1,9 @@
-//! The obvious decoder, bit by bit: what the fast one must agree with.
+//! A simple decoder that goes bit by bit. The tests compare the fast decoder with it.
 
 use super::{HISTORY, huffman};
 
-/// What a stream decodes to, and how it ends: `Ok` with the bits it takes, `Err` with zlib's
-/// message, or `"truncated"`.
+/// The decoded bytes of a stream, and how the stream ends: `Ok` with its length in bits, or `Err`
+/// with zlib's message or `"truncated"`.
 pub(crate) struct Plain {
     pub(crate) bytes: Vec<u8>,
     pub(crate) end: Result<u64, &'static str>,
@@ -16,7 +16,8 @@ pub(crate) fn decode(encoded: &[u8]) -> Plain {
     Plain { bytes: slow.bytes, end }
 }
 
-/// For each byte of a good stream, where it was copied from; its own place if it was not.
+/// For each decoded byte of a valid stream: the index of the byte from which it was copied, or its
+/// own index if it was not copied.
 pub(crate) fn origins(encoded: &[u8]) -> Vec<usize> {
     let mut slow = Slow { encoded, at: 0, bytes: Vec::new(), origins: Vec::new() };
     slow.stream().expect("a good stream");
@@ -27,7 +28,7 @@ const TRUNCATED: &str = "truncated";
 
 struct Slow<'a> {
     encoded: &'a [u8],
-    /// In bits.
+    /// Offset of the next bit.
     at: u64,
     bytes: Vec<u8>,
     origins: Vec<usize>,
@@ -36,7 +37,7 @@ struct Slow<'a> {
 /// A canonical code: the symbols of each length in order.
 struct Code {
     symbols: [Vec<usize>; 16],
-    /// Bits that make up a code that no symbol has, where zlib allows it.
+    /// Length in bits of the codes without a symbol, if zlib allows such codes.
     unused: Option<u32>,
 }
 
@@ -49,14 +50,14 @@ impl Code {
         Self { symbols, unused: None }
     }
 
-    /// Twice the share of all 15-bit words that have no code; negative if over-subscribed.
+    /// Number of 15-bit words that start with no code. Negative if over-subscribed.
     fn free(&self) -> i32 {
         (1..16).fold(1 << 15, |free, length| {
             free - ((self.symbols[length].len() as i32) << (15 - length))
         })
     }
 
-    /// zlib's judgement of a code for literals and lengths, or for distances.
+    /// Checks a code for literals and lengths, or for distances, as zlib does. `what` is the error.
     fn judge(&mut self, what: &'static str) -> Result<(), &'static str> {
         let longest = (1..16).rev().find(|&length| !self.symbols[length].is_empty());
         match (self.free(), longest) {
@@ -82,7 +83,7 @@ impl Slow<'_> {
         (0..count).try_fold(0, |bits, at| Ok(bits | self.bit()? << at))
     }
 
-    /// A symbol, or `None` for a code that none has.
+    /// Reads a symbol. `None` for a code without a symbol.
     fn symbol(&mut self, code: &Code) -> Result<Option<usize>, &'static str> {
         let (mut word, mut first) = (0, 0);
         for length in 1..16 {

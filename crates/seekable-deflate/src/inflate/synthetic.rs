@@ -1,4 +1,4 @@
-//! Streams that no encoder writes: any codes, any symbols, any order of blocks.
+//! Makes valid streams that no real encoder would write: random codes, symbols and blocks.
 
 use super::{
     HISTORY,
@@ -58,7 +58,7 @@ pub(super) fn stream(random: &mut Random, len: usize) -> Vec<u8> {
 
 struct Writer {
     bytes: Vec<u8>,
-    /// In bits.
+    /// Number of bits written.
     count: usize,
 }
 
@@ -93,10 +93,11 @@ fn stored(writer: &mut Writer, random: &mut Random) -> usize {
     len
 }
 
-/// A complete code for these symbols, of any shape; lengths for `alphabet` symbols.
+/// The code lengths of a random complete code for `symbols`; 0 for the other symbols of an
+/// alphabet of `alphabet` symbols.
 fn lengths_of(random: &mut Random, symbols: &[usize], alphabet: usize) -> Vec<u8> {
     let mut leaves = vec![0u8];
-    // Splitting what was split last gives long codes.
+    // Splitting the newest leaf again and again gives long codes. `depth` is how often. Percent.
     let depth = random.below(100);
     while leaves.len() < symbols.len() {
         let at =
@@ -147,7 +148,8 @@ fn distance_lengths(random: &mut Random) -> Vec<u8> {
     if symbols.is_empty() { vec![0; 30] } else { lengths_of(random, &symbols, 30) }
 }
 
-/// Sixteen code lengths of four bits make the code for the lengths.
+/// Writes the header of a dynamic block. Each of the lengths 0 to 15 has a code of four bits, and
+/// no length is repeated by a run.
 fn header(writer: &mut Writer, litlens: &[u8], distances: &[u8]) {
     writer.put(litlens.len() - 257, 5);
     writer.put(distances.len() - 1, 5);
@@ -160,7 +162,7 @@ fn header(writer: &mut Writer, litlens: &[u8], distances: &[u8]) {
     }
 }
 
-/// The code of each symbol that has one.
+/// The code of each symbol and its length in bits. Only symbols of a length above 0 have a code.
 fn codes(lengths: &[u8]) -> Vec<(usize, u32)> {
     let mut codes = vec![(0, 0); lengths.len()];
     let mut next = 0;
@@ -174,8 +176,8 @@ fn codes(lengths: &[u8]) -> Vec<(usize, u32)> {
     codes
 }
 
-/// Symbols that have codes, and the end of the block; `before` bytes are decoded. Returns how
-/// many these are.
+/// Writes random symbols that have codes, then the end of the block. `before` is the number of
+/// bytes that the earlier blocks decode to. Returns the number for this block.
 fn symbols(
     writer: &mut Writer,
     random: &mut Random,
@@ -227,7 +229,8 @@ fn symbols(
     decoded
 }
 
-/// Extra bits such that the value of a symbol is `most` at most; that value.
+/// Writes random extra bits for a length or distance of at most `most`. Returns the length or
+/// distance.
 fn extra(writer: &mut Writer, random: &mut Random, symbol: u32, most: usize) -> usize {
     let bits = huffman::consumed(symbol);
     let values = (1 << bits).min(most - huffman::value(symbol) + 1);

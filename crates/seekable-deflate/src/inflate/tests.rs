@@ -1,4 +1,4 @@
-//! The decoder against the obvious one, and against zlib's verdicts.
+//! Tests that the decoder agrees with the simple one in `slow.rs`, which gives the errors of zlib.
 
 use proptest::prelude::*;
 
@@ -8,8 +8,9 @@ use super::{
 };
 use crate::{BitOffset, ReadAt};
 
-/// Decodes `encoded` in steps of `step` bytes, each from a checkpoint with nothing kept but the
-/// window if `resume`. What it yields, and how it ends in the words of `slow`.
+/// Decodes `encoded` in steps of `step` bytes. If `resume`, each step has a new decoder that
+/// resumes from the checkpoint and window of the step before. Returns the result in the form of
+/// `slow`.
 fn decode(encoded: &[u8], step: usize, resume: bool, loops: Loops) -> slow::Plain {
     let mut input = Input::new(0..encoded.len() as u64);
     let mut decoder = Decoder::new().with(loops);
@@ -41,7 +42,7 @@ fn decode(encoded: &[u8], step: usize, resume: bool, loops: Loops) -> slow::Plai
     }
 }
 
-/// Lends nothing of what it has.
+/// A source that has its bytes in memory, but does not lend them: they must be read.
 pub(super) struct Unlent<'a>(pub(super) &'a [u8]);
 
 impl ReadAt for Unlent<'_> {
@@ -52,7 +53,7 @@ impl ReadAt for Unlent<'_> {
 
 #[test]
 fn a_checkpoint_within_a_byte_of_what_is_now_a_stored_block_goes_on_at_the_next_byte() {
-    // A final stored block of 4 bytes, and one more.
+    // A final stored block of 4 bytes, and one byte after it.
     let encoded: &[u8] = &[1, 4, 0, !4, !0, b'a', b'b', b'c', b'd', b'e'];
     let sources: [&dyn ReadAt; 2] = [&encoded, &Unlent(encoded)];
     let places = [Place::Coded { header: BitOffset(0) }, Place::Stored { left: 4, last: true }];
@@ -67,8 +68,8 @@ fn a_checkpoint_within_a_byte_of_what_is_now_a_stored_block_goes_on_at_the_next_
     }
 }
 
-/// Decodes `encoded`, a chunk at a time, with pauses wherever `random` wants them, and says after
-/// which bit and with how many bytes each came.
+/// Decodes `encoded`, read in chunks, with pauses at random limits. Returns for each pause the
+/// offset of the next bit and the number of bytes decoded since the pause before.
 fn decode_with_pauses(
     encoded: &[u8],
     loops: Loops,
@@ -102,8 +103,9 @@ fn decode_with_pauses(
     }
 }
 
-/// Both fast loops agree with the obvious decoder, wherever they have to pause, and pause where the
-/// careful loop does: a span must end at the same symbol each time it is decoded.
+/// Checks that the fast loops, with and without AVX2, agree with the simple decoder at any pauses,
+/// and that they pause at the same symbols as the careful loop: a span must end at the same symbol
+/// each time it is decoded.
 fn check_with_pauses(encoded: &[u8], random: &mut Random, what: &dyn std::fmt::Debug) {
     let slow = slow::decode(encoded);
     let places = random.below(usize::MAX) as u64;
@@ -157,7 +159,7 @@ fn long_streams_of_other_encoders_decode_with_all_loops() {
             1 => (0..400_000).map(|at| (at % 8 == 0) as u8 * random.below(18) as u8).collect(),
             2 => vec![0; 400_000],
             3 => (0..300_000).flat_map(|_| (random.below(9) as f32 / 64.0).to_le_bytes()).collect(),
-            // Rows with one in each, and rows of runs.
+            // Rows of zeros with four other bytes at most; then rows of runs.
             4 => (0..900)
                 .flat_map(|_| {
                     let class = random.below(100);
@@ -192,7 +194,7 @@ fn long_streams_of_other_encoders_decode_with_all_loops() {
     }
 }
 
-/// All ways to decode agree with the obvious one.
+/// Checks that all loops, with any steps, agree with the simple decoder.
 fn check(encoded: &[u8]) {
     let slow = slow::decode(encoded);
     for loops in [Loops::Best, Loops::Portable, Loops::Careful] {
@@ -270,14 +272,14 @@ proptest! {
         mut encoded in prop::collection::vec(any::<u8>(), 1..400),
         kind in 0u8..4,
     ) {
-        // Half of all first blocks would be stored or invalid, and end at once.
+        // The first block is not final, so decoding goes on after it.
         encoded[0] = encoded[0] & !7 | kind << 1;
         check(&encoded);
     }
 }
 
-/// A block of the longest matches, each with some literals behind it that fit into one table entry
-/// by twos.
+/// A block of matches of the greatest length, each with up to four literals after it. Two such
+/// literals fit into one table entry.
 fn matches_and_pairs() -> Vec<u8> {
     let mut bits: Vec<bool> = Vec::new();
     let number = |bits: &mut Vec<bool>, value: u32, len: u32| {
@@ -308,7 +310,7 @@ fn matches_and_pairs() -> Vec<u8> {
 
     code(&mut bits, "00");
     for count in 0..400 {
-        // 258 bytes from one back.
+        // A match of 258 bytes at distance 1.
         code(&mut bits, "1110");
         for literal in 0..if count > 150 { count % 5 } else { 0 } {
             code(&mut bits, ["00", "01", "10", "00"][literal]);
@@ -341,8 +343,8 @@ fn the_first_of_two_literals_may_be_the_one_that_reaches_the_limit() {
     }
 }
 
-/// Goes on from a pause in `encoded` behind a window of which nothing is known but the places, and
-/// looks up afterwards what stood there.
+/// Decodes `encoded` up to a random pause, and then with a window of units that only refer to the
+/// places of its bytes. Replaces these references afterwards by the bytes.
 fn decode_behind_an_unknown_window(encoded: &[u8], loops: Loops, random: &mut Random) -> Vec<u8> {
     let mut input = Input::new(0..encoded.len() as u64);
     let mut decoder = Decoder::new().with(loops);
@@ -387,7 +389,7 @@ fn a_block_that_is_stored_since_goes_on_at_a_whole_byte() {
     let mut input = Input::new(0..encoded.len() as u64);
     let mut bits = Bits::new(&mut input, &encoded);
     let mut decoder = Decoder::new();
-    // A checkpoint within a coded block, as the source had it before.
+    // A checkpoint within a coded block, which the source had before it changed.
     let place = Place::Coded { header: BitOffset(0) };
     decoder.resume(&mut bits, BitOffset(8 * 5 + 3), place, u64::MAX).unwrap();
     let mut out = Output::<u8>::new(vec![0; Output::room(0, 5)], &[]);

@@ -1,4 +1,4 @@
-//! What AVX2 makes faster.
+//! The operations of `Processor` with AVX2.
 
 use std::arch::x86_64::{
     __m128i, __m256i, _mm_loadu_si128, _mm256_add_epi32, _mm256_and_si256, _mm256_andnot_si256,
@@ -16,13 +16,13 @@ use super::{
 };
 use crate::inflate::huffman::{self, DISTANCE_BITS};
 
-/// A processor with AVX2, and with BMI1, BMI2 and LZCNT, which the compiler makes use of.
+/// Needs a processor with AVX2, and with BMI1, BMI2 and LZCNT, which the compiler uses.
 pub(super) struct Avx2;
 
 impl Processor for Avx2 {
     #[inline(always)]
     unsafe fn apart<R>(f: impl FnOnce() -> R) -> R {
-        // SAFETY: the caller promises the processor.
+        // SAFETY: the caller promises that the processor has the features.
         unsafe { apart(f) }
     }
 
@@ -46,7 +46,7 @@ impl Processor for Avx2 {
 
     #[inline(always)]
     unsafe fn fill(entries: &mut Entries, parts: &Parts) {
-        // SAFETY: the caller promises the processor.
+        // SAFETY: the caller promises that the processor has the features.
         unsafe { fill(entries, parts) };
     }
 }
@@ -58,8 +58,8 @@ fn apart<R>(f: impl FnOnce() -> R) -> R {
     f()
 }
 
-/// Which of the bytes before a match stand at each place of it, for distances below 16; and how
-/// many places that is whole periods.
+/// For each distance below 16 and each of the first 32 bytes of a match: the index of the source
+/// byte, from `distance` bytes before the match on.
 #[repr(align(32))]
 struct Pattern([[u8; 32]; 16]);
 
@@ -77,6 +77,7 @@ static PATTERN: Pattern = {
     Pattern(pattern)
 };
 
+/// For each distance below 16: how many of these 32 bytes make up whole periods.
 static PERIODS: [u8; 16] = {
     let mut periods = [32; 16];
     let mut distance = 1;
@@ -90,7 +91,7 @@ static PERIODS: [u8; 16] = {
 /// See `Processor::copy_match`.
 ///
 /// # Safety
-/// As there.
+/// As for `Processor::copy_match`. The processor must have AVX2.
 #[target_feature(enable = "avx2")]
 #[inline(never)]
 unsafe fn copy_match(out: *mut u8, distance: usize, len: usize) {
@@ -102,21 +103,22 @@ unsafe fn copy_match(out: *mut u8, distance: usize, len: usize) {
     let mut at = 0;
     if distance >= 16 {
         while at < len {
-            // SAFETY: 16 bytes from a place before the end of the match, from 16 or more before
-            // that.
+            // SAFETY: 16 bytes that start before the end of the match; `OVERRUN` has room for
+            // them. The source starts 16 bytes or more before.
             unsafe { copy::copy_16(from.wrapping_add(at), out.wrapping_add(at)) };
             at += 16;
         }
         return;
     }
-    // SAFETY: 16 bytes from before `out` on: those that are not there yet are not used.
+    // SAFETY: 16 bytes that start before `out`. The caller promises the bytes from `out` on, too;
+    // `pattern` selects none of them.
     let before = unsafe { _mm_loadu_si128(from.cast::<__m128i>()) };
-    // SAFETY: all bytes of the pattern are initialised, it is as large, and aligned.
+    // SAFETY: the pattern has 32 initialised bytes, and is aligned to 32.
     let pattern = unsafe { PATTERN.0[distance].as_ptr().cast::<__m256i>().read() };
     let block = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(before), pattern);
     let periods = usize::from(PERIODS[distance]);
     while at < len {
-        // SAFETY: 32 bytes from a place before the end of the match.
+        // SAFETY: 32 bytes that start before the end of the match; `OVERRUN` has room for them.
         unsafe { _mm256_storeu_si256(out.wrapping_add(at).cast::<__m256i>(), block) };
         at += periods;
     }
@@ -125,7 +127,7 @@ unsafe fn copy_match(out: *mut u8, distance: usize, len: usize) {
 /// See `Processor::copy_long`.
 ///
 /// # Safety
-/// As there.
+/// As for `Processor::copy_long`. The processor must have AVX2.
 #[target_feature(enable = "avx2")]
 #[inline]
 unsafe fn copy_long(from: *const u8, step: usize, byte: u8, out: *mut u8) {
@@ -140,11 +142,11 @@ unsafe fn copy_long(from: *const u8, step: usize, byte: u8, out: *mut u8) {
     }
 }
 
-/// `fused::fill`, eight entries at a time.
+/// Does the same as `fused::fill`, for eight entries at a time.
 #[target_feature(enable = "avx2")]
 fn fill(entries: &mut Entries, parts: &Parts) {
     let all = |value: u32| _mm256_set1_epi32(value.cast_signed());
-    // All bits of a lane that has this one.
+    // A mask of the lanes in which `bit` is set.
     let has = |lanes: __m256i, bit: u32| {
         let count = bit.leading_zeros();
         let shifted = _mm256_sllv_epi32(lanes, all(count));
@@ -158,7 +160,7 @@ fn fill(entries: &mut Entries, parts: &Parts) {
         .zip(parts.litlen.as_chunks::<8>().0)
         .take((1 << BITS) / 8)
     {
-        // SAFETY: 32 bytes of a table.
+        // SAFETY: `litlens` has 32 bytes.
         let litlen = unsafe { _mm256_loadu_si256(litlens.as_ptr().cast::<__m256i>()) };
         let bits = _mm256_and_si256(litlen, all(63));
 
@@ -167,7 +169,7 @@ fn fill(entries: &mut Entries, parts: &Parts) {
         let len = _mm256_add_epi32(_mm256_srli_epi32::<16>(litlen), _mm256_srlv_epi32(taken, code));
 
         let rest = _mm256_and_si256(_mm256_srlv_epi32(index, bits), all((1 << DISTANCE_BITS) - 1));
-        // SAFETY: an index of `DISTANCE_BITS` bits is one of the array.
+        // SAFETY: `distances` has an element for every index of `DISTANCE_BITS` bits.
         let distance =
             unsafe { _mm256_i32gather_epi32::<4>(parts.distances.as_ptr().cast::<i32>(), rest) };
         let code = _mm256_and_si256(_mm256_srli_epi32::<16>(distance), all(15));
@@ -190,7 +192,7 @@ fn fill(entries: &mut Entries, parts: &Parts) {
         let literal = _mm256_and_si256(litlen, all(0xff << 16));
         let first = _mm256_or_si256(literal, _mm256_or_si256(bits, all(LITERAL | 1 << 8)));
         let rest = _mm256_and_si256(_mm256_srlv_epi32(index, bits), all((1 << BITS) - 1));
-        // SAFETY: an index of `BITS` bits is one of the table.
+        // SAFETY: `litlen` has an entry for every index of `BITS` bits.
         let second =
             unsafe { _mm256_i32gather_epi32::<4>(parts.litlen.as_ptr().cast::<i32>(), rest) };
         let second_bits = _mm256_and_si256(second, all(63));
@@ -200,7 +202,7 @@ fn fill(entries: &mut Entries, parts: &Parts) {
         let fits = _mm256_andnot_si256(misfit, has(second, huffman::LITERAL));
         let literal = _mm256_add_epi32(first, _mm256_and_si256(more, fits));
         let entry = _mm256_blendv_epi8(entry, literal, has(litlen, huffman::LITERAL));
-        // SAFETY: 32 bytes of a table.
+        // SAFETY: `entries` has 32 bytes.
         unsafe { _mm256_storeu_si256(entries.as_mut_ptr().cast::<__m256i>(), entry) };
         index = _mm256_add_epi32(index, all(8));
     }

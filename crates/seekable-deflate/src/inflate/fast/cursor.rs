@@ -1,4 +1,5 @@
-//! Where a fast loop stands: a bit buffer and two raw pointers, with no check on each access.
+//! The place of a fast loop in its input and output: a bit buffer and two raw pointers, with no
+//! check on each access.
 
 use std::ops::Range;
 
@@ -18,73 +19,75 @@ use crate::inflate::{
     output::MARGIN,
 };
 
-/// Spent bits that stay below the next one in the buffer. With two of them, the buffer masked
-/// is the byte offset of a 4-byte entry: an address without a scaled index, which is a cycle
-/// less on the path from symbol to symbol.
+/// Number of spent bits (bits already consumed) that stay in the buffer below the unread ones.
+/// With two, the masked buffer is the byte offset of a 4-byte entry. So the address needs no
+/// scaled index, which saves a cycle on the path from symbol to symbol.
 pub(super) const SPENT: u32 = 2;
 
-/// Bits in the buffer after a refill, at least.
+/// The least number of counted unread bits in the buffer after a refill.
 pub(super) const REFILLED: u32 = 56 - SPENT;
 
-/// Bits in the buffer after a refill, if those that are not counted are: they are right, too.
+/// Number of unread bits in the buffer after a refill, counted or not. Bits that `count` does not
+/// include are valid bits of the input, too.
 pub(super) const UNCOUNTED: u32 = 64 - SPENT;
 
-/// The longest length: 15 bits of code and 5 extra bits. The longest distance: 15 and 13.
+/// The most bits of a symbol: a length has up to 15 bits of code and 5 extra bits, a distance up
+/// to 15 and 13.
 const LONGEST_SYMBOL: u32 = 20 + 28;
 const _: () = assert!(LONGEST_SYMBOL <= REFILLED);
 
-/// Refills between two looks at the edge of the input: one in a loop, one in `plain_symbol`.
+/// Refills between two checks of the input edge: one in a loop, one in `plain_symbol`.
 const REFILLS: usize = 2;
-/// A refill goes 7 bytes on at most, and reads 8.
+/// A refill reads 8 bytes and advances by at most 7.
 const INPUT_MARGIN: usize = REFILLS * 7 + 8;
 
-/// Bytes put out between two looks at the edge of the output, before a symbol that must start
-/// before the limit: a match. One more, since that symbol may be a pair of literals, of which the
-/// first must not reach the limit either.
+/// The most units that a loop may write between a check of the output edge and the start of its
+/// last symbol, which must be before the limit: one match. And one more: the last symbol may be a
+/// pair of literals, and the first of the two must not reach the limit either.
 pub(in crate::inflate) const OUTPUT_MARGIN: usize = MAX_MATCH + 1;
 const _: () = assert!(MAX_MATCH + OVERRUN <= MARGIN && WIDEST <= MARGIN && LONG <= MARGIN);
 
-/// The place in input and output.
+/// The place of a loop in its input and output.
 ///
-/// From `new` on, `next` and the 8 bytes after it lie in the chunk, and `out` and the `MARGIN`
-/// units after it in the output buffer, as long as a loop looks at `is_inside` after no more
-/// refills and output than the margins are for.
+/// Invariant: `next` and the 8 bytes after it lie in the chunk, and `out` and the `MARGIN` units
+/// after it lie in the output buffer. For this a loop must check `is_inside` before it refills or
+/// writes more than the two margins allow.
 #[derive(Clone)]
 pub(super) struct Cursor<T> {
     /// The first byte that is not counted in the buffer.
     next: *const u8,
-    /// `SPENT` spent bits, then the bits that come next, the first lowest. Above `count` are
-    /// bits of the byte at `next`, or zeros.
+    /// From the lowest bit up: `SPENT` spent bits, then the unread bits in stream order. Bits at
+    /// `count` and above repeat bits of the byte at `next`, or are zero.
     pub(super) buffer: u64,
-    /// How many bits of the buffer are spent or counted, modulo 64.
+    /// Number of spent bits plus unread bits in `buffer`. Only its value modulo 64 is valid.
     pub(super) count: u32,
-    /// Where the next unit goes.
+    /// The address where the next unit is written.
     pub(super) out: *mut T,
-    /// The start of what matches may refer to.
+    /// The oldest unit that matches may refer to.
     pub(super) floor: *const T,
     input_edge: *const u8,
     output_edge: *const T,
-    /// All of the input and of the output; looked at by assertions alone.
+    /// The bounds of the input chunk and of the output buffer.
     chunk: Range<*const u8>,
     room: Range<*const T>,
 }
 
-/// What `plain_symbol` found.
+/// The symbol that `plain_symbol` found.
 pub(super) enum Symbol {
-    /// It is in the output, like a match.
+    /// The literal has been written, as has a match.
     Literal,
     Match {
         distance: usize,
         len: usize,
     },
     EndOfBlock,
-    /// Something malformed; it is still there.
+    /// A malformed symbol. Its bits have not been consumed.
     Malformed,
 }
 
 impl<T: Unit> Cursor<T> {
-    /// At the place of `bits` and `out`; `None` if that is too near to the end of either, or
-    /// to `limit`.
+    /// A cursor at the place of `bits` and `out`. `None` if that is too near to the end of the
+    /// input or to `limit`, or if the bit buffer is too full.
     pub(super) fn new(bits: &Bits, out: &mut Output<T>, limit: usize) -> Option<Self> {
         let (input, chunk) = (&*bits.input, bits.chunk());
         let input_edge = chunk.len().checked_sub(INPUT_MARGIN)?;
@@ -109,20 +112,20 @@ impl<T: Unit> Cursor<T> {
         })
     }
 
-    /// Makes this the place of `input` and `out`, which must be those that it was made with.
+    /// Moves `input` and `out` to the place of the cursor, which must have been made from them.
     pub(super) fn finish(self, input: &mut Input, out: &mut Output<T>) {
         debug_assert!(
             self.chunk.contains(&self.next) && self.room.contains(&self.out.cast_const())
         );
         input.next = self.next.addr() - self.chunk.start.addr();
-        // Every loop leaves some of the bits of a refill.
+        // No loop consumes all bits of a refill, so this does not underflow.
         input.count = (self.count & 63) - SPENT;
         input.buffer = (self.buffer >> SPENT) & ((1 << input.count) - 1);
         out.filled = self.filled();
     }
 
-    /// Calls `decode` with a copy, which can stay in registers: what is put out may lie anywhere
-    /// but there.
+    /// Calls `decode` with a copy of the cursor. The copy can stay in registers: a write through
+    /// `out` might change the original, but not a local variable.
     #[inline(always)]
     pub(super) fn copied<R>(&mut self, decode: impl FnOnce(&mut Self) -> R) -> R {
         let mut copy = self.clone();
@@ -131,7 +134,7 @@ impl<T: Unit> Cursor<T> {
         result
     }
 
-    /// Where the next unit goes, in units from the start of the buffer.
+    /// Index of the next unit in the output buffer.
     pub(super) fn filled(&self) -> usize {
         (self.out.addr() - self.room.start.addr()) / size_of::<T>()
     }
@@ -142,32 +145,33 @@ impl<T: Unit> Cursor<T> {
         self.next < self.input_edge && self.out.cast_const() < self.output_edge
     }
 
-    /// Tops the buffer up to `REFILLED` bits.
+    /// Fills the buffer up to `REFILLED` counted unread bits or more.
     ///
     /// # Safety
-    /// Not more than `REFILLS` times after `is_inside`.
+    /// `is_inside` must have returned `true`, with `REFILLS` refills at most since then, this one
+    /// included. A refill directly after another does not count: it advances by no byte.
     #[inline(always)]
     pub(super) unsafe fn refill(&mut self) {
         debug_assert!(self.chunk.start <= self.next);
         debug_assert!(self.next.wrapping_add(8) <= self.chunk.end);
-        // SAFETY: `next` was `INPUT_MARGIN` bytes or more before the end of the chunk when
-        // `is_inside` looked, as the caller promises, and has gone 7 bytes on for each refill
-        // since, except for this one.
+        // SAFETY: when `is_inside` returned `true`, `next` was more than `INPUT_MARGIN` bytes
+        // before the end of the chunk. Since then, it has advanced by at most 7 bytes for each
+        // earlier refill; the caller promises their number.
         let word = unsafe { self.next.cast::<u64>().read_unaligned() };
         self.buffer |= u64::from_le(word) << (self.count & 63);
         self.next = self.next.wrapping_add(7 - (self.count >> 3 & 7) as usize);
         self.count |= 56;
     }
 
-    /// Takes the bits of an entry out of the buffer. What an entry holds above its lowest six
-    /// bits is nothing modulo 64.
+    /// Removes the bits of an entry from the buffer. `count` may subtract the whole entry: its
+    /// fields above the lowest six bits are multiples of 64.
     #[inline(always)]
     pub(super) fn consume(&mut self, entry: u32) {
         self.buffer >>= consumed(entry);
         self.count = self.count.wrapping_sub(entry);
     }
 
-    /// The entry of `table` for the next bits, and its address.
+    /// The entry of `table` that the next `BITS` bits index, and its address.
     ///
     /// # Safety
     /// `table` must point to `1 << BITS` entries.
@@ -176,42 +180,42 @@ impl<T: Unit> Cursor<T> {
         const { assert!(1 << SPENT == size_of::<u32>()) };
         let offset = self.buffer as usize & (((1 << BITS) - 1) << SPENT);
         let address = table.wrapping_byte_add(offset);
-        // SAFETY: the offset is a multiple of 4 up to that of the last entry; the table is the
-        // caller's promise.
+        // SAFETY: the offset is a multiple of 4, at most that of the last entry. The caller
+        // promises that the table has all entries.
         (unsafe { load(table, offset) }, address)
     }
 
-    /// Puts out a literal.
+    /// Writes a literal.
     ///
     /// # Safety
-    /// Not after more output since `is_inside` than the output margin is for.
+    /// `is_inside` must have returned `true`, with at most `OUTPUT_MARGIN` units written since.
     #[inline(always)]
     pub(super) unsafe fn put_literal(&mut self, literal: u8) {
         self.assert_room(1);
-        // SAFETY: within the room after the limit, as the caller promises.
+        // SAFETY: `out` is in the buffer, before the limit: the caller's promise.
         unsafe { *self.out = T::from(literal) };
         self.out = self.out.wrapping_add(1);
     }
 
-    /// Puts out a match.
+    /// Writes a match.
     ///
     /// # Safety
-    /// As for `put_literal`; `distance` must be 1 or more and not reach before `floor`, `len`
-    /// must be `MAX_MATCH` at most.
+    /// As for `put_literal`. `distance` must be 1 or more and not reach before `floor`; `len` must
+    /// be at most `MAX_MATCH`.
     #[inline(always)]
     pub(super) unsafe fn put_match<P: Processor>(&mut self, distance: usize, len: usize) {
         debug_assert!(self.has_match(distance) && distance > 0 && len <= MAX_MATCH);
         self.assert_room(len + OVERRUN);
-        // SAFETY: the source lies between `floor` and `out`, both in the buffer, and the units
-        // from `out` on with `OVERRUN` more in the room after the limit: the caller's promises.
-        // In bytes, too, it is a match.
+        // SAFETY: by the caller's promises, the source starts between `floor` and `out`, which are
+        // in the buffer, and `out` is before the limit. After the limit there is room for the match
+        // and for `OVERRUN`. Distance and length in bytes describe the same copy as in units.
         unsafe {
             P::copy_match(self.out.cast(), distance * size_of::<T>(), len * size_of::<T>());
         }
         self.out = self.out.wrapping_add(len);
     }
 
-    /// Puts out a match that is likely to be a long one.
+    /// Writes a match that is probably long.
     ///
     /// # Safety
     /// As for `put_match`.
@@ -223,18 +227,19 @@ impl<T: Unit> Cursor<T> {
             // SAFETY: the caller's promises.
             return unsafe { self.put_match::<P>(distance, len) };
         }
-        // SAFETY: the source lies between `floor` and `out`, both in the buffer, and the `LONG`
-        // bytes from `out` on in the room after the limit: the caller's promises.
+        // SAFETY: by the caller's promises, the source starts between `floor` and `out`, which are
+        // in the buffer, and `out` is before the limit. After the limit there is room for `LONG`.
         unsafe { copy::copy_long::<P>(self.out.cast(), distance, len) };
         self.out = self.out.wrapping_add(len);
     }
 
-    /// How often a match of `len` whose `symbol` bits come next in `buffer` follows on itself, if
-    /// that is worth looking at; so that the last of them starts before the edge.
+    /// How many times in a row the next match in `buffer` comes. The match has `symbol` bits and
+    /// decodes to `len` units. `None` if it comes fewer than 4 times, or if the last of these
+    /// matches would not start before the output edge.
     #[inline(always)]
     pub(super) fn repeats(&self, buffer: u64, symbol: u32, len: usize) -> Option<u32> {
         let bits = buffer >> SPENT;
-        // Bits that are as they were `symbol` before, of those that are counted.
+        // How many of the counted bits equal the bit that is `symbol` places further on.
         let same = (bits ^ bits >> symbol).trailing_zeros().min(REFILLED - symbol);
         if same < 3 * symbol {
             return None;
@@ -244,10 +249,10 @@ impl<T: Unit> Cursor<T> {
         ((times as usize - 1) * len < room).then_some(times)
     }
 
-    /// Puts out the same match `times` times.
+    /// Writes the same match `times` times.
     ///
     /// # Safety
-    /// As for `put_match`, for the last of them.
+    /// As for `put_match`. The last match, too, must start before the limit.
     #[inline(always)]
     pub(super) unsafe fn put_repeats<P: Processor>(
         &mut self,
@@ -258,7 +263,7 @@ impl<T: Unit> Cursor<T> {
         debug_assert!(self.has_match(distance) && distance > 0);
         let len = len * times as usize;
         self.assert_room(len + OVERRUN);
-        // SAFETY: as in `put_match`. Together they are one long match.
+        // SAFETY: as in `put_match`. The matches together are one long match.
         unsafe {
             P::copy_match(self.out.cast(), distance * size_of::<T>(), len * size_of::<T>());
         }
@@ -277,13 +282,14 @@ impl<T: Unit> Cursor<T> {
         debug_assert!(self.out.cast_const().wrapping_add(len) <= self.room.end);
     }
 
-    /// Decodes one symbol, of any kind, with the tables that have all of them.
+    /// Decodes one symbol of any kind with the complete tables.
     ///
     /// # Safety
-    /// After `is_inside`, one refill and one match at most.
+    /// `is_inside` must have returned `true`, with at most one match written since then. One more
+    /// refill must be allowed.
     #[inline(always)]
     pub(super) unsafe fn plain_symbol<P: Processor>(&mut self, tables: &Tables) -> Symbol {
-        // SAFETY: the first or second refill, as the caller promises.
+        // SAFETY: the caller promises that this refill is allowed.
         unsafe { self.refill() };
         let (before, mut spent) = (self.buffer, 0);
         let mut entry = tables.litlen[self.index(LITLEN_BITS)];
@@ -322,13 +328,13 @@ impl<T: Unit> Cursor<T> {
             return Symbol::Malformed;
         }
         self.consume(spent + consumed(entry));
-        // SAFETY: the distance was looked at, and no distance code means 0; no length code means
-        // more than `MAX_MATCH`; the room is the caller's promise.
+        // SAFETY: `has_match` has checked the distance. No distance code stands for 0, no length
+        // code for more than `MAX_MATCH`. The caller promises the room.
         unsafe { self.put_match::<P>(distance, len) };
         Symbol::Match { distance, len }
     }
 
-    /// The next `bits` bits.
+    /// The next `bits` bits, as an index of a table.
     #[inline(always)]
     fn index(&self, bits: u32) -> usize {
         (self.buffer >> SPENT) as usize & ((1 << bits) - 1)
@@ -338,14 +344,15 @@ impl<T: Unit> Cursor<T> {
 /// The entry `offset` bytes after `table`.
 ///
 /// # Safety
-/// It must be there, and aligned.
+/// The entry must lie within the table and be aligned to 4 bytes.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 #[inline(always)]
 unsafe fn load(table: *const u32, offset: usize) -> u32 {
     let entry;
-    // A sum of two registers is the address that is there a cycle before any other, but with r13
-    // or rbp for the first of them it cannot be had; the table is in one of those too often.
-    // SAFETY: it reads what `*table.byte_add(offset)` would.
+    // A plain sum of two registers is ready a cycle before any other form of address. It cannot be
+    // encoded with rbp or r13 as the base, and the compiler too often puts `table` in one of
+    // those. So `offset` is the base and `table` the index.
+    // SAFETY: the instruction reads what `*table.byte_add(offset)` would read.
     unsafe {
         std::arch::asm!(
             "mov {entry:e}, dword ptr [{offset} + {table}]",
@@ -361,7 +368,7 @@ unsafe fn load(table: *const u32, offset: usize) -> u32 {
 /// The entry `offset` bytes after `table`.
 ///
 /// # Safety
-/// It must be there, and aligned.
+/// The entry must lie within the table and be aligned to 4 bytes.
 #[cfg(any(not(target_arch = "x86_64"), miri))]
 #[inline(always)]
 unsafe fn load(table: *const u32, offset: usize) -> u32 {

@@ -1,18 +1,18 @@
-//! Blocks with matches: one look-up for a literal, or for a length together with its distance.
+//! Blocks with matches: one look-up finds one or two literals, or a length and its distance.
 //!
-//! Whether the next symbol is a literal or a match is what a processor guesses worst, so nothing
-//! branches on it: a literal is a match of one byte whose source is the table entry itself.
+//! A processor predicts badly whether the next symbol is a literal or a match, so no branch
+//! depends on that: a literal is copied like a match, with the table entry itself as the source.
 //!
-//! An entry is indexed by the next 11 bits. It is a `u32`, so that the table takes 8 KiB: it
-//! shares the 32 KiB of a first-level cache with the window.
+//! The next 11 bits index the table. An entry is a `u32`, so the table takes 8 KiB: it shares
+//! the 32 KiB of a first-level cache with the window.
 //!
 //! | bits  | meaning                                                                     |
 //! |-------|-----------------------------------------------------------------------------|
 //! | 0-5   | bits to consume: both codes and their extra bits                            |
-//! | 6-7   | `LITERAL`; `RARE`: not copied at once; both: `ELSEWHERE`                    |
-//! | 8-15  | length; less `SHORTEST` if rare                                             |
-//! | 16-23 | first literal; in a match, where the extra bits of the distance start       |
-//! | 24-31 | second literal; in a match, the distance's symbol in 27-31                  |
+//! | 6-7   | `LITERAL`; `RARE`: a match of more than one copy; both bits: `ELSEWHERE`    |
+//! | 8-15  | length; in a rare match, length minus `SHORTEST`                            |
+//! | 16-23 | first literal; in a match, first buffer bit of the distance's extra bits    |
+//! | 24-31 | second literal; in a match, symbol of the distance (bits 27-31)             |
 
 use super::{
     Unit, copy,
@@ -30,24 +30,27 @@ use crate::inflate::{
     },
 };
 
-/// Index bits. With 12, more symbols fit, and more of the table does not: 10 % slower.
+/// Index bits. With 12, more symbols fit into an entry, but the table needs twice the cache: 10 %
+/// slower.
 pub(super) const BITS: u32 = 11;
-/// An index is one of the literal and length table, too.
+/// An index of this table is also one of the literal and length table.
 const _: () = assert!(BITS == LITLEN_BITS);
 
-/// Copies of literals read up to `WIDEST` units of up to two bytes from an entry, or a pair, on.
+/// The entries, or their pairs, and room after them: the copy of a literal reads `WIDEST` units of
+/// up to two bytes, from its entry or pair on.
 pub(super) type Entries = [u32; (1 << BITS) + 2 * WIDEST / size_of::<u32>()];
 
-/// The table, and beside it, to be addressed from the same register, what is not of one block.
+/// The table of a block, and the data that its loop needs with it. All are in one struct, so that
+/// one register addresses them.
 #[repr(C)]
 pub(super) struct Table {
     pub(super) entries: Entries,
-    /// Extra bits, as a mask, and base of the distance symbols, with `FIRST_LITERAL` added to
-    /// that; for a literal, anything.
+    /// For each distance symbol: the mask of its extra bits, and its base plus `FIRST_LITERAL`.
+    /// The loop reads this for a literal, too, and ignores the values.
     distances: [[u32; 2]; 32],
     /// The two literals of each entry as units of two bytes.
     pairs: Entries,
-    /// Whether the pairs are of this block.
+    /// Whether `pairs` has been filled for this block.
     has_pairs: bool,
 }
 
@@ -56,17 +59,17 @@ impl Table {
         Self { entries: [0; _], distances: DISTANCES, pairs: [0; _], has_pairs: false }
     }
 
-    /// For another block.
+    /// Fills the table for another block.
     ///
     /// # Safety
-    /// The processor must be one that `P` is for.
+    /// The processor must have all features that `P` uses.
     pub(super) unsafe fn fill<P: Processor>(&mut self, parts: &Parts) {
         // SAFETY: the caller's promise.
         unsafe { P::fill(&mut self.entries, parts) };
         self.has_pairs = false;
     }
 
-    /// For output in units of `T`.
+    /// Fills `pairs`, if output in units of `T` needs them and they are not filled yet.
     pub(super) fn prepare<T: Unit>(&mut self) {
         if size_of::<T>() == 1 || self.has_pairs {
             return;
@@ -78,7 +81,7 @@ impl Table {
     }
 }
 
-/// Where the literals of an entry are, in bytes from it.
+/// Offset in bytes from an entry to its literals as units of `T`.
 const fn literals<T>() -> usize {
     if size_of::<T>() == 1 { 2 } else { offset_of!(Table, pairs) - offset_of!(Table, entries) }
 }
@@ -94,45 +97,46 @@ const DISTANCES: [[u32; 2]; 32] = {
     distances
 };
 
-/// Units that are copied at once, at most.
+/// The most units that one copy writes.
 pub(super) const WIDEST: usize = 32;
 
 pub(super) const LITERAL: u32 = 1 << 6;
 pub(super) const RARE: u32 = 1 << 7;
-/// Anything that is not in this table; consumes nothing.
+/// The symbol is not in this table. The entry consumes no bits.
 pub(super) const ELSEWHERE: u32 = LITERAL | RARE;
-/// Length of the shortest match, and so of the shortest rare one.
+/// Length of the shortest match, rare or not.
 const SHORTEST: u32 = 3;
-/// Added to the entry of a match, makes it a rare one.
+/// Adding this number to the entry of a match makes the match rare.
 pub(super) const MAKE_RARE: u32 = RARE.wrapping_sub(SHORTEST << 8);
 const _: () = assert!(MAX_MATCH as u32 - SHORTEST <= 0xff);
 
-/// The byte of an entry that holds its first literal; added to every distance, so that where
-/// a literal and where a match is differ by nothing else.
+/// The byte of an entry that holds its first literal. This offset is added to the source after the
+/// choice between literal and match, and to every distance to compensate: so the address of the
+/// entry can be used as it is.
 const FIRST_LITERAL: usize = 2;
 const _: () = assert!(cfg!(target_endian = "little"), "entries are read as bytes");
 
-/// The most bits of a symbol: two codes that fit into the index, and a distance's extra bits.
+/// The most bits that an entry consumes: those of the index, and the extra bits of a distance.
 const SYMBOL: u32 = BITS + 13;
-/// Two symbols for a refill, both counted, and the index of the next.
+/// A refill must be enough for two entries, in counted bits, and for the index of the next one.
 const _: () = assert!(2 * SYMBOL <= REFILLED && 2 * SYMBOL + BITS <= UNCOUNTED);
 
-/// In `Parts::distances`: not in the main table.
+/// Flag in `Parts::distances`: the distance is not in the main table.
 pub(super) const ABSENT: u32 = 1 << 15;
 
-/// What a table is made of.
+/// The data from which a table is filled.
 pub(super) struct Parts<'a> {
     pub(super) litlen: &'a LitlenTable,
-    /// By the next bits: bits consumed; code length in bits 16-19; the shortest distance, up to
-    /// 127, in bits 8-14; the symbol in bits 27-31. Or bit 15 and a code length of 15, if it is
-    /// not in the main table.
+    /// Indexed by the next bits. Bits 0-5: bits to consume; 8-14: the shortest distance of the
+    /// symbol, but at most 127; 16-19: code length; 27-31: the symbol. For a distance that is not
+    /// in the main table: bit 15, and a code length of 15.
     pub(super) distances: [u32; 1 << DISTANCE_BITS],
-    /// The longest match that is not rare.
+    /// Length of the longest match that is not rare: what one copy writes.
     pub(super) longest: u32,
 }
 
 impl<'a> Parts<'a> {
-    /// The parts for `decode` with this `WIDTH`.
+    /// The parts for `decode` with a `WIDTH` of `width`.
     pub(super) fn new(litlen: &'a LitlenTable, distance: &DistanceTable, width: usize) -> Self {
         let mut distances = [0; 1 << DISTANCE_BITS];
         for (part, &entry) in distances.iter_mut().zip(distance) {
@@ -148,14 +152,14 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// The symbol of a distance entry (RFC 1951, section 3.2.5).
+/// The distance symbol, 0 to 29, of an entry of the distance table (RFC 1951, section 3.2.5).
 fn distance_symbol(entry: u32) -> u32 {
     let extra = consumed(entry) - code_length(entry);
     let before = value(entry) as u32 - 1;
     if extra == 0 { before } else { 2 * extra + 2 + (before >> extra & 1) }
 }
 
-/// Fills a table, on any processor.
+/// Fills a table with instructions that every processor has.
 pub(super) fn fill(entries: &mut Entries, parts: &Parts) {
     for (index, entry) in (0..1 << BITS).zip(entries) {
         let litlen = parts.litlen[index as usize];
@@ -172,7 +176,8 @@ pub(super) fn fill(entries: &mut Entries, parts: &Parts) {
         } else if litlen & huffman::EXCEPTIONAL != 0 {
             ELSEWHERE
         } else {
-            // If the extra bits of the length go beyond the index, the distance does, too.
+            // If the extra bits of the length do not fit into the index, `len` is wrong. But then
+            // the distance does not fit either, and the entry becomes `ELSEWHERE`.
             let len = huffman::with_extra(litlen, index) as u32;
             let distance = parts.distances[(index >> bits) as usize & ((1 << DISTANCE_BITS) - 1)];
             let codes = bits + (distance >> 16 & 15);
@@ -188,8 +193,8 @@ pub(super) fn fill(entries: &mut Entries, parts: &Parts) {
     }
 }
 
-/// Decodes symbols to the end of the block: then it says so, and otherwise stops near the ends
-/// of input and output, or at something malformed. `WIDTH` is that of the table's parts.
+/// Decodes symbols. Returns `true` at the end of the block; `false` near the end of the input or
+/// output, or at a malformed symbol. `WIDTH` must be the width of the table's parts.
 #[inline(always)]
 pub(super) fn decode<P: Processor, T: Unit, const WIDTH: usize>(
     cursor: &mut Cursor<T>,
@@ -197,10 +202,10 @@ pub(super) fn decode<P: Processor, T: Unit, const WIDTH: usize>(
     tables: &Tables,
 ) -> bool {
     while cursor.is_inside() {
-        // Near the start of a stream a match may reach too far back; `plain_symbol` looks.
+        // Near the start of a stream a match may reach too far back. `plain_symbol` checks that.
         if cursor.has_match(HISTORY) {
-            // SAFETY: `is_inside` has just been looked at: this is the first refill since, the
-            // one in `decode_run` or in `plain_symbol` the second. All distances are good.
+            // SAFETY: `is_inside` has just returned `true`. This is the first refill since then,
+            // and the next one is the second. No distance is above `HISTORY`.
             unsafe {
                 cursor.refill();
                 if decode_run::<P, T, WIDTH>(cursor, table) {
@@ -208,7 +213,8 @@ pub(super) fn decode<P: Processor, T: Unit, const WIDTH: usize>(
                 }
             }
         }
-        // SAFETY: the second refill, and the first or second match that is put out.
+        // SAFETY: the second refill, or one directly after the second, which does not count. At
+        // most one match has been written since `is_inside` returned `true`.
         match unsafe { cursor.plain_symbol::<P>(tables) } {
             Symbol::Literal | Symbol::Match { .. } => {}
             Symbol::EndOfBlock => return true,
@@ -218,11 +224,12 @@ pub(super) fn decode<P: Processor, T: Unit, const WIDTH: usize>(
     false
 }
 
-/// Decodes symbols until an edge is reached: then it is `true`; or until there is one that it
-/// does not know: then one more refill is allowed, and a match to put out.
+/// Decodes symbols. Returns `true` when an edge is reached. Returns `false` before a symbol that
+/// is not in the table; then one more refill is allowed, and one more match.
 ///
 /// # Safety
-/// After `is_inside`, and one refill; there must be all of the history that a match may refer to.
+/// `is_inside` must have returned `true`, with one refill since then. `HISTORY` units must lie
+/// between `floor` and `out`.
 #[inline(always)]
 unsafe fn decode_run<P: Processor, T: Unit, const WIDTH: usize>(
     cursor: &mut Cursor<T>,
@@ -235,14 +242,15 @@ unsafe fn decode_run<P: Processor, T: Unit, const WIDTH: usize>(
         for second in [false, true] {
             let ((entry, address), buffer) = (next, cursor.buffer);
             cursor.consume(entry);
-            // SAFETY: as above. What is looked up are bits of the input: see `UNCOUNTED`.
+            // SAFETY: as above. The index is made of bits of the input: see `UNCOUNTED`.
             next = unsafe { cursor.look_up::<BITS>(entries) };
             if second {
-                // SAFETY: the first refill since `is_inside`, or the second, as the caller
-                // promises.
+                // SAFETY: the first refill since `is_inside` returned `true`, or the second:
+                // the caller promises that there was only one before.
                 unsafe { cursor.refill() };
             }
-            // SAFETY: a match at most since `is_inside`, so this symbol starts before the limit.
+            // SAFETY: at most one match has been written since `is_inside` returned `true`, so
+            // this symbol starts before the limit.
             if !unsafe { put_symbol::<P, T, WIDTH>(cursor, table, entry, address, buffer) } {
                 return false;
             }
@@ -253,10 +261,11 @@ unsafe fn decode_run<P: Processor, T: Unit, const WIDTH: usize>(
     }
 }
 
-/// Puts out the symbol of `entry`, if it is one and valid. `buffer` is what it was found with.
+/// Writes the literals or the match of `entry`. Returns `false` if `entry` is `ELSEWHERE`.
+/// `buffer` is the bit buffer before `entry` was consumed.
 ///
 /// # Safety
-/// It must start before the limit, after all of the history that a match may refer to;
+/// The symbol must start before the limit, and `HISTORY` units must lie between `floor` and it.
 /// `address` must be that of the entry in `table`.
 #[inline(always)]
 unsafe fn put_symbol<P: Processor, T: Unit, const WIDTH: usize>(
@@ -269,7 +278,7 @@ unsafe fn put_symbol<P: Processor, T: Unit, const WIDTH: usize>(
     const { assert!(WIDTH == 16 || WIDTH == WIDEST) };
     let [mask, base] = table.distances[(entry >> 27) as usize];
     let extra = (buffer >> (entry >> 16 & 63)) as u32 & mask;
-    // More than the distance by `FIRST_LITERAL`.
+    // The distance plus `FIRST_LITERAL`.
     let back = (base + extra) as usize;
     let len = (entry >> 8 & 0xff) as usize;
 
@@ -278,8 +287,8 @@ unsafe fn put_symbol<P: Processor, T: Unit, const WIDTH: usize>(
         if entry & LITERAL != 0 {
             return false;
         }
-        // SAFETY: the distance is 32 KiB at most and 1 or more as all are, the length is 258 at
-        // most as all are; the room is the caller's promise.
+        // SAFETY: every distance is 1 to 32768, and every length at most 258. The caller promises
+        // the history and the room.
         unsafe { cursor.put_match::<P>(back - FIRST_LITERAL, len + SHORTEST as usize) };
         return true;
     }
@@ -290,11 +299,12 @@ unsafe fn put_symbol<P: Processor, T: Unit, const WIDTH: usize>(
     let from = from.wrapping_add(FIRST_LITERAL).cast::<u8>();
     cursor.assert_room(WIDTH);
     let out = cursor.out.cast::<u8>();
-    // SAFETY: `WIDTH` units from the first literal on are in the table, whose entries and pairs
-    // have as much after them. A distance is 1 to 32768, so `matched` is not before `floor`;
-    // `WIDTH` units from there on and from `out` on, which lies before the limit, are in the
-    // output and its `MARGIN`. What the first of two copies puts out is no part of the match,
-    // which would be rare if it reached there.
+    // SAFETY: for a literal, `WIDTH` units from it on are in the table, which has that much room
+    // after its entries and after its pairs. For a match, the distance is 1 to 32768, so the source
+    // does not start before `floor`; it starts before `out`, and `out` is before the limit, so
+    // `WIDTH` units from either are in the output and its `MARGIN`. If the second of two copies
+    // reads what the first has written, these units are after the end of the match: a match that
+    // is longer than its distance is rare.
     unsafe {
         match WIDTH * size_of::<T>() {
             16 => copy::copy_16(from, out),
@@ -310,7 +320,7 @@ unsafe fn put_symbol<P: Processor, T: Unit, const WIDTH: usize>(
     true
 }
 
-/// Tells the compiler to put what follows out of the way.
+/// Marks the code that follows as unlikely, so that the compiler moves it out of the loop.
 #[cold]
 #[inline]
 fn cold() {}

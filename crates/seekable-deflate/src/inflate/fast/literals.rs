@@ -1,4 +1,4 @@
-//! Blocks of literals, almost: one look-up for each, as short a way as there is to the next.
+//! Blocks of almost only literals: one look-up for each, and the fewest possible steps to the next.
 
 use super::{
     Unit,
@@ -13,14 +13,14 @@ use crate::inflate::{
 
 /// Literals for each refill.
 const LITERALS: usize = 4;
-/// They are counted, and the index of the next must be there.
+/// A refill must be enough for a group, in counted bits, and for the index of the next symbol.
 const _: () = assert!(LITERALS as u32 * LITLEN_BITS <= REFILLED);
 const _: () = assert!((LITERALS as u32 + 1) * LITLEN_BITS <= UNCOUNTED);
-/// They may be put out between two looks at the edge.
+/// A group may be written between two checks of the output edge.
 const _: () = assert!(LITERALS <= MAX_MATCH);
 
-/// Decodes symbols to the end of the block: then it says so, and otherwise stops near the ends
-/// of input and output, or at something malformed.
+/// Decodes symbols. Returns `true` at the end of the block; `false` near the end of the input or
+/// output, or at a malformed symbol.
 #[inline(always)]
 pub(super) fn decode<P: Processor, T: Unit>(
     cursor: &mut Cursor<T>,
@@ -28,15 +28,15 @@ pub(super) fn decode<P: Processor, T: Unit>(
     matches: &mut Option<Matches>,
 ) -> bool {
     while cursor.is_inside() {
-        // SAFETY: `is_inside` has just been looked at: this is the first refill since, the one
-        // in `decode_run` or in `plain_symbol` the second.
+        // SAFETY: `is_inside` has just returned `true`. This is the first refill since then, and
+        // the next one is the second.
         unsafe {
             cursor.refill();
             if decode_run(cursor, tables) {
                 continue;
             }
         }
-        // SAFETY: what `decode_run` promises.
+        // SAFETY: after `false`, `decode_run` allows one more refill and one match.
         match unsafe { cursor.plain_symbol::<P>(tables) } {
             Symbol::Literal => {}
             Symbol::Match { distance, len } => {
@@ -51,18 +51,18 @@ pub(super) fn decode<P: Processor, T: Unit>(
     false
 }
 
-/// Decodes literals until an edge is reached: then it is `true`; or until there is something
-/// else: then one more refill is allowed, and a match to put out.
+/// Decodes literals. Returns `true` when an edge is reached. Returns `false` before a symbol that
+/// is not a literal; then one more refill is allowed, and one match.
 ///
 /// # Safety
-/// After `is_inside`, and one refill.
+/// `is_inside` must have returned `true`, with one refill since then.
 #[inline(always)]
 unsafe fn decode_run<T: Unit>(cursor: &mut Cursor<T>, tables: &Tables) -> bool {
     let table = tables.litlen.as_ptr();
     // SAFETY: the table has `1 << LITLEN_BITS` entries and more.
     let (mut entry, _) = unsafe { cursor.look_up::<LITLEN_BITS>(table) };
-    // SAFETY: the first refill since `is_inside`, or the second, as the caller promises; after the
-    // refill before, as many literals as a group.
+    // SAFETY: at most one refill since `is_inside` returned `true`: before the first group that of
+    // the caller, before each later group none. `entry` was looked up after the last refill.
     while unsafe { put_group(cursor, table, &mut entry) } {
         if !cursor.is_inside() {
             return true;
@@ -71,12 +71,13 @@ unsafe fn decode_run<T: Unit>(cursor: &mut Cursor<T>, tables: &Tables) -> bool {
     false
 }
 
-/// Puts out a group of literals, of which `entry` is the first, and refills; then it is `true`, and
-/// `entry` what comes next. Or fewer, up to something else.
+/// Writes a group of literals, `entry` first, and refills. Returns `true`; `entry` is then the
+/// next symbol. If a symbol of the group is not a literal, stops before it without a refill and
+/// returns `false`; `entry` is then that symbol.
 ///
 /// # Safety
-/// After `is_inside`, and one refill at most. `table` must be the one for literals and lengths,
-/// and `entry` what was looked up there after the last refill.
+/// `is_inside` must have returned `true`, with at most one refill since then. `table` must be the
+/// one for literals and lengths, and `entry` the one looked up there after the last refill.
 #[inline(always)]
 pub(super) unsafe fn put_group<T: Unit>(
     cursor: &mut Cursor<T>,
@@ -89,13 +90,13 @@ pub(super) unsafe fn put_group<T: Unit>(
         }
         let literal = value(*entry) as u8;
         cursor.consume(*entry);
-        // SAFETY: the table has `1 << LITLEN_BITS` entries and more. What is looked up are bits of
+        // SAFETY: the table has `1 << LITLEN_BITS` entries and more. The index is made of bits of
         // the input: see `UNCOUNTED`.
         (*entry, _) = unsafe { cursor.look_up::<LITLEN_BITS>(table) };
-        // SAFETY: one of `LITERALS` since `is_inside`.
+        // SAFETY: at most `LITERALS` literals are written after `is_inside` returned `true`.
         unsafe { cursor.put_literal(literal) };
     }
-    // SAFETY: the first refill since `is_inside`, or the second, as the caller promises.
+    // SAFETY: the first or second refill since `is_inside` returned `true`: the caller's promise.
     unsafe { cursor.refill() };
     true
 }

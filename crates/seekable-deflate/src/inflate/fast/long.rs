@@ -1,5 +1,5 @@
-//! Blocks of long matches, as runs and repeated rows make them: most of their time is copying, if
-//! nothing has to be guessed and the next symbol is found meanwhile.
+//! Blocks of long matches, which encoders make of runs and repeated rows. Most of the time goes
+//! into copying, if the processor mispredicts no branch and finds the next symbol meanwhile.
 
 use super::{
     Unit,
@@ -14,20 +14,20 @@ use crate::inflate::{
     },
 };
 
-/// The most bits of a symbol here: any length, and a distance of the main table. They are
-/// counted, and so is the index of the next.
+/// The most bits of a symbol here: any length, and a distance of the main table. A refill counts
+/// enough bits for one symbol and the index of the next.
 const SYMBOL: u32 = 15 + 5 + DISTANCE_BITS + 13;
 const _: () = assert!(SYMBOL + LITLEN_BITS <= REFILLED);
 
-/// Decodes symbols to the end of the block: then it says so, and otherwise stops near the ends
-/// of input and output, or at something malformed.
+/// Decodes symbols. Returns `true` at the end of the block; `false` near the end of the input or
+/// output, or at a malformed symbol.
 #[inline(always)]
 pub(super) fn decode<P: Processor, T: Unit>(cursor: &mut Cursor<T>, tables: &Tables) -> bool {
     while cursor.is_inside() {
-        // Near the start of a stream a match may reach too far back; `plain_symbol` looks.
+        // Near the start of a stream a match may reach too far back. `plain_symbol` checks that.
         if cursor.has_match(HISTORY) {
-            // SAFETY: `is_inside` has just been looked at: this is the first refill since, the
-            // one in `decode_run` or in `plain_symbol` the second. All distances are good.
+            // SAFETY: `is_inside` has just returned `true`. This is the first refill since then,
+            // and the next one is the second. No distance is above `HISTORY`.
             unsafe {
                 cursor.refill();
                 if decode_run::<P, T>(cursor, tables) {
@@ -35,7 +35,7 @@ pub(super) fn decode<P: Processor, T: Unit>(cursor: &mut Cursor<T>, tables: &Tab
                 }
             }
         }
-        // SAFETY: the second refill, and the first match that is put out.
+        // SAFETY: the first or second refill and the first match since `is_inside` returned `true`.
         match unsafe { cursor.plain_symbol::<P>(tables) } {
             Symbol::Literal | Symbol::Match { .. } => {}
             Symbol::EndOfBlock => return true,
@@ -45,11 +45,12 @@ pub(super) fn decode<P: Processor, T: Unit>(cursor: &mut Cursor<T>, tables: &Tab
     false
 }
 
-/// Decodes symbols until an edge is reached: then it is `true`; or until there is one that it
-/// does not know: then one more refill is allowed, and a match to put out.
+/// Decodes symbols. Returns `true` when an edge is reached. Returns `false` before a symbol that
+/// this loop does not decode; then one more refill is allowed, and one match.
 ///
 /// # Safety
-/// After `is_inside`, and one refill; there must be all of the history that a match may refer to.
+/// `is_inside` must have returned `true`, with one refill since then. `HISTORY` units must lie
+/// between `floor` and `out`.
 #[inline(always)]
 unsafe fn decode_run<P: Processor, T: Unit>(cursor: &mut Cursor<T>, tables: &Tables) -> bool {
     let (litlens, distances) = (tables.litlen.as_ptr(), tables.distance.as_ptr());
@@ -66,8 +67,8 @@ unsafe fn decode_run<P: Processor, T: Unit>(cursor: &mut Cursor<T>, tables: &Tab
         let at_length = cursor.buffer;
         cursor.consume(litlen);
         if litlen & LITERAL != 0 {
-            // SAFETY: as above, for the table. The first refill since `is_inside`, or the second,
-            // and one literal.
+            // SAFETY: the table as above. The first or second refill and the first literal since
+            // `is_inside` returned `true`.
             unsafe {
                 next = cursor.look_up::<LITLEN_BITS>(litlens).0;
                 cursor.refill();
@@ -88,16 +89,18 @@ unsafe fn decode_run<P: Processor, T: Unit>(cursor: &mut Cursor<T>, tables: &Tab
             if let Some(times) = cursor.repeats(before, symbol, len) {
                 (cursor.buffer, cursor.count) = (before, count);
                 cursor.consume(symbol * times);
-                // SAFETY: there is all of the history; all of the matches start before the edge.
+                // SAFETY: the caller promises the history. `repeats` has checked that all of the
+                // matches start before the edge.
                 unsafe { cursor.put_repeats::<P>(distance, len, times) };
-                // SAFETY: as above. Not all that are counted have been consumed, but the index
-                // may go beyond them.
+                // SAFETY: as above. The repeats may leave too few counted bits for the index, so
+                // the refill comes first.
                 unsafe {
                     cursor.refill();
                     next = cursor.look_up::<LITLEN_BITS>(litlens).0;
                 }
             } else {
-                // SAFETY: as above; a match at most since `is_inside`, of the history.
+                // SAFETY: as above. The first match since `is_inside` returned `true`; the caller
+                // promises its history.
                 unsafe {
                     next = cursor.look_up::<LITLEN_BITS>(litlens).0;
                     cursor.refill();

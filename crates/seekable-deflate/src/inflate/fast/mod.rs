@@ -1,11 +1,10 @@
-//! The fast loops: symbols far from the ends of input and output, without a check on each access.
+//! The fast loops. They decode symbols without a check on each access.
 //!
-//! They decode whatever is valid and leave everything else, untouched, to the careful loop in
-//! `decoder.rs`: the last bytes of the input, the last symbols before the limit, and malformed
-//! codes.
+//! They stop before the last bytes of the input, before the last symbols up to the limit, and at
+//! malformed codes. They consume nothing of these: the careful loop in `decoder.rs` decodes them.
 //!
 //! On sensor data they decode at 1.67 times the rate of libdeflate (Zen 4, one thread, without
-//! checkpoints). docs/engine-notes.md has what else was tried, with its figures.
+//! checkpoints). docs/engine-notes.md lists the other designs that were tried, with figures.
 
 #[cfg(all(target_arch = "x86_64", not(feature = "portable")))]
 mod avx2;
@@ -24,18 +23,18 @@ pub(super) use cursor::OUTPUT_MARGIN;
 use processor::{Any, Processor};
 pub(crate) use unit::Unit;
 
-/// The loop that decodes the symbols of the present block, and its tables.
+/// The loop that decodes the symbols of the current block, and the data of that loop.
 pub(super) struct Fast {
     /// `None` until the first symbol of a block is decoded.
     chosen: Option<Loop>,
-    /// Shares of all the bits to come that begin with the code of a length, and of one above 16
-    /// and 34; in 2^-15.
+    /// Expected share of the symbols that are lengths: the sum of 2^-(bits of the code) over their
+    /// codes. Then the same for the lengths above 18, and above 34. In units of 2^-15.
     lengths: u32,
     above_16: u32,
     above_34: u32,
-    /// Made when it is needed. In a place of its own, its address is what look-ups start from.
+    /// `None` until a block needs it. Boxed, so that a look-up starts from its address.
     table: Option<Box<fused::Table>>,
-    /// Uses nothing that not every processor has.
+    /// Use only instructions that every processor has.
     #[cfg(test)]
     pub(super) portable: bool,
 }
@@ -44,13 +43,13 @@ pub(super) struct Fast {
 enum Loop {
     Literals,
     Long,
-    /// Matches are copied in 16 bytes, or in 32.
+    /// Copies a match 16 units at once; `Fused32`, 32 units.
     Fused16,
     Fused32,
 }
 
 impl Fast {
-    /// Bytes of memory that it may come to hold beside itself.
+    /// The most bytes of memory that a `Fast` holds outside the struct.
     pub(super) const MEMORY: usize = size_of::<fused::Table>();
 
     pub(super) fn new() -> Self {
@@ -65,7 +64,7 @@ impl Fast {
         }
     }
 
-    /// Whether the processor has all that `Avx2` is for.
+    /// Whether the processor has all features that `Avx2` uses.
     #[cfg(all(target_arch = "x86_64", not(feature = "portable")))]
     fn may_use_avx2(&self) -> bool {
         #[cfg(test)]
@@ -78,26 +77,28 @@ impl Fast {
             && is_x86_feature_detected!("lzcnt")
     }
 
-    /// Whether a block is of literals, almost.
+    /// Whether almost every symbol of the block is a literal: by the code lengths, fewer than one
+    /// symbol in `FEW` is a length.
     pub(super) fn is_of_literals(&self) -> bool {
         self.lengths < (1 << 15) / FEW
     }
 
-    /// Another block begins, with these code lengths for literals and lengths.
+    /// Starts another block. `litlens` are its code lengths for literals and lengths.
     pub(super) fn start_block(&mut self, litlens: &[u8]) {
         let share = |litlens: &[u8]| {
             litlens.iter().filter(|length| **length > 0).map(|length| 1 << (15 - length)).sum()
         };
         self.chosen = None;
         self.lengths = share(litlens.get(257..).unwrap_or_default());
-        // Symbols 269 and 273 are the first that are longer (RFC 1951, section 3.2.5).
+        // Symbol 269 is the first whose lengths all exceed 18, and 273 the first whose lengths all
+        // exceed 34 (RFC 1951, section 3.2.5).
         self.above_16 = share(litlens.get(269..).unwrap_or_default());
         self.above_34 = share(litlens.get(273..).unwrap_or_default());
     }
 }
 
-/// Decodes symbols while input and output are far from their ends; `true` at the end of the
-/// block. Never goes beyond the first boundary of symbols at or after `limit`.
+/// Decodes symbols while input and output are far from their ends. Returns `true` at the end of
+/// the block. Never goes beyond the first boundary of symbols at or after `limit`.
 pub(super) fn decode_symbols<T: Unit>(
     bits: &mut Bits,
     tables: &mut Tables,
@@ -110,7 +111,7 @@ pub(super) fn decode_symbols<T: Unit>(
     end_of_block
 }
 
-/// What `decode_symbols` takes.
+/// The arguments of `decode_symbols` for one of two streams.
 pub(super) struct Side<'a, 'source> {
     pub(super) bits: &'a mut Bits<'source>,
     pub(super) tables: &'a Tables,
@@ -118,10 +119,11 @@ pub(super) struct Side<'a, 'source> {
     pub(super) limit: usize,
 }
 
-/// Decodes symbols of two blocks of literals at once, as long as `decode_symbols` would of each;
-/// says of which the block ended, if one did.
+/// Decodes the blocks of two streams in turns; both must be almost only literals. Stops when
+/// `decode_symbols` would stop in either. Returns for each stream whether its block has ended.
 pub(super) fn decode_pair([first, second]: [Side; 2]) -> [bool; 2] {
-    // Behind the frontier: what windows are needed for is known.
+    // Pairs are decoded only before the frontier. There it is known which bytes of the windows are
+    // needed, so no list of matches is wanted.
     debug_assert!(first.out.matches.is_none() && second.out.matches.is_none());
     let cursors = Cursor::new(first.bits, first.out, first.limit).zip(Cursor::new(
         second.bits,
@@ -142,25 +144,25 @@ fn dispatch<T: Unit>(
 ) -> bool {
     #[cfg(all(target_arch = "x86_64", not(feature = "portable")))]
     if tables.fast.may_use_avx2() {
-        // SAFETY: all features are there.
+        // SAFETY: `may_use_avx2` has checked that the processor has all features.
         return unsafe { decode::<avx2::Avx2, T>(cursor, tables, matches) };
     }
-    // SAFETY: it is for any processor.
+    // SAFETY: `Any` is for every processor.
     unsafe { decode::<Any, T>(cursor, tables, matches) }
 }
 
 fn dispatch_pair(cursors: [&mut Cursor<u8>; 2], tables: [&Tables; 2]) -> [bool; 2] {
     #[cfg(all(target_arch = "x86_64", not(feature = "portable")))]
     if tables.iter().all(|tables| tables.fast.may_use_avx2()) {
-        // SAFETY: all features are there.
+        // SAFETY: `may_use_avx2` has checked that the processor has all features.
         return unsafe { decode_both::<avx2::Avx2>(cursors, tables) };
     }
-    // SAFETY: it is for any processor.
+    // SAFETY: `Any` is for every processor.
     unsafe { decode_both::<Any>(cursors, tables) }
 }
 
 /// # Safety
-/// The processor must be one that `P` is for.
+/// The processor must have all features that `P` uses.
 unsafe fn decode_both<P: Processor>(
     [one, other]: [&mut Cursor<u8>; 2],
     tables: [&Tables; 2],
@@ -173,15 +175,14 @@ unsafe fn decode_both<P: Processor>(
     }
 }
 
-/// If fewer than one in this number of bits begins the code of a length, a fused table does not
-/// pay.
+/// If fewer than one symbol in 16 is a length, a fused table costs more time than it saves.
 const FEW: u32 = 16;
 
-/// If one in this number begins the code of a length above 34, the loop of long matches pays.
+/// If one symbol in 4 or more is a length above 34, the loop for long matches is faster.
 const MANY: u32 = 4;
 
 /// # Safety
-/// The processor must be one that `P` is for.
+/// The processor must have all features that `P` uses.
 unsafe fn decode<P: Processor, T: Unit>(
     cursor: &mut Cursor<T>,
     tables: &mut Tables,
@@ -218,10 +219,10 @@ unsafe fn decode<P: Processor, T: Unit>(
     }
 }
 
-/// Chooses the loop of a block, and fills its table.
+/// Chooses the loop for a block, and fills the fused table if that loop uses it.
 ///
 /// # Safety
-/// The processor must be one that `P` is for.
+/// The processor must have all features that `P` uses.
 unsafe fn choose<P: Processor>(tables: &mut Tables) -> Loop {
     let Tables { litlen, distance, fast } = tables;
     let chosen = if fast.is_of_literals() {

@@ -1,7 +1,7 @@
-//! Two blocks of literals, almost, at once: a few symbols of one, then as many of the other.
+//! Two blocks of almost only literals in turns: a few symbols of one, then a few of the other.
 //!
-//! From a literal to the next is a look-up to wait for. What a processor does meanwhile is the
-//! other block, of which it knows nothing but that it comes next.
+//! The next symbol of a block depends on the look-up of the symbol before it. While the processor
+//! waits for that look-up, it decodes symbols of the other block, which do not depend on it.
 
 use super::{
     cursor::{Cursor, Symbol},
@@ -10,15 +10,15 @@ use super::{
 };
 use crate::inflate::{block::Tables, huffman::LITLEN_BITS};
 
-/// A cursor in a block of literals, the next of which has been looked up.
+/// A cursor in a block of literals. `entry` is the next symbol, already looked up.
 struct Side<'a> {
     cursor: &'a mut Cursor<u8>,
     tables: &'a Tables,
     entry: u32,
 }
 
-/// Decodes symbols of both to the end of either block: then it says of which. Otherwise stops
-/// where either comes near the ends of its input and output, or to something malformed.
+/// Decodes symbols of both blocks. Stops at the end of either block, near the end of either input
+/// or output, or at a malformed symbol. Returns for each cursor whether its block has ended.
 #[inline(always)]
 pub(super) fn decode<P: Processor>(
     [first, second]: [&mut Cursor<u8>; 2],
@@ -27,17 +27,17 @@ pub(super) fn decode<P: Processor>(
     if !(first.is_inside() && second.is_inside()) {
         return [false; 2];
     }
-    // SAFETY: `is_inside` has just been looked at.
+    // SAFETY: `is_inside` has just returned `true`.
     let [mut first, mut second] =
         unsafe { [Side::new(first, tables[0]), Side::new(second, tables[1])] };
     while first.cursor.is_inside() && second.cursor.is_inside() {
-        // SAFETY: `is_inside` has just been looked at.
+        // SAFETY: `is_inside` has just returned `true`.
         match unsafe { first.turn::<P>() } {
             Symbol::Literal | Symbol::Match { .. } => {}
             Symbol::EndOfBlock => return [true, false],
             Symbol::Malformed => return [false; 2],
         }
-        // SAFETY: the same, for a cursor of its own.
+        // SAFETY: `is_inside` has just returned `true` for this cursor, too.
         match unsafe { second.turn::<P>() } {
             Symbol::Literal | Symbol::Match { .. } => {}
             Symbol::EndOfBlock => return [false, true],
@@ -49,11 +49,11 @@ pub(super) fn decode<P: Processor>(
 
 impl<'a> Side<'a> {
     /// # Safety
-    /// After `is_inside`.
+    /// `cursor.is_inside()` must just have returned `true`.
     #[inline(always)]
     unsafe fn new(cursor: &'a mut Cursor<u8>, tables: &'a Tables) -> Self {
         let mut side = Self { cursor, tables, entry: 0 };
-        // SAFETY: the first refill since `is_inside`, as the caller promises.
+        // SAFETY: the first refill since `is_inside` returned `true`, as the caller promises.
         unsafe { side.refill() };
         side
     }
@@ -62,30 +62,32 @@ impl<'a> Side<'a> {
     /// As for `Cursor::refill`.
     #[inline(always)]
     unsafe fn refill(&mut self) {
-        // SAFETY: the refill is the caller's promise; the table has `1 << LITLEN_BITS` entries and
-        // more.
+        // SAFETY: the caller promises that the refill is allowed. The table has
+        // `1 << LITLEN_BITS` entries and more.
         unsafe {
             self.cursor.refill();
             (self.entry, _) = self.cursor.look_up::<LITLEN_BITS>(self.tables.litlen.as_ptr());
         }
     }
 
-    /// Decodes some literals; or fewer and one symbol of another kind, which it tells.
+    /// Decodes a group of literals, and returns `Symbol::Literal`. Or decodes fewer literals and
+    /// the symbol after them, and returns that symbol.
     ///
     /// # Safety
-    /// After `is_inside`. What came before was `new`, or a turn that decoded all it came to.
+    /// `is_inside` must have returned `true` since the last turn. That turn, if any, must have
+    /// returned a literal or a match.
     #[inline(always)]
     unsafe fn turn<P: Processor>(&mut self) -> Symbol {
         let table = self.tables.litlen.as_ptr();
-        // SAFETY: `new` and each turn end with a refill and a look-up. The first refill since
-        // `is_inside`, if it comes to that.
+        // SAFETY: `new` and each turn end with a refill and a look-up. A refill here is the first
+        // in this turn.
         if unsafe { literals::put_group(self.cursor, table, &mut self.entry) } {
             return Symbol::Literal;
         }
-        // SAFETY: the first refill, after fewer literals than a group and before a match.
+        // SAFETY: the first refill in this turn, after fewer literals than a group.
         let symbol = unsafe { self.cursor.plain_symbol::<P>(self.tables) };
         if let Symbol::Literal | Symbol::Match { .. } = symbol {
-            // SAFETY: the second refill.
+            // SAFETY: the second refill in this turn.
             unsafe { self.refill() };
         }
         symbol

@@ -1,44 +1,46 @@
-//! What the fast loops can use of a processor beyond what every one has.
+//! Operations of the fast loops that have a faster form on some processors.
 
 use super::{copy, fused};
 
-/// The few things that are done differently.
+/// The operations that depend on the processor.
 pub(super) trait Processor {
-    /// Calls `f`, compiled for the processor, as a function of its own: the registers of a loop
-    /// are shared out better there.
+    /// Calls `f` in a separate function that is compiled for the processor. In a function that
+    /// contains only one loop, the compiler assigns registers better.
     ///
     /// # Safety
-    /// The processor must be one that this is for.
+    /// The processor must have all features that the implementation uses.
     unsafe fn apart<R>(f: impl FnOnce() -> R) -> R;
 
     /// Copies 32 bytes.
     ///
     /// # Safety
-    /// Both must be there. They may overlap: all is read before anything is written.
+    /// 32 bytes must be readable at `from` and writable at `to`. They may overlap: all bytes are
+    /// read before any is written.
     unsafe fn copy_32(from: *const u8, to: *mut u8);
 
-    /// Repeats `len` bytes from `distance` before `out` at `out`.
+    /// Writes a match at `out`: `len` bytes, each equal to the byte `distance` before it.
     ///
     /// # Safety
     /// The bytes from `out - distance` to `out + len + OVERRUN` must be writable; `distance`
     /// must be 1 or more.
     unsafe fn copy_match(out: *mut u8, distance: usize, len: usize);
 
-    /// Copies `LONG` bytes to `out`, 32 from `from` and each time from `step` after that, with
-    /// `byte` combined into each by OR.
+    /// Writes `LONG` bytes at `out` in blocks of 32. Block `n` is a copy of the 32 bytes at
+    /// `from + n * step`, each combined with `byte` by OR.
     ///
     /// # Safety
-    /// They must be there; those of a block may have been written with the blocks before.
+    /// All these bytes must be readable, and `LONG` bytes at `out` writable. The source of a block
+    /// may overlap the blocks written before it.
     unsafe fn copy_long(from: *const u8, step: usize, byte: u8, out: *mut u8);
 
     /// Fills a fused table.
     ///
     /// # Safety
-    /// The processor must be one that this is for.
+    /// The processor must have all features that the implementation uses.
     unsafe fn fill(entries: &mut fused::Entries, parts: &fused::Parts);
 }
 
-/// Any processor.
+/// Uses only instructions that every processor has.
 pub(super) struct Any;
 
 impl Processor for Any {
@@ -49,7 +51,7 @@ impl Processor for Any {
 
     #[inline(always)]
     unsafe fn copy_32(from: *const u8, to: *mut u8) {
-        // SAFETY: the caller's promise. Both halves are read first.
+        // SAFETY: the caller's promise. Both halves are read before one is written.
         unsafe {
             let halves = from.cast::<[u128; 2]>().read_unaligned();
             to.cast::<[u128; 2]>().write_unaligned(halves);
@@ -84,7 +86,7 @@ impl Processor for Any {
 /// See `Processor::copy_match`.
 ///
 /// # Safety
-/// As there.
+/// As for `Processor::copy_match`.
 #[inline(never)]
 unsafe fn copy_match(out: *mut u8, distance: usize, len: usize) {
     if distance >= 32 {
@@ -92,28 +94,29 @@ unsafe fn copy_match(out: *mut u8, distance: usize, len: usize) {
         return unsafe { copy::copy_apart::<Any>(out, distance, len) };
     }
     if distance == 1 {
-        // SAFETY: the byte before `out` is there, the caller promises.
+        // SAFETY: the caller promises that the byte before `out` is readable.
         let byte = unsafe { *out.wrapping_sub(1) };
         let bytes = u128::from_ne_bytes([byte; 16]);
         for at in (0..len).step_by(16) {
-            // SAFETY: 16 bytes from a place before the end of the match.
+            // SAFETY: 16 bytes that start before the end of the match; `OVERRUN` has room for them.
             unsafe { out.wrapping_add(at).cast::<u128>().write_unaligned(bytes) };
         }
         return;
     }
     let from = out.wrapping_sub(distance);
-    // A short period is doubled until it is as long as a word.
+    // Doubles a short period until it has at least the 8 bytes of a word.
     let mut at = 0;
     let mut period = distance;
     while period < 8 {
-        // SAFETY: 8 bytes from less than 8 after `out` on, which `OVERRUN` allows for.
+        // SAFETY: 8 bytes that start less than 8 bytes after `out`; `OVERRUN` has room for them.
         unsafe { copy::copy_8(from, out.wrapping_add(at)) };
         at += period;
         period *= 2;
     }
     // `at` is now `period` after `from`.
     while at < len {
-        // SAFETY: 8 bytes from a place before the end of the match, and 8 or more before it.
+        // SAFETY: 8 bytes that start before the end of the match; `OVERRUN` has room for them. The
+        // source starts `period` bytes before, which is 8 or more.
         unsafe { copy::copy_8(out.wrapping_add(at).wrapping_sub(period), out.wrapping_add(at)) };
         at += 8;
     }

@@ -1,4 +1,4 @@
-//! Two pieces of a stream at once against each by itself.
+//! Tests that two pieces of a stream decoded as a pair give the same as each piece alone.
 
 use super::*;
 use crate::{
@@ -10,8 +10,8 @@ use crate::{
     },
 };
 
-/// A piece of a stream from a place where decoding may start to its limit, or to the end or a fault
-/// before that; found by the careful loop.
+/// A piece of a stream, decoded by the careful loop. It goes from a place where decoding can start
+/// to a limit, or to the end of the stream or a fault before the limit.
 struct Piece {
     at: BitOffset,
     place: Place,
@@ -21,7 +21,7 @@ struct Piece {
     end: String,
 }
 
-/// How a decoder ended, and where.
+/// A description of how a decoder stopped, and where.
 fn end(result: &Result<Stop, Fault>, decoder: &Decoder, bits: &Bits) -> String {
     match result {
         Ok(stop) => format!("{stop:?} {:?} {:?}", decoder.place(), bits.position()),
@@ -51,7 +51,8 @@ fn pieces(encoded: &[u8], random: &mut Random) -> Vec<Piece> {
     pieces
 }
 
-/// Decodes both at once, and what that leaves. Returns how much it did not.
+/// Decodes both pieces as a pair, then what remains of each alone, and checks the result. Returns
+/// the number of bytes decoded as a pair.
 fn check_pair(encoded: &[u8], both: [&Piece; 2], loops: Loops, has_crc: bool) -> usize {
     let source = Unlent(encoded);
     let mut inputs = [(); 2].map(|()| Input::new(0..encoded.len() as u64));
@@ -86,7 +87,7 @@ fn check_pair(encoded: &[u8], both: [&Piece; 2], loops: Loops, has_crc: bool) ->
     at_once
 }
 
-/// Pairs of pieces with both fast loops; returns how much was decoded at once.
+/// Checks random pairs of pieces with all loops. Returns the number of bytes decoded as pairs.
 fn check_pairs(encoded: &[u8], random: &mut Random, pairs: usize) -> usize {
     let pieces = pieces(encoded, random);
     let mut at_once = 0;
@@ -135,7 +136,7 @@ fn noise_is_decoded_at_once_almost_to_a_limit() {
     let pieces = pieces(&encoded, &mut random);
     for piece in pieces.iter().filter(|piece| piece.end.starts_with("Limit")) {
         let at_once = check_pair(&encoded, [piece, piece], Loops::Best, true);
-        // At the end of each block the second one falls behind by a few symbols.
+        // At the end of each block, the second piece has decoded a few symbols fewer than the first.
         let least = 2 * piece.bytes.len().saturating_sub(fast::OUTPUT_MARGIN + 300);
         assert!(at_once >= least, "{at_once} of {}", 2 * piece.bytes.len());
     }
