@@ -24,9 +24,9 @@ impl Tables {
     }
 }
 
-/// The contents of a block, after its header.
+/// The kind of contents that follows the header of a block.
 pub(super) enum Body {
-    /// This number of stored bytes, from the next whole byte on.
+    /// Stored bytes, from the next byte boundary on. The value is their number.
     Stored(u16),
     /// Symbols. The decoding tables have been built from their codes.
     Coded,
@@ -76,7 +76,7 @@ fn use_fixed_codes(tables: &mut Tables) {
     huffman::build_distance(&mut tables.distance, &[5; 32]).expect("32 codes of 5 bits fill it");
 }
 
-/// Order of the code length code's lengths (RFC 1951, section 3.2.7).
+/// The order in which the header has the lengths of the code length code (RFC 1951, section 3.2.7).
 const ORDER: [usize; 19] = [16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15];
 
 /// The most symbols that zlib accepts. The header could encode up to 288 and 32.
@@ -118,7 +118,7 @@ fn read_codes(bits: &mut Bits, tables: &mut Tables) -> Result<(), Fault> {
         .map_err(|_| corrupt("invalid distances set"))
 }
 
-/// Reads the run-length coded lengths of both codes.
+/// Reads the code lengths of both codes, which are run-length coded.
 fn read_lengths(bits: &mut Bits, table: &CodeLengthTable, lengths: &mut [u8]) -> Result<(), Fault> {
     let mut have = 0;
     while have < lengths.len() {

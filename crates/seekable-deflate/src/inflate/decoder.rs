@@ -17,7 +17,7 @@ pub(crate) enum Place {
     BlockHeader,
     /// Between two symbols of a block. The codes of the block are in the header at `header`.
     Coded { header: BitOffset },
-    /// In a stored block, `left` bytes before its end.
+    /// In a stored block, `left` bytes before its end. `last` is set in the final block.
     Stored { left: u16, last: bool },
 }
 
@@ -50,7 +50,7 @@ pub(crate) struct Decoder {
     state: State,
     tables: Box<Tables>,
     halt: BitOffset,
-    /// The decoder may stop up to this number of bytes before a limit.
+    /// Bytes before a limit at which the decoder may already stop.
     short: usize,
     #[cfg(test)]
     loops: Loops,
@@ -121,7 +121,7 @@ impl Decoder {
             Place::BlockHeader => State::BlockHeader,
             Place::Stored { left, last } => State::Stored { left, last },
             Place::Coded { header } => {
-                // The longest header has 3 + 14 + 19 * 3 + 316 * 14 bits.
+                // Bytes. The longest header has 3 + 14 + 19 * 3 + 316 * 14 bits.
                 const LONGEST_HEADER: u64 = 563;
                 bits.seek(header, wanted.min(header.0 / 8 + LONGEST_HEADER))?;
                 let (last, body) = block::read_header(bits, &mut self.tables)?;

@@ -15,7 +15,7 @@
 
 /// The entry is a literal byte.
 pub(super) const LITERAL: u32 = 1 << 31;
-/// The entry is no literal, length or distance.
+/// The entry is not a literal, length or distance.
 pub(super) const EXCEPTIONAL: u32 = 1 << 15;
 /// The entry points to a subtable.
 pub(super) const POINTER: u32 = 1 << 14;
@@ -87,7 +87,7 @@ pub(super) const DISTANCE_SYMBOLS: [u32; 32] = {
     symbols
 };
 
-/// The code length alphabet (RFC 1951, section 3.2.7).
+/// The symbols of the code length code (RFC 1951, section 3.2.7).
 const CODE_LENGTH_SYMBOLS: [u32; 19] = {
     let mut symbols = [0; 19];
     let mut symbol = 0;
@@ -141,7 +141,7 @@ enum Incomplete {
     Never,
 }
 
-/// Length of the longest code.
+/// Bits of the longest code that the format allows.
 const MAX_LENGTH: usize = 15;
 
 fn build(
@@ -172,7 +172,7 @@ fn build(
     Ok(())
 }
 
-/// The number of codes of each length.
+/// The number of codes of each length in bits.
 struct Counts([usize; MAX_LENGTH + 1]);
 
 impl Counts {

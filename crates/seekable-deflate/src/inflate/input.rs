@@ -63,7 +63,7 @@ impl Input {
             0 => CHUNK,
             wanted => wanted.min(CHUNK),
         };
-        // At most CHUNK, so it fits.
+        // `wanted` is at most CHUNK, so the length fits.
         let len = wanted.min(rest) as usize;
         self.chunk_start = start;
         self.next = 0;
@@ -73,7 +73,7 @@ impl Input {
     }
 }
 
-/// An `Input` together with its source.
+/// Reads bits from an `Input` and its source.
 pub(crate) struct Bits<'a> {
     pub(super) input: &'a mut Input,
     source: &'a dyn ReadAt,
@@ -107,7 +107,7 @@ impl<'a> Bits<'a> {
         self.lent.unwrap_or(&self.input.chunk)
     }
 
-    /// The part of `bytes` that is not in the buffer yet.
+    /// The part of `chunk()` that is not in the bit buffer yet.
     fn rest(&self) -> &[u8] {
         self.chunk().get(self.input.next..).unwrap_or_default()
     }
@@ -126,7 +126,7 @@ impl<'a> Bits<'a> {
         input.count = 0;
         let len = self.lent.unwrap_or(&input.chunk).len() as u64;
         match byte.checked_sub(input.chunk_start) {
-            // Less than the length of the bytes that are available, so it fits.
+            // `next` is less than the number of available bytes, so it fits.
             Some(next) if next < len => input.next = next as usize,
             _ if self.lent.is_some() => input.next = len as usize,
             _ => {
@@ -146,7 +146,7 @@ impl<'a> Bits<'a> {
             input.buffer |= u64::from_le_bytes(word) << input.count;
             input.next += (63 - input.count as usize) / 8;
             input.count |= 56;
-            // Bits that are not counted must be zero.
+            // Bits from `count` on must be zero.
             input.buffer &= (1 << input.count) - 1;
             return Ok(());
         }
@@ -180,12 +180,12 @@ impl<'a> Bits<'a> {
         self.input.count -= count;
     }
 
-    /// Skips the rest of the current byte.
+    /// Skips the unread bits of the current byte.
     pub(crate) fn align(&mut self) {
         self.skip(self.input.count % 8);
     }
 
-    /// Whether the stream ends here.
+    /// Whether there are no more bits in the stream.
     pub(crate) fn at_end(&mut self) -> Result<bool, Fault> {
         self.refill()?;
         Ok(self.input.count == 0)

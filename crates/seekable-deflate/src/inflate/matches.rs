@@ -11,10 +11,10 @@ const UNITS_PER_MATCH: usize = 64;
 /// A decoded match.
 #[derive(Debug, Clone, Copy)]
 struct Match {
-    /// Where it starts, in units from the start of the buffer.
+    /// Start of the decoded match, in units from the start of the buffer.
     at: u32,
     len: u16,
-    /// The distance minus one, in units: so that 32768 and the largest value of the type agree.
+    /// The distance minus one, in units.
     distance: u16,
 }
 const _: () = assert!(HISTORY - 1 <= u16::MAX as usize);
@@ -24,7 +24,7 @@ const _: () = assert!(HISTORY - 1 <= u16::MAX as usize);
 pub(crate) struct Matches {
     list: Vec<Match>,
     most: usize,
-    /// Where the output starts in its buffer.
+    /// Index in the buffer at which the output starts.
     start: usize,
     /// The list has all matches that start before this place in the buffer.
     end: usize,
@@ -36,7 +36,7 @@ impl Matches {
         len / UNITS_PER_MATCH * size_of::<Match>()
     }
 
-    /// Bytes of memory held.
+    /// Bytes of memory that the list holds.
     #[cfg(test)]
     pub(crate) fn memory(&self) -> usize {
         self.list.capacity() * size_of::<Match>()

@@ -46,7 +46,7 @@ pub(crate) const MAX_RATIO: u64 = 4 * MAX_MATCH as u64;
 /// Why decoding cannot go on. The bytes decoded before the fault are valid.
 #[derive(Debug)]
 pub(crate) enum Fault {
-    /// Not DEFLATE, or not gzip.
+    /// The encoded bytes are not DEFLATE, or not gzip.
     Corrupt { at: BitOffset, what: &'static str },
     /// The encoded bytes end too early.
     Truncated,

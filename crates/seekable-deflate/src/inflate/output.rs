@@ -20,7 +20,7 @@ type With<T> = fn(Crc, &[T]) -> Crc;
 pub(crate) struct Output<T = u8> {
     /// The whole buffer. The values from `filled` on are meaningless.
     pub(super) bytes: Vec<T>,
-    /// End of the decoded bytes.
+    /// Index of the end of the decoded bytes.
     pub(super) filled: usize,
     /// The oldest unit that matches may refer to: the first one of the stream, or of the history.
     pub(super) floor: usize,
@@ -114,13 +114,13 @@ impl<T: Unit> Output<T> {
         self.filled - self.start
     }
 
-    /// The bytes decoded from the `from`-th on.
+    /// The decoded bytes from number `from` on.
     #[cfg(test)]
     pub(crate) fn decoded_from(&self, from: usize) -> &[T] {
         &self.bytes[self.start + from..self.filled]
     }
 
-    /// A new stream starts here: its matches may not reach further back.
+    /// Starts a new stream here: its matches may not reach back before this place.
     pub(crate) fn start_stream(&mut self) {
         self.floor = self.filled;
     }

@@ -34,7 +34,7 @@ struct Slow<'a> {
     origins: Vec<usize>,
 }
 
-/// A canonical code: the symbols of each length in order.
+/// A canonical code: for each length in bits, the symbols of that length in order.
 struct Code {
     symbols: [Vec<usize>; 16],
     /// Length in bits of the codes without a symbol, if zlib allows such codes.

@@ -34,13 +34,13 @@ impl Processor for Avx2 {
 
     #[inline(always)]
     unsafe fn copy_match(out: *mut u8, distance: usize, len: usize) {
-        // SAFETY: the caller's promises are the same.
+        // SAFETY: the caller promises the same.
         unsafe { copy_match(out, distance, len) };
     }
 
     #[inline(always)]
     unsafe fn copy_long(from: *const u8, step: usize, byte: u8, out: *mut u8) {
-        // SAFETY: the caller's promises are the same.
+        // SAFETY: the caller promises the same.
         unsafe { copy_long(from, step, byte, out) };
     }
 
@@ -96,7 +96,7 @@ static PERIODS: [u8; 16] = {
 #[inline(never)]
 unsafe fn copy_match(out: *mut u8, distance: usize, len: usize) {
     if distance >= 32 {
-        // SAFETY: the caller's promises are the same.
+        // SAFETY: the caller promises the same.
         return unsafe { copy::copy_apart::<Avx2>(out, distance, len) };
     }
     let from = out.cast_const().wrapping_sub(distance);

@@ -28,7 +28,7 @@ pub(super) unsafe fn copy_apart<P: Processor>(out: *mut u8, distance: usize, len
     }
 }
 
-/// Bytes that `copy_long` writes, whatever the length.
+/// Bytes that `Processor::copy_long` writes, whatever the length of the match.
 pub(super) const LONG: usize = 288;
 const _: () = assert!(LONG >= MAX_MATCH && LONG.is_multiple_of(32));
 

@@ -54,7 +54,7 @@ const _: () = assert!(MAX_MATCH + OVERRUN <= MARGIN && WIDEST <= MARGIN && LONG 
 /// writes more than the two margins allow.
 #[derive(Clone)]
 pub(super) struct Cursor<T> {
-    /// The first byte that is not counted in the buffer.
+    /// The first input byte whose bits `count` does not include.
     next: *const u8,
     /// From the lowest bit up: `SPENT` spent bits, then the unread bits in stream order. Bits at
     /// `count` and above repeat bits of the byte at `next`, or are zero.
@@ -139,7 +139,8 @@ impl<T: Unit> Cursor<T> {
         (self.out.addr() - self.room.start.addr()) / size_of::<T>()
     }
 
-    /// Whether input and output are still before their edges.
+    /// Whether both `next` and `out` are before their edges. Then a loop may refill and write as
+    /// much as the margins allow.
     #[inline(always)]
     pub(super) fn is_inside(&self) -> bool {
         self.next < self.input_edge && self.out.cast_const() < self.output_edge
@@ -270,7 +271,7 @@ impl<T: Unit> Cursor<T> {
         self.out = self.out.wrapping_add(len);
     }
 
-    /// Whether a match may reach `distance` units back.
+    /// Whether a match at `out` may reach `distance` units back: not before `floor`.
     #[inline(always)]
     pub(super) fn has_match(&self, distance: usize) -> bool {
         distance <= (self.out.addr() - self.floor.addr()) / size_of::<T>()
@@ -341,7 +342,7 @@ impl<T: Unit> Cursor<T> {
     }
 }
 
-/// The entry `offset` bytes after `table`.
+/// Reads the entry that is `offset` bytes after the start of `table`.
 ///
 /// # Safety
 /// The entry must lie within the table and be aligned to 4 bytes.
@@ -365,7 +366,7 @@ unsafe fn load(table: *const u32, offset: usize) -> u32 {
     entry
 }
 
-/// The entry `offset` bytes after `table`.
+/// Reads the entry that is `offset` bytes after the start of `table`.
 ///
 /// # Safety
 /// The entry must lie within the table and be aligned to 4 bytes.

@@ -11,7 +11,7 @@ use crate::inflate::{
     huffman::{LITERAL, LITLEN_BITS, value},
 };
 
-/// Literals for each refill.
+/// Number of literals in a group. One refill is enough for a group.
 const LITERALS: usize = 4;
 /// A refill must be enough for a group, in counted bits, and for the index of the next symbol.
 const _: () = assert!(LITERALS as u32 * LITLEN_BITS <= REFILLED);

@@ -25,7 +25,7 @@ pub(crate) use unit::Unit;
 
 /// The loop that decodes the symbols of the current block, and the data of that loop.
 pub(super) struct Fast {
-    /// `None` until the first symbol of a block is decoded.
+    /// The loop of the current block. `None` until a fast loop first runs in the block.
     chosen: Option<Loop>,
     /// Expected share of the symbols that are lengths: the sum of 2^-(bits of the code) over their
     /// codes. Then the same for the lengths above 18, and above 34. In units of 2^-15.

@@ -33,7 +33,7 @@ pub(super) trait Processor {
     /// may overlap the blocks written before it.
     unsafe fn copy_long(from: *const u8, step: usize, byte: u8, out: *mut u8);
 
-    /// Fills a fused table.
+    /// Fills the entries of a fused table from `parts`.
     ///
     /// # Safety
     /// The processor must have all features that the implementation uses.
@@ -60,7 +60,7 @@ impl Processor for Any {
 
     #[inline(always)]
     unsafe fn copy_match(out: *mut u8, distance: usize, len: usize) {
-        // SAFETY: the caller's promises are the same.
+        // SAFETY: the caller promises the same.
         unsafe { copy_match(out, distance, len) };
     }
 
@@ -90,7 +90,7 @@ impl Processor for Any {
 #[inline(never)]
 unsafe fn copy_match(out: *mut u8, distance: usize, len: usize) {
     if distance >= 32 {
-        // SAFETY: the caller's promises are the same.
+        // SAFETY: the caller promises the same.
         return unsafe { copy::copy_apart::<Any>(out, distance, len) };
     }
     if distance == 1 {
@@ -113,7 +113,7 @@ unsafe fn copy_match(out: *mut u8, distance: usize, len: usize) {
         at += period;
         period *= 2;
     }
-    // `at` is now `period` after `from`.
+    // `out + at` is now `period` bytes after `from`, and the bytes between are whole periods.
     while at < len {
         // SAFETY: 8 bytes that start before the end of the match; `OVERRUN` has room for them. The
         // source starts `period` bytes before, which is 8 or more.

@@ -136,7 +136,7 @@ fn noise_is_decoded_at_once_almost_to_a_limit() {
     let pieces = pieces(&encoded, &mut random);
     for piece in pieces.iter().filter(|piece| piece.end.starts_with("Limit")) {
         let at_once = check_pair(&encoded, [piece, piece], Loops::Best, true);
-        // At the end of each block, the second piece has decoded a few symbols fewer than the first.
+        // At the end of each block, the second piece has decoded a few symbols less than the first.
         let least = 2 * piece.bytes.len().saturating_sub(fast::OUTPUT_MARGIN + 300);
         assert!(at_once >= least, "{at_once} of {}", 2 * piece.bytes.len());
     }
