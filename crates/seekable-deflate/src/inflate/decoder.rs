@@ -9,8 +9,7 @@ use super::{
 };
 use crate::BitOffset;
 
-/// The place of a decoder in its block. Together with the offset of the next bit, a decoder can
-/// resume from it.
+/// The place of a decoder in its block. With the offset of the next bit, it is enough to resume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
     /// Before the header of a block.
@@ -102,8 +101,8 @@ impl Decoder {
         self.halt = at;
     }
 
-    /// Makes later calls stop shortly before a limit, where the fast loops end. The careful loop
-    /// would need 1/20 of the time for 32 KiB to decode up to the limit.
+    /// Makes later calls stop shortly before a limit, where the fast loops end. From there to the
+    /// limit, the careful loop would need 1/20 of the time that 32 KiB take.
     pub(crate) fn stop_short(&mut self) {
         self.short = fast::OUTPUT_MARGIN;
     }

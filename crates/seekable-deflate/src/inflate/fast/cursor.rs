@@ -50,8 +50,8 @@ const _: () = assert!(MAX_MATCH + OVERRUN <= MARGIN && WIDEST <= MARGIN && LONG 
 /// The place of a loop in its input and output.
 ///
 /// Invariant: `next` and the 8 bytes after it lie in the chunk, and `out` and the `MARGIN` units
-/// after it lie in the output buffer. For this a loop must check `is_inside` before it refills or
-/// writes more than the two margins allow.
+/// after it lie in the output buffer. For this, a loop must check `is_inside` again before it
+/// refills or writes more than `INPUT_MARGIN` and `OUTPUT_MARGIN` allow.
 #[derive(Clone)]
 pub(super) struct Cursor<T> {
     /// The first input byte whose bits `count` does not include.
@@ -118,14 +118,14 @@ impl<T: Unit> Cursor<T> {
             self.chunk.contains(&self.next) && self.room.contains(&self.out.cast_const())
         );
         input.next = self.next.addr() - self.chunk.start.addr();
-        // No loop consumes all bits of a refill, so this does not underflow.
+        // No loop consumes all counted bits of a refill, so this does not underflow.
         input.count = (self.count & 63) - SPENT;
         input.buffer = (self.buffer >> SPENT) & ((1 << input.count) - 1);
         out.filled = self.filled();
     }
 
-    /// Calls `decode` with a copy of the cursor. The copy can stay in registers: a write through
-    /// `out` might change the original, but not a local variable.
+    /// Calls `decode` with a copy of the cursor. The compiler can keep the copy in registers,
+    /// because a write through `out` cannot change it.
     #[inline(always)]
     pub(super) fn copied<R>(&mut self, decode: impl FnOnce(&mut Self) -> R) -> R {
         let mut copy = self.clone();
@@ -164,8 +164,8 @@ impl<T: Unit> Cursor<T> {
         self.count |= 56;
     }
 
-    /// Removes the bits of an entry from the buffer. `count` may subtract the whole entry: its
-    /// fields above the lowest six bits are multiples of 64.
+    /// Removes the bits of an entry from the buffer. The whole entry is subtracted from `count`:
+    /// its fields above the lowest six bits change `count` only by multiples of 64.
     #[inline(always)]
     pub(super) fn consume(&mut self, entry: u32) {
         self.buffer >>= consumed(entry);

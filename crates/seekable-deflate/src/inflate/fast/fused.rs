@@ -9,7 +9,7 @@
 //! | bits  | meaning                                                                     |
 //! |-------|-----------------------------------------------------------------------------|
 //! | 0-5   | bits to consume: both codes and their extra bits                            |
-//! | 6-7   | `LITERAL`; `RARE`: a match of more than one copy; both bits: `ELSEWHERE`    |
+//! | 6-7   | `LITERAL`; `RARE`: a match that one copy cannot write; both: `ELSEWHERE`    |
 //! | 8-15  | length; in a rare match, length minus `SHORTEST`                            |
 //! | 16-23 | first literal; in a match, first buffer bit of the distance's extra bits    |
 //! | 24-31 | second literal; in a match, symbol of the distance (bits 27-31)             |
@@ -110,9 +110,9 @@ const SHORTEST: u32 = 3;
 pub(super) const MAKE_RARE: u32 = RARE.wrapping_sub(SHORTEST << 8);
 const _: () = assert!(MAX_MATCH as u32 - SHORTEST <= 0xff);
 
-/// The byte of an entry that holds its first literal. This offset is added to the source after the
-/// choice between literal and match, and to every distance to compensate: so the address of the
-/// entry can be used as it is.
+/// Offset in an entry of the byte that holds the first literal. `put_symbol` chooses between the
+/// address of the entry and the source of the match minus this offset, and then adds the offset to
+/// either.
 const FIRST_LITERAL: usize = 2;
 const _: () = assert!(cfg!(target_endian = "little"), "entries are read as bytes");
 
@@ -131,7 +131,7 @@ pub(super) struct Parts<'a> {
     /// symbol, but at most 127; 16-19: code length; 27-31: the symbol. For a distance that is not
     /// in the main table: bit 15, and a code length of 15.
     pub(super) distances: [u32; 1 << DISTANCE_BITS],
-    /// Length of the longest match that is not rare: what one copy writes.
+    /// Length of the longest match that is not rare: the number of units that one copy writes.
     pub(super) longest: u32,
 }
 

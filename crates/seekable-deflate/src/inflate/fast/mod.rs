@@ -23,7 +23,7 @@ pub(super) use cursor::OUTPUT_MARGIN;
 use processor::{Any, Processor};
 pub(crate) use unit::Unit;
 
-/// The loop that decodes the symbols of the current block, and the data of that loop.
+/// The choice of the loop that decodes the current block, and the data of the fast loops.
 pub(super) struct Fast {
     /// The loop of the current block. `None` until a fast loop first runs in the block.
     chosen: Option<Loop>,
