@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::Fault;
 use crate::{BitOffset, ReadAt};
 
-/// The most encoded bytes read at once. They stay in the core's own cache until they are decoded.
+/// The most encoded bytes read at once: few enough to stay in the core's own cache until decoded.
 pub(crate) const CHUNK: u64 = 64 << 10;
 
 /// A place in the encoded stream, with the bytes read from there on.

@@ -64,10 +64,11 @@ impl Matches {
         self.end = self.end.min(at);
     }
 
-    /// The references to bytes before decoded byte `before` by the matches that start in `range`.
-    /// For each: how many bytes before `before` it starts, and how many of its bytes are before
-    /// `before`. Both arguments count from the start of the output. `before` must not be after the
-    /// start of `range`, and may be negative. `None` if the list ends before the end of `range`.
+    /// The bytes before decoded byte `before` to which the matches that start in `range` refer. For
+    /// each such match: the number of bytes from the start of its source to `before`, and how many
+    /// of its source bytes are before `before`. Both arguments are in bytes from the start of the
+    /// output. `before` must not be after the start of `range`, and may be negative. `None` if the
+    /// list ends before the end of `range`.
     pub(crate) fn reaching_back(
         &self,
         range: Range<usize>,
