@@ -1,8 +1,8 @@
 //! The inodes of one generation of an archive: a block of consecutive numbers.
 //!
-//! An inode that the kernel refers to takes 9 bytes, with the others of its chunk of 64; a chunk
-//! without such inodes takes none. This matters because one large archive may lie under many names.
-//! The node of an inode is built each time it is asked for.
+//! A chunk of 64 inodes takes 9 bytes an inode if the kernel refers to any of them, else none. This
+//! matters because one large archive may lie under many names. The node of an inode is built each
+//! time it is needed.
 
 use std::fmt;
 
@@ -12,24 +12,25 @@ pub(super) type NodeOf<N> = Box<dyn Fn(u32) -> N + Send + Sync>;
 /// Inodes whose memory is allocated and freed together.
 const CHUNK: u32 = 64;
 
-/// The inodes of a block, by their places in it.
+/// The inodes of a block. The place of an inode is its index in the block.
 pub(super) struct Block<N> {
     len: u32,
     node_of: NodeOf<N>,
-    /// Chunks with live inodes, in the order of their places. A vector, because most archives have one
-    /// chunk, and a map would take more than that. Inserting is cheap enough: a million members that are
-    /// looked up in any order move at most half a MiB for each of 15,000 chunks.
+    /// Chunks with live inodes, in the order of their places. A vector, because most archives have
+    /// one chunk, for which a map would take more memory. Inserting is cheap enough: while a
+    /// million members are looked up in any order, each of the 15,000 chunks that are inserted
+    /// moves at most half a MiB.
     chunks: Vec<Chunk>,
-    /// Threads that are about to look inodes up.
+    /// How many threads are about to look up inodes in this block.
     pub users: usize,
 }
 
 struct Chunk {
-    /// Its first place over `CHUNK`.
+    /// The place of the first inode, divided by `CHUNK`.
     number: u32,
-    /// Inodes with a lookup count above zero.
+    /// How many inodes have a lookup count above zero.
     live: u32,
-    /// A bit for each inode: whether it has been opened.
+    /// One bit for each inode: whether it was opened since the kernel refers to it.
     opened: u64,
     lookups: Box<[u64]>,
 }
@@ -39,7 +40,7 @@ impl<N> Block<N> {
         Self { len, node_of, chunks: Vec::new(), users: 0 }
     }
 
-    /// How many numbers it has.
+    /// How many inode numbers the block has.
     pub fn len(&self) -> u32 {
         self.len
     }
@@ -66,7 +67,8 @@ impl<N> Block<N> {
         *lookups += 1;
     }
 
-    /// Where the chunk of `place` is, or would be.
+    /// The index in `chunks` of the chunk of `place`; `Err` with the index to insert it at if there
+    /// is none.
     fn find(&self, place: u32) -> Result<usize, usize> {
         self.chunks.binary_search_by_key(&(place / CHUNK), |chunk| chunk.number)
     }
@@ -76,15 +78,15 @@ impl<N> Block<N> {
         Some(&mut self.chunks[at])
     }
 
-    /// What the inode at `place` stands for, if the kernel refers to it.
+    /// The node of the inode at `place`, if the kernel refers to the inode.
     pub fn get(&self, place: u32) -> Option<N> {
         let chunk = &self.chunks[self.find(place).ok()?];
         let lookups = chunk.lookups.get((place % CHUNK) as usize)?;
         (*lookups > 0).then(|| (self.node_of)(place))
     }
 
-    /// Notes that the inode at `place` is opened. Returns whether this is its first open since the
-    /// kernel refers to it.
+    /// Notes that the inode at `place` is opened. Returns whether this is the first open since the
+    /// kernel refers to the inode.
     pub fn open(&mut self, place: u32) -> bool {
         let Some(chunk) = self.chunk(place) else { return false };
         let bit = 1 << (place % CHUNK);
@@ -93,7 +95,7 @@ impl<N> Block<N> {
         is_first
     }
 
-    /// The kernel drops `count` references.
+    /// The kernel drops `count` references to the inode at `place`.
     pub fn forget(&mut self, place: u32, count: u64) {
         let Ok(at) = self.find(place) else { return };
         let chunk = &mut self.chunks[at];
@@ -119,14 +121,14 @@ impl<N> Block<N> {
         self.chunks.is_empty() && self.users == 0
     }
 
-    /// About how many bytes it takes, without those that `node_of` holds.
+    /// About how many bytes of memory the block takes, without those that `node_of` holds.
     pub fn memory(&self) -> u64 {
         let chunks = size_of::<Chunk>() * self.chunks.capacity();
         let lookups = size_of::<u64>() * CHUNK.min(self.len) as usize * self.chunks.len();
         (size_of::<Self>() + chunks + lookups) as u64
     }
 
-    /// How many inodes live, and the sum of their lookup counts.
+    /// The number of live inodes, and the sum of their lookup counts.
     #[cfg(test)]
     pub fn count(&self) -> (usize, u64) {
         let live: u32 = self.chunks.iter().map(|chunk| chunk.live).sum();

@@ -1,7 +1,7 @@
 //! The containers that are open, within limits of number and memory.
 //!
-//! Whether a file is a container is remembered for its generation: a directory of archives is listed
-//! again without opening any, and a file that is not an archive is not parsed each time.
+//! Remembers for the generation of a file whether it is a container. So a directory of archives can
+//! be listed again without opening them, and a file that is not an archive is not parsed each time.
 
 use std::{
     fs::{self, File},
@@ -25,14 +25,16 @@ use crate::{
     sync::Mutex,
 };
 
-/// A file that takes more memory, in bytes, is slow to open: an archive of some 3,000 members, or one that
-/// asks for a quarter of a million directories in a MiB of names, which takes most of a second.
+/// A file whose container takes more bytes of memory than this is slow to open: an archive of some
+/// 3,000 members, or one whose names (1 MiB in all) make a quarter of a million directories, which
+/// takes most of a second.
 const SLOW: u64 = 256 << 10;
 
-/// A file that takes more memory, in bytes, is heavy: an archive of some 50,000 members.
+/// A file whose container takes more bytes of memory than this is heavy: an archive of some 50,000
+/// members.
 const HEAVY: u64 = 4 << 20;
 
-/// How long a file is refused after there was no memory to open it.
+/// How long opening a file is refused after there was not enough memory for it.
 const REFUSED: Duration = Duration::from_secs(5);
 
 /// Most files that are refused at the same time.
@@ -41,25 +43,25 @@ const MOST_REFUSED: NonZeroUsize = NonZeroUsize::new(1 << 10).expect("not zero")
 /// A container, or why the file is not one.
 pub(super) type Found = Result<Arc<OpenContainer>, Arc<archive::Error>>;
 
-/// A file by its device, its inode number, and the suffix of the format that its name says: one
-/// file may have several names.
+/// Device and inode number of a file, and the suffix of the format by the file's name. The suffix
+/// is part of the key because one file may have several names.
 type FileKey = (Device, u64, &'static str);
 
-/// What is known of files.
+/// Facts about files, by file; the least recently used are dropped.
 type Remembered<T> = Mutex<LruCache<FileKey, Known<T>>>;
 
 /// The containers that are open.
 #[derive(Debug)]
 pub(super) struct Containers {
-    /// Each holds a file descriptor.
+    /// Open containers; each holds a file descriptor.
     open: Remembered<Arc<OpenContainer>>,
     /// Files that are not containers, and why.
     plain: Remembered<Arc<archive::Error>>,
-    /// Files that there was no memory for: when, and the reason.
+    /// Files for which there was not enough memory: the time, and the reason.
     refused: Remembered<(Instant, String)>,
     /// Budget for all open containers, in bytes.
     memory: u64,
-    /// How much of it is in use.
+    /// How much of that budget is in use, in bytes.
     used: AtomicU64,
     /// Held while a heavy file is parsed, which takes a multiple of the memory that it keeps.
     parsing: Mutex<()>,
@@ -71,7 +73,8 @@ struct Known<T> {
     what: T,
 }
 
-/// How many files are remembered that are not containers: 150 bytes each, at most 350.
+/// How many files that are not containers are remembered. Each takes some 150 bytes of memory, at
+/// most 350.
 const PLAIN: NonZeroUsize = NonZeroUsize::new(1 << 16).expect("not zero");
 
 /// The key of the file with this generation.
@@ -80,7 +83,7 @@ fn key_of(generation: &Generation, format: &Format) -> FileKey {
 }
 
 impl Containers {
-    /// At most `files` of them, and `memory` bytes.
+    /// Keeps at most `files` containers open, with a budget of `memory` bytes.
     pub fn new(files: NonZeroUsize, memory: u64) -> Self {
         Self {
             open: Mutex::new(LruCache::new(files)),
@@ -92,8 +95,8 @@ impl Containers {
         }
     }
 
-    /// Closes containers whose file has no name any more: they cannot be looked up, and while they are
-    /// open their bytes stay on the disk. Open handles keep theirs.
+    /// Closes containers whose file was removed: they cannot be looked up, and while they are open
+    /// their bytes stay on the disk. Open handles keep their containers open.
     pub fn close_removed(&self) {
         let open: Vec<_> =
             self.open.lock().iter().map(|(key, known)| (*key, known.what.clone())).collect();
@@ -111,8 +114,8 @@ impl Containers {
         }
     }
 
-    /// Closes the least recently used containers that no handle holds, until `bytes` are free.
-    /// Returns how many bytes they took.
+    /// Closes the least recently used containers that no handle holds, until `bytes` of memory are
+    /// free. Returns how many bytes that freed.
     pub fn give_up(&self, bytes: u64) -> u64 {
         let mut given = 0;
         let mut closed = Vec::new();
@@ -143,7 +146,7 @@ impl Containers {
         closed.is_some()
     }
 
-    /// What the file that `stat` is of turned out to be, if that is known.
+    /// Whether the file of this `stat` is a container, if that is known.
     pub fn known(&self, stat: &Stat, format: &Format) -> Option<Found> {
         let generation = stat.generation();
         let key = key_of(&generation, format);
@@ -162,7 +165,7 @@ impl Containers {
         if renamed != known.generation || known.what.container().source().check().is_err() {
             return None;
         }
-        // Unless it was closed meanwhile.
+        // Another thread may have closed or replaced it meanwhile.
         if let Some(entry) = self.open.lock().peek_mut(&key)
             && Arc::ptr_eq(&entry.what, &known.what)
         {
@@ -171,14 +174,14 @@ impl Containers {
         Some(Ok(known.what))
     }
 
-    /// Whether anything is known of the file with these numbers, in whatever generation.
+    /// Whether it is known for any generation of this file whether it is a container.
     pub fn remembers(&self, dev: Device, ino: u64, format: &Format) -> bool {
         let key = (dev, ino, format.suffix());
         self.open.lock().contains(&key) || self.plain.lock().contains(&key)
     }
 
-    /// Whether a file is a container, and the stat of the file that was examined. Opens it with `open`
-    /// if it is not known. `warn` is called once with a warning for the log.
+    /// Whether a file is a container, and the stat of the examined file. Opens the file with `open`
+    /// if that is not known. Calls `warn` at most once, with a warning for the log.
     pub fn find(
         &self,
         stat: Stat,
@@ -192,13 +195,13 @@ impl Containers {
             return Ok((found, stat));
         }
         self.check_refused(&stat, format)?;
-        // `stat` was taken a moment ago; what counts is the file that is opened.
+        // The file may have been replaced after `stat` was taken: use the stat of the opened file.
         let (file, stat) = open()?;
         Ok((self.examine(file, &stat, format, server, waits, warn)?, stat))
     }
 
-    /// Fails if there was no memory to open the file a moment ago. Without this, listing a directory of
-    /// such files would parse each of them in vain.
+    /// Fails if there was not enough memory for the file in the last `REFUSED`. Without this,
+    /// listing a directory of such files would parse each of them in vain.
     fn check_refused(&self, stat: &Stat, format: &Format) -> io::Result<()> {
         let generation = stat.generation();
         let mut refused = self.refused.lock();
@@ -212,8 +215,8 @@ impl Containers {
         }
     }
 
-    /// Whether an open file is a container; `stat` has just been taken of it. If it is slow to parse, a
-    /// caller that does not wait gets `WouldBlock`.
+    /// Whether an open file is a container. `stat` must have been taken of that open file. If
+    /// parsing would be slow, a caller that does not wait gets `WouldBlock`.
     pub fn examine(
         &self,
         file: File,
@@ -274,7 +277,7 @@ impl Containers {
         }
     }
 
-    /// Whether `used` is the memory of the open containers.
+    /// Whether `used` equals the memory of the open containers.
     #[cfg(test)]
     pub fn is_counted_right(&self) -> bool {
         let open = self.open.lock();
@@ -282,13 +285,13 @@ impl Containers {
         sum == self.used.load(Ordering::Relaxed)
     }
 
-    /// Calls `work` with each that is open.
+    /// Calls `work` with each open container.
     pub fn for_each(&self, work: impl Fn(&OpenContainer)) {
         let open: Vec<_> = self.open.lock().iter().map(|(_, known)| known.what.clone()).collect();
         open.iter().for_each(|container| work(container));
     }
 
-    /// Closes the least recently used containers until the budget is kept.
+    /// Closes the least recently used containers until the others are within the budget.
     fn shrink(&self) {
         self.shrink_to(self.memory);
     }
@@ -321,12 +324,12 @@ fn parse(
     format.parse(Arc::new(source), tail, &mut grow)
 }
 
-/// Whether a file has no name any more. The cached attributes of a network filesystem are enough:
-/// asking its server about thousands of files would take seconds. Some filesystems do not count
-/// links, so /proc, which is slower, decides.
+/// Whether a file was removed. The cached attributes of a network filesystem are enough: asking its
+/// server about thousands of files would take seconds. Some filesystems do not count links, so the
+/// slower /proc is asked too.
 fn is_removed(file: &File) -> bool {
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
-    // A file that cannot be asked is not known to be gone.
+    // If statx(2) fails, the file counts as not removed.
     rustix::fs::statx(file, c"", flags, StatxFlags::NLINK).is_ok_and(|stat| stat.stx_nlink == 0)
         && fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))
             .is_ok_and(|path| path.as_os_str().as_bytes().ends_with(b" (deleted)"))

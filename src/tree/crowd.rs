@@ -1,9 +1,11 @@
-//! Chooses names that the kernel is asked to forget, when its inodes take a quarter of the memory limit.
+//! Chooses names that the kernel is asked to forget, once inodes take a quarter of the memory
+//! limit.
 //!
-//! The kernel keeps each name that was looked up until it lacks memory itself. Until then the tree has
-//! to keep the inode: 300 bytes for a file, 700 for an archive. A program that walks over a million
-//! files needs few of them again. The tree does not know which, so names are chosen at random. An open
-//! file stays open, and its name gets the same inode number when it is looked up again.
+//! The kernel keeps each name that was looked up until the kernel itself lacks memory. Until then
+//! the tree has to keep the inode: 300 bytes for a file, 700 for an archive. A program that walks
+//! over a million files needs few of those inodes again. The tree does not know which, so names are
+//! chosen at random. An open file stays open, and its name gets the same inode number at the next
+//! lookup.
 
 use std::{
     collections::HashMap,
@@ -18,10 +20,10 @@ use super::{
 };
 use crate::archive::DirId;
 
-/// Most bytes of an inode whose path is not long.
+/// An inode takes at most this many bytes of memory, unless its path is long.
 const LARGE_INODE: u64 = 1 << 10;
 
-/// Names that are chosen at once. Forgetting them takes some milliseconds.
+/// How many names are chosen at once. To forget them takes some milliseconds.
 const AT_ONCE: u64 = 1 << 14;
 
 /// A multiplier that spreads numbers over 64 bits (2^64 divided by the golden ratio).
@@ -34,8 +36,8 @@ impl Tree {
         self.too_many().is_some()
     }
 
-    /// The part of all inodes to forget, in units of 2^-32, so that three sixteenths of the limit are left;
-    /// `None` if they are few enough.
+    /// The fraction of all inodes to forget, in units of 2^-32, so that the remaining inodes take
+    /// three sixteenths of the memory limit; `None` if inodes take at most a quarter of it.
     fn too_many(&self) -> Option<u64> {
         let limit = self.settings.serve.memory_limit;
         let things = self.inodes.things() as u64;
@@ -48,8 +50,9 @@ impl Tree {
         (memory > limit / 4).then(|| part.min((AT_ONCE << 32) / things))
     }
 
-    /// Names to forget, each with the inode of its directory: files that are not open, and archives, with
-    /// which the kernel forgets all names in them. Each `round` chooses others. Reads the source.
+    /// Names to forget, each with the inode of its directory. They are names of files that are not
+    /// open, and of archives: with the name of an archive the kernel forgets all names in it. Each
+    /// `round` chooses other names. Reads the source.
     #[must_use]
     pub fn names_to_forget(&self, round: u64) -> Vec<(Ino, OsString)> {
         let Some(part) = self.too_many() else { return Vec::new() };
@@ -71,7 +74,7 @@ impl Tree {
         named.collect()
     }
 
-    /// The path in the source and the name in the mount of an inode that may be forgotten.
+    /// The path in the source and the name in the mount, if the inode may be forgotten.
     fn name_of(&self, node: &Node) -> Option<(PathBuf, OsString)> {
         let (path, name) = match node {
             Node::Source(node) if node.kind == Kind::File && node.open_file().is_none() => {

@@ -1,4 +1,4 @@
-//! Why an operation fails, and the errno that says so.
+//! The errors of the tree's operations, and the errno for each.
 
 use std::{fmt, io, sync::Arc};
 
@@ -24,27 +24,27 @@ pub enum FsError {
     NotASymlink,
     /// There is no such extended attribute.
     NoAttribute,
-    /// The user, or all users together, have as many files open as they may.
+    /// The limit of open files is reached, for this user or for all users together.
     TooManyOpen,
     /// The mount is read-only.
     ReadOnly,
-    /// The mode does not allow it.
+    /// The mode bits do not allow the access.
     NotPermitted,
-    /// The inode stands for a generation or a file that is no longer under its name. The kernel
-    /// then looks the name up again.
+    /// The file or generation of the inode is no longer under its name. The kernel then looks the
+    /// name up again.
     Stale,
-    /// The file that is mounted alone is not an archive.
+    /// The single file that is mounted is not an archive.
     NotAnArchive(Arc<archive::Error>),
-    /// Bytes of a member cannot be had.
+    /// Bytes of a member cannot be read or decoded.
     Content(serve::Failure),
-    /// A large archive has to be opened first, by a caller that can wait.
+    /// A large archive must be opened first. Repeat the call on a thread that may wait.
     Heavy,
-    /// The source failed.
+    /// An operation on the source failed.
     Io(io::Error),
 }
 
 impl FsError {
-    /// The errno that the kernel gets. Chosen here and nowhere else.
+    /// The errno for the kernel. It is chosen here and nowhere else.
     #[must_use]
     pub fn errno(&self) -> i32 {
         let errno = match self {
@@ -73,7 +73,7 @@ impl FsError {
         errno.raw_os_error()
     }
 
-    /// Whether the file may exist, and it is not known what it is.
+    /// Whether the error does not tell if the file is an archive: the file was not opened.
     #[must_use]
     pub fn leaves_open(&self) -> bool {
         match self {
@@ -83,7 +83,7 @@ impl FsError {
         }
     }
 
-    /// Whether the source failed, beyond what it may answer to any request.
+    /// Whether the source failed (EIO, ENOMEM). Other errors are normal replies to a request.
     #[must_use]
     pub fn is_of_source(&self) -> bool {
         let errnos = [Errno::IO, Errno::NOMEM].map(Errno::raw_os_error);
@@ -91,7 +91,7 @@ impl FsError {
     }
 }
 
-/// The errno for a failure that is not damage.
+/// The errno for an I/O error, which does not mean that the file is damaged.
 fn of_kind(error: &io::Error) -> Errno {
     match error.kind() {
         io::ErrorKind::FileTooLarge => Errno::FBIG,

@@ -1,4 +1,5 @@
-//! Open files. Directories have no handles: the cookie alone tells where a listing continues.
+//! Open files. Directories have no handles: a listing continues at the cookie that the kernel
+//! sends.
 
 use std::{
     collections::HashMap,
@@ -20,7 +21,7 @@ pub struct HandleId(pub u64);
 pub enum Handle {
     /// A member of a container.
     Member(OpenFile),
-    /// A file of the source that is no archive.
+    /// A file of the source that is not an archive.
     Plain(PlainFile),
 }
 
@@ -32,22 +33,22 @@ pub(super) struct Handles {
     holders: Mutex<Holders>,
 }
 
-/// Which user holds which files open, so that no user takes all descriptors.
+/// Counts the descriptors of each user's open files, so that no user takes all descriptors.
 #[derive(Debug)]
 struct Holders {
-    /// For each descriptor, by the address of its owner: the user who opened it first, and the number
-    /// of its handles.
+    /// For each descriptor, by the address of its owner: the user who opened it first, and how many
+    /// handles use it.
     by_file: HashMap<usize, (u32, usize)>,
     /// The number of descriptors of each user.
     by_user: HashMap<u32, usize>,
-    /// Most descriptors of all users together, and of one.
+    /// The most descriptors that all users together may hold, and that one user may hold.
     most: usize,
     most_of_one_user: usize,
 }
 
 impl Handles {
-    /// Handles hold at most half of `descriptors`, and those of one user three eighths. All handles of
-    /// one file, or of one container, hold one descriptor.
+    /// Handles may hold at most half of `descriptors`, and the handles of one user at most three
+    /// eighths. All handles of one file, or of one container, share one descriptor.
     pub fn new(descriptors: u64) -> Self {
         let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
         let holders = Holders {
@@ -75,7 +76,7 @@ impl Handles {
     }
 
     pub fn remove(&self, id: HandleId) {
-        // Dropped outside the lock: it may close files.
+        // The handle is dropped after the lock is released, because that may close files.
         let handle = self.open.write().remove(&id);
         let Some(handle) = handle else { return };
         self.holders.lock().give_back(handle.file());
@@ -123,8 +124,8 @@ impl Holders {
 }
 
 impl Handle {
-    /// Gives `asker` the bytes from `offset`, at most `size`, and fewer only at the end. `reply` is
-    /// called before this returns if the bytes are available, else from another thread.
+    /// Reads at most `size` bytes from `offset` for `asker`, fewer only at the end of the file.
+    /// `reply` is called before this returns if the bytes are available, else from another thread.
     pub fn read(
         &self,
         asker: Asker,
@@ -143,7 +144,7 @@ impl Handle {
         }
     }
 
-    /// The address of the owner of the descriptor that this handle keeps open.
+    /// The address of the open file or container that owns the descriptor of this handle.
     fn file(&self) -> usize {
         match self {
             Self::Plain(PlainFile(file)) => Arc::as_ptr(file).addr(),

@@ -1,8 +1,9 @@
 //! Keeps the kernel's references to inodes.
 //!
 //! An inode lives while its lookup count is above zero, the root always. Two live inodes never have
-//! the same number, so a page cached for one is never shown for another. While an inode lives, its key
-//! gives the same number; `number` makes sure that it does so afterwards.
+//! the same number, so a page cached for one is never shown for another. While an inode lives, its
+//! key gives the same number. The module `number` makes sure that the key gives the same number
+//! afterwards.
 //!
 //! The inodes of an archive have their numbers in one block: entering 10,000 members does not hash
 //! 10,000 keys or allocate 10,000 nodes.
@@ -25,18 +26,18 @@ impl Ino {
     pub const ROOT: Self = Self(1);
 }
 
-/// Bytes of what all inodes of an archive share: its version, and what its `Weak` keeps of the archive
-/// that was closed.
+/// About how many bytes the data that all inodes of an archive share takes: the archive's
+/// `Version`, and the memory that a `Weak` reference keeps after the archive was closed.
 const VERSION: usize = 300;
 
-/// Bytes of the path that a key and a node share, and of the counts beside it, as a typical one has.
+/// About how many bytes a typical path and its reference counts take. A key and its node share one.
 const PATH: usize = 96;
 
 /// The inodes that the kernel refers to.
 #[derive(Debug)]
 pub(super) struct Inodes<K, N> {
     table: Mutex<Table<K, N>>,
-    /// Notified when a first open is over.
+    /// Notified when the first open of an inode ends.
     opened: Condvar,
 }
 
@@ -44,9 +45,9 @@ pub(super) struct Inodes<K, N> {
 struct Table<K, N> {
     by_number: HashMap<Ino, Entry<K, N>>,
     by_key: HashMap<Arc<K>, Ino>,
-    /// By their first numbers. No number of a block is in `by_number`.
+    /// The blocks, by their first inode numbers. No number of a block is in `by_number`.
     blocks: BTreeMap<Ino, (Arc<K>, Block<N>)>,
-    /// Inodes that are being opened for the first time.
+    /// Inodes whose first open has begun and has not ended.
     opening: HashSet<Ino>,
 }
 
@@ -81,9 +82,9 @@ impl<K: Eq + Hash, N> Inodes<K, N> {
         }
     }
 
-    /// The inode of `key`, made from `node` if there is none, with the first of `numbers` that is
-    /// free; its lookup count goes up by one. Call it before the reply is sent: the moment it is,
-    /// another thread may be serving the FORGET.
+    /// The inode of `key`; its lookup count goes up by one. If there is none yet, it is made from
+    /// `node` and gets the first free number of `numbers`. Call this before the reply is sent: as
+    /// soon as the reply is sent, another thread may serve the FORGET.
     pub fn look_up<I: Iterator<Item = Ino>>(
         &self,
         key: K,
@@ -108,9 +109,9 @@ impl<K: Eq + Hash, N> Inodes<K, N> {
         (ino, entry.node.clone())
     }
 
-    /// The block of `key`, which stays while the result is kept. `make` says how many numbers it
-    /// has, and what each stands for, if there is none yet; it then begins with the first of
-    /// `numbers` from which all are free.
+    /// The block of `key`, which lives at least as long as the result. If there is none yet, `make`
+    /// returns how many numbers the block has and the function that builds their nodes; the block
+    /// starts at the first of `numbers` from which on that many numbers are free.
     pub fn block<I: Iterator<Item = Ino>>(
         &self,
         key: K,
@@ -136,7 +137,8 @@ impl<K: Eq + Hash, N> Inodes<K, N> {
         InBlock { inodes: self, first }
     }
 
-    /// Does `work` if `ino`, one of a block, is opened for the first time; others wait for that.
+    /// Calls `work` if `ino`, an inode of a block, is opened for the first time. Other threads that
+    /// open the same inode meanwhile wait until `work` has returned.
     pub fn at_first_open(&self, ino: Ino, work: impl FnOnce()) {
         let mut table = self.table.lock();
         while table.opening.contains(&ino) {
@@ -172,7 +174,7 @@ impl<K: Eq + Hash, N> Inodes<K, N> {
         }
     }
 
-    /// How many inodes and blocks of them there are.
+    /// The number of blocks and of inodes outside blocks, without the root.
     pub fn things(&self) -> usize {
         self.table.lock().by_key.len()
     }
@@ -182,7 +184,8 @@ impl<K: Eq + Hash, N> Inodes<K, N> {
         self.table.lock().by_key.get(key).copied()
     }
 
-    /// The nodes of the inodes whose number `is_meant`; of a block only the first.
+    /// The nodes of the inodes for whose number `is_meant` returns `true`. Of a block, only its
+    /// first number is considered.
     pub fn some(&self, is_meant: impl Fn(Ino) -> bool) -> Vec<Arc<N>> {
         let table = self.table.lock();
         let single = table.by_number.iter().filter(|(ino, _)| is_meant(**ino));
@@ -192,10 +195,10 @@ impl<K: Eq + Hash, N> Inodes<K, N> {
         single.chain(first).collect()
     }
 
-    /// Bytes in use, about.
+    /// About how many bytes of memory are in use.
     pub fn memory(&self) -> u64 {
         let table = self.table.lock();
-        // By capacity: the maps keep the room of entries that were removed.
+        // By capacity, since the maps keep the memory of removed entries.
         let single = size_of::<(Ino, Entry<K, N>)>() + size_of::<(Arc<K>, Ino)>();
         let things = size_of::<K>() + size_of::<N>() + PATH;
         let capacity = table.by_number.capacity().max(table.by_key.capacity());
@@ -214,7 +217,7 @@ impl<K: Eq + Hash, N> Inodes<K, N> {
     }
 }
 
-/// A first open of an inode. Threads that wait for it continue when it is dropped.
+/// The first open of an inode. Threads that wait for that open continue when this value is dropped.
 struct Opening<'a, K: Eq + Hash, N> {
     inodes: &'a Inodes<K, N>,
     ino: Ino,
@@ -228,14 +231,15 @@ impl<K: Eq + Hash, N> Drop for Opening<'_, K, N> {
 }
 
 impl<K: Eq + Hash, N> Table<K, N> {
-    /// The block that `ino` lies in, with its first number and the place in it.
+    /// The block that contains `ino`, with the first number of the block and the place of `ino` in
+    /// it.
     fn block_of(&mut self, ino: Ino) -> Option<(Ino, u32, &mut Block<N>)> {
         let (first, (_, block)) = self.blocks.range_mut(..=ino).next_back()?;
         let place = u32::try_from(ino.0 - first.0).ok().filter(|place| *place < block.len())?;
         Some((*first, place, block))
     }
 
-    /// Whether a block of `len` numbers from `first` on would overlap no other block.
+    /// Whether the `len` numbers from `first` on overlap no existing block.
     fn has_room(&self, first: Ino, len: u32) -> bool {
         let end = Ino(first.0.saturating_add(len.max(1).into()));
         let before = self.blocks.range(..end).next_back();
@@ -264,7 +268,7 @@ impl<K: Eq + Hash, N> Table<K, N> {
     }
 }
 
-/// A block in use.
+/// Keeps a block alive while a thread looks up inodes in it.
 #[derive(Debug)]
 pub(super) struct InBlock<'a, K: Eq + Hash, N> {
     inodes: &'a Inodes<K, N>,
@@ -272,7 +276,7 @@ pub(super) struct InBlock<'a, K: Eq + Hash, N> {
 }
 
 impl<K: Eq + Hash, N> InBlock<'_, K, N> {
-    /// The inode at `place`, one of the block's; its lookup count goes up by one, as by
+    /// The inode at `place` in the block; its lookup count goes up by one, as with
     /// [`Inodes::look_up`].
     pub fn look_up(&self, place: u32) -> Ino {
         if let Some((_, block)) = self.inodes.table.lock().blocks.get_mut(&self.first) {
@@ -281,7 +285,7 @@ impl<K: Eq + Hash, N> InBlock<'_, K, N> {
         self.number(place)
     }
 
-    /// The number that the inode at `place` has, or would have if it were looked up.
+    /// The inode number of `place`, whether or not the inode was looked up.
     pub fn number(&self, place: u32) -> Ino {
         Ino(self.first.0 + u64::from(place))
     }
@@ -407,7 +411,7 @@ mod tests {
                 told.send("second").unwrap();
             });
             has_come.recv().unwrap();
-            // If it did not wait, it would have sent by now.
+            // Gives the second thread time to send, if it wrongly does not wait.
             (0..1000).for_each(|_| std::thread::yield_now());
             was_early = order.try_recv().is_ok();
             // Another inode does not wait.

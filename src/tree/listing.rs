@@ -1,9 +1,10 @@
-//! What directories list.
+//! Lists directories.
 //!
-//! A reader continues after the cookie of the entry that it saw last. It needs no handle, so the
-//! kernel sends no messages to open and close directories. The entries of an archive never change:
-//! there a cookie is a position. In a source directory a name keeps its cookie while other names come
-//! and go: a file that exists throughout a listing is listed exactly once, as readdir(3) promises.
+//! The kernel continues a listing after the cookie of the last entry that it received. A listing
+//! needs no handle, so the kernel sends no messages to open and close directories. The entries of
+//! an archive never change: the cookie of an entry is its position. In a source directory, a name
+//! keeps its cookie while other names come and go: a file that exists throughout a listing is
+//! listed exactly once, as readdir(3) promises.
 
 use std::{
     collections::HashMap,
@@ -36,32 +37,35 @@ use crate::{
 pub struct Listed<'a> {
     /// Its name.
     pub name: &'a OsStr,
-    /// What it stands for; `None` for a file called `.npz` that nobody has opened yet, and that was
-    /// not looked up now.
+    /// The kind of file; `None` for a file called `.npz` that has not been opened yet, so that it
+    /// is not known whether it is an archive.
     pub kind: Option<Kind>,
-    /// The position after this entry, where a reader continues.
+    /// The position after this entry. Pass it to `read_directory` to continue there.
     pub cookie: u64,
-    /// Its inode number, where that is known without looking it up: in archives.
+    /// Its inode number, if the entry is in an archive. In a source directory a lookup finds the
+    /// number.
     pub number: Option<Ino>,
-    /// Its inode and attributes, if they were asked for. The kernel then owes one `forget`.
+    /// Its inode and attributes, if the caller asked for lookups. The kernel then owes one
+    /// `forget`.
     pub looked_up: Option<(Ino, Attr)>,
 }
 
-/// Takes one entry, or says that there is no room for it.
+/// Takes one entry; returns `false` if the reply has no room for it.
 type Show<'a> = dyn FnMut(Listed<'_>) -> bool + 'a;
 
 /// `.` and `..`, and their cookies.
 const DOTS: [(&str, u64); 2] = [(".", 1), ("..", 2)];
 
-/// The cookie of the last of them.
+/// The cookie of `..`, the last entry before the names of the directory.
 const FIRST: u64 = 2;
 
-/// Entries whose files are opened together: at most 64 are opened that then find no room in the reply.
+/// How many files are opened together. So at most 64 files are opened in vain if the reply has no
+/// room for their entries.
 const OPENED_TOGETHER: usize = 64;
 
 impl Tree {
-    /// Shows the entries of a directory after `cookie` to `show`, until it has no more room: `.` and
-    /// `..` first, and each with its inode if `look_up`.
+    /// Passes the entries of a directory after `cookie` to `show`, until `show` returns `false`.
+    /// The first two are `.` and `..`. If `look_up`, each other entry is looked up too.
     ///
     /// # Errors
     /// `NoInode`, `NotADirectory`, `Stale`, or what the source says.
@@ -72,24 +76,25 @@ impl Tree {
         look_up: bool,
         show: &mut Show<'_>,
     ) -> Result<(), FsError> {
-        // Names are listed even when there is no memory for inodes.
+        // If there is no memory for inodes, names are listed without lookups.
         let look_up = look_up && self.server.check_memory().is_ok();
-        // Whatever can fail comes before the first entry: a reader takes an error after it for the
-        // end of the directory.
+        // Every step that can fail is done before the first entry is shown: programs take an error
+        // after an entry for the end of the directory.
         match &*self.node(ino)? {
             Node::Source(node) if node.kind == Kind::Directory => {
                 let path = node.path();
                 let mut at = self.source.open_directory(&path)?;
                 let device = node.id.dev;
                 let listing = self.listing(ino, &at, device, cookie)?;
-                // A listing does not wait for large archives to be opened.
+                // A listing does not wait for the opening of large archives.
                 at.waits = false;
                 if show_dots(cookie, show) {
                     self.show_source(&at, device, &listing, cookie, look_up, show);
                 }
             }
             Node::ArchiveRoot => {
-                // Empty while the archive is incomplete or missing; the attribute `state` says why.
+                // The directory is empty while the archive is incomplete or missing; the attribute
+                // `state` holds the reason.
                 let Ok((version, archive)) = self.root_version() else {
                     show_dots(cookie, show);
                     return Ok(());
@@ -115,8 +120,8 @@ impl Tree {
         look_up: bool,
         show: &mut Show<'_>,
     ) -> Result<(), FsError> {
-        // One stat for all entries. It is not checked whether the file was overwritten: if so, this is
-        // the directory as it was, and opening its entries is ESTALE.
+        // One stat for all entries. Whether the file was overwritten is not checked: if it was, the
+        // directory is listed as it was before, and opening an entry fails with ESTALE.
         let stat = look_up.then(|| stat_of(archive.source())).transpose()?;
         let inodes = self.inodes_of(version, archive);
         if !show_dots(cookie, show) {
@@ -170,8 +175,9 @@ impl Tree {
         }
     }
 
-    /// The entry of a name in a source directory; `None` if there is no such file any more. `opened`
-    /// is what the file turned out to be, if that is known. Else it is found out, if `open`.
+    /// The entry of a name in a source directory; `None` if the file no longer exists. `opened` is
+    /// the result of opening the file, if it was opened already. If it was not, and `open` is set,
+    /// this opens it.
     fn listed<'a>(
         &self,
         at: &SourceDir<'_>,
@@ -193,12 +199,13 @@ impl Tree {
                     listed.kind = Some(attr.kind);
                     listed.looked_up = Some((ino, attr));
                 }
-                // The file exists, and may be a directory in the mount.
+                // The file exists, and its kind is not known: the mount may show it as a directory.
                 Err(error) if error.leaves_open() => {
                     listed.kind = kind.filter(|_| name.archive.is_none());
                 }
-                // Removed since the names were read, or in a directory that may be listed but not
-                // searched: readdir(3) shows no entry without an inode either.
+                // The file was removed since the names were read, or the directory may be listed
+                // but not searched. The entry is left out: readdir(3) does not show entries without
+                // an inode either.
                 Err(_) => return None,
             }
         } else if let Some(format) = name.archive {
@@ -214,7 +221,7 @@ impl Tree {
         Some(listed)
     }
 
-    /// A name in a directory of the source was looked up.
+    /// Notes that `name` in the source directory `parent` was looked up.
     pub(super) fn note_lookup(&self, parent: Ino, name: &OsStr) {
         if Format::of(name).is_some_and(Format::is_directory)
             && let Some(listing) = self.listings.get(parent)
@@ -223,8 +230,8 @@ impl Tree {
         }
     }
 
-    /// Shows an entry. If there is no room for it, its lookup is taken back: the kernel does not know
-    /// of it.
+    /// Shows an entry. If the reply has no room for the entry, its lookup is undone, because the
+    /// kernel does not learn of it.
     fn offer(&self, listed: Listed<'_>, show: &mut Show<'_>) -> bool {
         let looked_up = listed.looked_up.map(|(ino, _)| ino);
         let shown = show(listed);
@@ -239,7 +246,7 @@ impl Tree {
     /// Whether the file `name` is a container of `format`.
     ///
     /// # Errors
-    /// When there is no memory to find out.
+    /// When there is not enough memory to open the file.
     fn is_container(
         &self,
         at: &SourceDir<'_>,
@@ -254,7 +261,8 @@ impl Tree {
         }
     }
 
-    /// The names of a source directory: read anew at the start of a listing, the same ones later.
+    /// The names of a source directory. They are read again at the start of a listing (`cookie` 0)
+    /// and kept for the rest of it.
     fn listing(
         &self,
         ino: Ino,
@@ -280,7 +288,7 @@ impl Tree {
             reserved.push(self.server.reserve_memory(NAMES_AT_ONCE as u64 * NAME_MEMORY)?);
             Ok(())
         })?;
-        // In byte order, so that looking one up is a binary search.
+        // In byte order, for the binary search in `has`.
         names.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         let has = |name: &OsStr| names.binary_search_by(|entry| (*entry.0).cmp(name)).is_ok();
         let beside = self.settings.layout == Layout::Beside;
@@ -291,7 +299,7 @@ impl Tree {
                 Some(kind) => *kind,
                 None => match at.stat(name) {
                     Ok(stat) => stat.kind(),
-                    // Gone since the directory was read.
+                    // The file was removed since the directory was read.
                     Err(_) => continue,
                 },
             };
@@ -302,7 +310,8 @@ impl Tree {
                 let directory = beside::directory_of(name);
                 match format.shown_name(name) {
                     None if !beside => archive = Some(format),
-                    // One that there is no memory for has many members: it is taken for an archive.
+                    // If there is not enough memory to open the file, it is taken for an archive
+                    // with many members.
                     None if !has(&directory)
                         && self.is_container(at, name, format).unwrap_or(true) =>
                     {
@@ -324,8 +333,8 @@ impl Tree {
         Ok(shown)
     }
 
-    /// Opens the files on whose content it depends which names are shown, unless it is known. What
-    /// they are is remembered.
+    /// Opens the files whose content decides which names are shown, unless that content is known
+    /// already. `containers` remembers the results.
     fn open_what_decides(&self, at: &SourceDir<'_>, device: Device, names: &[SourceName]) {
         let beside = self.settings.layout == Layout::Beside;
         let unknown = |(name, ino, kind): &SourceName| {
@@ -335,7 +344,7 @@ impl Tree {
             is_unknown.then(|| (name.clone(), format))
         };
         let unknown: Vec<_> = names.iter().filter_map(unknown).collect();
-        // Each is open until all of its part are.
+        // In parts, because the files of one part stay open until the last of them is opened.
         for part in unknown.chunks(OPENED_TOGETHER) {
             let rows = part.iter().enumerate();
             let rows = rows.map(|(row, (name, format))| (row, name.clone(), *format));
@@ -344,7 +353,7 @@ impl Tree {
     }
 }
 
-/// Shows those of `.` and `..` that come after `cookie`.
+/// Shows `.` and `..` if their cookies are after `cookie`. Returns `false` if there is no room.
 fn show_dots(cookie: u64, show: &mut Show<'_>) -> bool {
     DOTS.iter().filter(|dot| dot.1 > cookie).all(|&(name, cookie)| {
         let name = OsStr::new(name);
@@ -357,9 +366,10 @@ fn show_dots(cookie: u64, show: &mut Show<'_>) -> bool {
 pub(super) struct Name {
     pub name: OsString,
     kind: Kind,
-    /// The format of a file that may turn out to be an archive, and so a directory.
+    /// The format by the file's name, if the file may be an archive and so a directory in the
+    /// mount.
     pub archive: Option<&'static Format>,
-    /// The inode number of such a file.
+    /// The inode number of the file in the source; 0 for names that the mount adds.
     pub ino: u64,
     cookie: u64,
 }
@@ -374,15 +384,17 @@ impl Name {
 #[derive(Debug)]
 pub(super) struct Listing {
     pub names: Vec<Name>,
-    /// Whether one of its archives was looked up. Then a program that lists the directory probably
-    /// wants to know what the other files are, and opening them together is cheaper.
+    /// Whether a file of the directory that may be an archive was looked up. Then the program that
+    /// lists the directory probably wants to know the kinds of the other files too, and opening
+    /// them together is cheaper.
     kinds_wanted: AtomicBool,
-    /// The next cookie to give: greater than all that were given.
+    /// The cookie for the next new name: greater than every cookie given before.
     next: u64,
 }
 
 impl Listing {
-    /// Names of `before` keep their cookies; new names come after all of them.
+    /// Makes a listing of `names`. Names that are in `before` keep their cookies; new names get
+    /// cookies after all of those.
     fn new(mut names: Vec<Name>, before: Option<&Self>) -> Self {
         let known: HashMap<&OsStr, u64> = before
             .iter()
@@ -405,13 +417,14 @@ impl Listing {
     }
 }
 
-/// What a name takes in bytes while a directory is read: 152 if it has 24 bytes at most.
+/// Bytes of memory for one name while a directory is read: 152 for a name of up to 24 bytes,
+/// rounded up.
 const NAME_MEMORY: u64 = 160;
 
-/// Names that are kept of listings that may be read on: some 16 MiB.
+/// How many names the kept listings may have in all. They take some 16 MiB.
 const KEPT: usize = 1 << 18;
 
-/// The listings of the directories that were listed last, by inode.
+/// The most recent listings of source directories, by inode, and the number of their names.
 #[derive(Debug)]
 pub(super) struct Listings(Mutex<(LruCache<Ino, Arc<Listing>>, usize)>);
 
@@ -429,7 +442,8 @@ impl Listings {
     fn put(&self, ino: Ino, listing: Arc<Listing>) {
         let mut kept = self.0.lock();
         let (listings, names) = &mut *kept;
-        // Each counts for one at least, so that the number of empty ones is bounded too.
+        // Each listing counts as one name more than it has, so that the number of empty listings is
+        // bounded too.
         *names += listing.names.len() + 1;
         let mut old = listings.put(ino, listing);
         while old.is_some() || (*names > KEPT && listings.len() > 1) {

@@ -1,6 +1,7 @@
-//! The file tree the user sees: which names there are, what they stand for, what they hold.
+//! The file tree that the user sees: its names, the kinds of its files, and their contents.
 //!
-//! The promises are in docs/semantics.md. Needs no /dev/fuse: all of it can be called from a test.
+//! docs/semantics.md describes what the tree guarantees. It needs no /dev/fuse: tests can call all
+//! of it.
 #![forbid(unsafe_code)]
 
 mod attr;
@@ -39,7 +40,7 @@ pub use source::{PlainFile, Source};
 pub use tree::{Opened, Opening, Tree};
 pub use xattr::Xattr;
 
-/// Where archives are shown.
+/// Under which names archives are shown as directories.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Layout {
     /// `foo.npz` itself is the directory.
@@ -49,15 +50,15 @@ pub enum Layout {
     Beside,
 }
 
-/// What a user can set about the tree and how it is served.
+/// Settings of the tree, and of how its contents are served.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Where archives are shown.
+    /// Under which names archives are shown as directories.
     pub layout: Layout,
-    /// How long the kernel may keep names and attributes.
+    /// How long the kernel may use names and attributes without asking again.
     pub ttl: Duration,
-    /// Most containers that are kept open, each with a file descriptor; no more than a quarter of
-    /// the descriptors that the process may have.
+    /// The most containers that are kept open, each with a file descriptor. At most a quarter of
+    /// the descriptors that the process may have are used for them.
     pub open_archives: u64,
     /// How contents are served.
     pub serve: serve::Settings,
@@ -68,7 +69,7 @@ impl Default for Settings {
         Self {
             layout: Layout::Replace,
             ttl: Duration::from_secs(1),
-            // So many that a walk over thousands does not drop their indexes.
+            // Enough for a walk over thousands of archives without dropping their indexes.
             open_archives: 16 << 10,
             serve: serve::Settings::default(),
         }

@@ -1,4 +1,4 @@
-//! What an inode stands for.
+//! The nodes of the tree: the file, directory or member of each inode.
 
 use std::{
     fs::File,
@@ -13,51 +13,52 @@ use crate::{
     sync::Mutex,
 };
 
-/// What an inode stands for. Paths are relative to the source.
+/// The file, directory or member of an inode. Paths are relative to the source.
 #[derive(Debug)]
 pub(super) enum Node {
     /// A file of the source, shown as it is.
     Source(SourceNode),
-    /// The root, where a single archive is mounted: always its newest generation.
+    /// The root of a mount of a single archive: always the newest generation of the archive.
     ArchiveRoot,
-    /// A directory in an archive, its root or one below.
+    /// A directory in an archive, which may be the root of the archive.
     ArchiveDir(Arc<Version>, DirId),
-    /// A member of a container, in an archive or shown in the container's place.
+    /// A member of an archive, or a member that is shown in the place of its container.
     Member(Arc<Version>, MemberId),
 }
 
 /// Identifies an inode; all inodes of an archive have one key.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Key {
-    /// A file or directory that has one path, which may change.
+    /// A file or directory that has one path only. A rename changes the path but not the key.
     Source(FileId),
-    /// One that may have others.
+    /// A file or directory, under one path, that may have other paths too.
     SourceAt(Arc<Path>, FileId),
-    /// With the numbers of its directories and members.
+    /// An archive, with its number of directories and its number of members.
     Archive(Arc<VersionKey>, (u32, u32)),
     /// The member that is shown in the place of its container.
     OnlyMember(Arc<VersionKey>),
 }
 
-/// A generation of a container under a path. Without ctime, which a rename changes too.
+/// Identifies a generation of a container under a path. Does not include the ctime, because a
+/// rename changes it.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub(super) struct VersionKey {
     pub path: Arc<Path>,
     pub id: FileId,
     pub size: u64,
     pub mtime: Timestamp,
-    /// What the archive's directory says, hashed.
+    /// A checksum of the start and the end of the file (`SourceFile::fingerprint`).
     pub fingerprint: u64,
 }
 
 /// A file of the source, shown as it is.
 #[derive(Debug)]
 pub(super) struct SourceNode {
-    /// Where it was seen last: it may be renamed.
+    /// The path at the last lookup; the file may have been renamed since then.
     path: Mutex<Arc<Path>>,
     pub id: FileId,
     pub kind: Kind,
-    /// The file that the handles of this inode share while there are any.
+    /// The open file that all handles of this inode share.
     open: Mutex<Weak<File>>,
 }
 
@@ -66,12 +67,12 @@ impl SourceNode {
         Self { path: Mutex::new(path), id, kind, open: Mutex::default() }
     }
 
-    /// Its path within the source, where it was seen last.
+    /// The path within the source at the last lookup.
     pub fn path(&self) -> Arc<Path> {
         self.path.lock().clone()
     }
 
-    /// It was seen at `path`.
+    /// Notes that the file was found at `path`.
     pub fn seen_at(&self, path: &Arc<Path>) {
         let mut known = self.path.lock();
         if *known != *path {
@@ -79,12 +80,13 @@ impl SourceNode {
         }
     }
 
-    /// The file that is open already.
+    /// The open file, if a handle has it open.
     pub fn open_file(&self) -> Option<Arc<File>> {
         self.open.lock().upgrade()
     }
 
-    /// Shares `file` among handles; one that is there already goes first.
+    /// Shares `file` among the handles of this inode. If a handle already has the file open,
+    /// returns that one instead.
     pub fn share(&self, file: File) -> Arc<File> {
         let mut open = self.open.lock();
         open.upgrade().unwrap_or_else(|| {
@@ -96,7 +98,7 @@ impl SourceNode {
 }
 
 /// One generation of a container under one path. The container may be closed while no handle holds
-/// it, and is opened again if the file still exists.
+/// it; it is then reopened on demand if the file still exists.
 #[derive(Debug)]
 pub(super) struct Version {
     pub key: Arc<VersionKey>,
@@ -113,7 +115,8 @@ impl Version {
         Self { key, format, container: Mutex::new(Arc::downgrade(container)) }
     }
 
-    /// The open container; `reopen` must give this very generation.
+    /// The open container. If it is closed, `reopen` is called, which must return the same
+    /// generation.
     pub fn open<E>(
         &self,
         reopen: impl FnOnce() -> Result<Arc<OpenContainer>, E>,

@@ -1,14 +1,15 @@
-//! Which inode numbers things get.
+//! Chooses inode numbers.
 //!
-//! The number of a file is computed from the file itself. So it is the same after the kernel has
-//! forgotten it, in the next mount, and on other hosts that see the same source: backup programs
-//! compare numbers to recognise files. A plain file or directory has its number in the source.
-//! Members, and files that cannot have that number (hard links, other filesystems within the source),
-//! have a hash of what identifies them.
+//! The inode number of a file is computed from the file itself. So the number is the same after the
+//! kernel has forgotten the inode, in the next mount, and on other hosts that mount the same
+//! source: backup programs compare inode numbers to recognise files. A plain file or directory has
+//! the same number as in the source. Members have a hash of the data that identifies them, and so
+//! have files that cannot keep the source's number (hard links, other filesystems within the
+//! source).
 //!
-//! Each file has a sequence of numbers and gets the first that is free. It is nearly always the very
-//! first: another is needed only if two hashes of 61 bits are equal, or if a file has the number of a
-//! removed one that is still in use.
+//! Each file has a sequence of numbers and gets the first free one. That is nearly always the first
+//! of the sequence: another is needed only if two hashes of 61 bits are equal, or if a file has the
+//! number of a removed file that is still in use.
 
 use std::{os::unix::ffi::OsStrExt, path::Path};
 
@@ -17,19 +18,20 @@ use sha2::{Digest, Sha256};
 use super::{Ino, attr::FileId, node::VersionKey};
 use crate::archive::{Format, Timestamp};
 
-/// The smallest hash: no known filesystem has inode numbers that large.
+/// The smallest number that is a hash. No known filesystem has inode numbers that large.
 const HASHED: u64 = 1 << 62;
 
-/// The smallest number of archives, which have many numbers in a row.
+/// The smallest inode number of archives. An archive has many consecutive numbers.
 const BLOCKS: u64 = HASHED | 1 << 61;
 
-/// How many numbers either kind may begin at. An archive has less than 2^32 of them.
+/// How many first numbers there are, for single hashes and for archives each. An archive has fewer
+/// than 2^32 numbers, so that its last one is in range too.
 const RANGE: u64 = (1 << 61) - (1 << 32);
 
-/// Stands for a number that is not known where names are listed (libfuse's FUSE_UNKNOWN_INO).
+/// Listings contain this instead of an unknown inode number (libfuse's FUSE_UNKNOWN_INO).
 pub(super) const UNKNOWN: u64 = 0xffff_ffff;
 
-/// The numbers of a file of the source; `has_own` if it may have that of the source.
+/// The sequence of numbers for a file of the source. Starts with the source's number if `has_own`.
 pub(super) fn of_source(id: FileId, path: &Path, has_own: bool) -> impl Iterator<Item = Ino> {
     let is_usable = has_own && id.ino > Ino::ROOT.0 && id.ino < HASHED && id.ino != UNKNOWN;
     let own = is_usable.then_some(Ino(id.ino));
@@ -40,18 +42,19 @@ pub(super) fn of_source(id: FileId, path: &Path, has_own: bool) -> impl Iterator
     own.into_iter().chain((0..).map(hash))
 }
 
-/// The numbers of the member of a container of `format` that is shown in its place.
+/// The sequence of numbers for the member that is shown in the place of its container.
 pub(super) fn of_only_member(format: &Format, key: &VersionKey) -> impl Iterator<Item = Ino> {
     let kind = format.suffix().trim_start_matches('.');
     (0..).map(move |attempt| Ino(HASHED + of_version(kind, key, attempt) % RANGE))
 }
 
-/// The first numbers of an archive.
+/// The sequence of numbers that the block of an archive may start at.
 pub(super) fn of_archive(key: &VersionKey) -> impl Iterator<Item = Ino> {
     (0..).map(|attempt| Ino(BLOCKS + of_version("archive", key, attempt) % RANGE))
 }
 
-/// Without the birth time, which some hosts see of a network filesystem and others do not.
+/// Hashes the generation of a container, without the birth time: on a network filesystem some hosts
+/// see birth times and others do not.
 fn of_version(kind: &str, key: &VersionKey, attempt: u64) -> u64 {
     let Timestamp { seconds, nanoseconds } = key.mtime;
     let numbers = [key.id.ino, key.size, seconds as u64, nanoseconds.into(), key.fingerprint];
@@ -104,7 +107,7 @@ mod tests {
         assert_eq!(next[0], first(of_source(file(77), path, false)));
     }
 
-    /// Backups have stored them: a later release must give the same.
+    /// Backups have stored these numbers: later releases must compute the same.
     #[test]
     fn numbers_stay_the_same() {
         let key = VersionKey {

@@ -1,7 +1,7 @@
 //! Opens the files of a listing on several threads at once, just before they are shown.
 //!
-//! Files of which something is known are not opened here. A file that cannot be opened is left out:
-//! looking its name up tells why.
+//! A file is not opened if it is known whether it is a container. A file that cannot be opened is
+//! left out: a lookup of its name reports the reason.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -28,29 +28,30 @@ use crate::{
     sync::{Condvar, Mutex},
 };
 
-/// Archives for which another thread is woken: opening one takes about 10 us, waking a thread 5 to 30.
+/// One more thread is woken for each this many files: opening an archive takes about 10 us, waking
+/// a thread 5 to 30 us.
 const WORTH_A_THREAD: usize = 16;
 
-/// A larger file, in bytes, may have a directory of 100,000 members and more.
+/// A file of more bytes than this is not opened: it may have 100,000 members and more.
 const LARGE: u64 = 8 << 20;
 
-/// What the files of some rows of a listing turned out to be, in the order of the rows.
+/// The opened files of some rows of a listing, in the order of the rows.
 pub(super) type FoundRows = std::iter::Peekable<std::vec::IntoIter<FoundRow>>;
 
-/// A row, and what its file turned out to be.
+/// A row, whether its file is a container, and the file's stat.
 pub(super) type FoundRow = (usize, Found, Stat);
 
-/// A row whose file is to be opened, with the name and the format of the file.
+/// A row whose file is to be opened, and the name and the format of the file.
 type Row = (usize, OsString, &'static Format);
 
-/// The files to open, for all threads that open some of them.
+/// The files to open. Shared by the threads that open them.
 struct RowsToOpen {
     containers: Arc<Containers>,
     server: Arc<Server>,
     directory: OwnedFd,
     path: Arc<Path>,
     rows: Vec<Row>,
-    /// The first of `rows` that no thread has begun with.
+    /// Index of the first of `rows` that no thread has taken yet.
     next: AtomicUsize,
     done: Mutex<OpenedRows>,
     changed: Condvar,
@@ -58,12 +59,13 @@ struct RowsToOpen {
 
 struct OpenedRows {
     found: Vec<FoundRow>,
-    /// How many of `rows` have been opened or left out.
+    /// How many of `rows` are done: opened or left out.
     over: usize,
 }
 
 impl Tree {
-    /// Opens those of these rows that may be archives, and of whose files nothing is known.
+    /// Opens the files of those of `rows` that may be archives, unless it is known whether they
+    /// are.
     pub(super) fn open_unknown_rows(
         &self,
         at: &SourceDir<'_>,
@@ -80,7 +82,7 @@ impl Tree {
         self.open_rows(at, rows.filter_map(unknown).collect())
     }
 
-    /// Opens files in `at`.
+    /// Opens the files `rows` of the directory `at`, on several threads.
     pub(super) fn open_rows(&self, at: &SourceDir<'_>, rows: Vec<Row>) -> FoundRows {
         let directory = if rows.is_empty() { None } else { at.try_clone() };
         let Some(directory) = directory else { return Vec::new().into_iter().peekable() };
@@ -106,7 +108,7 @@ impl Tree {
 }
 
 impl RowsToOpen {
-    /// Opens one row after the other that no thread has begun with.
+    /// Takes one row after the other and opens its file, until no row is left.
     fn help(&self) {
         while let Some((row, name, format)) =
             self.rows.get(self.next.fetch_add(1, Ordering::Relaxed))
@@ -118,7 +120,8 @@ impl RowsToOpen {
 
     fn open(&self, row: usize, name: &OsStr, format: &Format) -> Option<FoundRow> {
         let (file, stat) = open_regular(&self.directory, name).ok()?;
-        // It may take much memory, and files that are opened together stay open until they are shown.
+        // Parsing a large file may take much memory, and files that are opened together stay open
+        // until they are shown.
         if stat.generation().size > LARGE {
             return None;
         }
@@ -127,7 +130,7 @@ impl RowsToOpen {
         Some((row, found, stat))
     }
 
-    /// Waits for the rows that other threads have begun with, not for threads that have not begun.
+    /// Waits until all rows are done. Does not wait for threads that have not taken any row.
     fn wait(&self) -> FoundRows {
         let mut done = self.done.lock();
         while done.over < self.rows.len() {
@@ -139,7 +142,8 @@ impl RowsToOpen {
     }
 }
 
-/// A row that a thread opens. It counts as done even if that panics: `wait` would wait for ever.
+/// A row that a thread has taken. It counts as done even if opening it panics: else `wait` would
+/// never return.
 struct RowTurn<'a> {
     work: &'a RowsToOpen,
     found: Option<FoundRow>,

@@ -1,4 +1,4 @@
-//! What names stand for, and how they get inodes.
+//! Resolves names to files, members and directories, and gives them inodes.
 
 use std::{ffi::OsStr, io, path::Path, sync::Arc};
 
@@ -18,22 +18,24 @@ use crate::{
     serve::OpenContainer,
 };
 
-/// What a name stands for: a file of the source by its path, or the container in it.
+/// The file of the source that a name resolves to, with its path. `Container` if it is shown as an
+/// archive or as a member.
 enum Resolved {
     Source(Arc<Path>, Stat),
     Container(Arc<Path>, Stat, &'static Format, Arc<OpenContainer>),
 }
 
 impl Tree {
-    /// What `name` in the directory `parent` stands for. The kernel then owes one `forget`.
+    /// Looks up `name` in the directory `parent`. The kernel then owes one `forget`.
     ///
     /// # Errors
-    /// `NotFound`, `NotADirectory`, `Stale`, or what the source says.
+    /// `NotFound`, `NotADirectory`, `Stale`, or an error of the source.
     pub fn lookup(&self, parent: Ino, name: &OsStr) -> Result<(Ino, Attr), FsError> {
         self.lookup_now(parent, name, true)
     }
 
-    /// The same; if a large archive has to be opened for it, only if the caller `waits`.
+    /// As [`lookup`](Self::lookup). If that requires opening a large archive, it is opened only if
+    /// the caller `waits`; else the error is `Heavy`.
     ///
     /// # Errors
     /// As `lookup`, and `Heavy`.
@@ -64,7 +66,7 @@ impl Tree {
         }
     }
 
-    /// What `name` in a directory of the source stands for.
+    /// Looks up `name` in a directory of the source.
     pub(super) fn lookup_at(
         &self,
         at: &SourceDir<'_>,
@@ -73,7 +75,7 @@ impl Tree {
         Ok(self.enter(self.resolve(at, name)?))
     }
 
-    /// The inode of a listed file that turned out to be an archive, or not to be one.
+    /// Gives an inode to a listed file. `found` tells whether the file is an archive.
     pub(super) fn enter_found(
         &self,
         at: &SourceDir<'_>,
@@ -103,7 +105,7 @@ impl Tree {
         Ok(enter_entry(&inodes, version, archive, &stat, entry))
     }
 
-    /// The inodes of a generation of an archive, for entering some of them.
+    /// The block of inodes of one generation of an archive, to look up some of them.
     pub(super) fn inodes_of(
         &self,
         version: &Arc<Version>,
@@ -143,7 +145,8 @@ impl Tree {
                         return Ok(Resolved::Container(path(), stat, format, open));
                     }
                 }
-                // The file gives way to its member, unless another file has the member's name.
+                // The file is not shown, because its member is, unless another file has the
+                // member's name.
                 Some(member) => {
                     if at.stat(member).is_err()
                         && self.container_at(at, name, format, stat)?.0.is_ok()
@@ -156,7 +159,8 @@ impl Tree {
         Ok(Resolved::Source(path(), stat))
     }
 
-    /// What `name` stands for where the source has no such name.
+    /// Resolves a `name` that the source does not have: a directory beside an archive, or a member
+    /// shown in the place of its container.
     fn resolve_derived(&self, at: &SourceDir<'_>, name: &OsStr) -> Result<Resolved, FsError> {
         let beside = beside::archive_of(name)
             .filter(|_| self.settings.layout == Layout::Beside)
@@ -173,11 +177,12 @@ impl Tree {
         Err(FsError::NotFound)
     }
 
-    /// The container in the file called `name`, or why there is none: also because the file cannot
-    /// be read.
+    /// The container in the file called `name`, or the reason why there is none. A file that cannot
+    /// be read is not a container either.
     ///
     /// # Errors
-    /// When there is no memory to find out, or it would take long and `at` does not wait.
+    /// When there is not enough memory to open the file, or opening it would take long and `at`
+    /// does not wait.
     pub(super) fn container_at(
         &self,
         at: &SourceDir<'_>,
@@ -264,7 +269,7 @@ impl Tree {
         version.open(|| self.reopen(version, waits))
     }
 
-    /// Opens a container again that was closed, if its path still holds that generation.
+    /// Reopens a container that was closed, if its path still holds the same generation.
     fn reopen(&self, version: &Version, waits: bool) -> Result<Arc<OpenContainer>, FsError> {
         let key = &version.key;
         let (directory, name) = split(&key.path);
@@ -282,7 +287,7 @@ impl Tree {
     }
 }
 
-/// The inode and the attributes of an entry of an archive, whose file `stat` is of.
+/// Looks up an entry of an archive. `stat` is that of the archive file.
 pub(super) fn enter_entry(
     inodes: &InBlock<'_, Key, Node>,
     version: &Version,
@@ -304,7 +309,7 @@ pub(super) fn enter_entry(
     (ino, of_version(&version.key, attr))
 }
 
-/// A path within the source as its directory and its name there.
+/// Splits a path within the source into its directory and its name there.
 pub(super) fn split(path: &Path) -> (&Path, &OsStr) {
     (path.parent().unwrap_or(Path::new("")), path.file_name().unwrap_or_default())
 }
@@ -312,7 +317,7 @@ pub(super) fn split(path: &Path) -> (&Path, &OsStr) {
 /// stat of the regular file `name`.
 fn file_at(at: &SourceDir<'_>, name: &OsStr) -> Result<Stat, FsError> {
     let stat = match at.stat(name) {
-        // The name that was asked for is shorter than this one, and is not there.
+        // `name` is longer than the name that the kernel looked up, which does not exist.
         Err(error) if error.kind() == io::ErrorKind::InvalidFilename => {
             return Err(FsError::NotFound);
         }
@@ -336,8 +341,8 @@ pub(super) fn stat_of(source: &SourceFile) -> Result<Stat, FsError> {
     Ok(source::stat_of(source.file())?)
 }
 
-/// Attributes as they were for this generation: should the file have been overwritten, a new mtime
-/// on the old inode would make the kernel drop pages that are still right.
+/// `attr` with the mtime of this generation. If the file has been overwritten, a new mtime on the
+/// old inode would make the kernel drop pages that are still right.
 pub(super) fn of_version(key: &VersionKey, attr: Attr) -> Attr {
     Attr { mtime: key.mtime, ..attr }
 }

@@ -1,8 +1,8 @@
 //! The source tree: the one file that touches the user's directories.
 //!
-//! All names are resolved beneath the directory that was opened before mounting, and never through
-//! a symbolic link, so that what is put there while we run cannot lead outside, nor into the mount
-//! that may lie on top.
+//! All names are resolved beneath the directory that was opened before mounting, and symbolic links
+//! are never followed. So no file that somebody adds while npzfs runs can lead outside the
+//! directory, or into the mount that may cover it.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -22,20 +22,20 @@ use rustix::{
 use super::attr::{Kind, Stat};
 use crate::{mounts, serve::is_out_of_descriptors};
 
-/// What is mounted. Open it before the mount covers it.
+/// The directory or the archive that is mounted. Open it before the mount covers it.
 #[derive(Debug)]
 pub struct Source {
-    /// The directory, or the one that the archive lies in.
+    /// The mounted directory, or the directory that contains the mounted archive.
     directory: OwnedFd,
-    /// The archive's name in it, if one archive is mounted.
+    /// The archive's name in `directory`, if a single archive is mounted.
     archive: Option<OsString>,
     shortage: Shortage,
 }
 
-/// Closes something that can be opened again; `false` if there is nothing.
+/// Closes a file that can be opened again; returns `false` if there is none.
 type GiveUp = Box<dyn Fn() -> bool + Send + Sync>;
 
-/// What to do when there is no descriptor left.
+/// The function to call when no descriptor is left.
 #[derive(Default)]
 struct Shortage(OnceLock<GiveUp>);
 
@@ -61,7 +61,8 @@ impl Source {
         if path.metadata()?.is_dir() {
             return Ok(Self::directory(open(path)?));
         }
-        // Through symbolic links now: later only the name in its own directory counts.
+        // Symbolic links are resolved now. Later the archive is opened by its name in its
+        // directory.
         let path = path.canonicalize()?;
         File::open(&path)?;
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
@@ -70,20 +71,20 @@ impl Source {
         Ok(Self { archive: Some(name.to_owned()), ..Self::directory(open(parent)?) })
     }
 
-    /// An open directory.
+    /// A source that is an open directory.
     #[must_use]
     pub fn directory(directory: OwnedFd) -> Self {
         Self { directory, archive: None, shortage: Shortage::default() }
     }
 
-    /// Calls `give_up`, once or more, when there is no descriptor left; it closes something that can
-    /// be opened again, or says that there is nothing.
+    /// From now on calls `give_up`, perhaps repeatedly, when no descriptor is left. It must close a
+    /// file that can be opened again, or return `false` if there is none.
     pub(super) fn on_shortage(&self, give_up: impl Fn() -> bool + Send + Sync + 'static) {
-        // There is one tree over a source, which sets it once.
+        // It cannot be set already: a source has one tree, which sets it once.
         let _ = self.shortage.0.set(Box::new(give_up));
     }
 
-    /// What `open` gives when it has a descriptor.
+    /// Calls `open`; while it fails for lack of a descriptor, closes files and calls it again.
     fn with_descriptor<T>(&self, open: impl Fn() -> io::Result<T>) -> io::Result<T> {
         loop {
             match open() {
@@ -113,16 +114,16 @@ impl Source {
         })
     }
 
-    /// Opens what lies in a filesystem that is mounted in the source; not if that is one of npzfs.
-    /// A server that asked a mount which asks it back would wait for itself, and not even SIGKILL
-    /// ends that.
+    /// Opens a file of another filesystem that is mounted in the source, unless that is a mount of
+    /// npzfs. Two npzfs servers that read each other's mounts would wait for each other, and not
+    /// even SIGKILL ends that.
     fn open_across(&self, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
         let mut directory = self.directory.try_clone()?;
         let mut mount = mounts::id_of(&directory)?;
         let mut components = path.components().peekable();
         while let Some(component) = components.next() {
             let name = Path::new(component.as_os_str());
-            // Crossing a mount by O_PATH asks nothing of it.
+            // With O_PATH, the kernel sends no request to the mount that is crossed.
             let next = open_beneath(
                 &directory,
                 name,
@@ -143,18 +144,18 @@ impl Source {
         Ok(directory)
     }
 
-    /// stat of `path`, the last component not followed.
+    /// stat of `path`. A symbolic link as the last component is not followed.
     pub(super) fn stat(&self, path: &Path) -> io::Result<Stat> {
         let file = self.open_at(path, OFlags::PATH | OFlags::NOFOLLOW)?;
         stat_of(&file)
     }
 
-    /// Opens the regular file `path` for reading, and says what stat(2) says of it.
+    /// Opens the regular file `path` for reading. Returns its stat too.
     pub(super) fn open_file(&self, path: &Path) -> io::Result<(File, Stat)> {
         regular(self.open_at(path, FOR_READING)?)
     }
 
-    /// Whether we may read, execute (search) `path`.
+    /// Checks whether npzfs may read or execute (search) `path`.
     pub(super) fn access(&self, path: &Path, read: bool, execute: bool) -> io::Result<()> {
         let mut access = Access::EXISTS;
         access.set(Access::READ_OK, read);
@@ -176,58 +177,60 @@ impl Source {
         Ok(OsString::from_vec(target.into_bytes()))
     }
 
-    /// The directory `path`, for a question about one name in it.
+    /// The directory `path`, to look up one name in it.
     pub(super) fn at<'a>(&'a self, path: &'a Path) -> SourceDir<'a> {
         SourceDir { source: self, path, open: None, waits: true }
     }
 
-    /// The directory `path`, opened once for questions about many names in it.
+    /// The directory `path`, opened once to look up many names in it.
     pub(super) fn open_directory<'a>(&'a self, path: &'a Path) -> io::Result<SourceDir<'a>> {
         let open = self.open_at(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW)?;
         Ok(SourceDir { source: self, path, open: Some(open), waits: true })
     }
 
-    /// What statvfs(2) says of the filesystem the source lies on.
+    /// The result of statvfs(2) for the filesystem of the source.
     pub(super) fn stat_vfs(&self) -> io::Result<StatVfs> {
         Ok(rustix::fs::fstatvfs(&self.directory)?)
     }
 }
 
-/// A name in a directory of the source, its inode number, and its kind where that is known.
+/// A name in a directory of the source, its inode number, and its kind if the directory holds it.
 pub(super) type SourceName = (OsString, u64, Option<Kind>);
 
-/// A directory of the source. Asking an open one for a name walks no path.
+/// A directory of the source. If it is open, names in it are resolved without walking its path.
 #[derive(Debug)]
 pub(super) struct SourceDir<'a> {
     source: &'a Source,
-    /// Relative to the source.
+    /// The directory's path within the source.
     pub path: &'a Path,
     open: Option<OwnedFd>,
-    /// Whether large archives are opened when they are asked for, which may take seconds.
+    /// Whether a lookup may open a large archive, which may take seconds.
     pub waits: bool,
 }
 
 impl SourceDir<'_> {
-    /// stat of `name`, not followed.
+    /// stat of `name`. A symbolic link is not followed.
     pub fn stat(&self, name: &OsStr) -> io::Result<Stat> {
         stat_of(self.open_at(name, OFlags::PATH | OFlags::NOFOLLOW)?)
     }
 
-    /// Opens the regular file `name` for reading, and says what stat(2) says of it.
+    /// Opens the regular file `name` for reading. Returns its stat too.
     pub fn open_file(&self, name: &OsStr) -> io::Result<(File, Stat)> {
         regular(self.open_at(name, FOR_READING)?)
     }
 
-    /// Another descriptor of it, if it is open.
+    /// Another descriptor of the directory, if it is open.
     pub fn try_clone(&self) -> Option<OwnedFd> {
         self.open.as_ref()?.try_clone().ok()
     }
 
-    /// The names in it but `.` and `..`, with their inode numbers, and their kinds where they are
-    /// known. Calls `grow` before each [`NAMES_AT_ONCE`] of them but the first.
+    /// The names in the directory except `.` and `..`, with their inode numbers, and with their
+    /// kinds if the directory holds them. Calls `grow` before it adds every [`NAMES_AT_ONCE`]-th
+    /// name.
     pub fn list(&self, mut grow: impl FnMut() -> io::Result<()>) -> io::Result<Vec<SourceName>> {
         let mut names = Vec::new();
-        // Not by its descriptor: what may be listed and not searched has no `.` either.
+        // By its path: opening `.` at its descriptor fails if the directory may be listed but not
+        // searched.
         let open = self.source.open_at(self.path, OFlags::RDONLY | OFlags::DIRECTORY)?;
         for entry in Dir::new(open)? {
             let entry = entry?;
@@ -255,20 +258,20 @@ impl SourceDir<'_> {
     }
 }
 
-/// Names of a directory between two questions whether there is memory for more.
+/// While a directory is read, memory is reserved each time after this many names.
 pub(super) const NAMES_AT_ONCE: usize = 1 << 16;
 
-/// NONBLOCK: should a fifo have taken a file's place, opening it must not wait.
+/// NONBLOCK: if a fifo has replaced the file, opening it must not wait.
 const FOR_READING: OFlags =
     OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
 
-/// Opens the regular file `name` in `directory` for reading, and says what stat(2) says of it; not
-/// if something is mounted there.
+/// Opens the regular file `name` in `directory` for reading. Returns its stat too. Fails if another
+/// filesystem is mounted at `name`.
 pub(super) fn open_regular(directory: &OwnedFd, name: &OsStr) -> io::Result<(File, Stat)> {
     regular(open_beneath(directory, Path::new(name), FOR_READING, ResolveFlags::NO_XDEV)?)
 }
 
-/// An opened file and what stat(2) says of it, if it is a regular one.
+/// The open file and its stat. Fails with ESTALE if it is not a regular file.
 fn regular(file: OwnedFd) -> io::Result<(File, Stat)> {
     let stat = stat_of(&file)?;
     if stat.kind() != Kind::File {
@@ -295,15 +298,16 @@ pub(super) fn stat_of(file: impl std::os::fd::AsFd) -> io::Result<Stat> {
     Ok(Stat(rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, mask)?))
 }
 
-/// An open file that is no archive; all handles of its inode share one.
+/// An open file that is not an archive. All handles of its inode share it.
 #[derive(Debug, Clone)]
 pub struct PlainFile(pub(super) Arc<File>);
 
 impl PlainFile {
-    /// Fills `buf` from `offset`, less only at the end of the file, and says how much.
+    /// Reads from `offset` into `buf`. Returns how many bytes were read: fewer than `buf` holds
+    /// only at the end of the file.
     ///
     /// # Errors
-    /// What pread(2) says.
+    /// The error of pread(2).
     pub fn read(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut done = 0;
         while done < buf.len() {

@@ -1,4 +1,4 @@
-//! Closes containers whose files have been removed: open, they would keep their bytes on the disk.
+//! Closes containers whose files were removed: while they are open, their bytes stay on the disk.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -7,15 +7,15 @@ use std::{
 
 use super::Tree;
 
-/// How long removed files may stay open while there are requests. An idle mount is not woken to
-/// close them.
+/// The interval between two sweeps while there are requests. An idle mount is not woken for a
+/// sweep.
 const EVERY: Duration = Duration::from_secs(10);
 
 /// The time of the last sweep.
 #[derive(Debug)]
 pub(super) struct Sweep {
     begin: Instant,
-    /// In milliseconds since the begin.
+    /// The time of the last sweep, in milliseconds after `begin`.
     last: AtomicU64,
 }
 
@@ -24,7 +24,7 @@ impl Sweep {
         Self { begin, last: AtomicU64::new(0) }
     }
 
-    /// Whether a sweep is due; `true` for one caller only.
+    /// Whether a sweep is due. Of several threads that call this at once, only one gets `true`.
     fn is_due(&self, now: Instant) -> bool {
         let now = now.saturating_duration_since(self.begin).as_millis() as u64;
         let last = self.last.load(Ordering::Relaxed);
@@ -34,7 +34,7 @@ impl Sweep {
 }
 
 impl Tree {
-    /// Closes removed files on another thread, if a sweep is due.
+    /// Starts a sweep on another thread, if one is due.
     pub(super) fn sweep(&self) {
         if self.sweep.is_due(Instant::now()) {
             let containers = self.containers.clone();

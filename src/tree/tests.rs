@@ -1,4 +1,4 @@
-//! The tree without /dev/fuse.
+//! Tests of the tree that need no /dev/fuse.
 
 mod bounds;
 mod crowd;
@@ -21,7 +21,7 @@ use crate::{
     serve::{self, Backing},
 };
 
-/// A source directory that goes with its value.
+/// A source directory. It is removed when the value is dropped.
 struct Dir(tempfile::TempDir);
 
 impl Dir {
@@ -37,7 +37,7 @@ impl Dir {
         fs::write(self.path(name), bytes).unwrap();
     }
 
-    /// A new file under the name, as rename(2) puts it there.
+    /// Puts a new file at `name` with rename(2).
     fn replace(&self, name: &str, bytes: &[u8]) {
         self.write(".new", bytes);
         fs::rename(self.path(".new"), self.path(name)).unwrap();
@@ -65,7 +65,7 @@ fn is_overwritten(error: &FsError) -> bool {
     matches!(error, FsError::Content(failure) if failure.error.is_overwritten())
 }
 
-/// What a directory lists behind `cookie`: names, cookies, kinds.
+/// Lists the entries of a directory after `cookie`: names, cookies, kinds.
 fn listed(tree: &Tree, ino: Ino, cookie: u64) -> Vec<(OsString, u64, Option<Kind>)> {
     let mut entries = Vec::new();
     let mut show = |entry: Listed<'_>| {
@@ -86,7 +86,7 @@ fn names(tree: &Tree, ino: Ino) -> BTreeMap<OsString, Kind> {
     entries.map(|(name, _, known)| (name.clone(), known.unwrap_or_else(|| kind(&name)))).collect()
 }
 
-/// Bytes that tell their place and their file.
+/// `len` words of 8 bytes. Each holds its own index and the low 16 bits of `stamp`.
 fn stamped(stamp: u64, len: usize) -> Vec<u8> {
     (0..len as u64).flat_map(|place| (place << 16 | (stamp & 0xffff)).to_le_bytes()).collect()
 }
@@ -102,7 +102,7 @@ impl Random {
     }
 }
 
-/// Opens a file, which compares a small member with its CRC-32 first.
+/// Opens a file. If the tree asks to verify the member first, this does so.
 fn open(tree: &Tree, ino: Ino) -> Opened {
     loop {
         match tree.open(ino, 0).unwrap() {
@@ -149,11 +149,11 @@ fn an_archive_is_a_directory_of_its_members() {
 #[test]
 fn many_who_read_noise_at_once_from_one_thread_get_their_bytes() {
     let dir = Dir::new();
-    // No matches, and codes of 7 and 8 bits.
+    // Random bytes below 150, so that DEFLATE finds no matches and uses codes of 7 and 8 bits.
     let mut random = Random(1);
     let plain: Vec<u8> = (0..3 << 20).map(|_| random.below(150) as u8).collect();
     dir.write("a.npz", &testing::zip(&[("x", &plain, true)]));
-    // Room for two spans.
+    // The cache has room for two spans.
     let serve = serve::Settings { threads: 1, cache_size: 600 << 10, ..Default::default() };
     let tree = dir.tree(Settings { serve, ..Settings::default() });
     let (archive, _) = tree.lookup(Ino::ROOT, name("a.npz")).unwrap();
@@ -207,7 +207,7 @@ fn an_overwritten_generation_gives_an_error_and_a_chance_to_look_again() {
 
     let error = read(&tree, handle, 2_000_000, 8).unwrap_err();
     assert!(is_overwritten(&error), "{error}");
-    // A new mtime would have the kernel drop pages that are still right.
+    // The mtime stays: a new one would make the kernel drop pages that are still right.
     assert_eq!(tree.getattr(x).unwrap().mtime, attr.mtime);
     assert!(matches!(tree.open(x, 0), Err(FsError::Stale)));
     assert!(matches!(tree.lookup(before, name("x")), Err(FsError::Stale)));
@@ -227,7 +227,7 @@ fn what_makes_no_sense_since_the_archive_was_overwritten_is_not_called_damage() 
         let failure = file.content().failure("read", damage);
         (failure.error.is_overwritten(), failure.repeats.is_some())
     };
-    // One line for each.
+    // Each failure is logged once.
     assert_eq!([failure(), failure()], [(false, true), (false, false)]);
     dir.write("a.npz", &testing::zip(&[("x", &stamped(2, 1000), true)]));
     assert_eq!([failure(), failure()], [(true, true), (true, false)]);
@@ -304,7 +304,7 @@ fn a_file_that_is_deleted_while_open_can_still_be_read_and_statted() {
 #[test]
 fn an_archive_that_was_closed_is_opened_again_with_the_same_inodes() {
     let dir = Dir::new();
-    // More than are kept open.
+    // More archives than are kept open.
     for number in 0..30 {
         let bytes = stamped(number, 10);
         dir.write(&format!("{number}.npz"), &testing::zip(&[("x", &bytes, false)]));
@@ -326,7 +326,7 @@ fn an_archive_that_was_closed_is_opened_again_with_the_same_inodes() {
 #[test]
 fn a_listing_with_inodes_says_what_lookups_say() {
     let dir = Dir::new();
-    // More than are opened together, and more than are kept open.
+    // More files than are opened together, and more than are kept open.
     for number in 0..300 {
         let bytes = match number % 4 {
             0 => b"no zip".to_vec(),
@@ -354,7 +354,7 @@ fn a_listing_with_inodes_says_what_lookups_say() {
             };
             assert_eq!(attr.kind, expected, "{name:?}");
             let (same, again) = tree.lookup(Ino::ROOT, &name).unwrap();
-            // Opening a file reads it.
+            // Opening the file reads it, so the atime may change.
             assert_eq!((same, Attr { atime: attr.atime, ..again }), (ino, attr), "{name:?}");
             tree.forget(ino, 2);
         }
@@ -457,7 +457,7 @@ fn an_archive_that_is_closed_while_it_is_looked_up_is_counted_once() {
     for _ in 0..4000 {
         dir.write("a.npz", &archive);
         tree.lookup(Ino::ROOT, name("a.npz")).unwrap();
-        // Another ctime, so that the fingerprint is compared on the way.
+        // Changes the ctime, so that the fingerprint is compared.
         fs::hard_link(dir.path("a.npz"), dir.path("b.npz")).unwrap();
         fs::remove_file(dir.path("a.npz")).unwrap();
         thread::scope(|scope| {
@@ -480,7 +480,7 @@ fn archives_that_go_for_others_are_counted_out() {
         tree.lookup(Ino::ROOT, name(&format!("{number}.npz"))).unwrap();
         assert!(tree.containers.is_counted_right(), "{number}");
     }
-    // As when descriptors are short.
+    // Closes all containers, as a shortage of descriptors does.
     let mut closed = 0;
     while tree.containers.close_oldest() {
         closed += 1;

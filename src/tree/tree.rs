@@ -1,5 +1,5 @@
-//! The operations on inodes and files; those on names are in `resolve`, on lists in `listing`, on
-//! extended attributes in `xattr`.
+//! The operations on inodes and files. Operations on names are in `resolve`, on lists in `listing`,
+//! on extended attributes in `xattr`.
 
 use std::{ffi::OsString, io, num::NonZeroUsize, path::Path, sync::Arc, time::Instant};
 
@@ -22,11 +22,12 @@ use crate::{
     serve::{self, Backing, Content, OpenContainer, OpenFile, Repeats, Reports, Server},
 };
 
-/// Bytes that parsed archives may take, unless a single one needs more.
+/// Memory budget for all parsed archives, in bytes. A single archive may exceed it.
 const OPEN_MEMORY: u64 = 64 << 20;
 
-/// The largest member that the kernel gets whole when it is first opened: what is read of it is
-/// likely all of it. Measured at 1 and 8 KiB.
+/// The largest member, in bytes, whose whole content is put into the kernel's cache when it is
+/// first opened: a program that reads a small member most likely reads all of it. Measured at 1 and
+/// 8 KiB.
 const GIVEN_AT_OPEN: u64 = 32 << 10;
 
 /// The tree. All its operations may be called from many threads at once.
@@ -37,9 +38,9 @@ pub struct Tree {
     pub(super) server: Arc<Server>,
     pub(super) containers: Arc<Containers>,
     pub(super) sweep: Sweep,
-    /// The failures of the source that the log has.
+    /// The failures of the source that have been logged.
     reports: Reports,
-    /// The directory that is shown.
+    /// stat of the source's directory.
     pub(super) root: Stat,
     pub(super) inodes: Inodes<Key, Node>,
     handles: Handles,
@@ -51,16 +52,16 @@ pub struct Tree {
 pub struct Opened {
     /// Its handle.
     pub id: HandleId,
-    /// What kernel passthrough may read in its place.
+    /// The file that kernel passthrough may read instead, if any.
     pub backing: Backing,
 }
 
-/// What comes of an open.
+/// The result of an open.
 #[derive(Debug)]
 pub enum Opening {
     /// The file is open.
     Done(Opened),
-    /// This member is to be [verified](Content::verify) first; then it can be opened.
+    /// The member must be [verified](Content::verify) before it can be opened.
     Verify(Arc<Content>),
 }
 
@@ -79,7 +80,7 @@ impl Tree {
                 Node::Source(SourceNode::new(path, directory.id(), Kind::Directory))
             }
         };
-        // The rest of the descriptors is for what is being read.
+        // The other three quarters of the descriptors are for files that are being read.
         let descriptors = rustix::process::getrlimit(Resource::Nofile).current;
         let open = settings.open_archives.min(descriptors.map_or(u64::MAX, |limit| limit / 4));
         let open = NonZeroUsize::new(open as usize).unwrap_or(NonZeroUsize::MIN);
@@ -97,7 +98,7 @@ impl Tree {
         };
         let (server, containers) = (tree.server.clone(), tree.containers.clone());
         tree.source.on_shortage(move || server.give_up_descriptor() || containers.close_oldest());
-        // Weak: a container that is open has the server.
+        // Weak, because an open container holds a reference to the server.
         let containers = Arc::downgrade(&tree.containers);
         tree.server.on_memory_shortage(move |bytes| {
             if let Some(containers) = containers.upgrade() {
@@ -106,7 +107,7 @@ impl Tree {
         });
         if tree.source.archive().is_some() {
             tree.root_archive().map_err(|error| {
-                // Nobody waits until a file is complete that the command line names.
+                // A file that the command line names is not waited for until it is complete.
                 let why = match &error {
                     FsError::NotAnArchive(error)
                         if matches!(**error, archive::Error::Pending(_)) =>
@@ -121,7 +122,7 @@ impl Tree {
         Ok(tree)
     }
 
-    /// What was set.
+    /// The settings of this tree.
     #[must_use]
     pub fn settings(&self) -> &Settings {
         &self.settings
@@ -137,13 +138,13 @@ impl Tree {
         self.server.spawn_heavy(task);
     }
 
-    /// Lets the pools grow whose threads are stuck in the source. To be called every so often while
-    /// there are requests.
+    /// Adds threads to the pools whose threads are stuck in reads of the source. Call it repeatedly
+    /// while there are requests.
     pub fn relieve(&self) {
         self.server.relieve();
     }
 
-    /// Saves the indexes of what has not been decoded to its end.
+    /// Saves the indexes of members that have not been decoded to their ends.
     pub fn save_indexes(&self) {
         self.containers.for_each(OpenContainer::save_indexes);
     }
@@ -158,13 +159,14 @@ impl Tree {
     /// The attributes of an inode.
     ///
     /// # Errors
-    /// `NoInode`, `Stale`, or what the source says.
+    /// `NoInode`, `Stale`, or an error of the source.
     pub fn getattr(&self, ino: Ino) -> Result<Attr, FsError> {
         match &*self.node(ino)? {
             Node::Source(node) => self.source_attr(node),
             Node::ArchiveRoot => {
                 let path = Path::new(self.source.archive().unwrap_or_default());
-                // Where the archive is gone, its directory speaks for it: the mount stays.
+                // If the archive was removed, the root has the attributes of the archive's
+                // directory: the mount stays.
                 let stat = self.source.stat(path).or_else(|_| self.source.stat(Path::new("")))?;
                 let archive = self.root_archive().ok();
                 let entries = archive
@@ -189,7 +191,7 @@ impl Tree {
     /// The target of a symbolic link.
     ///
     /// # Errors
-    /// `NotASymlink`, or what the source says.
+    /// `NotASymlink`, or an error of the source.
     pub fn read_link(&self, ino: Ino) -> Result<OsString, FsError> {
         match &*self.node(ino)? {
             Node::Source(node) if node.kind == Kind::Symlink => {
@@ -199,11 +201,11 @@ impl Tree {
         }
     }
 
-    /// Whether the user of this mount may read, write, execute (search) an inode. Not asked where
-    /// the kernel checks modes itself (`default_permissions`).
+    /// Whether the user of this mount may read, write, or execute (search) an inode. The kernel
+    /// does not ask if it checks modes itself (`default_permissions`).
     ///
     /// # Errors
-    /// `ReadOnly`, `NotPermitted`, `NoInode`, `Stale`, or what the source says.
+    /// `ReadOnly`, `NotPermitted`, `NoInode`, `Stale`, or an error of the source.
     pub fn access(&self, ino: Ino, read: bool, write: bool, execute: bool) -> Result<(), FsError> {
         if write {
             return Err(FsError::ReadOnly);
@@ -211,17 +213,17 @@ impl Tree {
         if let Node::Source(node) = &*self.node(ino)? {
             return Ok(self.source.access(&node.path(), read, execute)?);
         }
-        // Archives could be read when they were looked up.
+        // Read permission is not checked: archives were readable when they were looked up.
         if execute && self.getattr(ino)?.mode & 0o111 == 0 {
             return Err(FsError::NotPermitted);
         }
         Ok(())
     }
 
-    /// What statvfs(2) says of the source.
+    /// The result of statvfs(2) for the source.
     ///
     /// # Errors
-    /// What the source says.
+    /// An error of the source.
     pub fn stat_vfs(&self) -> Result<StatVfs, FsError> {
         Ok(self.source.stat_vfs()?)
     }
@@ -231,8 +233,8 @@ impl Tree {
     /// Opens a file for `user`.
     ///
     /// # Errors
-    /// `IsADirectory`; `Stale` when the name must be looked up again; bad news about the member as
-    /// far as it is known; or what the source says.
+    /// `IsADirectory`; `Stale` when the name must be looked up again; `Content` if it is known that
+    /// the member cannot be read; or an error of the source.
     pub fn open(&self, ino: Ino, user: u32) -> Result<Opening, FsError> {
         self.server.check_memory()?;
         match &*self.node(ino)? {
@@ -279,8 +281,8 @@ impl Tree {
         }
     }
 
-    /// Calls `listener` with each inode whose pages in the kernel's cache may be wrong, and why, if
-    /// the log is to be told. Before anything is served, and once.
+    /// From now on calls `listener` with each inode whose pages in the kernel's cache may be wrong,
+    /// and with the reason if it is to be logged. Call this once, before anything is served.
     pub fn on_condemned(
         &self,
         listener: impl Fn(Ino, Option<&serve::Error>) + Send + Sync + 'static,
@@ -288,8 +290,9 @@ impl Tree {
         self.server.on_condemned(move |ino, error| listener(Ino(ino), error));
     }
 
-    /// Gives `take` the whole content of the member that was just opened as `id`, if it is small and
-    /// its inode was never opened before. Other opens of it wait.
+    /// Calls `take` with the whole content of the member that was just opened as `id`, if the
+    /// member is small and its inode was never opened before. Other opens of the inode wait until
+    /// `take` returns.
     pub fn at_first_open(&self, ino: Ino, id: HandleId, take: impl FnOnce(&[u8])) {
         let (Ok(node), Ok(handle)) = (self.node(ino), self.handle(id)) else { return };
         let (Node::Member(..), Handle::Member(file)) = (&*node, &*handle) else { return };
@@ -299,7 +302,7 @@ impl Tree {
         }
         self.inodes.at_first_open(ino, || match content.head(content.size()) {
             Ok(bytes) => take(&bytes),
-            // Overwritten since, most likely: the read that follows will say so.
+            // Most likely the file was overwritten meanwhile. The next read reports it.
             Err(error) => log::debug!("open {}: {error}", self.describe(ino)),
         });
     }
@@ -318,8 +321,8 @@ impl Tree {
         self.handles.remove(id);
     }
 
-    /// The repeats to log with a failure of `operation` with `error`; `None` if it is not to be logged
-    /// now.
+    /// The number of repeats to log with a failure of `operation` with `error`; `None` if the
+    /// failure is not to be logged now.
     #[must_use]
     pub fn repeats(&self, operation: &'static str, error: &FsError) -> Option<Repeats> {
         match error {
@@ -331,7 +334,7 @@ impl Tree {
 
     // -- below
 
-    /// What an inode is, for the log.
+    /// Describes an inode for the log: by its path where that is known, else by a number.
     #[must_use]
     pub fn describe(&self, ino: Ino) -> String {
         let Some(node) = self.inodes.get(ino) else { return format!("inode {}", ino.0) };
@@ -357,14 +360,15 @@ impl Tree {
         }
     }
 
-    /// Bytes that the inodes take to which the kernel refers, about.
+    /// About how many bytes of memory the inodes take that the kernel refers to.
     #[must_use]
     #[cfg(test)]
     pub fn inode_memory(&self) -> u64 {
         self.inodes.memory()
     }
 
-    /// How many inodes and handles the kernel refers to, and the sum of the lookup counts.
+    /// The number of inodes that the kernel refers to, the sum of their lookup counts, and the
+    /// number of open handles.
     #[must_use]
     #[cfg(test)]
     pub fn references(&self) -> (usize, u64, usize) {
@@ -380,7 +384,7 @@ impl Tree {
     fn source_attr(&self, node: &SourceNode) -> Result<Attr, FsError> {
         match self.source.stat(&node.path()) {
             Ok(stat) if stat.id() == node.id => Ok(stat.attr()),
-            // Deleted or replaced, but perhaps still open.
+            // The file was deleted or replaced, but may still be open.
             other => match (node.open_file(), other) {
                 (Some(file), _) => Ok(source::stat_of(&*file)?.attr()),
                 (None, Ok(_)) => Err(FsError::Stale),

@@ -1,4 +1,4 @@
-//! The extended attributes, all in `user.npzfs.`.
+//! The extended attributes. Their names start with `user.npzfs.`.
 
 use std::{ffi::OsStr, sync::Arc};
 
@@ -12,14 +12,14 @@ use crate::{
     serve::{self, Content},
 };
 
-/// An extended attribute that we have.
+/// An extended attribute that npzfs offers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Xattr {
     /// How the member is encoded.
     Method,
     /// CRC-32 of the decoded bytes, eight hex digits.
     Crc32,
-    /// Bytes it takes in the archive.
+    /// Size of the encoded member in the archive, in bytes.
     EncodedSize,
     /// The `.npy` header's dtype.
     Dtype,
@@ -27,12 +27,12 @@ pub enum Xattr {
     Shape,
     /// The `.npy` header's order.
     FortranOrder,
-    /// Whether it can be read, how fast, and why not.
+    /// Whether the file can be read: how fast, or why not.
     State,
 }
 
 impl Xattr {
-    /// All of them, in the order they are listed.
+    /// All attributes, in the order of a listing.
     pub const ALL: [Self; 7] = [
         Self::Method,
         Self::Crc32,
@@ -43,7 +43,7 @@ impl Xattr {
         Self::State,
     ];
 
-    /// Its full name.
+    /// The full name of the attribute.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -57,13 +57,13 @@ impl Xattr {
         }
     }
 
-    /// The attribute of this name.
+    /// The attribute with this full name.
     #[must_use]
     pub fn named(name: &OsStr) -> Option<Self> {
         Self::ALL.into_iter().find(|xattr| name == xattr.name())
     }
 
-    /// Whether its value is in the `.npy` header, which may have to be decoded first.
+    /// Whether the value comes from the `.npy` header, which may have to be decoded first.
     #[must_use]
     pub fn needs_header(self) -> bool {
         matches!(self, Self::Dtype | Self::Shape | Self::FortranOrder)
@@ -71,12 +71,12 @@ impl Xattr {
 }
 
 impl Tree {
-    /// The extended attributes that are listed for an inode: those whose value is short and known
-    /// without decoding. Tools that copy attributes fail if a listed one cannot be read, or is too long
-    /// for their filesystem.
+    /// The extended attributes that are listed for an inode: those whose values are short and known
+    /// without decoding. Tools that copy attributes fail if a listed attribute cannot be read, or
+    /// if its value is too long for their filesystem.
     ///
     /// # Errors
-    /// `NoInode`, `Stale`, or what the source says.
+    /// `NoInode`, `Stale`, or an error of the source.
     pub fn list_xattrs(&self, ino: Ino) -> Result<Vec<Xattr>, FsError> {
         let mut list = Vec::new();
         for xattr in Xattr::ALL.into_iter().filter(|xattr| !xattr.needs_header()) {
@@ -93,7 +93,7 @@ impl Tree {
     /// [`needs_header`](Xattr::needs_header).
     ///
     /// # Errors
-    /// `NoAttribute`, `NoInode`, `Stale`, or what the source says.
+    /// `NoAttribute`, `NoInode`, `Stale`, or an error of the source.
     pub fn xattr(&self, ino: Ino, xattr: Xattr) -> Result<String, FsError> {
         match &*self.node(ino)? {
             Node::Source(node) => self.source_state(node, xattr),
@@ -156,7 +156,7 @@ fn state_of(error: &serve::Error) -> String {
 /// The longest value that an attribute may have (XATTR_SIZE_MAX, xattr(7)), in bytes.
 const LONGEST: usize = 64 << 10;
 
-/// What the `.npy` header says for `xattr`.
+/// The value of `xattr` from the `.npy` header.
 fn of_header(xattr: Xattr, header: &npy::Header) -> Result<String, FsError> {
     let value = match xattr {
         Xattr::Shape => match &header.shape[..] {
@@ -168,7 +168,7 @@ fn of_header(xattr: Xattr, header: &npy::Header) -> Result<String, FsError> {
         },
         Xattr::FortranOrder => if header.fortran_order { "True" } else { "False" }.into(),
         _ => {
-            // A simple dtype is a string in the header; a structured one a list.
+            // In the header a simple dtype is a string, and a structured dtype is a list.
             let descr = header.descr.trim();
             let unquoted = ['\'', '"']
                 .into_iter()
@@ -179,7 +179,8 @@ fn of_header(xattr: Xattr, header: &npy::Header) -> Result<String, FsError> {
     if value.len() <= LONGEST { Ok(value) } else { Err(FsError::NoAttribute) }
 }
 
-/// Bytes read for a header at first: more than any header without a list of fields has.
+/// How many bytes are read first to find the header: more than any header without a list of fields
+/// has.
 const HEAD: u64 = 4 << 10;
 
 /// The `.npy` header at the start of `content`.
@@ -189,7 +190,7 @@ fn header_of(content: &Arc<Content>) -> Option<npy::Header> {
         match npy::Header::parse(&content.head(len).ok()?) {
             Ok(header) => return Some(header),
             Err(npy::NpyError::Truncated { needed }) if len < content.size() => {
-                // Both are bounded, and a header that needs more is longer than `len`.
+                // This ends: `needed` is bounded, and `len` grows each time.
                 len = (needed as u64).max(len + HEAD);
             }
             Err(_) => return None,

@@ -1,4 +1,4 @@
-//! What stays small, however often and whatever is asked.
+//! Tests that memory and open files stay within their bounds, whatever the kernel sends.
 
 use std::{io::Write, num::NonZeroUsize, path::Path};
 
@@ -34,7 +34,7 @@ fn why_a_file_is_no_container_is_remembered_in_200_bytes() {
 fn archives_that_are_not_large_make_room_for_others_too() {
     let dir = Dir::new();
     let mut tree = dir.tree(Settings::default());
-    // Memory for none of them: the newest stays all the same.
+    // A budget for no container at all: the newest one stays open all the same.
     tree.containers = Arc::new(Containers::new(NonZeroUsize::new(5).unwrap(), 1));
     for number in 0..5 {
         dir.write(&format!("{number}.npz"), &testing::zip(&[("x", b"bytes", false)]));
@@ -65,7 +65,7 @@ fn that_there_is_no_memory_for_an_archive_is_known_for_a_while() {
         assert!(error.to_string().contains("--memory-limit"), "{error}");
     }
     assert_eq!(opened, 1);
-    // Another generation may be a small one.
+    // A new generation of the file may be small, and is not refused.
     dir.replace("large.npz", &testing::zip(&[("x", b"bytes", false)]));
     assert!(tree.lookup(Ino::ROOT, name("large.npz")).is_ok());
 }

@@ -1,11 +1,11 @@
-//! What the kernel is asked to forget.
+//! Tests of the names that the kernel is asked to forget.
 
 use std::collections::BTreeSet;
 
 use super::*;
 
-/// A tree with little memory over 1,500 files and 300 archives in a directory, half of them below
-/// another; all are looked up, and the members of one archive.
+/// A tree with a low memory limit over 900 plain files and 300 archives in one directory. Half of
+/// them are in a subdirectory. All of them are looked up, and the members of one archive.
 fn crowded(dir: &Dir, layout: Layout) -> (Tree, Vec<(Ino, OsString, Ino)>) {
     fs::create_dir_all(dir.path("d/e")).unwrap();
     let archive = testing::zip(&[("x", b"x", false)]);
@@ -30,7 +30,7 @@ fn crowded(dir: &Dir, layout: Layout) -> (Tree, Vec<(Ino, OsString, Ino)>) {
     (tree, found)
 }
 
-/// Those that are to be forgotten until there are few enough.
+/// Forgets the chosen names until the inodes are few enough. Returns those names.
 fn forgotten(tree: &Tree, found: &[(Ino, OsString, Ino)]) -> BTreeSet<(Ino, OsString)> {
     let mut forgotten = BTreeSet::new();
     for round in 0..100 {

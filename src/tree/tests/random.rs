@@ -1,31 +1,31 @@
-//! The tree against a model: random operations as the kernel sends them, while the source changes,
-//! and at the end every reference given back.
+//! Compares the tree with a model: random operations as the kernel sends them, while the source
+//! changes. At the end every reference is given back.
 
 use std::collections::BTreeSet;
 
 use super::*;
 
-/// What the source holds under a name.
+/// The content of a file in the source.
 #[derive(Debug, Clone, PartialEq)]
 enum Model {
     Archive(BTreeMap<String, Vec<u8>>),
     Plain(Vec<u8>),
 }
 
-/// What the kernel would hold.
+/// The references that the kernel would hold, and the facts to check them against.
 struct Kernel {
     tree: Tree,
-    /// Lookups that are owed a forget.
+    /// Number of lookups of each inode that have not been forgotten.
     lookups: BTreeMap<Ino, u64>,
-    /// Open members: what they must read, and under which name.
+    /// Open members: the handle, the name of the archive, and the bytes that a read must return.
     handles: Vec<(HandleId, String, Vec<u8>)>,
-    /// Which bytes an inode stood for when it was looked up.
+    /// The name and the bytes of each inode when it was looked up.
     inodes: BTreeMap<Ino, (String, Vec<u8>)>,
-    /// The numbers of members since their archives were written last, forgotten or not.
+    /// The inode number of each member since its archive was last written. Kept after a forget.
     numbers: BTreeMap<(String, String), Ino>,
-    /// All that numbers ever stood for: archive, member and bytes.
+    /// The archive, the member and the bytes that each inode number was ever used for.
     contents: BTreeMap<Ino, (String, String, Vec<u8>)>,
-    /// Names whose file was overwritten in place, with the bytes that are gone.
+    /// Names of files that were overwritten in place, so that their old bytes are lost.
     overwritten: BTreeSet<String>,
 }
 
@@ -36,8 +36,8 @@ impl Kernel {
         Ok(found)
     }
 
-    /// A number never stands for other bytes than it first did, whatever was forgotten in between,
-    /// and what is not written again keeps it.
+    /// Checks that an inode number is never used again for other bytes, whatever was forgotten
+    /// meanwhile, and that a member keeps its number until its archive is written again.
     fn note_number(&mut self, ino: Ino, file: &str, member: &str, bytes: &[u8]) {
         let thing = (file.to_owned(), member.to_owned(), bytes.to_owned());
         let before = self.contents.entry(ino).or_insert_with(|| thing.clone());
@@ -83,7 +83,7 @@ fn change(
             }
         }
         1 => {
-            // In place: what np.savez does.
+            // Overwrites the file in place, as np.savez does.
             dir.write(&file, &bytes);
             kernel.overwritten.insert(file.clone());
             model.insert(file, content);
@@ -106,7 +106,7 @@ fn check_root(kernel: &mut Kernel, model: &BTreeMap<String, Model>) {
     assert_eq!(names(&kernel.tree, Ino::ROOT), expected);
 }
 
-/// Looks a name up, opens a member of it, and remembers what it must read.
+/// Looks up a name, opens a member of that archive, and notes the bytes that reads must return.
 fn open_one(random: &mut Random, kernel: &mut Kernel, model: &BTreeMap<String, Model>) {
     let file = NAMES[random.below(NAMES.len())];
     let found = kernel.look_up(Ino::ROOT, file);
@@ -118,7 +118,8 @@ fn open_one(random: &mut Random, kernel: &mut Kernel, model: &BTreeMap<String, M
     let (ino, bytes) = match content {
         Model::Plain(bytes) => {
             assert_eq!((attr.kind, attr.size), (Kind::File, bytes.len() as u64));
-            // Plain files may change in place: their handles are not followed.
+            // The handle is closed at once: a plain file may change in place, so later reads cannot
+            // be checked.
             let id = open(&kernel.tree, ino).id;
             assert_eq!(&read(&kernel.tree, id, 0, 1 << 20).unwrap(), bytes);
             kernel.tree.release(id);
@@ -182,14 +183,14 @@ fn readdir_from_any_cookie(random: &mut Random, kernel: &Kernel) {
     assert_eq!(rest.len(), all.len() - seen - 1);
     for (one, other) in rest.iter().zip(&all[seen + 1..]) {
         assert_eq!((&one.0, one.1), (&other.0, other.1));
-        // What is known depends on which archives are open.
+        // Whether the kind is known depends on which archives are open.
         if let (Some(kind), Some(before)) = (one.2, other.2) {
             assert_eq!(kind, before);
         }
     }
 }
 
-/// As a listing with attributes whose buffer is too small: what found no room is not owed.
+/// Lists with lookups into a small buffer. An entry for which there is no room owes no forget.
 fn list_with_little_room(random: &mut Random, kernel: &mut Kernel) {
     let before = kernel.tree.references().1;
     let mut room = random.below(6);

@@ -1,4 +1,4 @@
-//! What the kernel refers to: lookups that are given back, and files that handles share.
+//! Tests of the kernel's references: lookups that are undone, and files that handles share.
 
 use super::*;
 
