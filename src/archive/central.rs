@@ -1,14 +1,14 @@
 //! Reads the end records and the central directory of a zip (APPNOTE 4.3.12 to 4.3.16).
 //!
-//! Promises to open whatever CPython's zipfile, and so np.load, opens, with the same members:
-//! the directory ends where its end record says that it does, counting back from that record
-//! (so a prefix before the zip does no harm), and is read until it ends: entry counts, disk
-//! numbers, dates, and sizes in local headers are not believed. Where zipfile gives up, because a
-//! comment holds something like an end record, an earlier end record is tried.
+//! Opens every file that CPython's zipfile, and so np.load, opens, and finds the same members in
+//! it. The directory ends where its end record puts the end, counted back from that record, so a
+//! prefix before the zip does no harm. It is read up to that end: entry counts, disk numbers,
+//! dates, and sizes in local headers are ignored. If zipfile gives up because a comment contains
+//! bytes like an end record, an earlier end record is tried.
 //!
-//! The `zip` crate is not used for this. It takes the first place but the last data of a repeated
-//! name, believes entry counts, looks for the directory by its signature, and keeps some
-//! 300 bytes a member.
+//! The `zip` crate is not used for this. For a repeated name it takes the place of the first member
+//! but the data of the last. It trusts entry counts, searches for the directory by its signature,
+//! and keeps some 300 bytes a member.
 
 use std::{io, ops::Range};
 
@@ -25,18 +25,18 @@ const HEADER: [u8; 4] = *b"PK\x01\x02";
 pub(super) const HEADER_LEN: usize = 46;
 const DIGITAL_SIGNATURE: [u8; 4] = *b"PK\x05\x05";
 
-/// Bytes of a central directory that are read at a time; its longest entry has 192 KiB.
+/// Bytes of a central directory that are read at a time. The longest possible entry has 192 KiB.
 const PIECE: u64 = 1 << 20;
-/// The largest central directory that is read: over a million members with names of 60 bytes.
-/// Without a bound, a file decides how much memory we take.
+/// The largest central directory that is read, in bytes: over a million members with names of 60
+/// bytes. Without a bound, a file decides how much memory we take.
 const MAX_DIRECTORY: u64 = 128 << 20;
-/// How many end records are tried. Each may lead through a whole directory.
+/// How many end records are tried. Each may require reading a whole directory.
 const MAX_END_RECORDS: usize = 4;
 
-/// Reserves that many bytes of memory before they are allocated, or refuses.
+/// Reserves that many bytes of memory before they are allocated, or returns an error.
 pub type Grow<'a> = dyn FnMut(u64) -> io::Result<()> + 'a;
 
-/// Bytes that are reserved at a time. Less than that is allocated without asking.
+/// Bytes that are reserved at a time. Smaller amounts are allocated without a reservation.
 pub(super) const GROWS_BY: u64 = 4 << 20;
 
 /// General purpose bits (APPNOTE 4.4.4).
@@ -45,16 +45,17 @@ const PATCHED: u16 = 1 << 5;
 const STRONGLY_ENCRYPTED: u16 = 1 << 6;
 const UTF8: u16 = 1 << 11;
 
-/// A central directory, as far as it is needed.
+/// The fields of a central directory that are needed.
 #[derive(Debug, Default)]
 pub(super) struct Central {
-    /// Where it lies, in bytes from the start of the file.
+    /// Where the directory lies, in bytes from the start of the file.
     pub range: Range<u64>,
-    /// In the order of the directory.
+    /// The members, in the order of the directory.
     pub members: Vec<Member>,
     /// Where the entry of each member starts, in bytes from the start of `range`.
     pub positions: Vec<u32>,
-    /// The names of all members, one after the other; UTF-8 unless they claim it wrongly.
+    /// The names of all members, one after the other. In UTF-8, unless a name is wrongly marked as
+    /// UTF-8.
     pub names: Vec<u8>,
     /// Where the name of each member ends in `names`.
     pub name_ends: Vec<u32>,
@@ -64,8 +65,8 @@ impl Central {
     /// Finds the end record in the `tail` of the file and reads the directory before it.
     ///
     /// # Errors
-    /// `Pending` without an end record, `Corrupt` if none leads to a directory, `Io`, and what `grow`
-    /// says.
+    /// `Pending` without an end record, `Corrupt` if none leads to a directory, `Io`, and errors of
+    /// `grow`.
     pub fn read(source: &SourceFile, tail: Vec<u8>, grow: &mut Grow<'_>) -> Result<Self, Error> {
         let size = source.generation().size;
         let tail_start = size - tail.len() as u64;
@@ -78,8 +79,8 @@ impl Central {
             let read = Extent::find(&mut bytes, record, tail_start + position as u64)
                 .and_then(|extent| Self::read_extent(&mut bytes, extent, grow));
             match read {
-                // Zeros after a signature in a comment make an empty archive: only believed
-                // if nothing better comes.
+                // An end record without members may be a signature and zeros inside a comment: it
+                // is used only if no other end record leads to members.
                 Ok(central) if central.members.is_empty() => _ = empty.get_or_insert(central),
                 Ok(central) => return Ok(central),
                 Err(Error::Io(error)) => return Err(Error::Io(error)),
@@ -115,7 +116,8 @@ impl Central {
                 ))
             })?;
             if central.members.is_empty() {
-                // As if all others were like the first; its comment may be long.
+                // Estimates the count from the first entry. If that has a long comment, the count
+                // is too small, which does no harm.
                 let count = (extent.end - extent.start) / entry.len as u64;
                 central.reserve(count as usize, entry.name.len());
             }
@@ -129,7 +131,7 @@ impl Central {
         Ok(central)
     }
 
-    /// Bytes in use.
+    /// Bytes of memory in use.
     fn memory(&self) -> u64 {
         let member = size_of::<Member>() + 2 * size_of::<u32>();
         (self.members.len() * member + self.names.len()) as u64
@@ -146,13 +148,13 @@ impl Central {
         let header_offset = i128::from(entry.header_offset) + shift;
         let method = Method::from_number(entry.method);
         self.members.push(Member {
-            // A patch is no whole file, whatever its method (APPNOTE 4.4.4, bit 5).
+            // Patched data is not a whole file, so it cannot be decoded (APPNOTE 4.4.4, bit 5).
             method: if entry.flags & PATCHED == 0 { method } else { Method::Other(entry.method) },
             encrypted: entry.flags & (ENCRYPTED | STRONGLY_ENCRYPTED) != 0,
             encoded_size: entry.encoded_size,
             size: entry.size.min(i64::MAX as u64),
             crc32: Some(entry.crc32),
-            // An offset that is no place in a file is found out when the header is read.
+            // An offset outside the file causes an error when the local header is read.
             header_offset: u64::try_from(header_offset).unwrap_or(u64::MAX),
         });
         // Positions and names fit: a directory has at most `MAX_DIRECTORY` bytes, and a byte
@@ -172,7 +174,7 @@ impl Central {
     }
 }
 
-/// Appends a name as it is shown: cp437 becomes UTF-8 unless the name says that it is UTF-8.
+/// Appends the name in UTF-8: decodes it from cp437 unless `flags` mark it as UTF-8.
 pub(super) fn decode_name(name: &[u8], flags: u16, out: &mut Vec<u8>) {
     if flags & UTF8 == 0 {
         cp437::append_utf8(name, out);
@@ -181,8 +183,8 @@ pub(super) fn decode_name(name: &[u8], flags: u16, out: &mut Vec<u8>) {
     }
 }
 
-/// Where end records may be in the last bytes of a file, most credible first: the one that
-/// zipfile takes, then those before it whose comment ends with the file.
+/// Positions in the `tail` of a file where an end record may start, most credible first: the one
+/// that zipfile takes, then those whose comment ends with the file, from the last to the first.
 fn end_records(tail: &[u8]) -> impl Iterator<Item = usize> {
     let last = tail.len().saturating_sub(END_LEN);
     let comment_len = move |at: usize| usize::from(le16(&tail[at + 20..]));
@@ -198,11 +200,12 @@ fn end_records(tail: &[u8]) -> impl Iterator<Item = usize> {
     zipfile_takes.into_iter().chain(others)
 }
 
-/// Bytes of the longest central directory that [`Central::read`] may read for these arguments.
+/// The length in bytes of the longest central directory that [`Central::read`] may read for these
+/// arguments.
 pub(super) fn directory_len(source: &SourceFile, tail: &[u8]) -> u64 {
     let size = source.generation().size;
     let tail_start = size - tail.len() as u64;
-    // Read by itself where it lies elsewhere, as few do.
+    // A zip64 end record outside `tail`, which is rare, is read from the file.
     let mut bytes = Bytes { source, size, piece: Vec::new(), piece_start: 0 };
     let len = |position: usize| {
         let record = &tail[position..position + END_LEN];
@@ -220,16 +223,17 @@ pub(super) fn directory_len(source: &SourceFile, tail: &[u8]) -> u64 {
 /// Where a central directory lies.
 #[derive(Debug, Clone, Copy)]
 struct Extent {
-    /// In bytes from the start of the file.
+    /// First byte of the directory, in bytes from the start of the file.
     start: u64,
     end: u64,
-    /// To be added to the offsets in the directory: the length of a prefix before the zip, or a
-    /// negative number if the start of the zip was cut off.
+    /// Add this to the offsets in the directory. It is the length of a prefix before the zip, or
+    /// negative if the start of the zip was cut off.
     shift: i128,
 }
 
 impl Extent {
-    /// What the end record at `location` says, or the zip64 end record before it.
+    /// Takes the extent from the zip64 end record, if there is one, else from the end record at
+    /// `location`.
     fn find(bytes: &mut Bytes<'_>, record: &[u8], location: u64) -> Result<Self, Error> {
         let mut len = u64::from(le32(&record[12..]));
         let mut offset = u64::from(le32(&record[16..]));
@@ -253,17 +257,17 @@ impl Extent {
 
 /// A zip64 end of central directory record.
 struct Record64 {
-    /// Where it starts, in bytes from the start of the file.
+    /// Where the record starts, in bytes from the start of the file.
     start: u64,
-    /// Bytes of the central directory.
+    /// Length of the central directory in bytes.
     len: u64,
-    /// Where that starts, as the zip was before anything was put before it.
+    /// Where the central directory starts, in bytes from the start of the zip, without any prefix.
     offset: u64,
 }
 
 impl Record64 {
-    /// The record that a locator just before the end record points to. Without a locator, or
-    /// without the record, the end record is all there is.
+    /// The record to which a locator just before the end record points. `None` without a locator or
+    /// without a record: then only the end record counts.
     fn find(bytes: &mut Bytes<'_>, location: u64) -> Result<Option<Self>, Error> {
         let Some(locator_start) = location.checked_sub(LOCATOR64_LEN) else { return Ok(None) };
         let locator = bytes.get(locator_start, LOCATOR64_LEN)?;
@@ -275,8 +279,8 @@ impl Record64 {
         if disk != 0 || disks > 1 {
             return Err(Error::Corrupt(format!("a part of an archive of {disks} files")));
         }
-        // The record ends at its locator. As zipfile does, first try the place where it is
-        // without extensible data, which is right with a prefix too.
+        // The record ends where its locator starts. Like zipfile, first try the position of a
+        // record without extensible data, which is also right after a prefix.
         if let Some(start) = locator_start.checked_sub(END64_LEN)
             && let Some(record) = Self::at(bytes, start)?
         {
@@ -311,9 +315,9 @@ struct Entry<'a> {
     size: u64,
     header_offset: u64,
     name: &'a [u8],
-    /// The name in UTF-8 that an Info-ZIP field gives it.
+    /// The name in UTF-8 from an Info-ZIP Unicode Path field, if there is one.
     unicode_name: Option<&'a [u8]>,
-    /// Bytes of the entry itself.
+    /// Length of the whole entry in bytes.
     len: usize,
 }
 
@@ -322,7 +326,7 @@ const ZIP64: u16 = 0x0001;
 const UNICODE_PATH: u16 = 0x7075;
 
 impl<'a> Entry<'a> {
-    /// The entry at the start of `bytes`, which may go on after it.
+    /// Parses the entry at the start of `bytes`, which may contain more after the entry.
     fn parse(bytes: &'a [u8]) -> Result<Self, &'static str> {
         if bytes.len() < HEADER_LEN {
             return Err("a header is cut short");
@@ -333,7 +337,7 @@ impl<'a> Entry<'a> {
         let name_len = usize::from(le16(&bytes[28..]));
         let extra_len = usize::from(le16(&bytes[30..]));
         let comment_len = usize::from(le16(&bytes[32..]));
-        // As in zipfile, whatever the end of the directory cuts off is not there.
+        // As in zipfile, a field that the end of the directory cuts off is shorter or empty.
         let rest = &bytes[HEADER_LEN..];
         let (name, rest) = rest.split_at(name_len.min(rest.len()));
         let mut entry = Entry {
@@ -352,8 +356,8 @@ impl<'a> Entry<'a> {
     }
 
     /// Takes the values that do not fit 32 bits from the zip64 extra field (APPNOTE 4.5.3), and the
-    /// name from an Info-ZIP Unicode Path field (4.6.9). Any other field is skipped, and so is the
-    /// rest after one that is cut short.
+    /// name from an Info-ZIP Unicode Path field (4.6.9). Other fields are skipped. After a field
+    /// that is cut short, nothing more is read.
     fn apply_extra(&mut self, mut extra: &'a [u8]) -> Result<(), &'static str> {
         while extra.len() >= 4 {
             let len = usize::from(le16(&extra[2..]));
@@ -376,9 +380,9 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// The name that a Unicode Path field has for a member whose plain name is `name`: of version 1, and
-/// made for this very name. zipfile (Python 3.12), unzip and bsdtar take it then. One that is
-/// empty or not UTF-8, for which zipfile refuses the archive, is not taken.
+/// The name in a Unicode Path field, for a member whose plain name is `name`. The name is used if
+/// the field has version 1 and its CRC-32 is that of `name`, as in zipfile (Python 3.12), unzip and
+/// bsdtar. A name that is empty or not UTF-8 is not used; zipfile refuses such an archive.
 fn unicode_name<'a>(field: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     let (version, rest) = field.split_first()?;
     let (crc32, unicode) = rest.split_at_checked(4)?;
@@ -395,7 +399,7 @@ struct Bytes<'a> {
 }
 
 impl Bytes<'_> {
-    /// `len` bytes at `offset`; the caller knows that the file has them.
+    /// `len` bytes at `offset`. The caller must know that the file has them.
     fn get(&mut self, offset: u64, len: u64) -> Result<&[u8], Error> {
         let is_in_piece = offset >= self.piece_start
             && offset + len <= self.piece_start + self.piece.len() as u64;

@@ -1,8 +1,8 @@
-//! A container: a file whose members can be read at an offset.
+//! A container: a file that holds one member or many.
 //!
-//! Made by the parser of its [`Format`](super::Format). A container of many members is shown as a
-//! directory, with the directories that the names of its members make. A container of one member
-//! is shown as that member: it has no directories.
+//! The parser of its [`Format`](super::Format) makes it. A container of many members is shown as a
+//! directory, with the subdirectories that its members' names require. A container of one member is
+//! shown as that member and has no directories.
 
 use std::{
     io::{self, Write},
@@ -17,24 +17,25 @@ use super::{
 /// The largest dictionary or window of a decoder, in bytes.
 pub const MAX_DICTIONARY: u32 = lzma::MAX_DICTIONARY;
 
-/// About how many bytes of memory a container of one member takes once it has been read.
+/// About how many bytes of memory a container of one member takes after it has been read.
 pub(super) const MEMORY_OF_ONE: u64 = 4 << 10;
 
-/// A file of members, parsed once.
+/// A parsed container.
 #[derive(Debug)]
 pub struct Container {
     source: Arc<SourceFile>,
     members: Box<[Member]>,
-    /// Empty if there is one member, which is shown in the place of the file.
+    /// Empty for a container of one member, which is shown in the place of the file.
     dirs: Box<[Dir]>,
     warning: Option<Box<str>>,
     identity: OnceLock<Identity>,
-    /// Of a zip: they say where the members' bytes start.
+    /// The local headers of a zip, which determine where the members' bytes start; `None` for other
+    /// formats.
     headers: Option<LocalHeaders>,
 }
 
 impl Container {
-    /// A container shown as the directories `tree`.
+    /// A container that is shown as the directories of `tree`.
     pub(super) fn of_many(
         source: Arc<SourceFile>,
         members: Vec<Member>,
@@ -51,7 +52,7 @@ impl Container {
         }
     }
 
-    /// A container of one member, whose `header_offset` is where its bytes start.
+    /// A container of one member, whose encoded bytes start at its `header_offset`.
     pub(super) fn of_one(source: Arc<SourceFile>, member: Member) -> Self {
         Self {
             source,
@@ -63,15 +64,15 @@ impl Container {
         }
     }
 
-    /// The file.
+    /// The file of this container.
     pub fn source(&self) -> &Arc<SourceFile> {
         &self.source
     }
 
-    /// Identifies the content of the file, in whatever place it is.
+    /// Identifies the content of the file, independent of its path.
     ///
     /// # Errors
-    /// When the bytes for it cannot be read.
+    /// When the bytes for the hash cannot be read.
     pub fn identity(&self) -> io::Result<Identity> {
         if let Some(identity) = self.identity.get() {
             return Ok(*identity);
@@ -83,24 +84,24 @@ impl Container {
         Ok(*self.identity.get_or_init(|| identity))
     }
 
-    /// A member; panics if `id` is of another container.
+    /// The member with this `id`. Panics if `id` is out of range.
     pub fn member(&self, id: MemberId) -> &Member {
         &self.members[id.0 as usize]
     }
 
-    /// A directory; panics if `id` is of another container.
+    /// The directory with this `id`. Panics if `id` is out of range.
     pub fn dir(&self, id: DirId) -> &Dir {
         &self.dirs[id.0 as usize]
     }
 
-    /// How many directories and members there are.
+    /// The number of directories and the number of members.
     pub fn counts(&self) -> (u32, u32) {
         (self.dirs.len() as u32, self.members.len() as u32)
     }
 
-    /// The path under which a member is shown, for messages; searches all directories.
+    /// The path under which a member is shown, for messages. Searches all directories.
     ///
-    /// A member that is not shown has no path: its number is returned in words.
+    /// For a member that is not shown, the result is a phrase with its number.
     pub fn path_of(&self, id: MemberId) -> Vec<u8> {
         let Some((mut dir, name)) = self.place_of(Entry::Member(id)) else {
             return format!("(member {}, not shown)", id.0).into_bytes();
@@ -123,7 +124,7 @@ impl Container {
         })
     }
 
-    /// Names that could not be shown as they are, in one sentence.
+    /// A sentence about names that are not shown as they are in the archive, if there are any.
     pub fn warning(&self) -> Option<&str> {
         self.warning.as_deref()
     }
@@ -131,8 +132,8 @@ impl Container {
     /// Where the encoded bytes of a member start.
     ///
     /// # Errors
-    /// `Encrypted`, `UnsupportedMethod`; in a zip `Corrupt` if the member's local header is not what
-    /// the central directory says, and `Io`.
+    /// `Encrypted`, `UnsupportedMethod`; in a zip `Corrupt` if the member's local header
+    /// contradicts the central directory, and `Io`.
     pub fn data_offset(&self, id: MemberId) -> Result<u64, Error> {
         let member = self.member(id);
         if member.encrypted {
@@ -147,20 +148,21 @@ impl Container {
         }
     }
 
-    /// Decodes a member of any supported method into `out`, checking size and CRC-32.
+    /// Decodes a member of any supported method into `out`. Checks its size and CRC-32.
     ///
-    /// As in CPython's zipfile, whatever a decoder has beyond the declared size is ignored.
-    /// Takes at most some 8 MiB, and a dictionary or window, at most [`MAX_DICTIONARY`].
+    /// As in CPython's zipfile, decoded bytes after the declared size are ignored. Takes some 8 MiB
+    /// of memory at most, plus a dictionary or window of at most [`MAX_DICTIONARY`] bytes.
     ///
     /// # Errors
-    /// As `data_offset`, and what `out` says. `Io` with `OutOfMemory` if an xz dictionary has more than
-    /// `most` bytes, which is less than that.
+    /// As `data_offset`, errors of the decoder, and errors of `out`. `Io` with `OutOfMemory` if an
+    /// xz dictionary has more than `most` bytes and `most` is less than [`MAX_DICTIONARY`].
     pub fn decode(&self, id: MemberId, most: u32, out: &mut dyn Write) -> Result<(), Error> {
         let offset = self.data_offset(id)?;
         decode::decode(&self.source, self.member(id), offset, most, out)
     }
 
-    /// The dictionary or window in bytes that decoding a member takes, by the start of the member.
+    /// How many bytes of dictionary or window decoding a member takes, according to the start of
+    /// its encoded bytes.
     ///
     /// # Errors
     /// As `data_offset`.
@@ -168,7 +170,7 @@ impl Container {
         Ok(decode::dictionary(&self.source, self.member(id), self.data_offset(id)?)?)
     }
 
-    /// About how many bytes of memory this takes.
+    /// About how many bytes of memory the container takes.
     pub fn memory(&self) -> u64 {
         let Some(headers) = &self.headers else { return MEMORY_OF_ONE };
         let tables = size_of::<Self>()

@@ -1,6 +1,6 @@
-//! The character set of zip names that do not say they are UTF-8 (APPNOTE, appendix D).
+//! The character set of zip names that are not marked as UTF-8 (APPNOTE, appendix D).
 
-/// What the bytes from 0x80 on stand for, as CPython's codec `cp437` has it.
+/// The code points for the bytes from 0x80 on, as in CPython's codec `cp437`.
 const UPPER_HALF: [u16; 128] = [
     0x00c7, 0x00fc, 0x00e9, 0x00e2, 0x00e4, 0x00e0, 0x00e5, 0x00e7, 0x00ea, 0x00eb, 0x00e8, 0x00ef,
     0x00ee, 0x00ec, 0x00c4, 0x00c5, 0x00c9, 0x00e6, 0x00c6, 0x00f4, 0x00f6, 0x00f2, 0x00fb, 0x00f9,
@@ -15,7 +15,7 @@ const UPPER_HALF: [u16; 128] = [
     0x00b0, 0x2219, 0x00b7, 0x221a, 0x207f, 0x00b2, 0x25a0, 0x00a0,
 ];
 
-/// Appends `name` as UTF-8. Bytes below 0x80 are ASCII, control characters too.
+/// Appends `name` as UTF-8. Bytes below 0x80 are ASCII, including control characters.
 pub(super) fn append_utf8(name: &[u8], out: &mut Vec<u8>) {
     if name.is_ascii() {
         return out.extend_from_slice(name);

@@ -1,10 +1,10 @@
-//! Decodes a whole member from start to end, for methods that cannot be read at an offset.
+//! Decodes a whole member from start to end. Needed for methods that cannot be read at an offset.
 //!
-//! Memory is bounded whatever the file asks for: 64 KiB of encoded and 64 KiB of decoded bytes
-//! here, and in the decoder
+//! Memory is bounded for any file: 64 KiB of encoded and 64 KiB of decoded bytes here, and in the
+//! decoder
 //! - deflate, deflate64: windows of 32 and 64 KiB;
 //! - bzip2: blocks of 900 kB, some 4 MB in all;
-//! - lzma, xz: the dictionary, which `lzma.rs` limits to 128 MiB; it grows with what is decoded;
+//! - lzma, xz: the dictionary, which `lzma.rs` limits to 128 MiB; it grows with the decoded bytes;
 //! - zstd: the window, which is limited to 128 MiB.
 
 use std::{
@@ -22,9 +22,9 @@ const PIECE: usize = 64 << 10;
 /// Decodes `member`, whose encoded bytes start at `offset`, into `out`.
 ///
 /// # Errors
-/// `Corrupt` if the bytes do not decode, end early, or have another CRC-32; `Io` if reading them
-/// or writing to `out` fails, and `Io` with `OutOfMemory` if they want a dictionary of more than `most`
-/// bytes, unless that is more than anybody gets.
+/// `Undecodable`, `Short` or `Checksum` if the bytes do not decode, end early, or have another
+/// CRC-32; `Io` if reading them or writing to `out` fails; `Io` with `OutOfMemory` if they need a
+/// dictionary of more than `most` bytes and `most` is less than `MAX_DICTIONARY`.
 pub(super) fn decode(
     source: &SourceFile,
     member: &Member,
@@ -35,7 +35,7 @@ pub(super) fn decode(
     let read_error = RefCell::new(None);
     let encoded = Encoded::new(source, offset, member.encoded_size, &read_error);
     let result = match member.method {
-        // As in zipfile, a decoder that nothing is asked of is not made.
+        // As in zipfile, an empty member is not decoded, so its encoded bytes are not checked.
         _ if member.size == 0 => copy(io::empty(), member, most, out),
         Method::Stored => copy(encoded, member, most, out),
         Method::Deflated => copy(flate2::bufread::DeflateDecoder::new(encoded), member, most, out),
@@ -53,7 +53,8 @@ pub(super) fn decode(
             .and_then(|decoder| copy(decoder, member, most, out)),
         Method::Other(method) => Err(Error::UnsupportedMethod(method)),
     };
-    // Decoders wrap and reword the errors of their input: what it really said counts.
+    // Decoders wrap and reword the errors of their input, so the original error is returned
+    // instead.
     match read_error.take() {
         Some(error) => Err(Error::Io(error)),
         None => result,
@@ -66,11 +67,11 @@ fn zstd_reader<R: BufRead>(encoded: R) -> io::Result<impl Read> {
     Ok(decoder)
 }
 
-/// The dictionary or window in bytes that decoding `member` takes, by the start of the member. The
-/// rest may ask for more.
+/// How many bytes of dictionary or window decoding `member` takes, according to the start of its
+/// encoded bytes. Later blocks may need more.
 ///
 /// # Errors
-/// When its start cannot be read.
+/// When the start of the member cannot be read.
 pub(super) fn dictionary(source: &SourceFile, member: &Member, offset: u64) -> io::Result<u32> {
     let mut start = vec![0; member.encoded_size.min(lzma::DICTIONARY_IS_WITHIN) as usize];
     Ok(match member.method {
@@ -87,8 +88,8 @@ pub(super) fn dictionary(source: &SourceFile, member: &Member, offset: u64) -> i
     })
 }
 
-/// Copies exactly the size of `member` from `decoder` to `out`, and compares the CRC-32. The dictionary
-/// of the decoder has `most` bytes at most.
+/// Copies exactly `member.size` bytes from `decoder` to `out`, and compares the CRC-32. `most` is
+/// the limit that the decoder's dictionary has, in bytes.
 fn copy(
     mut decoder: impl Read,
     member: &Member,
@@ -126,16 +127,16 @@ fn undecodable(member: &Member, decoded: u64, most: u32, cause: io::Error) -> Er
     Error::Undecodable { method: member.method, decoded, cause }
 }
 
-/// A range of a file as a reader. Keeps the error of a read that failed in `failure`, since
-/// decoders do not hand it on as it is.
+/// A reader of a range of a file. Stores the error of a failed read in `failure`, because decoders
+/// do not return it unchanged.
 #[derive(Debug)]
 pub(super) struct Encoded<'a> {
     source: &'a SourceFile,
-    /// The part that has not been read into `piece`.
+    /// Start of the part that has not been read into `piece`, in bytes from the start of the file.
     offset: u64,
     left: u64,
     piece: Vec<u8>,
-    /// How much of `piece` has been consumed.
+    /// How many bytes of `piece` have been consumed.
     consumed: usize,
     failure: &'a RefCell<Option<io::Error>>,
 }

@@ -1,6 +1,7 @@
-//! The directories that the names in an archive make.
+//! The directory tree of an archive, made from the names of its members.
 //!
-//! Built once, in time linear in the length of all names, without recursion; then never changed.
+//! The tree is built once, without recursion, in time nearly linear in the length of all names. It
+//! never changes after that.
 
 use std::{
     borrow::Cow,
@@ -14,8 +15,8 @@ use super::{
     name::{self, Change},
 };
 
-/// How many directories an archive may have. A name of 64 KiB can ask for 32,000, each far
-/// larger in memory than the two bytes that ask for it.
+/// How many directories an archive may have. One name of 64 KiB can require 32,000 directories, and
+/// each takes far more memory than its two bytes in the name.
 const MAX_DIRS: usize = 1 << 18;
 
 /// Index of a directory inside an archive; 0 is the root.
@@ -27,7 +28,7 @@ impl DirId {
     pub const ROOT: Self = Self(0);
 }
 
-/// What a name inside an archive stands for.
+/// The directory or the member under a name in an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Entry {
     /// A directory.
@@ -40,21 +41,21 @@ pub enum Entry {
 #[derive(Debug)]
 pub struct Dir {
     parent: DirId,
-    /// All names, in byte order, one after the other.
+    /// All names in the directory, in byte order, without separators.
     names: Box<[u8]>,
     rows: Box<[Row]>,
 }
 
-/// A name and what it stands for.
+/// A name in a directory, with its directory or member.
 #[derive(Debug)]
 struct Row {
-    /// Where the name ends in `Dir::names`; it starts where the one before it ends.
+    /// Where the name ends in `Dir::names`. It starts at the end of the previous name.
     name_end: u32,
     entry: Entry,
 }
 
 impl Dir {
-    /// What `name` stands for.
+    /// The entry with this `name`.
     pub fn get(&self, name: &[u8]) -> Option<Entry> {
         let (mut low, mut high) = (0, self.rows.len());
         while low < high {
@@ -68,23 +69,23 @@ impl Dir {
         None
     }
 
-    /// All names in byte order, with what they stand for.
+    /// All names in byte order, with their entries.
     pub fn entries(&self) -> impl ExactSizeIterator<Item = (&[u8], Entry)> {
         self.entries_from(0)
     }
 
-    /// The names from the `first`-th on, as a cookie of readdir asks for them.
+    /// The names from index `first` on, with their entries, to continue a listing.
     pub fn entries_from(&self, first: usize) -> impl ExactSizeIterator<Item = (&[u8], Entry)> {
         let first = first.min(self.rows.len());
         (first..self.rows.len()).map(|index| (self.name(index), self.rows[index].entry))
     }
 
-    /// The directory this one lies in; the root is its own parent.
+    /// The directory that contains this one. The root is its own parent.
     pub fn parent(&self) -> DirId {
         self.parent
     }
 
-    /// `rows` are `count` names of `len` bytes in all, sorted.
+    /// A directory of the sorted `rows`: `count` names of `len` bytes in all.
     fn new<'a>(
         parent: DirId,
         count: usize,
@@ -109,29 +110,30 @@ impl Dir {
     }
 }
 
-/// All directories of an archive, and a sentence about names that are not shown as they are.
+/// All directories of an archive, and a sentence about names that are not shown as they are in the
+/// archive.
 #[derive(Debug)]
 pub(super) struct Tree {
     pub dirs: Vec<Dir>,
     pub warning: Option<String>,
 }
 
-/// The most bytes that [`build`] allocates for the `names` of `count` members, one after the other:
-/// all paths, and again in their directories; a few numbers for each member; and what a directory
-/// takes while it is built.
+/// At most how many bytes of memory [`build`] allocates for the `names` of `count` members, given
+/// one after the other: all paths, and all names again in their directories; a few numbers for each
+/// member; and the data of each directory while it is built.
 pub(super) fn build_memory(count: usize, names: &[u8]) -> u64 {
     let slashes = names.iter().filter(|byte| **byte == b'/').count();
     (2 * names.len() + 64 * count + 320 * slashes.min(MAX_DIRS)) as u64
 }
 
 /// Builds directories from the names of `count` members in central directory order. For a million
-/// members it allocates about 50 MB for the time that it works: each table has one or two numbers a
+/// members it allocates about 50 MB while it runs: each of its tables has one or two numbers a
 /// name.
 pub(super) fn build<'a>(count: usize, name_of: impl Fn(usize) -> &'a [u8]) -> Tree {
     let mut changes = vec![None; count];
     let mut paths = Vec::new();
-    // Where the path of each member ends in `paths`. The path of a member that is not shown is empty;
-    // that of a directory ends in `/`.
+    // Where the path of each member ends in `paths`. The path of a member that is not shown is
+    // empty. The path of a directory ends in `/`.
     let mut ends: Vec<u32> = Vec::with_capacity(count);
     for (member, its_change) in changes.iter_mut().enumerate() {
         *its_change = match name::show(name_of(member), &mut paths) {
@@ -143,11 +145,13 @@ pub(super) fn build<'a>(count: usize, name_of: impl Fn(usize) -> &'a [u8]) -> Tr
             }
             Err(change) => Some(change),
         };
-        // Fits 32 bits: a central directory is far shorter, and a name grows threefold at most.
+        // This fits 32 bits: a central directory has at most 128 MiB, and decoding makes a name at
+        // most three times as long.
         ends.push(paths.len() as u32);
     }
 
-    // All directories first: a file may come before the directory that has its name.
+    // All directories are added before any file, because a file may come before a directory of the
+    // same name.
     let mut builder = Builder::new(&paths);
     let mut files = Vec::with_capacity(count);
     let mut start = 0;
@@ -162,7 +166,7 @@ pub(super) fn build<'a>(count: usize, name_of: impl Fn(usize) -> &'a [u8]) -> Tr
     }
     drop(ends);
     builder.add_files(files, |covered, by| {
-        // That the last of a repeated name is shown is expected; all other changes are reported.
+        // If a name is repeated, users expect its last member, so that is not reported.
         if name_of(covered) != name_of(by) {
             changes[covered] = Some(Change::Covered);
         }
@@ -173,7 +177,7 @@ pub(super) fn build<'a>(count: usize, name_of: impl Fn(usize) -> &'a [u8]) -> Tr
     Tree { dirs: builder.finish(), warning: sentence(&changes, name_of) }
 }
 
-/// One sentence about all names that are not shown as they are.
+/// One sentence about all names that are not shown as they are in the archive.
 fn sentence<'a>(changes: &[Option<Change>], name_of: impl Fn(usize) -> &'a [u8]) -> Option<String> {
     let (first, change) = changes.iter().enumerate().find_map(|(i, c)| c.map(|c| (i, c)))?;
     Some(format!(
@@ -185,7 +189,7 @@ fn sentence<'a>(changes: &[Option<Change>], name_of: impl Fn(usize) -> &'a [u8])
     ))
 }
 
-/// A file in the directory it lies in; its name is a part of all paths.
+/// A file, its directory, and the range of its name in `Builder::paths`.
 struct File {
     dir: u32,
     name_start: u32,
@@ -204,16 +208,16 @@ impl File {
     }
 }
 
-/// Directories and files by the directory they lie in and their name there.
+/// The directories and files so far, by their parent directory and their name in it.
 struct Builder<'p> {
     paths: &'p [u8],
     dirs: HashMap<(u32, &'p [u8]), u32>,
-    /// Sorted.
+    /// Sorted by [`File::key`].
     files: Vec<File>,
-    /// Files whose name is a directory's, under the name they got.
+    /// Files that have the same name as a directory, by their new names.
     renamed: HashMap<(u32, Vec<u8>), usize>,
-    /// For each name that was taken, the next number to try. Long names are shortened, so many may
-    /// become the same.
+    /// For each taken name that was tried for a renamed file: the next number to try. Without this,
+    /// many long names that are shortened to the same name would take quadratic time.
     next: HashMap<(u32, Vec<u8>), u64>,
 }
 
@@ -228,8 +232,9 @@ impl<'p> Builder<'p> {
         }
     }
 
-    /// Adds the directories of a path. Returns the last of them and the name that is left, which is
-    /// empty if all of it is directories; `None` if there are too many.
+    /// Adds the directories of a path. Returns the last directory and the range of the file name
+    /// after it, which is empty if the path is a directory's; `None` if there are too many
+    /// directories.
     fn add_dirs(&mut self, range: Range<u32>) -> Option<(u32, Range<u32>)> {
         let path = &self.paths[range.start as usize..range.end as usize];
         let dirs = path.iter().rposition(|&byte| byte == b'/').map_or(0, |slash| slash + 1);
@@ -245,11 +250,12 @@ impl<'p> Builder<'p> {
         Some((dir, range.start + dirs as u32..range.end))
     }
 
-    /// Adds files. Of files with the same name the last in central directory order is shown;
-    /// `covered` is called with each of the others and the one shown.
+    /// Adds files. Of files with the same path, the last in central directory order is shown. Calls
+    /// `covered` with each other one and a later one of the same path.
     fn add_files(&mut self, mut files: Vec<File>, mut covered: impl FnMut(usize, usize)) {
         let paths = self.paths;
-        // Most writers have sorted them, or nearly: cheaper than to hash 10,000 names.
+        // Most writers sort the names, or nearly so. Sorting them is then cheaper than hashing
+        // 10,000 names.
         files.sort_unstable_by(|a, b| (a.key(paths), a.member).cmp(&(b.key(paths), b.member)));
         files.dedup_by(|next, kept| {
             let same = next.key(paths) == kept.key(paths);
@@ -276,10 +282,11 @@ impl<'p> Builder<'p> {
         }
     }
 
-    /// `name.member`, or with the lowest number that is not taken: `name.member.2`.
+    /// `name.member` if that is free, else with the lowest number that makes it free:
+    /// `name.member.2`.
     fn free_name(&mut self, dir: u32, name: &[u8]) -> Vec<u8> {
         let mut number = 1;
-        // The names that are taken.
+        // The taken names that were tried.
         let mut passed = Vec::new();
         loop {
             let mut wanted = [name, b".member"].concat();
@@ -290,7 +297,7 @@ impl<'p> Builder<'p> {
             name::append_component(&wanted, &mut fitting);
             let key = (dir, fitting);
             if !self.is_taken(&key) {
-                // The names in between need not be tried again.
+                // The next search from any of these names starts at the next number.
                 self.next.extend(passed.into_iter().map(|passed| (passed, number + 1)));
                 return key.1;
             }
@@ -309,7 +316,7 @@ impl<'p> Builder<'p> {
     fn finish(self) -> Vec<Dir> {
         let mut parents = vec![DirId::ROOT; self.dirs.len() + 1];
         let member_entry = |member| Entry::Member(MemberId(member as u32));
-        // Directories, and files under another name than their own.
+        // Directories, and renamed files.
         let mut others: Vec<(u32, Cow<'p, [u8]>, Entry)> = Vec::new();
         others.reserve_exact(self.dirs.len() + self.renamed.len());
         for ((dir, name), child) in self.dirs {
@@ -342,7 +349,7 @@ impl<'p> Builder<'p> {
     }
 }
 
-/// Two sorted sequences of names as one.
+/// Merges two sorted sequences of names.
 struct Merged<A: Iterator, B: Iterator> {
     files: Peekable<A>,
     others: Peekable<B>,

@@ -8,11 +8,11 @@ use super::Method;
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// No end of central directory record: still being written, or not a zip.
+    /// The file has no end of central directory record: it is still being written, or not a zip.
     Pending(String),
     /// The file contradicts itself.
     Corrupt(String),
-    /// The encoded bytes of a member decode to fewer bytes than its size.
+    /// The encoded bytes of a member decode to fewer bytes than the member should have.
     Short {
         /// Bytes that they decode to.
         decoded: u64,
@@ -43,11 +43,12 @@ pub enum Error {
     Io(io::Error),
 }
 
-/// The longest reason that is remembered, in bytes: there may be thousands of files with one.
+/// The longest reason that is remembered, in bytes. There may be thousands of files with a reason.
 const LONGEST_REASON: usize = 200;
 
 impl Error {
-    /// The reason without the word before it that says what state the file is in.
+    /// The reason alone, without the word for the state ("corrupt", "pending") that `Display` puts
+    /// before it.
     pub fn reason(&self) -> impl fmt::Display {
         Reason(self)
     }

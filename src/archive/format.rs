@@ -1,6 +1,7 @@
-//! The formats of containers: which files may be one, how they are parsed, and where they are shown.
+//! The formats of containers: which files may have the format, how they are parsed, and under which
+//! names they are shown.
 //!
-//! A new format is a line of [`FORMATS`] and a file with its parser.
+//! A new format needs an entry in [`FORMATS`] and a file with its parser.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -12,7 +13,8 @@ use seekable_deflate::ReadAt;
 
 use super::{Container, Error, Grow, SourceFile, container, gzip, source::TAIL_READ, zip};
 
-/// All formats. Where two files would be shown under one name, the format that comes first is.
+/// All formats. If two files would be shown under the same name, the file whose format comes first
+/// in this list is shown.
 static FORMATS: [&Format; 2] = [&NPZ, &NPY_GZ];
 
 /// A zip archive of arrays: `a.npz` is shown as a directory.
@@ -28,22 +30,24 @@ pub static NPY_GZ: Format = Format {
     memory: |_, _| container::MEMORY_OF_ONE,
 };
 
-/// Makes a container of a file whose last `TAIL_READ` bytes have been read. The last argument is
-/// asked before more than a few MiB of memory are taken; half of them are given back at the end.
+/// Parses a file whose last `TAIL_READ` bytes have been read (second argument). The last argument
+/// is called before more than a few MiB of memory are allocated. About half of that memory is freed
+/// when parsing ends.
 type Parse = fn(Arc<SourceFile>, Vec<u8>, &mut Grow<'_>) -> Result<Container, Error>;
 
 /// A format of containers.
 #[derive(Debug)]
 pub struct Format {
-    /// The end of the names of such files. Something has to stand before it.
+    /// The suffix of the names of such files. A name must have at least one byte before it.
     suffix: &'static str,
-    /// Whether the suffix may be written in capitals.
+    /// Whether upper and lower case are the same in the suffix.
     any_case: bool,
-    /// The part of the suffix that the shown name lacks; `None` for a container that is shown as a
-    /// directory under its own name.
+    /// The part of the suffix that is removed from the shown name; `None` for a container that is
+    /// shown as a directory under its own name.
     hidden: Option<&'static str>,
     parse: Parse,
-    /// About how many bytes of memory a container takes, by its file and the last bytes of it.
+    /// Estimates how many bytes of memory a container takes, from its file and the last bytes of
+    /// it.
     memory: fn(&SourceFile, &[u8]) -> u64,
 }
 
@@ -54,7 +58,7 @@ impl PartialEq for Format {
 }
 
 impl Format {
-    /// The format of a file of this name.
+    /// The format that a file of this name may have.
     #[must_use]
     pub fn of(name: &OsStr) -> Option<&'static Self> {
         let name = name.as_bytes();
@@ -66,7 +70,7 @@ impl Format {
         })
     }
 
-    /// The end of the names of such files: no two formats have the same.
+    /// The suffix of the names of such files. No two formats have the same suffix.
     #[must_use]
     pub fn suffix(&self) -> &'static str {
         self.suffix
@@ -85,7 +89,7 @@ impl Format {
         name.as_bytes().strip_suffix(self.hidden?.as_bytes()).map(OsStr::from_bytes)
     }
 
-    /// The files that may be shown as a file called `shown`, and their formats.
+    /// The names of files that may be shown as a file called `shown`, with their formats.
     pub fn sources_of(shown: &OsStr) -> impl Iterator<Item = (&'static Self, OsString)> {
         FORMATS.into_iter().filter_map(move |format| {
             let name = [shown.as_bytes(), format.hidden?.as_bytes()].concat();
@@ -94,12 +98,13 @@ impl Format {
         })
     }
 
-    /// Parses a file whose last `tail` bytes have been read ([`SourceFile::with_tail`]). `grow` is
-    /// asked before more than a few MiB of memory are taken; half of them are given back at the end.
+    /// Parses a file. `tail` holds its last bytes, as [`SourceFile::with_tail`] returns them.
+    /// `grow` is called before more than a few MiB of memory are allocated. About half of that
+    /// memory is freed when parsing ends.
     ///
     /// # Errors
-    /// `Pending` or `Corrupt` if the file is not a container of this format, `Io`, and what `grow`
-    /// says.
+    /// `Pending` or `Corrupt` if the file is not a container of this format, `Io`, and errors of
+    /// `grow`.
     pub fn parse(
         &self,
         source: Arc<SourceFile>,
@@ -109,7 +114,7 @@ impl Format {
         (self.parse)(source, tail, grow)
     }
 
-    /// Parses a file of which nothing has been read, with as much memory as that takes.
+    /// Reads the end of a file and parses the file, without a limit of memory.
     ///
     /// # Errors
     /// As `parse`.
@@ -120,7 +125,7 @@ impl Format {
         self.parse(source, tail, &mut |_| Ok(()))
     }
 
-    /// About how many bytes of memory parsing takes, and the container afterwards.
+    /// About how many bytes of memory parsing takes, and the container after it.
     #[must_use]
     pub fn memory(&self, source: &SourceFile, tail: &[u8]) -> u64 {
         (self.memory)(source, tail)

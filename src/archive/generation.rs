@@ -9,7 +9,7 @@ use rustix::fs::StatxTimestamp;
 pub struct Timestamp {
     /// Negative before 1970.
     pub seconds: i64,
-    /// Less than a second, to be added.
+    /// Add these to `seconds`. Less than a second.
     pub nanoseconds: u32,
 }
 
@@ -28,18 +28,18 @@ pub struct Device {
     pub minor: u32,
 }
 
-/// Tells one version of a file from the next.
+/// Distinguishes one version of a file from the next.
 ///
-/// A change is noticed only if it moves a time. Since Linux 6.13 the kernel gives a file whose times
-/// were read a fine-grained time at its next change, so no later change goes unnoticed. Older
-/// kernels advance times by ticks of 1 to 10 ms: a program that changes a file twice in one tick
-/// and keeps its size leaves the times of its first change. A program that reads the times between
-/// the two changes cannot notice the second.
+/// A change is noticed only if it moves a time. Since Linux 6.13, if the times of a file were read,
+/// its next change gets a fine-grained time, so no change after a read goes unnoticed. Older
+/// kernels advance times by ticks of 1 to 10 ms. If a program changes a file twice in one tick and
+/// keeps its size, the second change leaves the times of the first: a program that reads the times
+/// between the two changes cannot notice the second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Generation {
     /// Device the file lies on.
     pub dev: Device,
-    /// Inode number there.
+    /// Inode number on that device.
     pub ino: u64,
     /// Size in bytes.
     pub size: u64,
@@ -50,15 +50,15 @@ pub struct Generation {
 }
 
 impl Generation {
-    /// The generation an open file has now: one fstat(2).
+    /// The current generation of an open file. Costs one fstat(2).
     ///
     /// # Errors
-    /// What fstat says.
+    /// The error of fstat(2).
     pub fn of(file: &File) -> io::Result<Self> {
         Ok(Self::from_stat(&rustix::fs::fstat(file)?))
     }
 
-    /// The generation by the result of stat(2).
+    /// The generation in a result of stat(2).
     #[must_use]
     // The types of these fields differ between architectures.
     #[allow(clippy::unnecessary_cast)]

@@ -1,8 +1,8 @@
 //! Decodes the first bytes of a gzip file, to read the header of a `.npy.gz`.
 //!
 //! Each thread keeps one inflate state. The gzip decoders of `flate2` allocate 43 KiB each and free
-//! them after the header; small blocks that stay then split the freed ones. Listing 30,000 files left
-//! 203 MiB resident, of which 25 were in use.
+//! them after the header. Small allocations that live longer then split the freed memory, so that
+//! it cannot be reused: after listing 30,000 files, 203 MiB were resident, of which 25 were in use.
 
 use std::{
     cell::RefCell,
@@ -16,8 +16,8 @@ thread_local! {
     static INFLATE: RefCell<Decompress> = RefCell::new(Decompress::new(false));
 }
 
-/// Calls `work` with a reader of the decoded bytes of the gzip file `encoded`. Does not compare the
-/// CRC-32 of its members; the engine does, when it decodes them to their ends.
+/// Calls `work` with a reader of the decoded bytes of the gzip file `encoded`. The reader does not
+/// compare the CRC-32 of gzip members; the engine does that when it decodes them to their ends.
 pub(super) fn with_decoded<R: BufRead, T>(encoded: R, work: impl FnOnce(&mut dyn Read) -> T) -> T {
     INFLATE.with_borrow_mut(|inflate| work(&mut Gunzip { encoded, inflate, place: Place::Before }))
 }
@@ -30,10 +30,10 @@ struct Gunzip<'a, R> {
 
 /// The position of the reader in the file.
 enum Place {
-    /// Before the first member.
+    /// Before the first gzip member.
     Before,
     InMember,
-    /// After a member; others may follow.
+    /// After a gzip member. Others may follow.
     After,
 }
 
@@ -41,7 +41,7 @@ impl<R: BufRead> Read for Gunzip<'_, R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         while !buf.is_empty() {
             if !matches!(self.place, Place::InMember) {
-                // Bytes after the last member that are not a member are ignored (rule 2.7).
+                // After a gzip member, bytes that do not start another one are ignored (rule 2.7).
                 match read_header(&mut self.encoded) {
                     Ok(()) => {}
                     Err(_) if matches!(self.place, Place::After) => return Ok(0),
@@ -80,17 +80,17 @@ impl<R: BufRead> Read for Gunzip<'_, R> {
     }
 }
 
-/// Bytes of a member's trailer: CRC-32 and length.
+/// Length in bytes of a gzip member's trailer: CRC-32 and length.
 const TRAILER_LEN: u64 = 8;
 
-/// Flags of a member's header (RFC 1952, 2.3.1).
+/// Flags in the header of a gzip member (RFC 1952, 2.3.1).
 const FHCRC: u8 = 1 << 1;
 const FEXTRA: u8 = 1 << 2;
 const FNAME: u8 = 1 << 3;
 const FCOMMENT: u8 = 1 << 4;
 const RESERVED: u8 = 0xe0;
 
-/// Skips the header of a member.
+/// Reads and checks the header of a gzip member.
 fn read_header(encoded: &mut impl BufRead) -> io::Result<()> {
     let mut header = Header { encoded, crc: crc32fast::Hasher::new() };
     let start = header.bytes::<10>()?;
@@ -116,7 +116,7 @@ fn read_header(encoded: &mut impl BufRead) -> io::Result<()> {
     Ok(())
 }
 
-/// The header of a member, with the CRC of the bytes read so far.
+/// Reads the header of a gzip member; holds the CRC of the bytes read so far.
 struct Header<'a, R> {
     encoded: &'a mut R,
     crc: crc32fast::Hasher,
@@ -151,7 +151,7 @@ mod tests {
     }
 
     fn decoded(encoded: &[u8]) -> (Vec<u8>, Option<io::ErrorKind>) {
-        // In small pieces, so that members end and headers lie across them.
+        // Small pieces, so that headers and trailers cross the ends of pieces.
         let encoded = io::BufReader::with_capacity(7, encoded);
         with_decoded(encoded, |decoded| {
             let mut bytes = Vec::new();

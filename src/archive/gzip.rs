@@ -1,7 +1,7 @@
 //! The parser of `.npy.gz` files: finds the size of the member without decoding all of it.
 //!
-//! The size at the end of a gzip file is that of its last gzip member alone, modulo 2^32. So the size
-//! comes from the header of the `.npy`; a pass over the whole stream finds out whether it is right.
+//! The size at the end of a gzip file is that of its last gzip member alone, modulo 2^32. So the
+//! size is computed from the header of the `.npy`. A pass over the whole stream checks it later.
 
 use std::{
     cell::RefCell,
@@ -17,14 +17,14 @@ use super::{
     npy::{self, NpyError},
 };
 
-/// The most bytes that are read to find the header. The longest header (1 MiB) grows by less than half
-/// when encoded, but a gzip file may start with any number of empty gzip members.
+/// At most how many encoded bytes are read to find the header. The longest header (1 MiB) grows by
+/// less than half when encoded, but a gzip file may start with any number of empty gzip members.
 const MAX_ENCODED: u64 = 2 << 20;
 
 /// Inflates the first bytes and reads the `.npy` header.
 ///
 /// # Errors
-/// `Corrupt` if the file is not a gzipped `.npy` of a size that can be known, `Io`.
+/// `Corrupt` if the file is not a gzipped `.npy`, or its size cannot be computed; `Io`.
 pub(super) fn parse_npy(
     source: Arc<SourceFile>,
     _tail: Vec<u8>,
@@ -44,14 +44,15 @@ pub(super) fn parse_npy(
         encrypted: false,
         encoded_size,
         size,
-        // Each gzip member has one of its own part; the decoder compares them.
+        // None for the whole file: each gzip member has one for its own part, and the decoder
+        // compares it.
         crc32: None,
         header_offset: 0,
     };
     Ok(Container::of_one(source, member))
 }
 
-/// Inflates as many bytes as the header needs, and no more.
+/// Inflates only as many bytes as the header has.
 fn read_header(source: &SourceFile) -> Result<npy::Header, Error> {
     let read_error = RefCell::new(None);
     let len = source.generation().size.min(MAX_ENCODED);
@@ -79,7 +80,7 @@ fn read_header(source: &SourceFile) -> Result<npy::Header, Error> {
 }
 
 /// Reads until `buf` has `wanted` bytes or the stream ends. A stream that is cut short is not an
-/// error here: the bytes before its end may say better what is wrong.
+/// error here: parsing the bytes before its end may give a better reason.
 fn fill(decoded: &mut dyn Read, buf: &mut Vec<u8>, wanted: usize) -> io::Result<()> {
     let missing = (wanted - buf.len()) as u64;
     match decoded.take(missing).read_to_end(buf) {

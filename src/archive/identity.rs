@@ -1,4 +1,4 @@
-//! Recognises a container by its content, in whatever place and under whatever name.
+//! Recognises a container by its content, independent of its path.
 
 use std::{fmt, io, iter, ops::Range};
 
@@ -10,36 +10,39 @@ use super::SourceFile;
 /// The type of FUSE filesystems in statfs(2) (FUSE_SUPER_MAGIC).
 const FUSE: u32 = 0x6573_5546;
 
-/// Bytes at the start and at the end of a file without a directory that are hashed.
+/// How many bytes are hashed at the start and at the end of a file that has no central directory.
 const HEAD: u64 = 4 << 10;
 const TAIL: u64 = 64 << 10;
 
 /// Bytes that are hashed at a time.
 const PIECE: u64 = 64 << 10;
 
-/// Distinguishes a container from all others: a SHA-256 over its owner, its size, its mtime in whole
-/// seconds, and some of its bytes. Name, inode and ctime are not part of it: a copy has others.
+/// Distinguishes a container from all others: a SHA-256 over its owner, its size, its mtime in
+/// whole seconds, and some of its bytes. Name, inode and ctime are not included, because a copy has
+/// different ones.
 ///
-/// The owner is part of it because nothing else stops another user from making a container with the
-/// same hash and other data; only root can give files away. On a FUSE filesystem the user who mounts
-/// it chooses the owners of its files: identities there are of a kind of their own.
+/// The owner is included because otherwise another user could make a container with the same hash
+/// and other data; only root can give files to another owner. On a FUSE filesystem the user who
+/// mounts it chooses the owners of its files, so the hash also includes whether the filesystem is
+/// FUSE.
 ///
-/// The bytes of a zip are its central directory and everything after it: the directory has the
-/// CRC-32, the sizes and the place of every member. A file without a directory (`.npy.gz`) has its
-/// first 4 KiB, with the gzip header, and its last 64 KiB, with the CRC-32 of the last gzip member.
-/// These do not cover its middle, so the fraction of the mtime is compared too. The fraction is not
-/// in the hash because some programs and filesystems that keep times cut it.
+/// The hashed bytes of a zip are its central directory and everything after it: the directory holds
+/// the CRC-32, the sizes and the place of every member. The hashed bytes of a file without a
+/// central directory (`.npy.gz`) are its first 4 KiB, with the gzip header, and its last 64 KiB,
+/// with the CRC-32 of the last gzip member. They do not cover the middle of the file, so the
+/// fraction of the mtime is compared too. The fraction is not in the hash because some programs and
+/// filesystems cut off its digits when they copy times.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Identity {
     /// The SHA-256.
     pub hash: [u8; 32],
-    /// Fraction of the mtime in nanoseconds; 0 if the hash is enough.
+    /// Fraction of the mtime in nanoseconds; 0 for a zip, for which the hash is enough.
     pub fraction: u32,
 }
 
 impl Identity {
-    /// Whether a container with this hash is the same if the fraction of its mtime is `other`: the
-    /// fractions are equal, or one has lost digits of the other.
+    /// Whether a container with the same hash, whose mtime has the fraction `other`, is the same
+    /// container: the fractions are equal, or one is the other with its last digits cut off.
     pub fn has_fraction(&self, other: u32) -> bool {
         (0..=9).map(|digits| 10u32.pow(digits)).any(|unit| {
             let is_cut = |cut: u32, whole: u32| cut == whole - whole % unit;
@@ -47,12 +50,12 @@ impl Identity {
         })
     }
 
-    /// Of a file whose central directory goes from `start` to its end.
+    /// The identity of a zip, from the bytes after `start`, where its central directory starts.
     pub(super) fn by_directory(source: &SourceFile, start: u64) -> io::Result<Self> {
         Self::of(source, iter::once(start..source.generation().size))
     }
 
-    /// Of a file without a directory, by its start and its end.
+    /// The identity of a file without a central directory, from its start and its end.
     pub(super) fn by_ends(source: &SourceFile) -> io::Result<Self> {
         let generation = source.generation();
         let head = 0..generation.size.min(HEAD);
@@ -60,7 +63,7 @@ impl Identity {
         Ok(Self { fraction: generation.mtime.nanoseconds, ..Self::of(source, [head, tail])? })
     }
 
-    /// By the bytes `ranges` of the file.
+    /// The identity from the bytes in `ranges` of the file.
     fn of(source: &SourceFile, ranges: impl IntoIterator<Item = Range<u64>>) -> io::Result<Self> {
         let generation = source.generation();
         let mut hash = Sha256::new();
@@ -76,7 +79,7 @@ impl Identity {
         for range in ranges {
             hash.update(range.start.to_le_bytes());
             for start in range.clone().step_by(PIECE as usize) {
-                // At most a piece, so it fits.
+                // At most `PIECE`, so the cast loses nothing.
                 buf.resize(PIECE.min(range.end - start) as usize, 0);
                 source.read_exact_at(&mut buf, start)?;
                 hash.update(&buf);
@@ -86,7 +89,7 @@ impl Identity {
     }
 }
 
-/// In hexadecimal digits.
+/// The hash in hexadecimal digits.
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.hash.iter().try_for_each(|byte| write!(f, "{byte:02x}"))

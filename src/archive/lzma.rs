@@ -4,16 +4,17 @@ use std::io::{self, BufRead, Read};
 
 use lzma_rust2::{LzmaReader, XzReader};
 
-/// The largest dictionary that is allocated: twice that of `xz -9`. One decoder at a time has a large
-/// one.
+/// The largest dictionary that is allocated, in bytes: twice that of `xz -9`. Only one decoder at a
+/// time has a large one.
 pub(super) const MAX_DICTIONARY: u32 = 128 << 20;
-/// What `lzma-rust2` reckons for the decoder's own tables and buffers, rounded up.
+/// The memory in KiB that `lzma-rust2` counts for the decoder's own tables and buffers, rounded up.
 const XZ_TABLES_KIB: u32 = 1 << 10;
 
-/// The decoder of method 14 (APPNOTE 5.8.8): a header of its own, then a raw LZMA stream.
+/// The decoder of method 14 (APPNOTE 5.8.8). The encoded bytes are a header of this method, then a
+/// raw LZMA stream.
 ///
 /// # Errors
-/// What reading the header says, and when it asks for more than the largest dictionary.
+/// When the header cannot be read or is invalid, or when it needs more than the largest dictionary.
 pub(super) fn lzma_reader<R: BufRead>(mut encoded: R, size: u64) -> io::Result<impl Read> {
     let mut header = [0; LZMA_HEADER_LEN];
     encoded.read_exact(&mut header)?;
@@ -25,7 +26,7 @@ pub(super) fn lzma_reader<R: BufRead>(mut encoded: R, size: u64) -> io::Result<i
             format!("{properties_len} bytes of properties, not 5"),
         ));
     }
-    // No match reaches back further than to the start of what was decoded.
+    // No match reaches back beyond the start of the decoded bytes, so `size` is enough.
     let dictionary = u64::from(u32::from_le_bytes(dictionary)).min(size);
     match u32::try_from(dictionary) {
         Ok(dictionary) if dictionary <= MAX_DICTIONARY => {
@@ -38,19 +39,21 @@ pub(super) fn lzma_reader<R: BufRead>(mut encoded: R, size: u64) -> io::Result<i
     }
 }
 
-/// The dictionary in bytes that the start of a stream of method 14 asks for.
+/// The size in bytes of the dictionary that a stream of method 14 needs, from its `start`.
 pub(super) fn lzma_dictionary(start: &[u8]) -> u32 {
     let bytes = start.get(5..LZMA_HEADER_LEN).and_then(|bytes| bytes.first_chunk());
     bytes.map_or(MAX_DICTIONARY, |bytes| u32::from_le_bytes(*bytes)).min(MAX_DICTIONARY)
 }
 
-/// The decoder of method 95: one .xz stream. A dictionary of more than `most` bytes is `OutOfMemory`.
+/// The decoder of method 95: one .xz stream. A dictionary of more than `most` bytes is the error
+/// `OutOfMemory`.
 pub(super) fn xz_reader<R: BufRead>(encoded: R, most: u32) -> impl Read {
     XzReader::new_mem_limit(encoded, false, (most >> 10) + XZ_TABLES_KIB)
 }
 
-/// The dictionary in bytes that the first block of an .xz stream asks for (the .xz file format, 3.1 and
-/// 5.3.1); the largest if its `start` is none, or does not tell.
+/// The size in bytes of the dictionary that the first block of an .xz stream needs (the .xz file
+/// format, 3.1 and 5.3.1). The largest size if `start` is not the start of an .xz stream, or too
+/// short.
 pub(super) fn xz_dictionary(start: &[u8]) -> u32 {
     first_xz_dictionary(start).unwrap_or(MAX_DICTIONARY)
 }
@@ -58,11 +61,11 @@ pub(super) fn xz_dictionary(start: &[u8]) -> u32 {
 fn first_xz_dictionary(start: &[u8]) -> Option<u32> {
     let flags = *start.get(XZ_STREAM_HEADER_LEN + 1)?;
     let mut rest = &start[XZ_STREAM_HEADER_LEN + 2..];
-    // Sizes of the block, if they are there.
+    // Skips the sizes of the block, if it has them.
     for _ in 0..(flags >> 6).count_ones() {
         number(&mut rest)?;
     }
-    // Its filters: the last is LZMA2.
+    // The filters of the block. The last is LZMA2.
     for _ in 0..=flags & 3 {
         let filter = number(&mut rest)?;
         let len = usize::try_from(number(&mut rest)?).ok()?;
@@ -78,7 +81,7 @@ fn first_xz_dictionary(start: &[u8]) -> Option<u32> {
     None
 }
 
-/// A number of 7 bits a byte (the .xz file format, 1.2).
+/// Reads a number that is stored as 7 bits a byte (the .xz file format, 1.2).
 fn number(rest: &mut &[u8]) -> Option<u64> {
     let mut value = 0;
     for shift in (0..63).step_by(7) {
@@ -91,17 +94,17 @@ fn number(rest: &mut &[u8]) -> Option<u64> {
     None
 }
 
-/// A header of method 14: version of the SDK, length of the properties, then these: lc/lp/pb and the
-/// dictionary size.
+/// Bytes of the header of method 14: version of the SDK (2), length of the properties (2), then the
+/// properties: lc/lp/pb (1) and the dictionary size (4).
 const LZMA_HEADER_LEN: usize = 9;
 
-/// Magic bytes, flags and a CRC-32.
+/// Bytes of the magic, the flags and a CRC-32.
 const XZ_STREAM_HEADER_LEN: usize = 12;
 
-/// The filter that decodes.
+/// The ID of the filter LZMA2, which compresses; the others only transform bytes.
 const LZMA2: u64 = 0x21;
 
-/// Bytes of a stream that are enough to tell its dictionary.
+/// The size of the dictionary is known from this many bytes at the start of a stream.
 pub(super) const DICTIONARY_IS_WITHIN: u64 = 64;
 
 #[cfg(test)]
@@ -152,7 +155,8 @@ mod tests {
             changed[at] = byte;
             xz_dictionary(&changed)
         };
-        // Of the block: flags, filter, length of its properties, these.
+        // Bytes 13 to 16 of the stream, in the block header: flags, filter, length of its
+        // properties, and the properties.
         assert_eq!(
             [(14, 0x22), (15, 200), (16, 40), (16, 255)].map(|(at, byte)| with(at, byte)),
             [MAX_DICTIONARY; 4]

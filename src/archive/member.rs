@@ -1,27 +1,27 @@
-//! One member.
+//! One member of a container.
 
 use std::fmt;
 
 /// How a member is encoded (APPNOTE 4.4.5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
-    /// As it is.
+    /// Not compressed.
     Stored,
-    /// RFC 1951.
+    /// DEFLATE (RFC 1951), method 8.
     Deflated,
-    /// Method 9.
+    /// Deflate64, method 9.
     Deflate64,
-    /// Method 12.
+    /// bzip2, method 12.
     Bzip2,
-    /// Method 14.
+    /// LZMA, method 14.
     Lzma,
-    /// Method 95.
+    /// xz, method 95.
     Xz,
-    /// Method 93.
+    /// Zstandard, method 93.
     Zstd,
-    /// RFC 1952: not in a zip, but a file of its own.
+    /// gzip (RFC 1952): not a method of zip; the whole file is the member.
     Gzip,
-    /// Any other, by its number.
+    /// Any other method, by its number.
     Other(u16),
 }
 
@@ -42,7 +42,7 @@ impl Method {
     }
 }
 
-/// The name as documentation and tools spell it: `stored`, `deflated`, `method 97`.
+/// The usual name of the method: `stored`, `deflated`, `method 97`.
 impl fmt::Display for Method {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -64,29 +64,30 @@ impl fmt::Display for Method {
 pub struct MemberId(pub u32);
 
 impl MemberId {
-    /// The member of a container that has one and no directories.
+    /// The member of a container that has only one member and no directories.
     pub const ONLY: Self = Self(0);
 }
 
-/// The most decoded bytes that DEFLATE makes of one byte: a length of 258 for a code of one bit
-/// and a distance for another.
+/// The most decoded bytes for one byte of DEFLATE: each match decodes to at most 258 bytes and
+/// takes at least two bits, one for its length and one for its distance.
 pub(super) const MAX_DEFLATE_RATIO: u64 = 1032;
 
-/// What a container says of a member.
+/// The properties of a member, from its container.
 #[derive(Debug)]
 pub struct Member {
-    /// How it is encoded.
+    /// How the member is encoded.
     pub method: Method,
-    /// Whether it is encrypted.
+    /// Whether the member is encrypted.
     pub encrypted: bool,
-    /// Bytes in the archive.
+    /// Size of the encoded member in bytes.
     pub encoded_size: u64,
-    /// Bytes when decoded; at most `i64::MAX`, the largest size that Linux has for a file.
+    /// Size of the decoded member in bytes. At most `i64::MAX`, the largest size of a file on
+    /// Linux.
     pub size: u64,
-    /// CRC-32 of the decoded bytes, if the container says it.
+    /// CRC-32 of the decoded bytes, if the container has one for the whole member.
     pub crc32: Option<u32>,
-    /// Where the local file header is, or the member itself if it has none. In bytes from the start
-    /// of the file.
+    /// Where the local file header starts; if the format has none, where the encoded member starts.
+    /// In bytes from the start of the file.
     pub header_offset: u64,
 }
 

@@ -1,7 +1,7 @@
-//! What an archive is: members that can be read at an offset.
+//! Archives and other containers: parses them and decodes their members.
 //!
-//! Knows nothing of FUSE and starts no threads. Every read of the file is checked against the
-//! generation it was opened with.
+//! Knows nothing of FUSE and starts no threads. Every read checks that the file is still the
+//! generation that was opened.
 #![forbid(unsafe_code)]
 
 mod central;

@@ -1,34 +1,34 @@
-//! From the names in an archive to names that a filesystem can show.
+//! Turns the names in an archive into names that a filesystem can show.
 //!
-//! Each name becomes a path of plain components, or is left out. Knows nothing of directories:
-//! what happens when two names want the same place is decided in `dir.rs`.
+//! Each name becomes a path of plain components, or is left out. This module does not know which
+//! directories exist: `dir.rs` decides what happens if two names have the same path.
 
 /// The longest name of a file on Linux (NAME_MAX), in bytes.
 const NAME_MAX: usize = 255;
 
-/// What had to be done to a name.
+/// The change made to a name, or the reason why it is left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Change {
-    /// A component is `..`.
+    /// Left out: a component is `..`.
     Parent,
-    /// It holds a zero byte.
+    /// Left out: the name holds a zero byte.
     Nul,
-    /// No component is left.
+    /// Left out: no component is left.
     Empty,
-    /// A leading `/`, an empty component or `.` was dropped.
+    /// A leading `/`, an empty component or a component `.` was dropped.
     Dropped,
-    /// A component was too long.
+    /// A component was longer than 255 bytes and was shortened.
     Shortened,
-    /// It is a file and a directory; the file is renamed.
+    /// A file and a directory have this name; the file was renamed.
     Renamed,
-    /// Another name, later in the archive, is shown as this one.
+    /// Left out: a different name, later in the archive, has the same path.
     Covered,
-    /// The archive has too many directories.
+    /// Left out: the archive has too many directories.
     TooMany,
 }
 
 impl Change {
-    /// What was done and why, to follow the name in a sentence.
+    /// A phrase for the change and its cause. In a message it follows the name and "is".
     pub fn reason(self) -> &'static str {
         match self {
             Self::Parent => "left out: it has a component \"..\"",
@@ -43,19 +43,19 @@ impl Change {
     }
 }
 
-/// A name as it can be shown.
+/// The result of [`show`] for a name that can be shown.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Shown {
-    /// Whether it names a directory (it ends in `/`).
+    /// Whether the name is a directory's: it ends in `/`.
     pub is_dir: bool,
-    /// What was done to it, if anything.
+    /// How the name was changed, if it was.
     pub change: Option<Change>,
 }
 
 /// Appends the components of `name` to `path`, with `/` between them.
 ///
 /// # Errors
-/// Why the name cannot be shown; `path` is then as it was.
+/// The reason why the name cannot be shown. `path` is then unchanged.
 pub(super) fn show(name: &[u8], path: &mut Vec<u8>) -> Result<Shown, Change> {
     if name.contains(&0) {
         return Err(Change::Nul);
@@ -83,10 +83,11 @@ pub(super) fn show(name: &[u8], path: &mut Vec<u8>) -> Result<Shown, Change> {
     if path.len() == before { Err(Change::Empty) } else { Ok(shown) }
 }
 
-/// Appends `component`, shortened if a filesystem could not hold it; says whether it was.
+/// Appends `component`, shortened if it has more than 255 bytes. Returns whether it was shortened.
 ///
-/// A shortened name has 255 bytes (up to 3 less, so that no UTF-8 character is cut): a part of
-/// the start, `~`, the CRC-32 of the whole in 8 hex digits, and the last extension.
+/// A shortened name has 255 bytes, or up to 3 less so that no UTF-8 character is cut. It consists
+/// of the start of the name, `~`, the CRC-32 of the whole name in 8 hex digits, and the last
+/// extension.
 pub(super) fn append_component(component: &[u8], path: &mut Vec<u8>) -> bool {
     if component.len() <= NAME_MAX {
         path.extend_from_slice(component);
@@ -109,7 +110,7 @@ pub(super) fn append_component(component: &[u8], path: &mut Vec<u8>) -> bool {
     true
 }
 
-/// A name for a message: printable, in one line, not too long.
+/// Formats a name for a message: printable, in one line, at most its first 100 bytes.
 pub(super) fn escaped(name: &[u8]) -> String {
     const LONGEST: usize = 100;
     let start = &name[..name.len().min(LONGEST)];

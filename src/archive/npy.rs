@@ -1,7 +1,7 @@
 //! The header of a `.npy` file (NEP 1, format versions 1.0, 2.0, 3.0).
 //!
-//! Reads what numpy.lib.format reads, a Python dict literal with three keys, and works out the
-//! size of the file from it. Evaluates nothing.
+//! Reads the same headers as numpy.lib.format: a Python dict literal with three keys. Computes the
+//! size of the file from them. Does not evaluate Python code.
 
 mod dtype;
 mod literal;
@@ -10,18 +10,18 @@ use std::fmt;
 
 use literal::Value;
 
-/// Bytes of a header that are enough to tell how long it is.
+/// The length of a header is known from this many bytes at its start.
 pub const MIN_HEADER_LEN: usize = 12;
 
-/// The longest header that is read. Format 2.0 allows 4 GiB, for dtypes with very many fields;
-/// this is enough for tens of thousands of them, and NumPy itself refuses more than 10,000 bytes
-/// unless told otherwise. Without a bound, a file of 12 bytes decides how much memory we take.
+/// The longest header that is read, in bytes. Format 2.0 allows 4 GiB, for dtypes with very many
+/// fields. 1 MiB is enough for tens of thousands of fields, and NumPy itself by default refuses
+/// more than 10,000 bytes. Without a bound, a file of 12 bytes decides how much memory we take.
 pub const MAX_HEADER_LEN: usize = 1 << 20;
 
 /// The most axes that an array has (NPY_MAXDIMS of NumPy 2).
 const MAX_AXES: usize = 64;
 
-/// What a `.npy` header says.
+/// The fields of a `.npy` header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
     /// Where the array's bytes start, in bytes from the start of the file.
@@ -37,11 +37,12 @@ pub struct Header {
 }
 
 impl Header {
-    /// Reads the header at the start of a file. `start` may end before the header does, or go on
-    /// after it.
+    /// Parses the header at the start of a file. `start` may end before the header ends, or contain
+    /// bytes after it.
     ///
     /// # Errors
-    /// `Truncated` says how many bytes to come back with; any other is final.
+    /// `Truncated` if `start` is too short: call again with `needed` bytes. Any other error is
+    /// final.
     pub fn parse(start: &[u8]) -> Result<Self, NpyError> {
         let magic = b"\x93NUMPY";
         let seen = start.len().min(magic.len());
@@ -69,7 +70,7 @@ impl Header {
         let text = start.get(text_start..needed).ok_or(NpyError::Truncated { needed })?;
         let text = match major {
             3 => std::str::from_utf8(text).map_err(|_| malformed("it is not UTF-8"))?.to_owned(),
-            // Latin-1: every byte is the character of its number.
+            // Latin-1: each byte is the character with that code point.
             _ => text.iter().copied().map(char::from).collect(),
         };
         Self::from_dict(needed as u64, &text)
@@ -81,7 +82,7 @@ impl Header {
         };
         let (mut descr, mut fortran_order, mut shape) = (None, None, None);
         for item in items {
-            // As in Python, the last of a repeated key counts.
+            // As in Python, if a key is repeated, its last value counts.
             match item.key {
                 Value::Str("descr") => descr = Some((item.value, item.text)),
                 Value::Str("fortran_order") => fortran_order = Some(item.value),
@@ -130,7 +131,7 @@ impl Header {
     }
 }
 
-/// The product of some lengths: 0 if any is, even if the others overflow.
+/// The product of `lengths`; `None` if it overflows. It is 0 if any length is 0.
 fn product(lengths: &[u64]) -> Option<u64> {
     if lengths.contains(&0) {
         return Some(0);
@@ -142,34 +143,34 @@ fn malformed(what: impl Into<String>) -> NpyError {
     NpyError::Malformed(what.into())
 }
 
-/// Why there is no `.npy` header, or none that can be used.
+/// Why the `.npy` header is missing or cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NpyError {
-    /// The file does not start as a `.npy` does.
+    /// The file does not start with the magic bytes of a `.npy` file.
     NoMagic,
-    /// The header goes on for so many bytes from the start of the file, or more.
+    /// The given bytes end before the header does.
     Truncated {
-        /// Bytes from the start of the file.
+        /// How many bytes from the start of the file are needed, at least.
         needed: usize,
     },
     /// A format version that is not known.
     Version {
-        /// Its first byte.
+        /// First byte of the version.
         major: u8,
-        /// Its second byte.
+        /// Second byte of the version.
         minor: u8,
     },
     /// The header is longer than `MAX_HEADER_LEN`.
     TooLong {
-        /// Its length in bytes.
+        /// Length of the header in bytes, without magic bytes, version and length field.
         len: usize,
     },
-    /// The header is not the dict that it should be.
+    /// The header is not a dict with the three keys and values of the right types.
     Malformed(String),
-    /// A dtype whose size is not known.
+    /// The dtype is not known, so neither is its size.
     Dtype(String),
-    /// The size of the array does not fit 63 bits.
+    /// The size of the file does not fit 63 bits.
     TooLarge,
 }
 

@@ -1,4 +1,4 @@
-//! Random archives against a plain map, and damaged ones against nothing but panics.
+//! Compares random archives with a simple model, and checks that damaged archives cause no panic.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,8 +9,8 @@ use super::{
     testing::{RawMember, RawZip, deflate, open, paths, read},
 };
 
-/// What an archive with these names must show, by the rules as they are written down: paths
-/// of directories, and files with the number of the member whose bytes they have.
+/// The paths that an archive with these names must show, by the written rules: the directories, and
+/// the files with the number of the member whose bytes they have.
 fn model(names: &[Vec<u8>]) -> (BTreeSet<Vec<u8>>, BTreeMap<Vec<u8>, usize>) {
     let mut dirs = BTreeSet::new();
     let mut files = BTreeMap::new();
@@ -51,7 +51,7 @@ fn model(names: &[Vec<u8>]) -> (BTreeSet<Vec<u8>>, BTreeMap<Vec<u8>, usize>) {
     (dirs, files)
 }
 
-/// Names out of few parts, so that they often meet.
+/// Names of few different parts, so that names often collide.
 fn names() -> impl Strategy<Value = Vec<Vec<u8>>> {
     let part = select(vec!["a", "b", "/", "/", ".", "..", ".member", ".member.2", "\0", "\u{e9}"]);
     vec(vec(part, 0..6).prop_map(|parts| parts.concat().into_bytes()), 0..20)
@@ -125,8 +125,8 @@ fn small_zip(zip64: bool, comment: Vec<u8>) -> RawZip {
     RawZip { zip64, comment, ..RawZip::of(members) }
 }
 
-/// Goes through everything that can be asked of an archive. Whatever decodes must be what its
-/// CRC-32 says; the file itself is never at fault.
+/// Calls all functions of an archive. Decoded bytes must have the right CRC-32. Reading the file
+/// itself must not fail.
 fn check_answers(bytes: &[u8]) -> Option<Container> {
     let archive = match open(bytes) {
         Ok(archive) => archive,
@@ -140,7 +140,7 @@ fn check_answers(bytes: &[u8]) -> Option<Container> {
             let end = offset + archive.member(id).encoded_size;
             assert!(end <= bytes.len() as u64);
         }
-        // A damaged size may be near 2^63 and its CRC-32 right only at the end.
+        // A damaged size may be near 2^63, and decoding fails only at the end.
         if archive.member(id).size > 1 << 20 {
             continue;
         }

@@ -1,7 +1,8 @@
-//! An open file of the source tree, one generation of it.
+//! One generation of an open file of the source.
 //!
-//! Promises that no read succeeds with bytes of a later generation. Reads with pread(2) and never
-//! maps: if a mapped file shrinks, touching the map kills the process.
+//! No read succeeds with bytes of a later generation, within the limits that [`SourceFile`]
+//! describes. Files are read with pread(2) and never mapped: if a mapped file shrinks, touching the
+//! map kills the process.
 
 use std::{
     fmt,
@@ -17,60 +18,62 @@ use sha2::{Digest, Sha256};
 use super::{Generation, Timestamp};
 use crate::sync::Mutex;
 
-/// Bytes at the start of a file that its fingerprint covers.
+/// The fingerprint covers this many bytes at the start of a file.
 const HEAD: u64 = 4 << 10;
-/// Bytes at the end of a file that its fingerprint covers.
+/// The fingerprint covers this many bytes at the end of a file.
 const TAIL: u64 = 64 << 10;
-/// Bytes at the end of a file that are read when it is opened: those of the fingerprint, and enough
-/// to contain the end record of a zip with the longest comment.
+/// How many bytes at the end of a file are read when it is opened: the bytes of the fingerprint,
+/// and enough to contain the end record of a zip with the longest comment.
 pub(super) const TAIL_READ: u64 = TAIL + END_RECORD;
-/// Bytes of the end record of a zip without its comment (APPNOTE 4.3.16).
+/// Length in bytes of the end record of a zip without its comment (APPNOTE 4.3.16).
 const END_RECORD: u64 = 22;
 
-/// The user that stands for all users without a number here (the default of
+/// The user ID that the kernel shows for all users that have no ID here (the default of
 /// /proc/sys/kernel/overflowuid).
 const NOBODY: u32 = 65534;
 
-/// Before Linux 6.13 the clock for the times of files advances once a timer tick, 1 to 10 ms: two
-/// writes within a tick leave the same times.
+/// Longer than any tick. Before Linux 6.13 the clock for the times of files advances once a timer
+/// tick, 1 to 10 ms, so two writes within a tick leave the same times.
 const TICK: Duration = Duration::from_millis(20);
 
-/// A file of the source. Reads fail once it is not the generation that was opened.
+/// A file of the source. Reads fail after the generation that was opened has been overwritten.
 ///
 /// np.savez truncates the same inode in place, so holding the file open does not keep the old
-/// bytes. Every read is therefore followed by one fstat(2), and fails if size or mtime are not
-/// those of the generation. The kernel moves the times of a file before it changes the first
-/// byte, so bytes that were read before an fstat that finds the old times are old bytes.
+/// bytes. Therefore every read is followed by one fstat(2), and fails if size or mtime differ from
+/// those of the generation. The kernel updates the times of a file before it changes the first
+/// byte. So if fstat still returns the old times after a read, the bytes of that read are old
+/// bytes.
 ///
-/// A new ctime with the old size and mtime is what rename, unlink, link, chmod and chown do, and
-/// also what a tool does that overwrites a file and then restores its mtime. They are told apart
-/// by a fingerprint taken when the file was opened: CRC-32 of the first 4 KiB and of the last
-/// 64 KiB. In a zip that is the end record and the last 64 KiB of central directory (all of it up
-/// to some 700 members) with the CRC-32 of every member named there; in a gzip file the trailer
-/// with the CRC-32 of the last gzip member. A change outside of both, with size and mtime kept,
-/// is not noticed. Nor is a store through a shared mapping that was written before: the kernel
-/// moves the times when a page of it first becomes dirty, not at every store.
+/// rename, unlink, link, chmod and chown change the ctime and keep size and mtime. So does a tool
+/// that overwrites a file and then restores its mtime. A fingerprint taken when the file was opened
+/// distinguishes the two cases: CRC-32 of the first 4 KiB and of the last 64 KiB. In a zip that is
+/// the end record and the last 64 KiB of central directory (all of it up to some 700 members) with
+/// the CRC-32 of every member in that part; in a gzip file the trailer with the CRC-32 of the last
+/// gzip member. A change outside these bytes that keeps size and mtime is not noticed. A store
+/// through a shared mapping that was written before is not noticed either: the kernel updates the
+/// times when a page of the mapping first becomes dirty, not at every store.
 #[derive(Debug)]
 pub struct SourceFile {
     file: File,
     generation: Generation,
     fingerprint: Fingerprint,
-    /// The latest ctime under which the fingerprint was right.
+    /// The latest ctime at which the fingerprint was found unchanged, as `packed` returns it.
     accepted_ctime: AtomicU64,
-    /// Set once the file is found overwritten; never unset.
+    /// Set when the file is found to be overwritten. Never cleared.
     stale: AtomicBool,
-    /// Set if the file was written less than `TICK` before it was opened: a later write may have left
-    /// the same times. Cleared by the first check after the tick that finds the same fingerprint.
+    /// Set if the file was written less than `TICK` before it was opened: a later write may have
+    /// left the same times. Cleared by the first check after that tick that finds the same
+    /// fingerprint.
     racy: AtomicBool,
-    /// One thread at a time compares the fingerprint.
+    /// Held while a thread compares the fingerprint.
     comparing: Mutex<()>,
-    /// Whether reads panic, for tests of threads that wait for them.
+    /// Makes reads panic, for tests of threads that wait for a read.
     #[cfg(test)]
     pub panics: AtomicBool,
 }
 
 impl SourceFile {
-    /// Takes over an open file; its generation is the one it has now.
+    /// Takes an open file. The current generation of the file is the one to keep to.
     ///
     /// # Errors
     /// When fstat(2) or reading the start and the end fails, or the file is being written at this
@@ -80,9 +83,9 @@ impl SourceFile {
         Ok(Self::with_tail(file, generation)?.0)
     }
 
-    /// Takes over an open file whose generation stat(2) has just told, and returns its last
-    /// `TAIL_READ` bytes as well: they have been read for the fingerprint, and a small archive
-    /// needs no others to be parsed.
+    /// Takes an open file and the generation that stat(2) has just returned for it. Returns the
+    /// last `TAIL_READ` bytes of the file too: they are read for the fingerprint, and to parse a
+    /// small archive no others are needed.
     ///
     /// # Errors
     /// As `new`.
@@ -112,11 +115,11 @@ impl SourceFile {
         self.generation
     }
 
-    /// Whether the file still holds the bytes of its generation; `Err` says why not
-    /// (an `io::Error` that `is_stale` recognises, or what fstat said).
+    /// Checks that the file still holds the bytes of its generation.
     ///
     /// # Errors
-    /// As above.
+    /// An error that [`is_stale`](Self::is_stale) recognises if the file was overwritten, or the
+    /// error of fstat(2).
     pub fn check(&self) -> io::Result<()> {
         if self.stale.load(Ordering::Acquire) {
             return Err(stale_error());
@@ -160,28 +163,29 @@ impl SourceFile {
             self.stale.store(true, Ordering::Release);
             return Err(stale_error());
         }
-        // The bytes were right after the file had this ctime: whatever comes later moves it on.
+        // The bytes were unchanged after the file got this ctime. A later change moves the ctime
+        // again.
         self.accepted_ctime.store(packed(now.ctime), Ordering::Release);
         Ok(())
     }
 
     /// The fingerprint taken when the file was opened. With size and mtime it distinguishes the
-    /// content from others, as far as the type's documentation says.
+    /// content from others, except for the changes that the documentation of this type names.
     pub fn fingerprint(&self) -> u64 {
         u64::from(self.fingerprint.head) << 32 | u64::from(self.fingerprint.tail)
     }
 
-    /// Tells the file from all others, and its bytes from those that it had before and may have
-    /// later: a hash over inode number, size, mtime and ctime. Without the number of the device,
-    /// which may be another after a reboot.
+    /// Distinguishes the file from all others, and its bytes from earlier and later ones: a hash
+    /// over inode number, size, mtime and ctime. The number of the device is not included, because
+    /// it may change with a reboot.
     ///
     /// # Errors
-    /// When it has been overwritten, or cannot be asked.
+    /// When the file has been overwritten, or fstat(2) fails.
     pub fn same_file(&self) -> io::Result<SameFile> {
         let now = Generation::of(&self.file)?;
         self.check()?;
         if packed(now.ctime) != self.accepted_ctime.load(Ordering::Acquire) {
-            // It was renamed, say, between the two.
+            // The file changed between the two calls, by a rename for example.
             return Err(stale_error());
         }
         let mut hash = Sha256::new();
@@ -192,12 +196,12 @@ impl SourceFile {
         Ok(SameFile(*hash.first_chunk().expect("16 of 32 bytes")))
     }
 
-    /// Whether its bytes are those of its owner: the owner is known, and nobody else may write it (of an
-    /// ACL, the mode shows the mask in the bits of the group). Network filesystems and user namespaces
-    /// show all owners that they cannot name as one.
+    /// Whether only the owner can have written the file: the owner is known, and no other user may
+    /// write it. If the file has an ACL, the group bits of the mode are the ACL's mask. Network
+    /// filesystems and user namespaces show the same owner for all owners that they cannot name.
     ///
     /// # Errors
-    /// When it cannot be asked.
+    /// When fstat(2) fails.
     pub fn is_its_owners(&self) -> io::Result<bool> {
         let stat = rustix::fs::fstat(&self.file)?;
         Ok(stat.st_uid != NOBODY && stat.st_mode & 0o022 == 0)
@@ -232,22 +236,23 @@ impl seekable_deflate::ReadAt for SourceFile {
                 ),
             ))
         };
-        // A file cut short by its next writer is overwritten, whatever the read said.
+        // Checked even if the read failed: a read beyond the end of a file that a writer has just
+        // truncated must be reported as overwritten.
         self.check()?;
         read
     }
 }
 
-/// Identifies one generation of one file; see [`SourceFile::same_file`].
+/// Identifies one generation of one file, as [`SourceFile::same_file`] returns it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SameFile(pub [u8; 16]);
 
-/// Whether a time of a file is so near that the next write may be given the same.
+/// Whether a time of a file is so recent that the next write may get the same time.
 fn is_recent(time: Timestamp) -> bool {
     let Ok(now) = SystemTime::now().duration_since(UNIX_EPOCH) else { return false };
     let time = i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanoseconds);
     let age = now.as_nanos() as i128 - time;
-    // A time that lies in the future was set by hand; a write would change it.
+    // A time in the future was set explicitly; a write would change it.
     (0..TICK.as_nanos() as i128).contains(&age)
 }
 
@@ -259,7 +264,7 @@ struct Fingerprint {
 }
 
 impl Fingerprint {
-    /// With the last `TAIL_READ` bytes of the file.
+    /// Computes the fingerprint. Returns the last `TAIL_READ` bytes of the file too.
     fn of(file: &File, size: u64) -> io::Result<(Self, Vec<u8>)> {
         let last =
             read_at_most(file, size.min(TAIL_READ) as usize, size.saturating_sub(TAIL_READ))?;
@@ -274,7 +279,7 @@ impl Fingerprint {
     }
 }
 
-/// `len` bytes at `offset`, or as many as the file has.
+/// Reads `len` bytes at `offset`, or fewer if the file ends before.
 fn read_at_most(file: &File, len: usize, offset: u64) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; len];
     let mut filled = 0;
@@ -290,12 +295,12 @@ fn read_at_most(file: &File, len: usize, offset: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// A time as one number; two times are given the same one only if 584 years lie between them.
+/// A time as one number. Two times have the same number only if they are 584 years apart.
 fn packed(time: Timestamp) -> u64 {
     (time.seconds as u64).wrapping_mul(1_000_000_000).wrapping_add(u64::from(time.nanoseconds))
 }
 
-/// What `SourceFile::is_stale` looks for inside an `io::Error`.
+/// Marks an `io::Error` for `SourceFile::is_stale`.
 #[derive(Debug)]
 struct Stale;
 

@@ -1,4 +1,5 @@
-//! What tests of this layer share: files that are gone afterwards, and zips byte by byte.
+//! Helpers for tests: unnamed files that disappear when they are closed, and zips built byte by
+//! byte.
 
 use std::{fs::File, io::Write, sync::Arc};
 
@@ -19,7 +20,7 @@ pub fn open(bytes: &[u8]) -> Result<Container, Error> {
     NPZ.open(source_of(bytes))
 }
 
-/// Every path in an archive with what it stands for, in the order of the tree.
+/// All paths in an archive with their entries, in byte order.
 pub fn paths(archive: &Container) -> Vec<(Vec<u8>, Entry)> {
     let mut paths = Vec::new();
     let mut open = vec![(DirId::ROOT, Vec::new())];
@@ -55,7 +56,7 @@ pub fn read(archive: &Container, path: &str) -> Result<Vec<u8>, Error> {
     panic!("{path:?} is a directory");
 }
 
-/// A zip of these members: name, bytes, whether deflated.
+/// A zip of these members: name, bytes, and whether to deflate them.
 pub fn zip(members: &[(&str, &[u8], bool)]) -> Vec<u8> {
     let members = members.iter().map(|&(name, data, is_deflated)| {
         if is_deflated { RawMember::deflated(name, data) } else { RawMember::stored(name, data) }
@@ -63,7 +64,7 @@ pub fn zip(members: &[(&str, &[u8], bool)]) -> Vec<u8> {
     RawZip::of(members).bytes()
 }
 
-/// A member of a zip that is built byte by byte; every field can be made wrong.
+/// A member of a zip that is built byte by byte. Every field can have a wrong value.
 #[derive(Debug, Clone)]
 pub struct RawMember {
     pub name: Vec<u8>,
@@ -82,9 +83,9 @@ pub struct RawMember {
     pub comment: Vec<u8>,
     /// DOS time and date.
     pub modified: u32,
-    /// What stands between the data and the next member.
+    /// Bytes between the data and the next member.
     pub after: Vec<u8>,
-    /// Whether the central directory has sizes and offset in a zip64 field.
+    /// Whether the central directory holds sizes and offset in a zip64 field.
     pub zip64: bool,
 }
 
@@ -161,15 +162,15 @@ impl RawMember {
 pub struct RawZip {
     pub members: Vec<RawMember>,
     pub comment: Vec<u8>,
-    /// Entry count that the end record claims.
+    /// The entry count in the end record; `None` for the true count.
     pub count: Option<u16>,
-    /// Whether there is a zip64 end record and locator, the end record being all ones.
+    /// Whether to write a zip64 end record and its locator. The end record then holds all ones.
     pub zip64: bool,
     /// Extensible data in the zip64 end record.
     pub zip64_data: Vec<u8>,
-    /// Added to the offset of the central directory in the end record.
+    /// The error to add to the central directory's offset in the end record.
     pub directory_offset: i64,
-    /// Added to the size of the central directory in the end record.
+    /// The error to add to the central directory's size in the end record.
     pub directory_len: i64,
 }
 

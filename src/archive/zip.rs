@@ -1,8 +1,8 @@
 //! The parser of zip archives.
 //!
-//! Sizes and CRC-32 come from the central directory, the place of a member's bytes from its local
-//! header, which is read when the member is first opened. A header that contradicts the directory
-//! makes that open fail. Two members may share their bytes.
+//! Sizes and CRC-32 come from the central directory. The place of a member's bytes comes from its
+//! local header, which is read when the member is first opened. If that header contradicts the
+//! central directory, the open fails. Two members may share their bytes.
 
 use std::{
     ops::Range,
@@ -23,16 +23,16 @@ use super::{
 
 const LOCAL_HEADER: [u8; 4] = *b"PK\x03\x04";
 const LOCAL_HEADER_LEN: usize = 30;
-/// Where the length of the name stands in a local and in a central header.
+/// Byte offset of the name's length in a local header and in a central header.
 const LOCAL_NAME_LEN: usize = 26;
 const CENTRAL_NAME_LEN: usize = 28;
-/// Read together with a header, so that a name of usual length costs no second read.
+/// Bytes of the name that are read together with a header, so that most names need no second read.
 const USUAL_NAME_LEN: usize = 200;
 
 /// Parses the central directory.
 ///
 /// # Errors
-/// `Pending` without an end record, `Corrupt`, `Io`, and what `grow` says.
+/// `Pending` without an end record, `Corrupt`, `Io`, and errors of `grow`.
 pub(super) fn parse(
     source: Arc<SourceFile>,
     tail: Vec<u8>,
@@ -52,36 +52,40 @@ pub(super) fn parse(
     Ok(Container::of_many(source, central.members, tree, headers))
 }
 
-/// About how many bytes of memory [`parse`] takes for these arguments, and keeps.
+/// About how many bytes of memory [`parse`] takes for these arguments. The container keeps that
+/// much.
 pub(super) fn memory(source: &SourceFile, tail: &[u8]) -> u64 {
-    // A header has 46 bytes and a name; what is kept of them takes about half as much again.
+    // An entry of the central directory has 46 bytes and a name. The data kept for it takes about
+    // one and a half times as much.
     central::directory_len(source, tail).saturating_mul(3) / 2
 }
 
-/// The local headers of a zip, as far as they have been read.
+/// Finds the local headers of a zip, and remembers where the bytes of each opened member start.
 #[derive(Debug)]
 pub(super) struct LocalHeaders {
-    /// Where the central directory lies, in bytes from the start of the file.
+    /// Range of the central directory, in bytes from the start of the file.
     pub central: Range<u64>,
-    /// Where the central directory entry of each member starts, in bytes from the start of `central`.
+    /// Where the central directory entry of each member starts, in bytes from `central.start`.
     positions: Box<[u32]>,
-    /// Where the encoded bytes of each member start; 0 until its local header has been read.
+    /// Where the encoded bytes of each member start, in bytes from the start of the file; 0 until
+    /// its local header has been read.
     data_offsets: Box<[AtomicU64]>,
 }
 
 impl LocalHeaders {
-    /// Where the encoded bytes of `member` start, from its local header (read once).
+    /// Where the encoded bytes of `member` start, in bytes from the start of the file. The local
+    /// header is read at the first call only.
     ///
     /// # Errors
-    /// `Corrupt` if header and directory disagree, or the bytes would not lie before the central
-    /// directory; `Io`.
+    /// `Corrupt` if the header contradicts the central directory, or the encoded bytes do not lie
+    /// before the central directory; `Io`.
     pub fn data_offset(
         &self,
         source: &SourceFile,
         id: MemberId,
         member: &Member,
     ) -> Result<u64, Error> {
-        // A lost race reads the header twice and stores the same offset.
+        // Two threads may both read the header; they store the same offset.
         let known = &self.data_offsets[id.0 as usize];
         match known.load(Ordering::Relaxed) {
             0 => {
@@ -127,7 +131,8 @@ impl LocalHeaders {
                 member.encoded_size, self.central.start
             )));
         }
-        // The range check above has shown that the whole header is in the file.
+        // In range: by the check above, the whole header lies before the central directory, so it
+        // was read.
         let name = &header[LOCAL_HEADER_LEN..][..usize::from(name_len)];
         if decoded(name, flags) != self.central_name(source, id)? {
             return Err(Error::Corrupt(format!(
@@ -139,7 +144,8 @@ impl LocalHeaders {
         Ok(data_offset)
     }
 
-    /// The local header and the name after it, and whatever more was read.
+    /// Reads the local header and the name after it. The result may contain more bytes after the
+    /// name.
     fn local_header(&self, source: &SourceFile, member: &Member) -> Result<Vec<u8>, Error> {
         let offset = member.header_offset;
         if self.central.start.saturating_sub(offset) < LOCAL_HEADER_LEN as u64 {
@@ -160,8 +166,8 @@ impl LocalHeaders {
         Ok(header)
     }
 
-    /// The name in the central directory, decoded; read again, since it need not be kept for
-    /// anything else.
+    /// The decoded name in the central directory. It is read from the file again, because names are
+    /// not kept: nothing else needs them.
     fn central_name(&self, source: &SourceFile, id: MemberId) -> Result<Vec<u8>, Error> {
         let start = self.central.start + u64::from(self.positions[id.0 as usize]);
         let range = start..self.central.end;
@@ -172,8 +178,8 @@ impl LocalHeaders {
     }
 }
 
-/// A header of `header_len` bytes at the start of `range` and the name after it, as far as
-/// `range` goes; the length of the name stands at `name_len_at` in the header.
+/// Reads a header of `header_len` bytes at the start of `range`, and the name after it, up to the
+/// end of `range`. The length of the name is at byte `name_len_at` of the header.
 fn read_with_name(
     source: &SourceFile,
     range: Range<u64>,
@@ -191,10 +197,10 @@ fn read_with_name(
     Ok(bytes)
 }
 
-/// Checks a member by the central directory alone.
+/// Checks whether the sizes of a member in the central directory are possible.
 fn check_sizes(member: &Member) -> Result<(), Error> {
     let &Member { method, encoded_size, size, crc32, .. } = member;
-    // What a writer leaves that counts in 32 bits and had more to write.
+    // Some writers count in 32 bits: for a member of 4 GiB they store size 0 and a CRC-32.
     if let (0, Some(crc32 @ 1..)) = (size, crc32) {
         return Err(Error::Corrupt(format!("CRC-32 of no bytes is 0, not {crc32:08x}")));
     }
@@ -209,7 +215,7 @@ fn check_sizes(member: &Member) -> Result<(), Error> {
     Err(Error::Corrupt(format!("{encoded_size} bytes, {method}, cannot decode to {size}")))
 }
 
-/// `len`, or the length of `range` if that is less.
+/// The smaller of `len` and the length of `range`.
 fn fitting(len: usize, range: &Range<u64>) -> usize {
     (len as u64).min(range.end - range.start) as usize
 }

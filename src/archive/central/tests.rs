@@ -12,7 +12,7 @@ fn a_and_b() -> RawZip {
     RawZip::of([RawMember::stored("a", b"first"), RawMember::deflated("b", b"second")])
 }
 
-/// Both members of `a_and_b` are there and hold their bytes.
+/// Asserts that the archive holds both members of `a_and_b`, with their bytes.
 fn assert_a_and_b(bytes: &[u8]) {
     let archive = open(bytes).unwrap();
     assert_eq!(names(&archive), ["a", "b"]);
@@ -124,7 +124,7 @@ fn a_comment_that_holds_an_end_record_does_not_hide_the_archive() {
 
 #[test]
 fn no_more_than_a_few_end_records_are_tried() {
-    // Each leads nowhere, and its comment ends with the file.
+    // End records that lead to no directory. The comment of each ends at the end of the file.
     let fakes = |count: u16| -> Vec<u8> {
         (0..count)
             .rev()
@@ -263,7 +263,7 @@ fn sizes_of_all_ones_without_a_zip64_field_are_sizes() {
 fn a_zip64_end_record_may_have_extensible_data() {
     let zip = RawZip { zip64: true, zip64_data: vec![0xEE; 33], ..a_and_b() };
     assert_a_and_b(&zip.bytes());
-    // Longer than what is read at first.
+    // The data is longer than the tail that is read first.
     let zip = RawZip { zip64_data: vec![0xEE; 100_000], ..zip };
     assert_a_and_b(&zip.bytes());
 }
@@ -272,7 +272,7 @@ fn a_zip64_end_record_may_have_extensible_data() {
 fn a_locator_that_leads_nowhere_leaves_the_end_record_to_count() {
     let mut zip = a_and_b();
     zip.members.push(RawMember::stored("c", b""));
-    // A comment of the last member that looks like a locator just before the end record.
+    // The comment of the last member looks like a locator, and lies just before the end record.
     zip.members[2].comment =
         [b"PK\x06\x07".as_slice(), &[0; 4], &[0xFF; 8], &[1, 0, 0, 0]].concat();
     let archive = zip.open().unwrap();
@@ -302,7 +302,7 @@ fn data_descriptors_are_skipped() {
     first.flags = 1 << 3;
     first.after = [b"PK\x07\x08".as_slice(), &[0; 20]].concat();
     let mut bytes = RawZip::of([first, RawMember::deflated("b", b"second")]).bytes();
-    // A writer that cannot seek leaves CRC-32 and sizes of the local header zero.
+    // A writer that cannot seek leaves zeros for CRC-32 and sizes in the local header.
     bytes[14..26].fill(0);
     assert_a_and_b(&bytes);
 }
@@ -317,7 +317,7 @@ fn a_date_of_zero_as_cnpy_writes_it_does_no_harm() {
 #[test]
 fn a_digital_signature_ends_the_directory() {
     let mut zip = a_and_b();
-    // The signature, as long as the comment that it stands in, is no entry.
+    // The comment holds a digital signature, which is not an entry of the directory.
     zip.members[1].comment = b"PK\x05\x05\x02\0ab".to_vec();
     let mut bytes = zip.bytes();
     let header = bytes.len() - 22 - 8 - 47;
@@ -346,7 +346,7 @@ fn an_info_zip_unicode_path_goes_before_the_plain_name() {
     member.extra = [&[0x75, 0x70, unicode.len() as u8, 0][..], &unicode].concat();
     let archive = RawZip::of([member]).open().unwrap();
     assert_eq!(names(&archive), ["new.npy"]);
-    // The local header has the plain name.
+    // The local header has the plain name, not the Unicode name.
     assert_eq!(read(&archive, "new.npy").unwrap(), b"data");
 }
 

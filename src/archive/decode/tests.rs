@@ -8,7 +8,7 @@ use crate::archive::{
     testing::{RawMember, RawZip, deflate, file_of, read},
 };
 
-/// Bytes that compress, of which no two stretches of 1000 are alike.
+/// Compressible bytes. No two ranges of 1000 bytes are equal.
 fn sample(len: usize) -> Vec<u8> {
     let mut state = 1_u32;
     std::iter::repeat_with(|| {
@@ -25,7 +25,7 @@ fn bzip2(data: &[u8]) -> Vec<u8> {
     writer.finish().unwrap()
 }
 
-/// APPNOTE 5.8.8: version, length of properties, properties, stream.
+/// Encodes as method 14 (APPNOTE 5.8.8): version, length of properties, properties, stream.
 fn lzma(data: &[u8], end_marker: bool) -> Vec<u8> {
     let mut options = LzmaOptions::with_preset(6);
     options.dict_size = 1 << 16;
@@ -42,7 +42,7 @@ fn xz(data: &[u8]) -> Vec<u8> {
     writer.finish().unwrap()
 }
 
-/// Bits as DEFLATE packs them, from the lowest of a byte.
+/// Packs bits as DEFLATE does, starting at the lowest bit of a byte.
 #[derive(Default)]
 struct Bits {
     bytes: Vec<u8>,
@@ -60,14 +60,14 @@ impl Bits {
         }
     }
 
-    /// A Huffman code, which is packed from its highest bit.
+    /// Packs a Huffman code, starting at the highest bit of the code.
     fn put_code(&mut self, code: u32, len: usize) {
         (0..len).rev().for_each(|bit| self.put(code >> bit & 1, 1));
     }
 }
 
-/// One block with fixed codes: a byte, then a match of `len` bytes back at it, with the length
-/// code 285 that deflate64 gives 16 extra bits.
+/// One block with fixed codes: a byte, then a match of `len` bytes at distance 1. The match has the
+/// length code 285, to which deflate64 gives 16 extra bits.
 fn deflate64_run(byte: u8, len: u32) -> Vec<u8> {
     let mut bits = Bits::default();
     bits.put(0b011, 3);
@@ -79,7 +79,7 @@ fn deflate64_run(byte: u8, len: u32) -> Vec<u8> {
     bits.bytes
 }
 
-/// `data` encoded by every method that there is an encoder for.
+/// `data` encoded by every method for which an encoder is available.
 fn encodings(data: &[u8]) -> Vec<(u16, Vec<u8>)> {
     vec![
         (0, data.to_vec()),
@@ -169,7 +169,7 @@ fn less_than_the_declared_size_is_corrupt() {
         member.size += 1;
         let reason = corrupt(read(&RawZip::of([member]).open().unwrap(), "x"));
         let told = ["100000 of 100001", "after 100000 decoded bytes"];
-        // A decoder that was told the size may notice the wrong one before it hands out all.
+        // A decoder that knows the size may notice that it is wrong before all bytes are decoded.
         assert!(method == 14 || told.iter().any(|told| reason.contains(told)), "{reason}");
     }
 }
@@ -182,7 +182,7 @@ fn decoding_stops_at_the_declared_size() {
         let mut member = RawMember::encoded("x", method, &encoded, &data[..777]);
         member.encoded_size = encoded.len() as u64;
         let archive = RawZip::of([member]).open().unwrap();
-        // As zipfile does it: what comes after is not looked at.
+        // As in zipfile, bytes after the declared size are ignored.
         assert!(read(&archive, "x").unwrap() == data[..777], "method {method}");
         member_sizes.push(method);
     }
@@ -252,7 +252,8 @@ fn an_xz_dictionary_beyond_the_bound_is_refused() {
 #[test]
 fn a_zstd_window_beyond_the_bound_is_refused() {
     let data = sample(5000);
-    // Magic, then a frame header: no single segment, no sizes; the window as exponent - 10.
+    // Magic bytes, then a frame header: not a single segment, no sizes, the window as exponent -
+    // 10.
     let frame = |exponent: u8| {
         let mut frame = vec![0x28, 0xB5, 0x2F, 0xFD, 0, (exponent - 10) << 3];
         frame.extend_from_slice(&((data.len() as u32) << 3 | 1).to_le_bytes()[..3]);
@@ -266,7 +267,7 @@ fn a_zstd_window_beyond_the_bound_is_refused() {
 
 #[test]
 fn a_file_overwritten_while_it_is_decoded_is_stale_and_not_corrupt() {
-    // More than one block of bzip2, so that there is something to read after the first bytes.
+    // More than one block of bzip2, so that bytes remain to be read after the first write.
     let data = sample(1_000_000);
     for (method, encoded) in encodings(&data) {
         let file = file_of(&RawZip::of([RawMember::encoded("x", method, &encoded, &data)]).bytes());
@@ -281,7 +282,7 @@ fn a_file_overwritten_while_it_is_decoded_is_stale_and_not_corrupt() {
     }
 }
 
-/// A writer that cuts a file short when it gets its first bytes.
+/// A writer that truncates a file at the first write.
 struct OnFirstWrite(Option<std::fs::File>);
 
 impl Write for OnFirstWrite {

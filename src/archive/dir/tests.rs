@@ -1,10 +1,10 @@
 use super::*;
 use crate::archive::testing::{RawMember, RawZip, paths};
 
-/// A path and the number of the member it is; `None` for a directory.
+/// A path and the number of its member; `None` for a directory.
 type Shown = (Vec<u8>, Option<u32>);
 
-/// Every path that the names make, in byte order, and the warning.
+/// All paths of an archive with these names, in byte order, and the warning.
 fn shown(names: &[&[u8]]) -> (Vec<Shown>, Option<String>) {
     let members =
         names.iter().map(|name| RawMember { flags: 1 << 11, ..RawMember::stored(name, b"") });
@@ -86,7 +86,7 @@ fn a_file_with_the_name_of_a_directory_is_shown_beside_it() {
         ],
         Some(&warning(1, 5, "a")),
     );
-    // The name that is found for one file is taken for the next.
+    // The new name of one renamed file is taken when the next file is renamed.
     assert_shown(
         &["a", "a/", "a.member", "a.member/"],
         &[("a", None), ("a.member", None), ("a.member.2", Some(0)), ("a.member.member", Some(2))],
@@ -106,7 +106,8 @@ fn a_file_renamed_for_a_directory_still_fits() {
 
 #[test]
 fn two_renamed_files_do_not_get_the_same_name() {
-    // With ".member" after them they differ only where they are cut, and have one CRC-32.
+    // With ".member" appended, the two names differ only in the part that is cut off, and have the
+    // same CRC-32.
     let [one, other] =
         ["a02552f76dbdf5fd", "670009b22c087272"].map(|end| format!("{}{end}", "n".repeat(239)));
     let dirs = [format!("{one}/"), format!("{other}/")];
@@ -179,7 +180,7 @@ fn a_name_of_thirty_thousand_slashes_is_neither_recursion_nor_quadratic() {
 
 #[test]
 fn directories_beyond_the_bound_are_left_out() {
-    // Each name asks for 20,000 directories of its own.
+    // Each name requires 20,000 directories that no other name has.
     let deep = "/d".repeat(20_000);
     let names: Vec<String> = (0..15).map(|i| format!("{i}{deep}/x")).collect();
     let tree = build(names.len(), |member| names[member].as_bytes());
@@ -200,7 +201,8 @@ fn reading_on_from_any_cookie_gives_the_rest() {
     }
 }
 
-/// `name` with its last four bytes chosen so that its CRC-32 is 0; `None` if a name cannot have them.
+/// `name` with its last four bytes replaced so that its CRC-32 is 0; `None` if those bytes cannot
+/// occur in a name.
 fn of_crc_0(name: &[u8]) -> Option<Vec<u8>> {
     let table: Vec<u32> = (0..256)
         .map(|byte| (0..8).fold(byte, |value: u32, _| (value >> 1) ^ (0xEDB8_8320 * (value & 1))))
@@ -218,8 +220,8 @@ fn of_crc_0(name: &[u8]) -> Option<Vec<u8>> {
     (!end.contains(&b'/') && !end.contains(&0) && !end.contains(&b'.')).then_some(name)
 }
 
-/// Names of one length, start and CRC-32, each a file and a directory: with `.member` after them they
-/// are too long, and are shortened to one name.
+/// Names of the same length, start and CRC-32, each used for a file and for a directory. With
+/// `.member` appended they are too long, and all are shortened to the same name.
 #[test]
 fn names_that_are_shortened_to_one_are_counted_on() {
     let count = 20_000;
@@ -237,12 +239,13 @@ fn names_that_are_shortened_to_one_are_counted_on() {
             std::str::from_utf8(end).unwrap().parse::<usize>().unwrap_or(1)
         })
         .collect();
-    // A number of other length is other bytes: each length of digits has a start of its own.
+    // The start of a shortened name depends on the number of digits of its number, so each number
+    // of digits is counted separately.
     assert!(numbers.len() > count / 2, "{}", numbers.len());
     assert!(numbers.last() <= Some(&count), "none is left out");
 }
 
-/// The names that are wanted for them are those of other files.
+/// The new names that renamed files would get first are the names of other files.
 #[test]
 fn names_that_are_taken_by_files_are_passed_once() {
     let count = 5_000;

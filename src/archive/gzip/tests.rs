@@ -105,7 +105,7 @@ fn what_is_no_gzipped_npy_is_corrupt_and_says_why() {
 
 #[test]
 fn no_more_is_inflated_than_the_header_needs() {
-    // Whatever follows the header is not looked at, not even if it is no gzip any more.
+    // Bytes after the header are not decoded, even if they are not valid gzip.
     let plain = floats(100_000);
     let mut bytes = gz(&plain[..128]);
     bytes.extend_from_slice(&[0xAA; 1000]);

@@ -1,14 +1,15 @@
-//! How many bytes an element has, by its dtype.
+//! Computes the size of an array element from its dtype.
 //!
-//! Mirrors numpy.lib.format.descr_to_dtype: a string, a tuple of a dtype and a shape, or a list
-//! of fields, whose sizes add up because np.save writes padding as fields of its own.
+//! Accepts the same dtypes as numpy.lib.format.descr_to_dtype: a string, a tuple of a dtype and a
+//! shape, or a list of fields. The sizes of fields are added up: np.save writes padding as fields
+//! of its own.
 
 use super::{super::name::escaped, NpyError, literal::Value, product};
 
-/// Bytes of one element; `None` if it holds Python objects.
+/// Size of one element in bytes; `None` if it holds Python objects.
 ///
 /// # Errors
-/// `Dtype` if it is not one that NumPy has, `TooLarge`.
+/// `Dtype` if NumPy has no such dtype; `TooLarge`.
 pub(super) fn itemsize(descr: &Value<'_>) -> Result<Option<u64>, NpyError> {
     match descr {
         Value::Str(name) => {
@@ -39,7 +40,7 @@ fn unknown(what: &str) -> NpyError {
     NpyError::Dtype(format!("({what})"))
 }
 
-/// `(name, dtype)` or `(name, dtype, shape)`; a name may be `(title, name)`.
+/// The size of a field: `(name, dtype)` or `(name, dtype, shape)`. The name may be `(title, name)`.
 fn field_size(field: &Value<'_>) -> Result<Option<u64>, NpyError> {
     let Value::Tuple(parts) = field else {
         return Err(unknown("a field that is not a tuple"));
@@ -51,7 +52,7 @@ fn field_size(field: &Value<'_>) -> Result<Option<u64>, NpyError> {
     }
 }
 
-/// The size of a subarray.
+/// The size in bytes of a subarray: `itemsize` times the product of `shape`.
 fn repeated(itemsize: Option<u64>, shape: &Value<'_>) -> Result<Option<u64>, NpyError> {
     let lengths = match shape {
         Value::Int(len) => vec![*len],
@@ -69,7 +70,8 @@ fn repeated(itemsize: Option<u64>, shape: &Value<'_>) -> Result<Option<u64>, Npy
     itemsize.checked_mul(count).map(Some).ok_or(NpyError::TooLarge)
 }
 
-/// The size of a dtype that a string names, `None` if it names none.
+/// The size in bytes of the dtype called `name` (the inner `None` for Python objects); `None` if
+/// there is no such dtype.
 fn scalar(name: &str) -> Option<Option<u64>> {
     let name = name.strip_prefix(['<', '>', '|', '=']).unwrap_or(name);
     let mut chars = name.chars();
@@ -89,17 +91,17 @@ fn scalar(name: &str) -> Option<Option<u64>> {
     let size: u64 = rest.parse().ok()?;
     match (kind, size) {
         ('b', 1) | ('i' | 'u', 1 | 2 | 4 | 8) => Some(Some(size)),
-        // Twelve and 24 bytes are long doubles of 32-bit x86.
+        // Long doubles of 32-bit x86 have 12 bytes, and complex ones 24.
         ('f', 2 | 4 | 8 | 12 | 16) | ('c', 8 | 16 | 24 | 32) => Some(Some(size)),
         ('S' | 'a' | 'V', _) => Some(Some(size)),
-        // A number that does not fit is left to the check of products.
+        // A product that does not fit saturates; the check of the file's size then refuses it.
         ('U', _) => Some(Some(size.saturating_mul(4))),
         ('O', 4 | 8) => Some(None),
         _ => full_name(name).map(Some),
     }
 }
 
-/// Type characters of NumPy, with the sizes of 64-bit Linux.
+/// The size in bytes for a type character of NumPy, on 64-bit Linux.
 fn one_letter(kind: char) -> Option<Option<u64>> {
     Some(Some(match kind {
         '?' | 'b' | 'B' | 'c' => 1,
@@ -114,7 +116,8 @@ fn one_letter(kind: char) -> Option<Option<u64>> {
     }))
 }
 
-/// Names that np.dtype takes and that other writers may put into a header.
+/// The size in bytes for a full name that np.dtype accepts. Some writers put such names into
+/// headers.
 fn full_name(name: &str) -> Option<u64> {
     Some(match name {
         "bool" | "int8" | "uint8" => 1,

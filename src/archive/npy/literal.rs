@@ -1,16 +1,17 @@
-//! Python literals, as far as `.npy` headers have them: dicts, lists, tuples, strings, whole
+//! Parses the Python literals that occur in `.npy` headers: dicts, lists, tuples, strings, whole
 //! numbers, True, False, None.
 //!
-//! Promises to return for any input, in time linear in its length, with a bounded stack.
+//! Returns for any input, in time linear in its length, with a bounded stack.
 
-/// How deep lists and tuples may nest. A structured dtype needs two levels for each of its own.
+/// How deep values may nest. A structured dtype needs two levels for each level of its fields.
 const MAX_DEPTH: usize = 64;
 
-/// How many values a literal may hold: a structured dtype of 50,000 fields has some 200,000. Each takes
-/// 32 bytes of memory, for the two that ask for it.
+/// How many values a literal may hold. A structured dtype of 50,000 fields has some 200,000. A
+/// value takes 32 bytes of memory, and as little as two bytes in the literal.
 const MAX_VALUES: usize = 1 << 18;
 
-/// A literal. Strings are what stands between the quotes: no name of a dtype needs an escape.
+/// A literal. A string is the text between its quotes, with escapes left as they are: no name of a
+/// dtype needs one.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Value<'a> {
     Str(&'a str),
@@ -27,14 +28,14 @@ pub(super) enum Value<'a> {
 pub(super) struct Item<'a> {
     pub key: Value<'a>,
     pub value: Value<'a>,
-    /// The value as it is written.
+    /// The source text of the value.
     pub text: &'a str,
 }
 
-/// Parses `text`, which must hold one literal and nothing else but space.
+/// Parses `text`, which must hold one literal and otherwise only white space.
 ///
 /// # Errors
-/// What is wrong, and where.
+/// A message with the reason and the byte offset.
 pub(super) fn parse(text: &str) -> Result<Value<'_>, String> {
     let mut parser = Parser { text, at: 0, values: 0 };
     let value = parser.value(0)?;
@@ -47,7 +48,7 @@ pub(super) fn parse(text: &str) -> Result<Value<'_>, String> {
 struct Parser<'a> {
     text: &'a str,
     at: usize,
-    /// How many have been seen.
+    /// How many values have been parsed so far.
     values: usize,
 }
 
@@ -56,7 +57,7 @@ impl<'a> Parser<'a> {
         format!("{what} at byte {}", self.at)
     }
 
-    /// The next byte that is not space.
+    /// Skips white space and returns the next byte, which is not consumed.
     fn peek(&mut self) -> Option<u8> {
         let rest = self.text.as_bytes().get(self.at..).unwrap_or_default();
         let space = rest.iter().take_while(|byte| b" \t\r\n\x0c".contains(byte)).count();
@@ -99,7 +100,8 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// Values with commas between them up to `close`, and whether there was a comma.
+    /// Parses values with commas between them up to `close`. Returns them, and whether there was a
+    /// comma.
     fn items(&mut self, close: u8, depth: usize) -> Result<(Vec<Value<'a>>, bool), String> {
         self.at += 1;
         let (mut items, mut has_comma) = (Vec::new(), false);
@@ -149,7 +151,7 @@ impl<'a> Parser<'a> {
         self.text.get(start..end).map(Value::Str).ok_or_else(|| self.error("a broken escape"))
     }
 
-    /// A whole number; Python 2 wrote `3L`.
+    /// Parses a whole number. Python 2 wrote `3L`.
     fn number(&mut self) -> Result<Value<'a>, String> {
         let digits = self.text[self.at..].bytes().take_while(u8::is_ascii_digit).count();
         let number = self.text[self.at..self.at + digits]
@@ -162,7 +164,7 @@ impl<'a> Parser<'a> {
         Ok(Value::Int(number))
     }
 
-    /// True, False, None, or the prefix of a string (`u''`, `b''`).
+    /// Parses True, False, None, or a string with a prefix (`u''`, `b''`).
     fn word(&mut self) -> Result<Value<'a>, String> {
         let rest = &self.text[self.at..];
         let len = rest.bytes().take_while(|byte| byte.is_ascii_alphanumeric()).count();

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn file(major: u8, dict: &str) -> Vec<u8> {
-    // As NumPy: Latin-1 up to format 2.0, then UTF-8.
+    // As in NumPy: Latin-1 up to format 2.0, UTF-8 in format 3.0.
     let text: Vec<u8> = match major {
         3 => dict.into(),
         _ => dict.chars().map(|c| u8::try_from(c).unwrap()).collect(),
@@ -322,7 +322,7 @@ fn nesting_is_bounded() {
     let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
     let too_deep = parse(&nested(50_000)).unwrap_err();
     assert!(too_deep.to_string().contains("nests too deep"), "{too_deep}");
-    // Thirty dtypes, each the only field of the next.
+    // Thirty nested dtypes: each is the only field of the next one.
     let mut descr = "'<f4'".to_owned();
     for _ in 0..30 {
         descr = format!("[('a', {descr})]");
@@ -370,7 +370,7 @@ proptest! {
 
 #[test]
 fn the_number_of_values_is_bounded() {
-    // The tuple is one of them.
+    // The tuple itself counts as one value.
     let tuple = |values: usize| format!("({})", "0,".repeat(values - 1));
     assert!(literal::parse(&tuple(1 << 18)).is_ok());
     let error = literal::parse(&tuple((1 << 18) + 1)).unwrap_err();

@@ -10,7 +10,7 @@ use seekable_deflate::ReadAt;
 
 use super::*;
 
-/// A file of 200,000 bytes, more than its fingerprint covers, last changed long ago.
+/// A file of 200,000 bytes, more than its fingerprint covers. Its last change was long ago.
 struct Fixture {
     dir: tempfile::TempDir,
     source: SourceFile,
@@ -49,8 +49,8 @@ impl Fixture {
         }
     }
 
-    /// Repeats `change` until the kernel gives the file another ctime: within a tick of its
-    /// clock, before Linux 6.13, it does not.
+    /// Repeats `change` until the ctime of the file changes. Before Linux 6.13, a change within the
+    /// same tick of the kernel's clock leaves the ctime.
     fn until_ctime_moves(&self, mut change: impl FnMut(&Path)) {
         let before = Generation::of(self.source.file()).unwrap().ctime;
         let deadline = std::time::Instant::now() + Duration::from_secs(10);
@@ -193,14 +193,14 @@ fn what_changes_only_the_ctime_does_not_make_stale() {
         fs::rename(&other, path).unwrap();
     });
     fixture.assert_fresh();
-    // What np.savez to a temporary file and a rename over the old one does.
+    // As np.savez to a temporary file and a rename over the old file.
     fs::write(&other, [3; 10]).unwrap();
     fs::rename(&other, fixture.path()).unwrap();
     fixture.assert_fresh();
     assert_eq!(fixture.source.generation(), generation);
     let now = Generation::of(fixture.source.file()).unwrap().ctime;
     assert_ne!(now, generation.ctime);
-    // From now on a read costs no more than before.
+    // The new ctime is accepted, so later reads do not compare the fingerprint again.
     assert_eq!(fixture.source.accepted_ctime.load(Ordering::Acquire), packed(now));
 }
 
@@ -300,7 +300,7 @@ fn files_of_one_size_and_the_same_times_are_not_the_same_file() {
             SourceFile::new(File::open(&path).unwrap()).unwrap()
         });
         let [one, other] = &sources;
-        // Both within one tick of the clock that ctimes are of.
+        // Both files were changed in the same tick of the kernel's clock.
         if one.generation().ctime == other.generation().ctime {
             assert_eq!(one.generation().mtime, other.generation().mtime);
             assert_ne!(one.same_file().unwrap(), other.same_file().unwrap());
@@ -310,8 +310,8 @@ fn files_of_one_size_and_the_same_times_are_not_the_same_file() {
     }
 }
 
-/// As a kernel before Linux 6.13 leaves it if the file is written twice within a tick: the second
-/// write has changed neither the size nor a time.
+/// Before Linux 6.13, a file that is written twice within a tick looks like this: the second write
+/// has changed neither the size nor a time.
 #[test]
 fn bytes_that_changed_within_a_tick_of_the_first_write_are_stale() {
     let mut fixture = Fixture::new();

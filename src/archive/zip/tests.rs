@@ -68,7 +68,7 @@ fn the_local_header_is_read_once() {
     let file = crate::archive::testing::file_of(&bytes);
     let archive = NPZ.open(Arc::new(SourceFile::new(file.try_clone().unwrap()).unwrap())).unwrap();
     assert_eq!(archive.data_offset(MemberId(0)).unwrap(), 31);
-    // Reading anything would now fail.
+    // From here on, any read of the file would fail.
     file.set_len(0).unwrap();
     assert_eq!(archive.data_offset(MemberId(0)).unwrap(), 31);
     let mut out = Vec::new();
@@ -117,7 +117,7 @@ fn a_local_header_that_names_another_member_is_corrupt() {
 
 #[test]
 fn names_are_compared_as_text_each_in_its_own_encoding() {
-    // zipfile decodes both names before it compares them.
+    // As in zipfile, both names are decoded before they are compared.
     let mut member = RawMember::stored(b"\x82.npy", b"data");
     member.local_name = Some("\u{e9}.npy".into());
     member.local_flags = Some(1 << 11);
