@@ -6,9 +6,9 @@
 //! dates, and sizes in local headers are ignored. If zipfile gives up because a comment contains
 //! bytes like an end record, an earlier end record is tried.
 //!
-//! The `zip` crate is not used for this. For a repeated name it takes the place of the first member
-//! but the data of the last. It trusts entry counts, searches for the directory by its signature,
-//! and keeps some 300 bytes a member.
+//! The `zip` crate is not used for this. For a repeated name it uses the position of the first
+//! member in the list but the data of the last. It trusts entry counts, searches for the directory
+//! by its signature, and keeps some 300 bytes a member.
 
 use std::{io, ops::Range};
 
@@ -157,8 +157,8 @@ impl Central {
             // An offset outside the file causes an error when the local header is read.
             header_offset: u64::try_from(header_offset).unwrap_or(u64::MAX),
         });
-        // Positions and names fit: a directory has at most `MAX_DIRECTORY` bytes, and a byte
-        // of cp437 becomes at most three of UTF-8.
+        // Positions and names fit 32 bits: a directory has at most `MAX_DIRECTORY` bytes, and a
+        // byte of cp437 becomes at most three bytes of UTF-8.
         self.positions.push(position as u32);
         match entry.unicode_name {
             Some(name) => self.names.extend_from_slice(name),
@@ -390,7 +390,7 @@ fn unicode_name<'a>(field: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     (fits && !unicode.is_empty() && std::str::from_utf8(unicode).is_ok()).then_some(unicode)
 }
 
-/// Bytes of a file, read in large pieces.
+/// Reads bytes of a file in large pieces, and keeps the last piece.
 struct Bytes<'a> {
     source: &'a SourceFile,
     size: u64,

@@ -129,7 +129,7 @@ impl Container {
         self.warning.as_deref()
     }
 
-    /// Where the encoded bytes of a member start.
+    /// Where the encoded bytes of a member start, in bytes from the start of the file.
     ///
     /// # Errors
     /// `Encrypted`, `UnsupportedMethod`; in a zip `Corrupt` if the member's local header

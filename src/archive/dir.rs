@@ -24,16 +24,16 @@ const MAX_DIRS: usize = 1 << 18;
 pub struct DirId(pub u32);
 
 impl DirId {
-    /// The directory that an archive is shown as.
+    /// The root directory of an archive.
     pub const ROOT: Self = Self(0);
 }
 
 /// The directory or the member under a name in an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Entry {
-    /// A directory.
+    /// A subdirectory.
     Dir(DirId),
-    /// A member.
+    /// A member, shown as a file.
     Member(MemberId),
 }
 

@@ -10,27 +10,27 @@ use super::Method;
 pub enum Error {
     /// The file has no end of central directory record: it is still being written, or not a zip.
     Pending(String),
-    /// The file contradicts itself.
+    /// The structures of the file are damaged or contradict each other.
     Corrupt(String),
     /// The encoded bytes of a member decode to fewer bytes than the member should have.
     Short {
-        /// Bytes that they decode to.
+        /// How many bytes the encoded bytes decode to.
         decoded: u64,
-        /// Bytes that the member should have.
+        /// How many bytes the member should have.
         size: u64,
     },
-    /// The CRC-32 of a member's bytes is not the one in the central directory.
+    /// The CRC-32 of a member's decoded bytes differs from the one in the central directory.
     Checksum {
-        /// CRC-32 of the bytes.
+        /// CRC-32 of the decoded bytes.
         found: u32,
         /// CRC-32 in the central directory.
         expected: u32,
     },
-    /// The encoded bytes of a member are not a stream of its method.
+    /// The encoded bytes of a member are not a valid stream of its method.
     Undecodable {
         /// How the member is encoded.
         method: Method,
-        /// Bytes that could be decoded before the fault.
+        /// How many bytes were decoded before the fault.
         decoded: u64,
         /// The decoder's error.
         cause: io::Error,

@@ -43,9 +43,9 @@ pub struct Generation {
     pub ino: u64,
     /// Size in bytes.
     pub size: u64,
-    /// Last change of the data.
+    /// Time of the last change of the data.
     pub mtime: Timestamp,
-    /// Last change of data or attributes.
+    /// Time of the last change of data or attributes.
     pub ctime: Timestamp,
 }
 

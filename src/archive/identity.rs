@@ -34,7 +34,7 @@ const PIECE: u64 = 64 << 10;
 /// filesystems cut off its digits when they copy times.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Identity {
-    /// The SHA-256.
+    /// SHA-256 over the data that the documentation of this type lists.
     pub hash: [u8; 32],
     /// Fraction of the mtime in nanoseconds; 0 for a zip, for which the hash is enough.
     pub fraction: u32,

@@ -30,9 +30,9 @@ pub struct Header {
     pub descr: String,
     /// Whether the first index varies fastest.
     pub fortran_order: bool,
-    /// Lengths of the axes.
+    /// Number of elements along each axis.
     pub shape: Vec<u64>,
-    /// Bytes of one element; `None` for Python objects, whose data is a pickle.
+    /// Size of one element in bytes; `None` for Python objects, whose data is a pickle.
     pub itemsize: Option<u64>,
 }
 
@@ -122,7 +122,7 @@ impl Header {
 
     /// Size of the whole file in bytes, `None` for Python objects.
     ///
-    /// Also `None` if it would not fit 64 bits; `parse` returns no such header.
+    /// Also `None` if the size does not fit 63 bits; `parse` returns no such header.
     #[must_use]
     pub fn file_size(&self) -> Option<u64> {
         let elements = product(&self.shape)?;

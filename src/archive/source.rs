@@ -207,7 +207,7 @@ impl SourceFile {
         Ok(stat.st_uid != NOBODY && stat.st_mode & 0o022 == 0)
     }
 
-    /// The open file, for questions about its owner and its filesystem.
+    /// The open file, to ask for its owner and its filesystem.
     pub fn file(&self) -> &File {
         &self.file
     }

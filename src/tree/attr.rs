@@ -40,25 +40,25 @@ pub struct Attr {
     pub size: u64,
     /// Space taken in the source, in units of 512 bytes.
     pub blocks: u64,
-    /// Last access.
+    /// Time of the last access.
     pub atime: Timestamp,
-    /// Last change of the data.
+    /// Time of the last change of the data.
     pub mtime: Timestamp,
-    /// Last change of data or attributes.
+    /// Time of the last change of data or attributes.
     pub ctime: Timestamp,
     /// Mode bits without the file type; never a write bit.
     pub mode: u16,
-    /// Owner.
+    /// User ID of the owner.
     pub uid: u32,
-    /// Group.
+    /// Group ID.
     pub gid: u32,
     /// The device that a device file stands for.
     pub rdev: Device,
-    /// Size that reads should have, in bytes.
+    /// Preferred size of reads, in bytes.
     pub block_size: u32,
 }
 
-/// Read bits, and everything else but the write bits.
+/// A mask that clears the write bits and the file type of a mode.
 const NOT_WRITABLE: u16 = 0o7555;
 
 /// 128 KiB, one request of the kernel's read-ahead: with this, Python's buffered header reads and
@@ -73,7 +73,8 @@ const SMALL_BLOCK_SIZE: u32 = 4 << 10;
 /// How many entries with attributes fit into 32 KiB, if their names have up to 100 bytes.
 const FEW: usize = 128;
 
-/// Identifies a file of the source; a file that gets the same inode number later has another id.
+/// Identifies a file of the source. If the filesystem stores birth times, a later file with the
+/// same inode number has another id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct FileId {
     pub dev: Device,

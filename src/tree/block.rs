@@ -6,10 +6,10 @@
 
 use std::fmt;
 
-/// Builds the node of the inode at a place.
+/// Builds the node of the inode at a place of the block.
 pub(super) type NodeOf<N> = Box<dyn Fn(u32) -> N + Send + Sync>;
 
-/// Inodes whose memory is allocated and freed together.
+/// How many inodes share one allocation.
 const CHUNK: u32 = 64;
 
 /// The inodes of a block. The place of an inode is its index in the block.

@@ -37,7 +37,7 @@ const HEAVY: u64 = 4 << 20;
 /// How long opening a file is refused after there was not enough memory for it.
 const REFUSED: Duration = Duration::from_secs(5);
 
-/// Most files that are refused at the same time.
+/// How many refused files are remembered.
 const MOST_REFUSED: NonZeroUsize = NonZeroUsize::new(1 << 10).expect("not zero");
 
 /// A container, or why the file is not one.
@@ -159,8 +159,8 @@ impl Containers {
         if known.generation == generation {
             return Some(Ok(known.what));
         }
-        // A rename, a new link or chmod changes the ctime only; then the fingerprint of the file
-        // decides.
+        // A rename, a new link or chmod changes only the ctime. If only that differs, the
+        // fingerprint of the file is compared.
         let renamed = Generation { ctime: known.generation.ctime, ..generation };
         if renamed != known.generation || known.what.container().source().check().is_err() {
             return None;
@@ -238,7 +238,7 @@ impl Containers {
         }
         let parsing = (memory > HEAVY).then(|| self.parsing.lock());
         if parsing.is_some() {
-            // Another thread may have parsed it meanwhile.
+            // Another thread may have parsed the file meanwhile.
             if let Some(found) = self.known(stat, format) {
                 return Ok(found);
             }
@@ -248,7 +248,8 @@ impl Containers {
         match parse(format, source, tail, server) {
             Ok(container) => {
                 let container = Arc::new(OpenContainer::new(container, server));
-                // If another thread has opened it meanwhile, the indexes of that one are used.
+                // If another thread has opened the file meanwhile, its container is used: that one
+                // may have indexes.
                 if let Some(Ok(first)) = self.known(stat, format) {
                     return Ok(Ok(first));
                 }
@@ -299,7 +300,7 @@ impl Containers {
     fn shrink_to(&self, memory: u64) {
         let mut closed = Vec::new();
         let mut open = self.open.lock();
-        // The newest stays, whatever its size: it is about to be used.
+        // The newest container stays open, whatever its size, because it is about to be used.
         while self.used.load(Ordering::Relaxed) > memory && open.len() > 1 {
             let Some((_, known)) = open.pop_lru() else { break };
             self.used.fetch_sub(known.what.container().memory(), Ordering::Relaxed);
@@ -309,7 +310,7 @@ impl Containers {
     }
 }
 
-/// Parses a file. The memory that parsing takes is reserved until it is done.
+/// Parses a file. The memory that parsing takes is reserved until this returns.
 fn parse(
     format: &Format,
     source: SourceFile,

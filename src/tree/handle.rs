@@ -12,7 +12,7 @@ use crate::{
     sync::{Mutex, RwLock},
 };
 
-/// The number by which the kernel names a handle.
+/// The number that the kernel sends to identify a handle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct HandleId(pub u64);
 

@@ -1,12 +1,12 @@
 //! Keeps the kernel's references to inodes.
 //!
-//! An inode lives while its lookup count is above zero, the root always. Two live inodes never have
-//! the same number, so a page cached for one is never shown for another. While an inode lives, its
-//! key gives the same number. The module `number` makes sure that the key gives the same number
-//! afterwards.
+//! An inode lives while its lookup count is above zero; the root always lives. Two live inodes
+//! never have the same number, so a page cached for one is never shown for another. While an inode
+//! lives, its key gives the same number. The module `number` makes sure that the key gives the same
+//! number afterwards.
 //!
-//! The inodes of an archive have their numbers in one block: entering 10,000 members does not hash
-//! 10,000 keys or allocate 10,000 nodes.
+//! The inodes of an archive have consecutive numbers, in one block. Looking up 10,000 members does
+//! not hash 10,000 keys or allocate 10,000 nodes.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -154,7 +154,7 @@ impl<K: Eq + Hash, N> Inodes<K, N> {
         work();
     }
 
-    /// The kernel drops `count` references.
+    /// The kernel drops `count` references to `ino`.
     pub fn forget(&self, ino: Ino, count: u64) {
         let mut table = self.table.lock();
         let Some(entry) = table.by_number.get_mut(&ino) else {
@@ -179,7 +179,7 @@ impl<K: Eq + Hash, N> Inodes<K, N> {
         self.table.lock().by_key.len()
     }
 
-    /// The inode of `key`.
+    /// The inode number of `key`, or the first number of its block, if the kernel refers to it.
     pub fn number_of(&self, key: &K) -> Option<Ino> {
         self.table.lock().by_key.get(key).copied()
     }

@@ -35,7 +35,7 @@ use crate::{
 /// One entry of a listing.
 #[derive(Debug)]
 pub struct Listed<'a> {
-    /// Its name.
+    /// Name of the entry.
     pub name: &'a OsStr,
     /// The kind of file; `None` for a file called `.npz` that has not been opened yet, so that it
     /// is not known whether it is an archive.
@@ -68,7 +68,7 @@ impl Tree {
     /// The first two are `.` and `..`. If `look_up`, each other entry is looked up too.
     ///
     /// # Errors
-    /// `NoInode`, `NotADirectory`, `Stale`, or what the source says.
+    /// `NoInode`, `NotADirectory`, `Stale`, or an error of the source.
     pub fn read_directory(
         &self,
         ino: Ino,
@@ -361,7 +361,7 @@ fn show_dots(cookie: u64, show: &mut Show<'_>) -> bool {
     })
 }
 
-/// A name in a source directory as the mount shows it.
+/// A name that the mount shows in a source directory.
 #[derive(Debug)]
 pub(super) struct Name {
     pub name: OsString,

@@ -214,7 +214,7 @@ impl Tree {
         }
     }
 
-    /// The newest generation of the archive that is mounted alone.
+    /// The newest generation of the single archive that is mounted.
     pub(super) fn root_version(&self) -> Result<(Arc<Version>, Arc<OpenContainer>), FsError> {
         let (stat, archive) = self.root_archive()?;
         let path = Path::new(self.source.archive().unwrap_or_default());
@@ -314,7 +314,7 @@ pub(super) fn split(path: &Path) -> (&Path, &OsStr) {
     (path.parent().unwrap_or(Path::new("")), path.file_name().unwrap_or_default())
 }
 
-/// stat of the regular file `name`.
+/// stat of `name`; `NotFound` if it is not a regular file.
 fn file_at(at: &SourceDir<'_>, name: &OsStr) -> Result<Stat, FsError> {
     let stat = match at.stat(name) {
         // `name` is longer than the name that the kernel looked up, which does not exist.

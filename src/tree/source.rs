@@ -1,4 +1,4 @@
-//! The source tree: the one file that touches the user's directories.
+//! Opens files of the source. No other module opens files in the user's directories.
 //!
 //! All names are resolved beneath the directory that was opened before mounting, and symbolic links
 //! are never followed. So no file that somebody adds while npzfs runs can lead outside the

@@ -50,7 +50,7 @@ pub struct Tree {
 /// An opened file.
 #[derive(Debug)]
 pub struct Opened {
-    /// Its handle.
+    /// The number of its handle.
     pub id: HandleId,
     /// The file that kernel passthrough may read instead, if any.
     pub backing: Backing,
@@ -151,7 +151,7 @@ impl Tree {
 
     // -- names and attributes
 
-    /// The kernel drops `count` lookups of `ino`.
+    /// The kernel drops `count` references to `ino`.
     pub fn forget(&self, ino: Ino, count: u64) {
         self.inodes.forget(ino, count);
     }

@@ -21,11 +21,11 @@ pub enum Xattr {
     Crc32,
     /// Size of the encoded member in the archive, in bytes.
     EncodedSize,
-    /// The `.npy` header's dtype.
+    /// The dtype in the `.npy` header.
     Dtype,
-    /// The `.npy` header's shape.
+    /// The shape in the `.npy` header.
     Shape,
-    /// The `.npy` header's order.
+    /// Whether the first index varies fastest, from the `.npy` header.
     FortranOrder,
     /// Whether the file can be read: how fast, or why not.
     State,

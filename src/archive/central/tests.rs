@@ -317,7 +317,8 @@ fn a_date_of_zero_as_cnpy_writes_it_does_no_harm() {
 #[test]
 fn a_digital_signature_ends_the_directory() {
     let mut zip = a_and_b();
-    // The comment holds a digital signature, which is not an entry of the directory.
+    // The last comment is a digital signature. Its length is then set to 0, so that the signature
+    // follows the last entry.
     zip.members[1].comment = b"PK\x05\x05\x02\0ab".to_vec();
     let mut bytes = zip.bytes();
     let header = bytes.len() - 22 - 8 - 47;

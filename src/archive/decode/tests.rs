@@ -252,7 +252,7 @@ fn an_xz_dictionary_beyond_the_bound_is_refused() {
 #[test]
 fn a_zstd_window_beyond_the_bound_is_refused() {
     let data = sample(5000);
-    // Magic bytes, then a frame header: not a single segment, no sizes, the window as exponent -
+    // Magic bytes, then a frame header: no single segment, no sizes, the window's exponent minus
     // 10.
     let frame = |exponent: u8| {
         let mut frame = vec![0x28, 0xB5, 0x2F, 0xFD, 0, (exponent - 10) << 3];

@@ -239,8 +239,8 @@ fn names_that_are_shortened_to_one_are_counted_on() {
             std::str::from_utf8(end).unwrap().parse::<usize>().unwrap_or(1)
         })
         .collect();
-    // The start of a shortened name depends on the number of digits of its number, so each number
-    // of digits is counted separately.
+    // A number with more digits leaves a shorter start of the name. So for each number of digits,
+    // other names collide, and some numbers are used for several names.
     assert!(numbers.len() > count / 2, "{}", numbers.len());
     assert!(numbers.last() <= Some(&count), "none is left out");
 }

@@ -23,7 +23,7 @@ pub(super) enum Value<'a> {
     Dict(Vec<Item<'a>>),
 }
 
-/// An item of a dict.
+/// A key and its value in a dict.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Item<'a> {
     pub key: Value<'a>,

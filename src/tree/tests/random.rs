@@ -141,7 +141,7 @@ fn open_one(random: &mut Random, kernel: &mut Kernel, model: &BTreeMap<String, M
             (ino, bytes)
         }
     };
-    // An inode never stands for other bytes than it first did.
+    // The inode still has the bytes that it had at its first lookup.
     let known = kernel.inodes.entry(ino).or_insert_with(|| (file.to_owned(), bytes.clone()));
     assert_eq!(&known.1, bytes);
     let id = open(&kernel.tree, ino).id;
