@@ -36,7 +36,7 @@ const NOBODY: u32 = 65534;
 /// tick, 1 to 10 ms, so two writes within a tick leave the same times.
 const TICK: Duration = Duration::from_millis(20);
 
-/// A file of the source. Reads fail after the generation that was opened has been overwritten.
+/// A file of the source. Reads fail after the file has been overwritten.
 ///
 /// np.savez truncates the same inode in place, so holding the file open does not keep the old
 /// bytes. Therefore every read is followed by one fstat(2), and fails if size or mtime differ from
@@ -73,7 +73,7 @@ pub struct SourceFile {
 }
 
 impl SourceFile {
-    /// Takes an open file. The current generation of the file is the one to keep to.
+    /// Takes an open file. Reads will succeed only while the file keeps its current generation.
     ///
     /// # Errors
     /// When fstat(2) or reading the start and the end fails, or the file is being written at this

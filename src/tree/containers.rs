@@ -200,8 +200,8 @@ impl Containers {
         Ok((self.examine(file, &stat, format, server, waits, warn)?, stat))
     }
 
-    /// Fails if there was not enough memory for the file in the last `REFUSED`. Without this,
-    /// listing a directory of such files would parse each of them in vain.
+    /// Fails if there was not enough memory for the file in the last 5 seconds (`REFUSED`). Without
+    /// this, listing a directory of such files would parse each of them in vain.
     fn check_refused(&self, stat: &Stat, format: &Format) -> io::Result<()> {
         let generation = stat.generation();
         let mut refused = self.refused.lock();

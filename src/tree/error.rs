@@ -73,7 +73,7 @@ impl FsError {
         errno.raw_os_error()
     }
 
-    /// Whether the error does not tell if the file is an archive: the file was not opened.
+    /// Whether the file may exist, but was not opened, so that its kind is not known.
     #[must_use]
     pub fn leaves_open(&self) -> bool {
         match self {

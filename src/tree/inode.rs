@@ -26,8 +26,8 @@ impl Ino {
     pub const ROOT: Self = Self(1);
 }
 
-/// About how many bytes the data that all inodes of an archive share takes: the archive's
-/// `Version`, and the memory that a `Weak` reference keeps after the archive was closed.
+/// About how many bytes all inodes of an archive share: the archive's `Version`, and the memory
+/// that a `Weak` reference keeps after the archive was closed.
 const VERSION: usize = 300;
 
 /// About how many bytes a typical path and its reference counts take. A key and its node share one.

@@ -1,7 +1,7 @@
 //! The file tree that the user sees: its names, the kinds of its files, and their contents.
 //!
-//! docs/semantics.md describes what the tree guarantees. It needs no /dev/fuse: tests can call all
-//! of it.
+//! docs/semantics.md describes what the tree guarantees. The tree needs no /dev/fuse: tests can
+//! call all of it.
 #![forbid(unsafe_code)]
 
 mod attr;

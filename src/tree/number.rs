@@ -24,14 +24,15 @@ const HASHED: u64 = 1 << 62;
 /// The smallest inode number of archives. An archive has many consecutive numbers.
 const BLOCKS: u64 = HASHED | 1 << 61;
 
-/// How many first numbers there are, for single hashes and for archives each. An archive has fewer
-/// than 2^32 numbers, so that its last one is in range too.
+/// How many different numbers a hash can give, for single files and for the first numbers of
+/// archives. An archive has fewer than 2^32 numbers, so its last number stays in range too.
 const RANGE: u64 = (1 << 61) - (1 << 32);
 
 /// Listings contain this instead of an unknown inode number (libfuse's FUSE_UNKNOWN_INO).
 pub(super) const UNKNOWN: u64 = 0xffff_ffff;
 
-/// The sequence of numbers for a file of the source. Starts with the source's number if `has_own`.
+/// The sequence of numbers for a file of the source. If `has_own` and the source's number is
+/// usable, that comes first.
 pub(super) fn of_source(id: FileId, path: &Path, has_own: bool) -> impl Iterator<Item = Ino> {
     let is_usable = has_own && id.ino > Ino::ROOT.0 && id.ino < HASHED && id.ino != UNKNOWN;
     let own = is_usable.then_some(Ino(id.ino));

@@ -28,8 +28,8 @@ use crate::{
     sync::{Condvar, Mutex},
 };
 
-/// One more thread is woken for each this many files: opening an archive takes about 10 us, waking
-/// a thread 5 to 30 us.
+/// One more thread is woken for every 16 files: opening an archive takes about 10 us, waking a
+/// thread 5 to 30 us.
 const WORTH_A_THREAD: usize = 16;
 
 /// A file of more bytes than this is not opened: it may have 100,000 members and more.

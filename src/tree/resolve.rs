@@ -75,7 +75,7 @@ impl Tree {
         Ok(self.enter(self.resolve(at, name)?))
     }
 
-    /// Gives an inode to a listed file. `found` tells whether the file is an archive.
+    /// Gives an inode to a listed file. `found` is its container, or the reason why it has none.
     pub(super) fn enter_found(
         &self,
         at: &SourceDir<'_>,

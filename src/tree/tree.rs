@@ -334,7 +334,7 @@ impl Tree {
 
     // -- below
 
-    /// Describes an inode for the log: by its path where that is known, else by a number.
+    /// Describes an inode for the log: by its path if that is known, else by a number.
     #[must_use]
     pub fn describe(&self, ino: Ino) -> String {
         let Some(node) = self.inodes.get(ino) else { return format!("inode {}", ino.0) };
@@ -360,7 +360,7 @@ impl Tree {
         }
     }
 
-    /// About how many bytes of memory the inodes take that the kernel refers to.
+    /// About how many bytes of memory all inodes take.
     #[must_use]
     #[cfg(test)]
     pub fn inode_memory(&self) -> u64 {

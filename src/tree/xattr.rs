@@ -190,7 +190,7 @@ fn header_of(content: &Arc<Content>) -> Option<npy::Header> {
         match npy::Header::parse(&content.head(len).ok()?) {
             Ok(header) => return Some(header),
             Err(npy::NpyError::Truncated { needed }) if len < content.size() => {
-                // This ends: `needed` is bounded, and `len` grows each time.
+                // The loop ends, because `needed` is bounded and `len` grows each time.
                 len = (needed as u64).max(len + HEAD);
             }
             Err(_) => return None,

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use super::*;
 
-/// A tree with a low memory limit over 900 plain files and 300 archives in one directory. Half of
-/// them are in a subdirectory. All of them are looked up, and the members of one archive.
+/// A tree with a low memory limit over 900 plain files and 300 archives: half of them in one
+/// directory, half in its subdirectory. All of them are looked up.
 fn crowded(dir: &Dir, layout: Layout) -> (Tree, Vec<(Ino, OsString, Ino)>) {
     fs::create_dir_all(dir.path("d/e")).unwrap();
     let archive = testing::zip(&[("x", b"x", false)]);
