@@ -198,7 +198,7 @@ impl<K: Eq + Hash, N> Inodes<K, N> {
     /// About how many bytes of memory are in use.
     pub fn memory(&self) -> u64 {
         let table = self.table.lock();
-        // By capacity, since the maps keep the memory of removed entries.
+        // Counts the capacity, because the maps keep the memory of removed entries.
         let single = size_of::<(Ino, Entry<K, N>)>() + size_of::<(Arc<K>, Ino)>();
         let things = size_of::<K>() + size_of::<N>() + PATH;
         let capacity = table.by_number.capacity().max(table.by_key.capacity());

@@ -7,9 +7,9 @@
 //! have files that cannot keep the source's number (hard links, other filesystems within the
 //! source).
 //!
-//! Each file has a sequence of numbers and gets the first free one. That is nearly always the first
-//! of the sequence: another is needed only if two hashes of 61 bits are equal, or if a file has the
-//! number of a removed file that is still in use.
+//! Each file has a sequence of numbers and gets the first free one. The free number is nearly
+//! always the first of the sequence: another is needed only if two hashes of 61 bits are equal, or
+//! if a file has the number of a removed file that is still in use.
 
 use std::{os::unix::ffi::OsStrExt, path::Path};
 

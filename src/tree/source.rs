@@ -80,7 +80,7 @@ impl Source {
     /// From now on calls `give_up`, perhaps repeatedly, when no descriptor is left. It must close a
     /// file that can be opened again, or return `false` if there is none.
     pub(super) fn on_shortage(&self, give_up: impl Fn() -> bool + Send + Sync + 'static) {
-        // It cannot be set already: a source has one tree, which sets it once.
+        // The function cannot be set already: a source has one tree, which sets it once.
         let _ = self.shortage.0.set(Box::new(give_up));
     }
 
@@ -229,8 +229,8 @@ impl SourceDir<'_> {
     /// name.
     pub fn list(&self, mut grow: impl FnMut() -> io::Result<()>) -> io::Result<Vec<SourceName>> {
         let mut names = Vec::new();
-        // By its path: opening `.` at its descriptor fails if the directory may be listed but not
-        // searched.
+        // Opened by its path: opening `.` at its descriptor fails if the directory may be listed
+        // but not searched.
         let open = self.source.open_at(self.path, OFlags::RDONLY | OFlags::DIRECTORY)?;
         for entry in Dir::new(open)? {
             let entry = entry?;

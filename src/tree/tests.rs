@@ -227,7 +227,7 @@ fn what_makes_no_sense_since_the_archive_was_overwritten_is_not_called_damage() 
         let failure = file.content().failure("read", damage);
         (failure.error.is_overwritten(), failure.repeats.is_some())
     };
-    // Each failure is logged once.
+    // The second failure is not logged again.
     assert_eq!([failure(), failure()], [(false, true), (false, false)]);
     dir.write("a.npz", &testing::zip(&[("x", &stamped(2, 1000), true)]));
     assert_eq!([failure(), failure()], [(true, true), (true, false)]);
