@@ -1,23 +1,23 @@
 //! npzfs mounts a data directory so that every `.npz` is a directory of `.npy` files.
 //!
-//! Layers use those below them, never those above:
+//! Each layer uses only layers to its right in this list:
 //!
 //! ```text
 //! main -> cli -> daemon -> fuse -> tree -> serve -> saved -> archive -> seekable-deflate
 //! ```
 //!
-//! This library is not for other programs. It is split from the binary so that the fuzz targets can
-//! reach the parsers of files that others write: [`archive`] and [`saved`] are public for them, and
-//! [`cli`] and [`malloc`] for `main`. Everything else is private, so that the compiler finds what
-//! nobody calls.
+//! This library is not meant for other programs. It is separate from the binary so that the fuzz
+//! targets can reach the parsers of files that others write: [`archive`] and [`saved`] are public
+//! for the fuzz targets, [`cli`] and [`malloc`] for `main`. Everything else is private, so that the
+//! compiler reports unused code.
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
-#![cfg_attr(fuzzing, allow(dead_code))] // the layers that use it are not there
+#![cfg_attr(fuzzing, allow(dead_code))] // the layers that use this code are left out
 
 pub mod archive;
 pub mod saved;
 pub(crate) mod sync;
 
-// Not for the fuzz targets, which reach none of these: with a sanitizer they compile for minutes.
+// Fuzz targets do not use these modules, which take minutes to compile with a sanitizer.
 #[cfg(not(fuzzing))]
 pub mod cli;
 #[cfg(not(fuzzing))]

@@ -1,7 +1,7 @@
-//! What is mounted where, by /proc: for the tree, which shows no npzfs mount inside another, and for
-//! the daemon, which mounts and unmounts.
+//! Reads the list of mounts in /proc: for the tree, which shows no npzfs mount inside another, and
+//! for the daemon, which mounts and unmounts.
 //!
-//! Nothing here asks a filesystem, so nothing can hang on a dead or stuck mount; but see [`id_of`].
+//! No function here asks a filesystem, so none can hang on a dead or stuck mount, except [`id_of`].
 
 use std::{
     ffi::OsString,
@@ -19,37 +19,37 @@ pub const FS_TYPE: &str = "fuse.npzfs";
 /// One mount: a line of /proc/self/mountinfo.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountInfo {
-    /// Number of the mount. The kernel uses it again when the mount is gone.
+    /// Number of the mount. When the mount is gone, the kernel may give its number to a new mount.
     pub id: u64,
-    /// Which filesystem is mounted, as `st_dev` of stat(2).
+    /// Device number of the mounted filesystem, as `st_dev` of stat(2).
     pub device: Dev,
     /// The directory of the filesystem that is the root of this mount.
     pub root: PathBuf,
-    /// Where it is mounted.
+    /// The path of the mountpoint.
     pub mount_point: PathBuf,
-    /// The group of mounts that share what is mounted below them, if any.
+    /// The peer group of the mount, if any: mounts of one group share the mounts made below them.
     pub peer_group: Option<u64>,
     /// Filesystem type with its subtype: `ext4`, `fuse.npzfs`.
     pub fs_type: String,
-    /// What was mounted, in words of the filesystem.
+    /// Source of the mount, in the form that its filesystem uses.
     pub source: OsString,
 }
 
 impl MountInfo {
-    /// Whether npzfs serves it, by its type.
+    /// Whether this is a mount of npzfs, by its filesystem type.
     #[must_use]
     pub fn is_npzfs(&self) -> bool {
         self.fs_type == FS_TYPE
     }
 
-    /// Whether any userspace process serves it.
+    /// Whether a userspace process serves the mount.
     #[must_use]
     pub fn is_fuse(&self) -> bool {
         self.fs_type == "fuse" || self.fs_type == "fuseblk" || self.fs_type.starts_with("fuse.")
     }
 }
 
-/// All mounts of this process's namespace, oldest first.
+/// All mounts in the mount namespace of this process, oldest first.
 ///
 /// # Errors
 /// When `/proc` is not mounted, or a line cannot be parsed.
@@ -57,10 +57,11 @@ pub fn all() -> io::Result<Vec<MountInfo>> {
     lines(&fs::read(MOUNTINFO)?).map(parse).collect()
 }
 
-/// The mount with the number `id`, if this process's namespace has it. Parses that line alone.
+/// The mount with the number `id`, if it is in the mount namespace of this process. Parses only the
+/// line of that mount.
 ///
 /// # Errors
-/// As [`all`].
+/// As for [`all`].
 pub fn by_id(id: u64) -> io::Result<Option<MountInfo>> {
     let start = format!("{id} ").into_bytes();
     let text = fs::read(MOUNTINFO)?;
@@ -70,7 +71,7 @@ pub fn by_id(id: u64) -> io::Result<Option<MountInfo>> {
 /// The mount that an open file lies in.
 ///
 /// # Errors
-/// As [`all`], and `NotFound` if another mount namespace has it.
+/// As for [`all`], and `NotFound` if the mount is in another mount namespace.
 pub fn of(file: impl AsFd) -> io::Result<MountInfo> {
     let id = id_by_fdinfo(file)?;
     by_id(id)?.ok_or_else(|| {
@@ -79,23 +80,23 @@ pub fn of(file: impl AsFd) -> io::Result<MountInfo> {
     })
 }
 
-/// The number of the mount that an open file lies in, in 0.5 us where /proc takes 12.
+/// The number of the mount that an open file lies in. Takes 0.5 us; with /proc it would take 12.
 ///
 /// A network filesystem may ask its server before it answers statx(2).
 ///
 /// # Errors
-/// What statx(2) says.
+/// When statx(2) fails.
 pub fn id_of(file: impl AsFd) -> io::Result<u64> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
     let statx = rustix::fs::statx(&file, "", flags, StatxFlags::MNT_ID)?;
-    // Linux before 5.8 leaves the number out, says so in the mask, and reports no error.
+    // Linux before 5.8 does not return the number. It clears the bit in the mask, without an error.
     if statx.stx_mask & StatxFlags::MNT_ID.bits() == 0 {
         return id_by_fdinfo(file);
     }
     Ok(statx.stx_mnt_id)
 }
 
-/// The same from the kernel's memory alone (proc_pid_fdinfo(5)).
+/// Like [`id_of`], but takes the number only from kernel memory (proc_pid_fdinfo(5)).
 fn id_by_fdinfo(file: impl AsFd) -> io::Result<u64> {
     let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_fd().as_raw_fd()))?;
     text.lines()
@@ -140,7 +141,7 @@ fn parse_line(line: &[u8]) -> Option<MountInfo> {
         }
     }
     let fs_type = unescape(fields.next()?).to_string_lossy().into_owned();
-    // A source may be empty: the field is then there, with nothing in it.
+    // If the source is empty, its field is still there, with no bytes in it.
     let source = unescape(fields.next()?);
     Some(MountInfo { id, device, root, mount_point, peer_group, fs_type, source })
 }
@@ -149,7 +150,7 @@ fn number<N: std::str::FromStr>(digits: &[u8]) -> Option<N> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
-/// Undoes the kernel's `\ooo` for space, tab, newline, backslash and `#`.
+/// Undoes the kernel's escapes `\ooo` (octal) of space, tab, newline, backslash and `#`.
 fn unescape(field: &[u8]) -> OsString {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;

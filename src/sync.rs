@@ -1,9 +1,10 @@
-//! `Mutex`, `RwLock` and `Condvar` as std has them, but for poisoning: `lock` returns the guard.
+//! `Mutex`, `RwLock` and `Condvar` like those of std, but without poisoning: `lock` returns the
+//! guard.
 //!
-//! std poisons a lock when a thread panics while it holds it, since the value may be half changed.
-//! Here no value can be: what runs under a lock of this crate either cannot panic, or panics only
-//! before or after changes that belong together. So a poisoned lock is taken like any other. The
-//! panic itself ends one request (EIO) or one task, not the mount.
+//! std poisons a lock when a thread panics while it holds the lock, since the value may be half
+//! changed. In this crate no value can be half changed: code that runs under a lock either cannot
+//! panic, or panics only before or after changes that belong together. So a poisoned lock is taken
+//! like any other. The panic itself ends one request (EIO) or one task, not the mount.
 
 use std::{
     sync::{self, PoisonError, RwLockReadGuard, RwLockWriteGuard, WaitTimeoutResult},
@@ -40,7 +41,7 @@ impl<T> RwLock<T> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for the lock and takes it alone.
+    /// Waits for the lock and takes it exclusively.
     #[inline]
     pub fn write(&self) -> RwLockWriteGuard<'_, T> {
         self.0.write().unwrap_or_else(PoisonError::into_inner)
@@ -52,17 +53,17 @@ impl<T> RwLock<T> {
 pub struct Condvar(sync::Condvar);
 
 impl Condvar {
-    /// A condition for which nobody waits.
+    /// A condition variable for which no thread waits.
     pub const fn new() -> Self {
         Self(sync::Condvar::new())
     }
 
-    /// Gives up the lock of `guard`, waits to be notified, and takes it again.
+    /// Releases the lock of `guard`, waits for a notification, and takes the lock again.
     pub fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
         self.0.wait(guard).unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The same, for `longest` at most.
+    /// Like `wait`, but waits for `longest` at most.
     pub fn wait_timeout<'a, T>(
         &self,
         guard: MutexGuard<'a, T>,

@@ -1,22 +1,22 @@
-//! Combines `--memory-limit` and `--cache-size`.
+//! Computes the memory limit and the cache size from `--memory-limit` and `--cache-size`.
 
-/// Memory that the program needs beside the cache, for threads, buffers and open files. Bytes.
+/// Memory that the program needs in addition to the cache: threads, buffers, open files. Bytes.
 const BESIDE: u64 = 40 << 20;
 
-/// The smallest limit, in bytes.
+/// The smallest `--memory-limit` that is accepted, in bytes.
 const LEAST_LIMIT: u64 = BESIDE + (8 << 20);
 
-/// The limit and the cache, in bytes, if neither is given.
+/// The memory limit and the cache size if neither option is given. Bytes.
 const DEFAULT_LIMIT: u64 = 256 << 20;
 const DEFAULT_CACHE: u64 = 64 << 20;
 
-/// The limit of memory, and the size of the cache within it, both in bytes.
+/// Returns the memory limit, and the size of the cache within it, both in bytes.
 ///
-/// If only a large cache is asked for, the limit grows with it: the program keeps the memory that it
-/// has beside the cache by default.
+/// If only a large cache size is given, the limit grows with it: the program then keeps the 192 MiB
+/// that it has in addition to the cache by default.
 ///
 /// # Errors
-/// One line for the user, if the limit leaves no room for what the program needs beside the cache.
+/// One line for the user, if the limit leaves too little memory in addition to the cache.
 pub fn divide(limit: Option<u64>, cache: Option<u64>) -> Result<(u64, u64), String> {
     let mib = |bytes: u64| bytes.div_ceil(1 << 20);
     match (limit, cache) {

@@ -1,4 +1,4 @@
-//! The command line. Each subcommand has a file, and only here does anything print to the terminal.
+//! The command line. Each subcommand has a file. Outside `cli`, only the log writes to the terminal.
 
 mod demo;
 mod memory;
@@ -13,10 +13,10 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::daemon;
 
-/// What `--version` says after the name.
+/// The text that `--version` prints after the name of the program.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (commit ", env!("NPZFS_COMMIT"), ")");
 
-/// The end of `--help`, after the options.
+/// The text of `--help` after the options.
 const EXAMPLES: &str = "\
 Mount options, for -o and fstab(5):
   layout= memory_limit= verify= ...    as the options above, with _ for -
@@ -86,11 +86,12 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Parses the command line. The options that `-o` gives are put in front of the line, and the last of
-/// two options counts, so an option that is given without `-o` overrides one of `-o`.
+/// Parses the command line. The options from `-o` are inserted before all other arguments. If an
+/// option is given twice, the last one counts, so an option without `-o` overrides one from `-o`.
 ///
 /// # Errors
-/// One line about an option of `-o`. For every other error clap prints the usage and ends the process.
+/// One line about a wrong option of `-o`. For every other error, clap prints the usage and ends the
+/// process.
 fn parse(mut line: Vec<OsString>) -> Result<Cli, String> {
     let mut cli = Cli::parse_from(&line);
     let options = mount::MountOptions::augment_args(clap::Command::new("npzfs"));
@@ -105,8 +106,8 @@ fn parse(mut line: Vec<OsString>) -> Result<Cli, String> {
     Ok(cli)
 }
 
-/// Prints one line to standard error. The journal knows the name of the program, so it gets the
-/// severity instead.
+/// Prints one line to standard error. The journal already shows the name of the program, so there
+/// the line begins with its severity instead.
 fn print_error(error: impl Display) {
     if daemon::stderr_is_the_journal() {
         eprintln!("<3>{error}");
@@ -115,7 +116,7 @@ fn print_error(error: impl Display) {
     }
 }
 
-/// The exit code for `result`; an error is printed.
+/// The exit code for `result`. Prints the error, if there is one.
 fn exit_code(result: Result<(), impl Display>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,

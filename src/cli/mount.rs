@@ -12,10 +12,10 @@ use crate::{
     tree::{Layout, Settings},
 };
 
-/// The hidden flag by which the program knows that it is the server in the background.
+/// The hidden flag that makes this process the server in the background.
 const SERVER: &str = "--server-in-background";
 
-/// The longest time that names and attributes may be kept: a year.
+/// The longest time for which the kernel may keep names and attributes: one year.
 const LONGEST_TTL: Duration = Duration::from_secs(365 * 24 * 3600);
 
 #[derive(Debug, Args)]
@@ -41,7 +41,7 @@ pub struct Arguments {
     server: bool,
 }
 
-/// What `-o` may say, too: `-o disk_cache=DIR,noexec` for `--disk-cache=DIR --noexec`.
+/// Options that `-o` accepts, too: `-o disk_cache=DIR,noexec` is `--disk-cache=DIR --noexec`.
 #[derive(Debug, Args)]
 pub struct MountOptions {
     /// Show foo.npz as a directory in its place, or beside it as foo.npz.d
@@ -60,7 +60,7 @@ pub struct MountOptions {
     /// Where indexes are saved between mounts [default: ~/.cache/npzfs]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     index_dir: Option<PathBuf>,
-    // Indexes take a percent of their archives at most, as a rule: enough for a terabyte.
+    // Indexes usually take at most 1 % of the size of their archives: 10G suffices for a terabyte.
     /// Space for them; 0 saves none
     #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "10G")]
     index_dir_size: u64,
@@ -79,7 +79,7 @@ pub struct MountOptions {
     /// Log to this file; else to the system log, or standard error with -f
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     log_file: Option<PathBuf>,
-    // Those of mount.fuse3(8).
+    // The options of mount.fuse3(8).
     #[arg(long, hide = true)]
     allow_other: bool,
     #[arg(long, hide = true)]
@@ -121,7 +121,8 @@ pub fn run(arguments: Arguments) -> ExitCode {
     exit_code(daemon::start_log(&log, level).and_then(|()| daemon::serve(&options, kind)))
 }
 
-/// Starts the server in the background, and ends as the server says.
+/// Starts the server in the background, waits until it is ready or has ended, and returns the exit
+/// code for this process.
 fn launch() -> ExitCode {
     let mut arguments = vec![OsString::from(SERVER)];
     arguments.extend(std::env::args_os().skip(1));
@@ -131,7 +132,7 @@ fn launch() -> ExitCode {
     }
 }
 
-/// What is to be mounted, and how.
+/// Converts the arguments into the options of the mount and the path of the log file.
 fn options(arguments: Arguments) -> Result<(Options, Option<PathBuf>), String> {
     let given = arguments.options;
     let (memory_limit, cache_size) = memory::divide(given.memory_limit, given.cache_size)?;
@@ -162,14 +163,15 @@ fn options(arguments: Arguments) -> Result<(Options, Option<PathBuf>), String> {
     Ok((options, given.log_file))
 }
 
-/// The directory that the service manager provides for caches, else `npzfs` in that of the user.
+/// The directory that the service manager provides for caches, else `npzfs` in the user's cache
+/// directory.
 fn default_index_dir() -> Option<PathBuf> {
-    // Several directories are separated by colons (systemd.exec(5)).
+    // The variable may name several directories, separated by colons (systemd.exec(5)).
     let directories = std::env::var_os("CACHE_DIRECTORY").filter(|text| !text.is_empty());
     if let Some(directories) = directories {
         return std::env::split_paths(&directories).next();
     }
-    // The XDG base directory specification says to ignore a path that is not absolute.
+    // By the XDG base directory specification, a path that is not absolute is ignored.
     let caches = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let caches = caches.filter(|path| path.is_absolute());
     let caches = caches.or_else(|| Some(std::env::home_dir()?.join(".cache")))?;

@@ -1,6 +1,6 @@
-//! `-o a,b=c`, as mount(8), fstab(5) and mount.fuse3 write options: each becomes `--a` or `--b=c`.
+//! Converts the options of mount(8), fstab(5) and mount.fuse3, `-o a,b=c`, into `--a` and `--b=c`.
 //!
-//! Which options there are is not known here, but asked of the parser of the command line.
+//! This module has no list of the options of npzfs: it asks the parser of the command line.
 
 use std::{
     error::Error,
@@ -10,18 +10,18 @@ use std::{
 
 use clap::Command;
 
-/// Options that are for mount(8) and systemd, or mean nothing for a read-only mount. `suid` and
-/// `dev` are added by mount.fuse3 unasked; the mount is nosuid and nodev all the same.
+/// Options that are meant for mount(8) and systemd, or that have no meaning for a read-only mount.
+/// mount.fuse3 adds `suid` and `dev` by itself, but the mount is nosuid and nodev anyway.
 const WITHOUT_EFFECT: &str = "\
     ro rw defaults auto noauto user nouser users owner noowner group nogroup nofail _netdev \
     suid nosuid dev nodev sync async dirsync atime noatime diratime nodiratime relatime \
     norelatime strictatime nostrictatime lazytime nolazytime iversion noiversion mand nomand \
     silent loud symfollow";
 
-/// The arguments that the text of one `-o` stands for. `parser` knows the options that `-o` may give.
+/// Converts the text of one `-o` into arguments. `parser` has the options that `-o` may contain.
 ///
 /// # Errors
-/// One line that names the option and says what is wrong with it.
+/// One line with the name of the option and the reason why it is refused.
 pub fn arguments(text: &OsStr, parser: &Command) -> Result<Vec<OsString>, String> {
     let mut arguments = Vec::new();
     for option in split(text) {
@@ -30,7 +30,7 @@ pub fn arguments(text: &OsStr, parser: &Command) -> Result<Vec<OsString>, String
     Ok(arguments)
 }
 
-/// The argument that one option stands for; none if it has no effect.
+/// Converts one option into an argument; `None` if the option has no effect.
 fn argument(option: &OsStr, parser: &Command) -> Result<Option<OsString>, String> {
     let bytes = option.as_bytes();
     let (name, value) = match bytes.iter().position(|&byte| byte == b'=') {
@@ -65,7 +65,7 @@ fn argument(option: &OsStr, parser: &Command) -> Result<Option<OsString>, String
         (Some(false), None) => {}
         (Some(false), Some(_)) | (None, _) => return Err(unknown()),
     }
-    // Alone, for an error about `-o ttl=soon` that speaks of ttl and not of --ttl.
+    // Parses the argument alone, so that an error about `-o ttl=soon` names ttl, not --ttl.
     match parser.clone().try_get_matches_from(["npzfs".as_ref(), argument.as_os_str()]) {
         Ok(_) => Ok(Some(argument)),
         Err(error) => {
@@ -75,7 +75,7 @@ fn argument(option: &OsStr, parser: &Command) -> Result<Option<OsString>, String
     }
 }
 
-/// Splits at commas. `\,` and `\\` are a comma and a backslash, as libfuse has it.
+/// Splits `text` at commas. `\,` is a comma and `\\` is a backslash, as in libfuse.
 fn split(text: &OsStr) -> Vec<OsString> {
     let mut options = vec![Vec::new()];
     let mut bytes = text.as_bytes().iter().copied().peekable();

@@ -1,9 +1,9 @@
-//! Sizes as people write them: `64M`, `1.5G`, `1048576`.
+//! Parses sizes as users write them: `64M`, `1.5G`, `1048576`.
 
-/// Reads a number of bytes: plain, or in KiB, MiB, GiB or TiB.
+/// Parses a number of bytes: a plain number, or a number in KiB, MiB, GiB or TiB.
 ///
 /// # Errors
-/// One line for the user.
+/// One line for the user, if `text` is not a size or does not fit into 64 bits.
 pub fn parse(text: &str) -> Result<u64, String> {
     let wrong = || format!("{text:?} is not a size: give bytes, or a number with K, M, G or T");
     let digits = text.trim_end_matches(|letter: char| !letter.is_ascii_digit());

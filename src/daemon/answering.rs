@@ -1,4 +1,4 @@
-//! Adds threads to a mount that is being served, whose own threads are stuck in the source.
+//! Adds threads to a running mount when all of its threads wait for the source.
 
 use std::{
     io,
@@ -15,14 +15,14 @@ use rustix::{
 
 use crate::fuse::Watched;
 
-/// Starts `threads` that answer what comes through `device`.
+/// Starts `threads` more threads that answer the requests of `device`.
 ///
-/// The threads of a fuser session are fixed in number, and a session begins with INIT, which the
-/// kernel sends once. So the new session reads INIT from a socket, and then the device is put in the
-/// place of the socket.
+/// The number of threads of a fuser session is fixed, so the new threads get a session of their
+/// own. A session begins with an INIT request, which the kernel sends only once. So the new session
+/// reads INIT from a socket, and then the device takes the place of that socket.
 ///
 /// # Errors
-/// When there are no more descriptors or threads.
+/// When no more descriptors or threads can be created.
 pub fn join(
     filesystem: Watched,
     device: &OwnedFd,
@@ -50,9 +50,9 @@ pub fn join(
     Ok(())
 }
 
-/// Puts /dev/null in the place of every descriptor of the device. A thread that is stuck in the source
-/// for good keeps the descriptors of the process open after its end, and all who use the mount would
-/// wait as long.
+/// Replaces every descriptor of the FUSE device with /dev/null. A thread that is stuck in the
+/// source for good keeps the descriptors of the process open even after the process has ended, and
+/// programs that use the mount would wait until that thread ends.
 pub fn let_go() -> io::Result<()> {
     let null = OwnedFd::from(std::fs::File::open("/dev/null")?);
     for entry in std::fs::read_dir("/proc/self/fd")? {
@@ -68,13 +68,14 @@ pub fn let_go() -> io::Result<()> {
 
 /// Makes the open descriptor `number` a duplicate of `by`.
 fn replace(number: i32, by: impl AsFd) -> io::Result<()> {
-    // SAFETY: the caller has seen the descriptor `number` open. It stays open, for dup3(2) replaces it
-    // in one step, and it is not closed here: its owner goes on owning it.
+    // SAFETY: the caller has seen that the descriptor `number` is open. It stays open, since
+    // dup3(2) replaces it in one step. It is not closed here (`ManuallyDrop`): its owner still owns
+    // it.
     let mut replaced = unsafe { ManuallyDrop::new(OwnedFd::from_raw_fd(number)) };
     Ok(rustix::io::dup3(by, &mut replaced, DupFlags::CLOEXEC)?)
 }
 
-/// What the kernel writes for INIT: struct fuse_in_header and struct fuse_init_in, protocol 7.40.
+/// The INIT request as the kernel writes it: fuse_in_header and fuse_init_in, protocol 7.40.
 fn init() -> Vec<u8> {
     const LENGTH: u32 = 40 + 64;
     const OPCODE: u32 = 26;

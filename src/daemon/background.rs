@@ -1,8 +1,8 @@
-//! The server goes to the background when its mount answers.
+//! Moves the server to the background as soon as its mount answers.
 //!
 //! A process with threads must not fork, so the program runs itself a second time. The second
 //! process is the server. It writes a line to its standard output when the mount answers. Until
-//! then both have one standard error, to which the server writes what goes wrong.
+//! then, both processes share one standard error, to which the server writes its errors.
 
 use std::{
     ffi::OsString,
@@ -14,15 +14,15 @@ use std::{
 
 use super::Error;
 
-/// What the server writes when the mount answers.
+/// The line that the server writes when its mount answers.
 const READY: &[u8] = b"ready\n";
 
-/// Runs this program again with `arguments`, and returns when that server is ready or has ended. The
-/// result is the exit code of the first process: 0 if the server is ready, else the server's own,
-/// which has written an error.
+/// Runs this program again with `arguments`, and returns when the new server is ready or has ended.
+/// Returns the exit code for the first process: 0 if the server is ready, else the exit code of the
+/// server, which has then written an error.
 ///
 /// # Errors
-/// When the server cannot be started, or ends without an error of its own.
+/// When the server cannot be started, or is killed, or ends with an exit code other than 1 and 2.
 pub fn launch(arguments: Vec<OsString>) -> Result<u8, Error> {
     let setup = |cause| Error::Setup("the server in the background", cause);
     let mut child = Command::new("/proc/self/exe")
@@ -46,26 +46,27 @@ pub fn launch(arguments: Vec<OsString>) -> Result<u8, Error> {
     }
 }
 
-/// Sets the name that ps(1) and top(1) show, which would be that of the file, "exe". To be called by
-/// the second process when it starts.
+/// Sets the process name that ps(1) and top(1) show. Without this call they show "exe", the end of
+/// /proc/self/exe. The second process must call this function when it starts.
 pub fn take_name() {
-    // A failure leaves the name "exe", and nothing depends on that.
+    // If this fails, the name stays "exe". Nothing depends on the name.
     let _ = rustix::thread::set_name(c"npzfs");
 }
 
-/// Tells the first process that the mount answers, and lets go of the terminal, the process group and
-/// the working directory.
+/// Reports to the first process that the mount answers, and leaves the terminal, the process group
+/// and the working directory.
 ///
-/// The server keeps its process group until then: while systemd mounts an automount point, only its
-/// own process group may pass through it, and everybody else waits for the mount.
+/// The server stays in its process group until the mount answers: while systemd mounts an automount
+/// point, only processes in systemd's process group may pass through that point. All others wait
+/// for the mount.
 ///
 /// # Errors
-/// When the first process has ended, which is how a user gives up.
+/// When the first process has already ended, because its user has given up waiting.
 pub fn ready() -> Result<(), Error> {
     let setup = |cause| Error::Setup("the server in the background", cause);
     let null = OpenOptions::new().read(true).write(true).open("/dev/null").map_err(setup)?;
     std::env::set_current_dir("/").map_err(setup)?;
-    // It fails only in the leader of a process group, which the second process is not.
+    // setsid(2) fails only in the leader of a process group, and the second process is not one.
     let _ = rustix::process::setsid();
     let mut stdout = io::stdout();
     stdout.write_all(READY).and_then(|()| stdout.flush()).map_err(setup)?;

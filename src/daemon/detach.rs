@@ -1,4 +1,4 @@
-//! Takes a mount away: with umount2(2) where that is permitted, else with fusermount3.
+//! Unmounts: with umount2(2) if that is permitted, else with fusermount3.
 
 use std::path::Path;
 
@@ -6,19 +6,20 @@ use rustix::{io::Errno, mount::UnmountFlags};
 
 use super::{Error, fusermount};
 
-/// How a mount is taken away.
+/// How to unmount a mount that may be in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// Refused while it is in use.
+    /// Unmounting is refused while the mount is in use.
     Ordinary,
-    /// Out of the file tree at once, and gone when it is no longer in use.
+    /// The mount leaves the file tree at once, and ends when it is no longer in use.
     Lazy,
 }
 
-/// Unmounts what is mounted at `path`, which must be absolute and without symbolic links.
+/// Unmounts the topmost mount at `path`, which must be absolute and have no symbolic links.
 ///
 /// # Errors
-/// `InUse` (without holders), `NotMounted`, or `UnmountRefused` with the message of the kernel.
+/// `InUse` (with an empty list of holders), `NotMounted`, `UnmountRefused` with the message of the
+/// kernel, or the errors of `fusermount::unmount`.
 pub fn unmount(path: &Path, mode: Mode) -> Result<(), Error> {
     let mut flags = UnmountFlags::NOFOLLOW;
     if mode == Mode::Lazy {

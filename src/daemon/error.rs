@@ -1,4 +1,4 @@
-//! Errors of mounting and unmounting. Each is one line that also says what to do.
+//! Errors of mounting and unmounting. Each message is one line, and most messages include advice.
 
 use std::{
     fmt, io,
@@ -16,37 +16,37 @@ pub enum Error {
     Source(PathBuf, io::Error),
     /// The source is a device, a socket or the like.
     SourceKind(PathBuf),
-    /// The source could be opened, but not be used.
+    /// The source was opened, but no tree can be made from it.
     Tree(PathBuf, io::Error),
-    /// There is no such mountpoint.
+    /// The mountpoint does not exist.
     MountpointMissing(PathBuf),
-    /// The mountpoint is something else than a directory.
+    /// The mountpoint is not a directory.
     MountpointNotDirectory(PathBuf),
     /// The mountpoint holds files that the mount would hide.
     MountpointNotEmpty(PathBuf),
-    /// The mountpoint cannot be used, for another reason.
+    /// The mountpoint cannot be used for a reason other than those above.
     Mountpoint(PathBuf, io::Error),
-    /// Something is mounted there already.
+    /// A filesystem is already mounted on the mountpoint.
     MountpointBusy {
-        /// Where.
+        /// The mountpoint.
         path: PathBuf,
-        /// Type of what is mounted.
+        /// Type of the mounted filesystem.
         fs_type: String,
-        /// Source of what is mounted.
+        /// Source of the mounted filesystem.
         source: String,
     },
-    /// The server of what is mounted there is gone.
+    /// The mount at `path` is dead: its server has ended.
     Dead {
-        /// Where.
+        /// Mountpoint of the dead mount, or a path in it.
         path: PathBuf,
-        /// Type of what is mounted.
+        /// Type of the mounted filesystem.
         fs_type: String,
     },
-    /// The server of what is mounted there does not answer.
+    /// The server of the mount at `path` does not answer.
     Hung {
-        /// Where.
+        /// Mountpoint of that mount, or a path in it.
         path: PathBuf,
-        /// Type of what is mounted.
+        /// Type of the mounted filesystem.
         fs_type: String,
     },
     /// The mountpoint lies inside the source.
@@ -68,22 +68,22 @@ pub enum Error {
     AllowOtherRefused,
     /// fusermount3 or the kernel refused to mount.
     Refused {
-        /// Where.
+        /// The mountpoint.
         mountpoint: PathBuf,
-        /// What it said.
+        /// Message of fusermount3 or of the kernel.
         said: String,
     },
-    /// The mount was made, but the filesystem on it did not answer.
+    /// The filesystem was mounted on this path, but did not answer within this time.
     NoAnswer(PathBuf, Duration),
-    /// Talking to the kernel failed.
+    /// The FUSE session with the kernel failed.
     Session(io::Error),
     /// A thread, a signal handler or the like could not be set up.
     Setup(&'static str, io::Error),
-    /// So few threads may be started that no mount can be served.
+    /// Fewer threads can be started than a mount needs.
     Threads {
-        /// How many could be.
+        /// Number of threads that can be started.
         allowed: usize,
-        /// How many it takes.
+        /// Number of threads that a mount needs.
         least: usize,
     },
     /// The log file could not be opened.
@@ -92,42 +92,42 @@ pub enum Error {
     NotMounted(PathBuf),
     /// The path that is to be unmounted lies inside a mount.
     NotMountRoot {
-        /// What was given.
+        /// The path that is to be unmounted.
         path: PathBuf,
-        /// Where the mount is.
+        /// Mountpoint of the mount that contains the path.
         mount_point: PathBuf,
     },
-    /// What is mounted there is not npzfs.
+    /// The filesystem that is mounted at `path` is not npzfs.
     NotNpzfs {
-        /// Where.
+        /// The mountpoint.
         path: PathBuf,
-        /// Type of what is mounted.
+        /// Type of the mounted filesystem.
         fs_type: String,
     },
     /// The mount is in use.
     InUse {
-        /// Where.
+        /// The mountpoint.
         path: PathBuf,
-        /// Who uses it, if that is known.
+        /// Processes that use the mount, if they are known.
         holders: Vec<String>,
     },
     /// Unmounting was refused.
     UnmountRefused {
-        /// Where.
+        /// The mountpoint.
         path: PathBuf,
-        /// What the kernel or fusermount3 said.
+        /// The reason, in most cases the message of the kernel or of fusermount3.
         said: String,
     },
     /// The mount is gone, but its server still runs.
     ServerStays {
-        /// Where it was mounted.
+        /// Path at which the filesystem was mounted.
         path: PathBuf,
-        /// The server.
+        /// Process number of the server.
         pid: u32,
     },
 }
 
-/// Shows a path on one line: its control characters, if there are any, are escaped.
+/// Displays a path on one line, with its control characters escaped.
 pub(super) struct Shown<'a>(pub &'a Path);
 
 impl fmt::Display for Shown<'_> {
@@ -331,7 +331,7 @@ fn refused_line(f: &mut fmt::Formatter<'_>, mountpoint: &Path, said: &str) -> fm
     write!(f, "cannot mount on {}: {said}{advice}", Shown(mountpoint))
 }
 
-/// What an error says, without Rust's "(os error 2)".
+/// The message of `error` without Rust's suffix "(os error 2)".
 pub(super) fn plain(error: &io::Error) -> String {
     let text = error.to_string();
     match text.rfind(" (os error ") {

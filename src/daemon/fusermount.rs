@@ -1,7 +1,7 @@
-//! Mounts and unmounts as an ordinary user, through the setuid program fusermount3.
+//! Mounts and unmounts for ordinary users, through the setuid program fusermount3.
 //!
-//! The protocol is libfuse's: fusermount3 opens /dev/fuse, mounts it, and sends the descriptor
-//! over the socket whose number is in `_FUSE_COMMFD`.
+//! The protocol is that of libfuse: fusermount3 opens /dev/fuse, mounts the filesystem, and sends
+//! the descriptor over the socket whose number is in the variable `_FUSE_COMMFD`.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -19,10 +19,10 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
 use super::{Error, Options, detach};
 
-/// The program of fuse3, and that of fuse2, which has the same protocol.
+/// The program of fuse3, then the program of fuse2, which has the same protocol.
 const PROGRAMS: [&str; 2] = ["fusermount3", "fusermount"];
 
-/// Mounts on `mountpoint` and returns the descriptor to serve it with.
+/// Mounts on `mountpoint`, and returns the descriptor of /dev/fuse that serves the mount.
 ///
 /// # Errors
 /// When fusermount3 is missing or refuses.
@@ -48,7 +48,7 @@ pub fn mount(mountpoint: &Path, source: &OsStr, options: &Options) -> Result<Own
     }
 }
 
-/// Unmounts `path`.
+/// Unmounts the mount at `path` through fusermount3.
 ///
 /// # Errors
 /// `InUse`, `NotMounted`, `NoFusermount` or `UnmountRefused`.
@@ -89,7 +89,8 @@ fn run(arguments: &[OsString], socket: Option<UnixStream>) -> Result<Output, Err
         }
         match command.spawn() {
             Ok(child) => {
-                // If these copies of the socket stayed open, reading from it would never end.
+                // If these copies of the socket stayed open, a read would wait forever for a
+                // descriptor that fusermount3 did not send.
                 drop((command, stdin.take()));
                 return child.wait_with_output().map_err(Error::Fusermount);
             }

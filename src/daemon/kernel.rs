@@ -1,9 +1,9 @@
-//! Mounts as root, with the mount calls that Linux has since 5.2.
+//! Mounts as root, with the mount system calls of Linux 5.2 and later.
 //!
-//! A mount is first made outside the file tree, then asked whether it answers, and only then moved to
-//! its mountpoint. So a server that fails to start leaves nothing mounted, and nobody sees a mount
-//! before it answers. And no path is walked: on an automount point that would wait for the very mount
-//! that is being made.
+//! A mount is first made outside the file tree, and is moved to its mountpoint only when its
+//! filesystem answers. So a server that fails to start leaves nothing mounted, and no program sees
+//! a mount before it answers. The move looks up no path: on an automount point, the lookup would
+//! wait for the very mount that is being made.
 
 use std::{
     ffi::OsStr,
@@ -25,22 +25,22 @@ use super::{Error, Options};
 /// Opens /dev/fuse.
 ///
 /// # Errors
-/// When it is missing, or this user may not open it.
+/// When the device is missing, or this user may not open it.
 pub fn open_device() -> Result<OwnedFd, Error> {
     use rustix::fs::{Mode, OFlags};
     rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
         .map_err(|errno| Error::FuseDevice(errno.into()))
 }
 
-/// A mount that is not in the file tree yet.
+/// A new filesystem that is not in the file tree yet.
 #[derive(Debug)]
 pub struct Detached {
     filesystem: OwnedFd,
 }
 
 impl Detached {
-    /// Makes a filesystem that is served through `device`, or returns `None` if this process may
-    /// not mount, or the kernel is older than 5.2.
+    /// Makes a filesystem that is served through `device`. Returns `None` if this process may not
+    /// mount, or if the kernel is older than 5.2.
     ///
     /// # Errors
     /// When the kernel refuses for another reason.
@@ -61,10 +61,11 @@ impl Detached {
         }
     }
 
-    /// A descriptor of the root directory of the mount, which it keeps busy.
+    /// Mounts the filesystem outside the file tree. Returns a descriptor of its root directory,
+    /// which keeps the mount busy.
     ///
     /// # Errors
-    /// What fsmount(2) says.
+    /// When fsmount(2) fails.
     pub fn mount(self, mountpoint: &Path, options: &Options) -> Result<OwnedFd, Error> {
         let mut attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
             | MountAttrFlags::MOUNT_ATTR_NOSUID
@@ -81,7 +82,7 @@ impl Detached {
 /// Moves a detached mount to its mountpoint.
 ///
 /// # Errors
-/// What move_mount(2) says.
+/// When move_mount(2) fails.
 pub fn attach(mount: &OwnedFd, target: &OwnedFd, mountpoint: &Path) -> Result<(), Error> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     rustix::mount::move_mount(mount, "", target, "", flags)
@@ -114,7 +115,8 @@ fn configure(
     fsconfig_create(filesystem)
 }
 
-/// The error for `errno`, with the message that the kernel left in the filesystem `context`, if any.
+/// The error for `errno`, with the message that the kernel has left in the filesystem descriptor
+/// `context`, if there is one.
 fn refused(mountpoint: &Path, errno: Errno, context: Option<OwnedFd>) -> Error {
     let mut said = super::error::plain(&errno.into());
     let mut line = [0; 256];

@@ -1,4 +1,4 @@
-//! What the system lets the process have: open files and threads.
+//! System limits of the process: open files and threads.
 
 use std::thread;
 
@@ -7,43 +7,45 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use super::Error;
 use crate::sync::Mutex;
 
-/// The highest descriptor that the table of open files has room for from the start. The table then
-/// takes 256 KiB of the kernel's memory.
+/// The table of open files gets room for descriptors up to this number at the start. It then takes
+/// 256 KiB of kernel memory.
 const LAST_DESCRIPTOR: u64 = (32 << 10) - 1;
 
-/// Threads beside those that decode and those that answer: two that decode whole members, two that
-/// open archives of many members, one each that replies, saves, copies, compares, drops listings,
-/// watches requests, waits for the session, and asks a filesystem that may hang; and two to spare.
+/// Threads beside those that decode and those that answer requests: two that decode whole members,
+/// two that open archives of many members, two spare ones, and one for each of these tasks: to
+/// reply, save, copy, compare, drop listings, watch requests, wait for the session, and ask a
+/// filesystem that may hang.
 const OTHER_THREADS: usize = 14;
 
-/// Threads that a mount cannot do without: one that decodes, one that answers, one each that drops
-/// listings, watches requests, waits for the session, and asks a filesystem that may hang; and one to
-/// spare, since the kernel counts a thread for a moment after its end.
+/// Threads without which a mount cannot run: one that decodes, one that answers requests, one
+/// spare, and one for each of these tasks: to drop listings, watch requests, wait for the session,
+/// and ask a filesystem that may hang. The spare thread is for the kernel, which counts a thread
+/// for a moment after its end.
 const LEAST_THREADS: usize = 7;
 
-/// Raises the limit of open files as far as this user may: each open archive is one, and the usual
-/// limit of 1024 is for programs that call select(2).
+/// Raises the soft limit of open files to the hard limit. Each open archive takes a descriptor, and
+/// the usual limit of 1024 is meant for programs that call select(2).
 pub fn raise_file_limit() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     if let Err(errno) = setrlimit(Resource::Nofile, limit) {
         log::debug!("the limit of open files cannot be raised: {errno}");
     }
-    // The kernel doubles the table of descriptors when it is full, and waits some 10 ms each time
-    // until no thread can see the old table. So the table gets its full size now: opening 2,000
-    // archives took 75 ms, and takes 30.
+    // The kernel doubles the table of descriptors when it is full, and each time waits about 10 ms
+    // until no thread uses the old table. So the table gets its full size now: opening 2,000
+    // archives takes 30 ms instead of 75.
     let last = LAST_DESCRIPTOR.min(limit.current.unwrap_or(u64::MAX).saturating_sub(1)) as i32;
     if let Err(errno) = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), last) {
         log::debug!("the table of descriptors cannot be enlarged: {errno}");
     }
 }
 
-/// Whether fewer threads can be started than a mount with `decoders` likes to have (TasksMax=,
-/// pids.max, ulimit -u). It starts them to find out: fuser, when half of its threads start, serves
-/// with that half and reports nothing.
+/// Returns whether fewer threads can be started than a mount with `decoders` decoding threads
+/// should have (because of TasksMax=, pids.max or ulimit -u). Starts threads to count them: if only
+/// half of fuser's threads can be started, fuser serves with that half and reports nothing.
 ///
 /// # Errors
-/// `Threads`, if no mount can do with that few.
+/// `Threads`, if too few threads can be started for any mount.
 pub fn few_threads(decoders: usize) -> Result<bool, Error> {
     let wanted = decoders + answering_threads() + OTHER_THREADS;
     let allowed = threads_that_start(wanted);
@@ -59,7 +61,7 @@ pub fn few_threads(decoders: usize) -> Result<bool, Error> {
     Ok(allowed < wanted)
 }
 
-/// How many of `wanted` threads can be started at the same time.
+/// How many of `wanted` threads can run at the same time.
 fn threads_that_start(wanted: usize) -> usize {
     let gate = Mutex::new(());
     thread::scope(|scope| {
@@ -69,17 +71,18 @@ fn threads_that_start(wanted: usize) -> usize {
         let started: Vec<_> = (0..wanted).map_while(start).collect();
         drop(closed);
         let count = started.len();
-        // The scope waits for the closures alone, and a thread counts against the limit until its end.
+        // The scope waits only for the closures, but a thread counts against the limit until it
+        // ends.
         for thread in started {
-            let _ = thread.join(); // it cannot panic
+            let _ = thread.join(); // the thread cannot panic
         }
         count
     })
 }
 
-/// How many threads read requests from the kernel. They do not decode, but they copy: on two cores,
-/// out of the page cache, one of them moved 1.6 GB/s, two moved 2.4 and four 3.0. More than eight
-/// are for machines on which that has been measured.
+/// Number of threads that read requests from the kernel. They do not decode, but they copy data: on
+/// two cores, from the page cache, one thread moved 1.6 GB/s, two moved 2.4 and four moved 3.0.
+/// Eight is the maximum, since the gain from more threads has not been measured.
 pub fn answering_threads() -> usize {
     thread::available_parallelism().map_or(4, |cores| cores.get().clamp(4, 8))
 }

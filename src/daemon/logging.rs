@@ -1,4 +1,4 @@
-//! The log: its destinations, and the form of its lines.
+//! The log: its destinations, and the format of its lines.
 
 use std::{
     fs::{File, OpenOptions},
@@ -13,24 +13,24 @@ use log::{Level, LevelFilter, Metadata, Record};
 use super::Error;
 use crate::fuse::is_late_reply;
 
-/// Where system messages go: journald, rsyslog and their like read here.
+/// The socket of the system log, which journald, rsyslog and similar daemons read.
 const SYSLOG: &str = "/dev/log";
 
-/// The facility of daemons, shifted as RFC 3164 wants it.
+/// The facility code of daemons, shifted as RFC 3164 requires.
 const DAEMON: u8 = 3 << 3;
 
-/// Where log lines go.
+/// Destination of log lines.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Log {
-    /// To standard error.
+    /// Standard error.
     Stderr,
-    /// To the system log.
+    /// The system log.
     System,
-    /// To this file.
+    /// This file.
     File(PathBuf),
 }
 
-/// Sets up logging for the whole process. The variable `NPZFS_LOG` overrides `level`.
+/// Sets up logging for the whole process. The environment variable `NPZFS_LOG` overrides `level`.
 ///
 /// # Errors
 /// When the log file cannot be opened.
@@ -54,7 +54,7 @@ pub fn start(log: &Log, level: LevelFilter) -> Result<(), Error> {
         }
         Log::System => {
             let socket = UnixDatagram::unbound().and_then(|socket| {
-                // If the log daemon stops reading, lines are lost, and the server goes on.
+                // If the log daemon stops reading, log lines are lost, but the server continues.
                 socket.set_nonblocking(true)?;
                 Ok(socket)
             });
@@ -82,7 +82,7 @@ pub fn start(log: &Log, level: LevelFilter) -> Result<(), Error> {
     let to_stderr = *log == Log::Stderr;
     std::panic::set_hook(Box::new(move |panic| {
         log::error!("bug: {panic}");
-        // Until a server in the background is ready, its user sees standard error.
+        // Until a server in the background is ready, the user still sees its standard error.
         if !to_stderr {
             eprintln!("npzfs: bug: {panic}");
         }
@@ -90,7 +90,7 @@ pub fn start(log: &Log, level: LevelFilter) -> Result<(), Error> {
     Ok(())
 }
 
-/// Logs late replies of fuser as traces, and everything else as it is.
+/// Logs late replies of fuser at trace level, and all other records unchanged.
 struct Logger(env_logger::Logger);
 
 impl log::Log for Logger {
@@ -116,14 +116,14 @@ fn append(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).open(path)
 }
 
-/// Sends each write, which is one log line, as one message. The path of the socket is looked up for
-/// each, since the log daemon may have been restarted.
+/// Sends each write, which is one log line, as one message. Looks up the path of the socket for
+/// each message, since the log daemon may have been restarted.
 #[derive(Debug)]
 struct Syslog(UnixDatagram);
 
 impl Write for Syslog {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        // Without a log daemon, the line is lost: there is nowhere else to log that.
+        // Without a log daemon the line is lost: there is no other place to report that.
         let _ = self.0.send_to(line, SYSLOG);
         Ok(line.len())
     }
@@ -133,8 +133,8 @@ impl Write for Syslog {
     }
 }
 
-/// Whether standard error is the journal. systemd gives the device and inode of the journal's socket
-/// in `JOURNAL_STREAM` (systemd.exec(5)).
+/// Whether standard error goes to the journal. systemd passes the device and inode of the journal's
+/// socket in `JOURNAL_STREAM` (systemd.exec(5)).
 #[must_use]
 pub fn stderr_is_the_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
@@ -142,7 +142,7 @@ pub fn stderr_is_the_journal() -> bool {
     stream == format!("{}:{}", stat.st_dev, stat.st_ino)
 }
 
-/// The severity of RFC 3164, which sd-daemon(3) shares.
+/// The severity for a log level. RFC 3164 and sd-daemon(3) use the same numbers.
 fn severity(level: Level) -> u8 {
     match level {
         Level::Error => 3,
@@ -152,7 +152,7 @@ fn severity(level: Level) -> u8 {
     }
 }
 
-/// The message with control characters escaped, line breaks among them: file names may hold any.
+/// The message on one line. Control characters, for example line breaks in file names, are escaped.
 fn one_line(record: &Record) -> String {
     let text = record.args().to_string();
     if !text.chars().any(char::is_control) {
@@ -177,7 +177,7 @@ mod tests {
 
     use super::*;
 
-    /// What is written of an error that `target` logs, where `filter` is what is asked for.
+    /// The text that is written for an error of `target` if `filter` is the highest level to log.
     fn written(filter: LevelFilter, target: &str, text: &str) -> String {
         #[derive(Clone, Default)]
         struct Lines(Arc<Mutex<Vec<u8>>>);

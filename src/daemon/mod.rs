@@ -1,10 +1,11 @@
-//! Mounting, readiness, signals, unmounting.
+//! Mounts, reports readiness, handles signals, unmounts.
 //!
-//! [`serve()`] is the whole life of a server. [`Mount`] is a mount alone, for the demo, which does
-//! other things while it is served. Nothing here looks into archives or knows how the tree is made.
+//! [`serve()`] runs a server from start to end. [`Mount`] is only the mount, for the demo, which
+//! does other work while the mount is served. This module does not read archives, and does not know
+//! how the tree is built.
 #![deny(unsafe_code)]
 
-// Unsafe, since it replaces a descriptor that fuser owns.
+// This module needs unsafe code to replace a descriptor that fuser owns.
 #[allow(unsafe_code)]
 mod answering;
 mod background;
@@ -38,11 +39,11 @@ pub use self::{
     unmount::unmount,
 };
 
-/// What can end a mount.
+/// An event that ends a mount.
 #[derive(Debug)]
 pub enum Event {
-    /// This signal asks the server to end.
+    /// A signal, by its number, that asks the server to end.
     Signal(i32),
-    /// The mount was taken away by others, or the conversation with the kernel failed.
+    /// The FUSE session ended: the filesystem was unmounted, or the session failed.
     Ended(io::Result<()>),
 }

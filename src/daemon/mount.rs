@@ -1,4 +1,4 @@
-//! One mount, from the checks before it to the end of its server.
+//! One mount, from the checks before mounting to the end of its server.
 
 use std::{
     ffi::OsStr,
@@ -34,46 +34,46 @@ use crate::{
     tree::Tree,
 };
 
-/// How long a new mount may take to answer. The source may lie on a slow network.
+/// Time that a new mount may take to answer. The source may be on a slow network filesystem.
 const FIRST_ANSWER: Duration = Duration::from_secs(30);
 
-/// How long the server goes on for programs that still use a mount that was detached.
+/// Time for which the server still answers programs that use a detached mount.
 pub(super) const GRACE: Duration = Duration::from_secs(5);
 
-/// How long a server may take to save its indexes when nobody uses the mount any more. Most servers
-/// take a fraction of a second.
+/// Time that a server may take to save its indexes when no program uses the mount any more. Most
+/// servers take a fraction of a second.
 const SAVING: Duration = Duration::from_secs(60);
 
-/// Time between two looks at whether the session has ended.
+/// Time between two checks whether the session has ended.
 const POLL: Duration = Duration::from_millis(5);
 
-/// A mount, and the threads that serve it. Dropping it unmounts.
+/// A mount, and the threads that serve it. Dropping this value unmounts.
 #[derive(Debug)]
 pub struct Mount {
     path: PathBuf,
     source: PathBuf,
-    /// The device number of the filesystem, while it is in the file tree.
+    /// The device number of the filesystem, while the mount is in the file tree.
     device: Option<Dev>,
-    /// The tree, while it is served.
+    /// The tree that is served. `None` until it is made.
     tree: Option<Arc<Tree>>,
-    /// Set when the session has ended: to `true` if the kernel has let go of the filesystem. Its device
-    /// number is then free, and the next mount may get it.
+    /// Set when the session has ended. `true` if the kernel has released the filesystem: its device
+    /// number is then free, and the next mount may get that number.
     ended: Arc<OnceLock<bool>>,
 }
 
 impl Mount {
-    /// Mounts as `options` say, and returns when the mount answers. When the mount is over, for
-    /// whatever reason, `events` gets an [`Event::Ended`].
+    /// Mounts with `options`, and returns when the mount answers. When the session ends, for
+    /// whatever reason, `events` receives an [`Event::Ended`].
     ///
     /// # Errors
-    /// When the source or the mountpoint cannot be used, or mounting is refused. Nothing is left
-    /// mounted then.
+    /// When the source or the mountpoint cannot be used, or mounting is refused. Then nothing stays
+    /// mounted.
     pub fn start(options: &Options, events: Sender<Event>) -> Result<Self, Error> {
         let few_threads = limits::few_threads(options.settings.serve.threads)?;
         limits::raise_file_limit();
-        // The mountpoint comes before the source, which a dead mount there may cover.
+        // The mountpoint comes first: `find` removes a dead mount there, which may cover the source.
         let mountpoint = Mountpoint::find(&options.mountpoint)?;
-        // These directories are opened before mounting: they may lie where the mount will be.
+        // These directories are opened before mounting, since the mount may cover them.
         let mut warnings = Vec::new();
         let mut warn = |warning| warnings.push(warning);
         let indexes =
@@ -111,33 +111,33 @@ impl Mount {
             }
             None => {
                 drop(device);
-                // Its descriptor would keep the mount busy, should the mount have to be undone.
+                // The open descriptor would keep the mount busy if the mount had to be undone.
                 drop(mountpoint);
                 mount.with_fusermount(tree, name, options, events)?;
             }
         }
-        // The mount works without these directories, but slower after the next mount. They are
-        // reported last: if mounting fails, its error is the only line.
+        // Without these directories the mount works, but later mounts are slower. The warnings come
+        // last: if mounting fails, its error is the only line.
         for warning in warnings {
             log::warn!("{warning}");
         }
         Ok(mount)
     }
 
-    /// Where it is mounted.
+    /// The path of the mountpoint.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What is mounted.
+    /// The path of the source.
     #[must_use]
     pub fn source(&self) -> &Path {
         &self.source
     }
 
-    /// Unmounts, or detaches the mount if it is in use. The server then has some seconds to answer
-    /// what it has been asked.
+    /// Unmounts the filesystem, or detaches it if it is in use. The server of a detached filesystem
+    /// then has `GRACE` to answer open requests.
     ///
     /// # Errors
     /// When unmounting is refused.
@@ -183,8 +183,8 @@ impl Mount {
         let threads = if few_threads { 1 } else { limits::answering_threads() };
         let mut config = Config::default();
         config.n_threads = Some(threads);
-        // The kernel aborts the requests of a cloned descriptor when that is closed, and further
-        // sessions (`answering`) need one descriptor that leads to all requests.
+        // When a cloned descriptor is closed, the kernel aborts the requests that were read through
+        // it. Further sessions (`answering`) also need one descriptor that returns all requests.
         config.clone_fd = false;
         let acl = match options.access {
             Access::Owner => SessionACL::Owner,
@@ -215,7 +215,7 @@ impl Mount {
             .map_err(|cause| Error::Setup("the thread that serves the mount", cause))
     }
 
-    /// Starts the thread that waits for the end of the session, and tells of it.
+    /// Starts the thread that waits for the end of the session and then sends [`Event::Ended`].
     fn run(
         &self,
         session: Session<Watched>,
@@ -226,18 +226,18 @@ impl Mount {
         let run = move || {
             let result = session.run();
             filesystem.end();
-            // Other descriptors of the device are open, through which nobody answers any more.
+            // Other descriptors of the device are open, but no thread answers their requests.
             if result.is_err() {
                 let_go_of_device();
             }
-            let _ = ended.set(result.is_ok()); // or its requests were given up before
-            // If nobody receives it, the process is ending anyway.
+            let _ = ended.set(result.is_ok()); // fails if `give_up` has set it
+            // If the receiver is gone, the process is ending anyway.
             let _ = events.send(Event::Ended(result));
         };
         thread::Builder::new().name("session".into()).spawn(run).map(drop)
     }
 
-    /// Waits until the mount answers, and moves it to its mountpoint.
+    /// Waits until the mount answers, then moves it to its mountpoint.
     fn show(
         &mut self,
         detached: Detached,
@@ -251,7 +251,7 @@ impl Mount {
         Ok(())
     }
 
-    /// Mounts through fusermount3, which mounts before the server can answer.
+    /// Mounts through fusermount3. The mount is then in the file tree before the server can answer.
     fn with_fusermount(
         &mut self,
         tree: Arc<Tree>,
@@ -275,7 +275,7 @@ impl Mount {
         Ok(())
     }
 
-    /// Waits for an answer to STATFS and GETATTR of the root, and returns the device number.
+    /// Waits until the root directory answers STATFS and GETATTR. Returns the device number.
     fn first_answer(&self, root: Arc<OwnedFd>) -> Result<Dev, Error> {
         let ask = move || {
             rustix::fs::fstatfs(&root)?;
@@ -288,8 +288,8 @@ impl Mount {
         }
     }
 
-    /// Unmounts this filesystem everywhere: it may have been moved, or bound to other places. Returns
-    /// `Lazy` if one of its mounts was in use.
+    /// Unmounts this filesystem from all its mountpoints: it may have been moved, or bound to other
+    /// places. Returns `Lazy` if one of its mounts was in use.
     fn take_away(&mut self) -> Result<Mode, Error> {
         let mut end = Mode::Ordinary;
         let Some(device) = self.device.take() else { return Ok(end) };
@@ -340,7 +340,7 @@ fn let_go_of_device() {
 /// Unmounts one mount of this filesystem, lazily if it is in use.
 fn take_away(mount: &MountInfo) -> Result<Mode, Error> {
     let path = &mount.mount_point;
-    // The path leads to the topmost mount, which may be another one by now.
+    // The path leads to the topmost mount, which may be a different mount by now.
     match Place::open(path) {
         Ok(place) if place.mount().id != mount.id => {
             let said = format!("{} is mounted on top of it", place.mount().fs_type);
@@ -350,7 +350,7 @@ fn take_away(mount: &MountInfo) -> Result<Mode, Error> {
         _ => {}
     }
     match detach::unmount(path, Mode::Ordinary) {
-        // Another process may have unmounted it meanwhile.
+        // Another process may have unmounted the filesystem in the meantime.
         Ok(()) | Err(Error::NotMounted(_)) => Ok(Mode::Ordinary),
         Err(Error::InUse { .. }) => {
             let mut users = processes::users(mount).join(", ");
@@ -364,8 +364,8 @@ fn take_away(mount: &MountInfo) -> Result<Mode, Error> {
     }
 }
 
-/// Opens a directory of files that are kept from one mount to the next, if there is to be one. If
-/// it cannot be used, `warn` gets the reason, which begins with `failure`.
+/// Opens a directory whose files are kept from one mount to the next, if the options name one. If
+/// the directory cannot be used, calls `warn` with `failure` followed by the reason.
 fn open_kept<T, E: fmt::Display>(
     directory: &Option<(PathBuf, u64)>,
     open: impl FnOnce(&Path, u64) -> Result<T, E>,

@@ -1,4 +1,4 @@
-//! Decides whether a directory can be mounted on, and clears dead npzfs mounts from it.
+//! Checks whether a directory can be mounted on, and removes dead npzfs mounts from it.
 
 use std::{
     os::fd::{AsFd, OwnedFd},
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::mounts;
 
-/// How many dead mounts are cleared. They may lie on top of each other.
+/// The most dead mounts to remove from one mountpoint. They may lie on top of each other.
 const MOST_DEAD_MOUNTS: usize = 16;
 
 /// A directory that can be mounted on.
@@ -27,11 +27,11 @@ pub struct Mountpoint {
 }
 
 impl Mountpoint {
-    /// Opens the mountpoint, and clears dead npzfs mounts from it.
+    /// Opens the mountpoint, and removes dead npzfs mounts from it.
     ///
     /// # Errors
-    /// When the mountpoint does not exist or is not a directory, or another mount lies there: a live
-    /// one of npzfs, or one of another type that does not let us in.
+    /// When the mountpoint does not exist, is not a directory, or already has a mount on it: a live
+    /// npzfs mount, or any other mount that does not answer or refuses access.
     pub fn find(path: &Path) -> Result<Self, Error> {
         for _ in 0..MOST_DEAD_MOUNTS {
             let place = Place::open(path).map_err(|cause| match Errno::from_io_error(&cause) {
@@ -77,17 +77,17 @@ impl Mountpoint {
         self.place.path()
     }
 
-    /// The directory that will be covered.
+    /// The descriptor of the directory that the mount will cover.
     #[must_use]
     pub fn fd(&self) -> &OwnedFd {
         self.place.fd()
     }
 
-    /// Checks that mounting `source` here hides nothing but the source, and that the mount does
-    /// not become a part of what it shows.
+    /// Checks that a mount of `source` on this directory hides no files but those of the source,
+    /// and does not become part of the directory that it shows.
     ///
     /// # Errors
-    /// When the directory is inside the source, or not empty and not the source.
+    /// When the directory lies inside the source, or is neither empty nor the source itself.
     pub fn check(&self, source: &Source) -> Result<(), Error> {
         let path = self.path().to_path_buf();
         let unusable = |errno: Errno| Error::Mountpoint(path.clone(), errno.into());
@@ -97,7 +97,7 @@ impl Mountpoint {
         if self.lies_in(source).map_err(unusable)? {
             return Err(Error::Inside { mountpoint: path, source: source.path.clone() });
         }
-        // Reading an automount point triggers it, and then waits for the mount that is being made.
+        // Reading an automount point triggers it, and waits for the very mount that is being made.
         if self.place.is_mount_root() && self.place.mount().fs_type == "autofs" {
             return Ok(());
         }
@@ -112,8 +112,8 @@ impl Mountpoint {
         }
     }
 
-    /// Whether a directory above is the source. Compares device and inode: with bind mounts, one
-    /// directory has several paths.
+    /// Whether the directory lies inside the source. Compares device and inode of each parent
+    /// directory: with bind mounts, one directory has several paths.
     fn lies_in(&self, source: &Source) -> rustix::io::Result<bool> {
         let mut here: Stat = rustix::fs::fstat(self.fd())?;
         let mut fd: Option<OwnedFd> = None;
@@ -122,8 +122,8 @@ impl Mountpoint {
             let up =
                 match rustix::fs::openat(at, "..", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
                     Ok(up) => up,
-                    // This user may not search the directory above, so neither it nor anything
-                    // above it can be their source by this path.
+                    // This user may not search the parent directory. So the source, which this user
+                    // has opened, is not that directory or one above it, at least not by this path.
                     Err(Errno::ACCESS) => return Ok(self.path().starts_with(&source.path)),
                     Err(errno) => return Err(errno),
                 };
@@ -139,8 +139,9 @@ impl Mountpoint {
         }
     }
 
-    /// Whether the directory is a bind mount of a directory inside the source, in the same peer group:
-    /// a mount that is made on it appears inside the source as well (mount_namespaces(7)).
+    /// Whether the directory is a bind mount of a directory inside the source, in the same peer
+    /// group. A mount on the directory then appears inside the source as well
+    /// (mount_namespaces(7)).
     fn is_shared_into(&self, source: &Source) -> bool {
         let Ok(of_source) = Place::open(&source.path) else { return false };
         let (ours, theirs) = (self.place.mount(), of_source.mount());
@@ -150,7 +151,7 @@ impl Mountpoint {
     }
 }
 
-/// The path of `place` from the root of its filesystem, of which a mount may show a part.
+/// The path of `place` within its filesystem, of which the mount may show only a part.
 fn within_filesystem(place: &Place) -> PathBuf {
     let mount = place.mount();
     mount.root.join(place.path().strip_prefix(&mount.mount_point).unwrap_or(Path::new("")))

@@ -1,18 +1,18 @@
-//! The options of a mount, as the command line gives them.
+//! The options of a mount, as parsed from the command line.
 
 use std::{ffi::OsString, path::PathBuf};
 
 use crate::tree::Settings;
 
-/// Who may use the mount.
+/// The users who may use the mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Access {
     /// Only the user who mounts.
     #[default]
     Owner,
-    /// That user, and root.
+    /// The user who mounts, and root.
     OwnerAndRoot,
-    /// Everybody, as far as the modes of the files allow.
+    /// All users, as far as the modes of the files allow.
     Everybody,
 }
 
@@ -21,22 +21,23 @@ pub enum Access {
 pub struct Options {
     /// The directory or archive to show.
     pub source: PathBuf,
-    /// Where to show it.
+    /// The directory to mount on.
     pub mountpoint: PathBuf,
-    /// How the tree looks and is served.
+    /// How the tree looks, and how it is served.
     pub settings: Settings,
-    /// Where indexes are saved, if anywhere, and how many bytes they may take; with 0 none are saved.
+    /// The directory for saved indexes, if any, and its limit in bytes; with 0 none are saved.
     pub index_dir: Option<(PathBuf, u64)>,
-    /// Where decoded copies of members are kept, if anywhere, and how many bytes they may take.
+    /// The directory for decoded copies of members, if any, and its limit in bytes.
     pub disk_cache: Option<(PathBuf, u64)>,
-    /// Who may use it.
+    /// The users who may use the mount.
     pub access: Access,
-    /// Whether the kernel checks the modes of files. If others than the owner have access, it always
-    /// does: otherwise a server that runs as root would let them read what the modes forbid.
+    /// Whether the kernel checks the modes of files. It always does if users other than the owner
+    /// have access: otherwise a server that runs as root would let them read files whose modes
+    /// forbid that.
     pub default_permissions: bool,
-    /// Whether programs on the mount cannot be run.
+    /// Whether the kernel refuses to run programs from the mount.
     pub noexec: bool,
-    /// What findmnt(8) shows as the source; by default the path of the source.
+    /// The name that findmnt(8) shows as the source; by default the path of the source.
     pub fs_name: Option<OsString>,
 }
 
@@ -45,8 +46,8 @@ impl Options {
         self.default_permissions || self.access != Access::Owner
     }
 
-    /// Whether the kernel lets other users in. It has no `allow_root`: for that, fuser refuses all users
-    /// but root.
+    /// Whether to mount with the kernel's `allow_other`. The kernel has no `allow_root`: under that
+    /// setting fuser itself refuses everybody but the owner and root.
     pub(super) fn kernel_allows_others(&self) -> bool {
         self.access != Access::Owner
     }

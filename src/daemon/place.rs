@@ -1,8 +1,8 @@
-//! What lies at a path, found out without asking the filesystem that lies there.
+//! Opens a path and finds its mount, without a request to the filesystem at that path.
 //!
-//! The server of a FUSE mount may be dead or stuck, and then stat(2) fails or hangs. Opening an
-//! `O_PATH` descriptor and reading about it in /proc ask no server. Only [`Place::ask`] asks the
-//! filesystem, and gives up after 5 s.
+//! The server of a FUSE mount may be dead or stuck; stat(2) then fails or hangs. Opening an
+//! `O_PATH` descriptor and reading about it in /proc send no request to a server. Only
+//! [`Place::ask`] asks the filesystem, and it gives up after 5 s.
 
 use std::{
     io,
@@ -21,10 +21,10 @@ use rustix::{
 use super::Error;
 use crate::mounts::{self, MountInfo};
 
-/// How long a filesystem may take to answer one simple request.
+/// Time that a filesystem may take to answer one simple request.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// An open `O_PATH` descriptor of a path. It keeps the mount that the path lies in busy.
+/// An open `O_PATH` descriptor of a path. It keeps the mount of that path busy.
 #[derive(Debug)]
 pub struct Place {
     fd: Arc<OwnedFd>,
@@ -32,16 +32,16 @@ pub struct Place {
     mount: MountInfo,
 }
 
-/// How a filesystem answered a question.
+/// The answer of a filesystem to one question.
 #[derive(Debug)]
 pub enum Answer<T> {
-    /// It answered.
+    /// The filesystem answered.
     Given(T),
-    /// Its server is gone: `ENOTCONN` or `ECONNABORTED`.
+    /// The server of the filesystem is gone: `ENOTCONN` or `ECONNABORTED`.
     Dead,
-    /// It did not answer in time.
+    /// The filesystem did not answer in time.
     Hung,
-    /// It answered with an error.
+    /// The filesystem answered with an error.
     Refused(io::Error),
 }
 
@@ -49,10 +49,10 @@ impl Place {
     /// Opens `path`, following symbolic links.
     ///
     /// # Errors
-    /// What open(2) says: for one, `ENOTCONN` if a directory above is a dead mount.
+    /// When open(2) fails, for example with `ENOTCONN` if a parent directory is a dead mount.
     pub fn open(path: &Path) -> io::Result<Self> {
-        // Without O_DIRECTORY, which would trigger an automount that lies here: the kernel would wait
-        // for the very mount that is being made.
+        // O_DIRECTORY is not set, since it would trigger an automount at this path: the kernel
+        // would wait for the very mount that is being made.
         let fd = rustix::fs::openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
         let canonical = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
         let mount = mounts::of(&fd)?;
@@ -71,25 +71,25 @@ impl Place {
         &self.mount
     }
 
-    /// The descriptor.
+    /// The `O_PATH` descriptor.
     #[must_use]
     pub fn fd(&self) -> &OwnedFd {
         &self.fd
     }
 
-    /// The descriptor, for a thread to share.
+    /// The `O_PATH` descriptor, in a form that threads can share.
     #[must_use]
     pub fn into_fd(self) -> Arc<OwnedFd> {
         self.fd
     }
 
-    /// Whether the path is where its mount is mounted.
+    /// Whether the path is the mountpoint of its mount.
     #[must_use]
     pub fn is_mount_root(&self) -> bool {
         self.path == self.mount.mount_point
     }
 
-    /// stat(2) of the path, if its filesystem is alive.
+    /// stat(2) of the path, if its filesystem answers.
     #[must_use]
     pub fn stat(&self) -> Answer<Stat> {
         self.ask(|fd| {
@@ -99,8 +99,8 @@ impl Place {
         })
     }
 
-    /// Asks the filesystem about the path, on a thread of its own. If no answer comes within 5 s, the
-    /// thread is left to wait alone.
+    /// Asks the filesystem about the path, on a separate thread. If there is no answer within 5 s,
+    /// returns [`Answer::Hung`], and the thread goes on waiting alone.
     pub fn ask<T: Send + 'static>(
         &self,
         question: impl FnOnce(&OwnedFd) -> rustix::io::Result<T> + Send + 'static,
@@ -120,7 +120,7 @@ impl Place {
 #[must_use]
 pub fn unreachable(path: &Path, cause: io::Error) -> Error {
     if matches!(Errno::from_io_error(&cause), Some(Errno::NOTCONN | Errno::CONNABORTED)) {
-        // The root of a dead mount can be opened, but nothing below it.
+        // The root of a dead mount can be opened, but no path below that root.
         let above = path.ancestors().skip(1).filter(|path| !path.as_os_str().is_empty());
         if let Some(place) = above.into_iter().find_map(|above| Place::open(above).ok()) {
             let MountInfo { mount_point, fs_type, .. } = place.mount;
@@ -130,8 +130,9 @@ pub fn unreachable(path: &Path, cause: io::Error) -> Error {
     Error::Mountpoint(path.into(), cause)
 }
 
-/// What `work` returns, or `None` if it takes longer than `limit`: its thread then goes on alone. If
-/// no thread can be started, `work` runs in this one, and without a limit.
+/// Runs `work` on a separate thread and returns its result. Returns `None` if that takes longer
+/// than `limit`; the thread then goes on alone. If no thread can be started, `work` runs on the
+/// current thread, without a limit.
 pub fn within<T: Send + 'static, W: FnOnce() -> T + Send + 'static>(
     limit: Duration,
     work: W,
@@ -140,7 +141,7 @@ pub fn within<T: Send + 'static, W: FnOnce() -> T + Send + 'static>(
     let (task, tasks) = mpsc::channel::<W>();
     let started = thread::Builder::new().spawn(move || {
         if let Ok(work) = tasks.recv() {
-            // It fails if the limit has passed, when nobody waits for the result.
+            // Sending fails if the limit has passed: no thread waits for the result any more.
             let _ = sender.send(work());
         }
     });

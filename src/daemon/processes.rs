@@ -1,4 +1,4 @@
-//! Who serves a mount and who uses it, as far as /proc tells this user.
+//! Finds the processes that serve a mount and those that use it, as far as /proc shows them.
 
 use std::{
     ffi::OsString,
@@ -16,14 +16,14 @@ use rustix::{
 
 use crate::mounts::MountInfo;
 
-/// How many users of a mount are named.
+/// The most users of a mount that a message names.
 const MOST_NAMED: usize = 5;
 
-/// The processes that serve a filesystem, as far as /proc shows them: Linux before 6.18 shows none,
-/// and those of other users are shown to root alone.
+/// The processes that serve a filesystem, as far as /proc shows them. Linux before 6.18 shows none,
+/// and only root sees the processes of other users.
 #[must_use]
 pub fn servers(device: Dev) -> Vec<u32> {
-    // The kernel's own form of a device number, which also names /sys/fs/fuse/connections/N.
+    // The kernel's internal form of a device number, also the N in /sys/fs/fuse/connections/N.
     let connection = u64::from(major(device)) << 20 | u64::from(minor(device));
     all().filter(|&pid| serves(pid, connection)).collect()
 }
@@ -43,7 +43,8 @@ fn serves(pid: u32, connection: u64) -> bool {
     })
 }
 
-/// The processes that keep a mount busy, as "name (pid)"; five of them, and how many more there are.
+/// The processes that keep a mount busy, each as "name (pid)". If there are more than five, the
+/// last item is "and N more".
 #[must_use]
 pub fn users(mount: &MountInfo) -> Vec<String> {
     let mapped = format!(" {:02x}:{:02x} ", major(mount.device), minor(mount.device));
@@ -92,7 +93,7 @@ impl Process {
         Some(Self { pid, fd })
     }
 
-    /// Waits for the end of the process, and returns whether it came before `deadline`.
+    /// Waits for the end of the process. Returns whether it ended before `deadline`.
     #[must_use]
     pub fn ends_before(&self, deadline: Instant) -> bool {
         loop {
@@ -102,7 +103,7 @@ impl Process {
                 Ok(0) if left.is_zero() => return false,
                 Ok(0) | Err(rustix::io::Errno::INTR) => {}
                 Ok(_) => return true,
-                // poll(2) failed for good, so there is nothing to wait with.
+                // poll(2) failed, and there is no other way to wait.
                 Err(_) => return false,
             }
         }
@@ -114,7 +115,7 @@ fn all() -> impl Iterator<Item = u32> {
     entries("/proc".into()).filter_map(|name| name.to_str()?.parse().ok())
 }
 
-/// The names in a directory of /proc; none if the process has ended or belongs to another user.
+/// The names in a directory of /proc; none if the process has ended or the user may not read it.
 fn entries(path: String) -> impl Iterator<Item = OsString> {
     fs::read_dir(path).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.file_name()))
 }

@@ -1,4 +1,4 @@
-//! What is done for a mount whose requests are stuck in the source.
+//! Helps a mount whose requests are stuck in the source.
 
 use std::{
     os::fd::OwnedFd,
@@ -10,22 +10,22 @@ use fuser::SessionACL;
 use super::{Event, answering, mount::GRACE, place};
 use crate::fuse::{Relief, Watched};
 
-/// The most threads that answer one mount.
+/// The most threads that answer requests of one mount.
 const MOST_THREADS: usize = 64;
 
-/// Threads that are added at a time. Each takes 16 MiB of address space.
+/// Number of threads that are added at a time. Each takes 16 MiB of address space.
 const THREADS_AT_ONCE: usize = 8;
 
-/// Adds threads that answer, and gives up requests that outlive the mount.
+/// Adds threads that answer requests, and gives up requests that are open after the mount is gone.
 pub struct MountRelief {
     pub filesystem: Watched,
     /// The device that the requests come from.
     pub device: OwnedFd,
     pub acl: SessionACL,
-    /// Set when the session has ended, as [`super::Mount`] has it.
+    /// Set when the session has ended; shared with [`super::Mount`].
     pub ended: Arc<OnceLock<bool>>,
     pub events: Sender<Event>,
-    /// Whether threads could not be started before.
+    /// Whether an earlier attempt to start threads failed.
     pub is_refused: bool,
 }
 
@@ -57,8 +57,8 @@ impl Relief for MountRelief {
         let filesystem = self.filesystem.joined();
         // Saving indexes may wait for the source as well.
         let _ = place::within(GRACE, move || filesystem.end());
-        let _ = self.ended.set(true); // it is empty: the session waits for its threads
-        // If nobody receives it, the process is ending anyway.
+        let _ = self.ended.set(true); // not set yet: the session waits for its threads
+        // If the receiver is gone, the process is ending anyway.
         let _ = self.events.send(Event::Ended(Ok(())));
     }
 }

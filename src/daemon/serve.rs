@@ -1,4 +1,4 @@
-//! The life of a server, from the mount to its end.
+//! Runs a server, from mounting to its end.
 
 use std::sync::mpsc;
 
@@ -6,19 +6,20 @@ use sd_notify::NotifyState;
 
 use super::{Error, Event, Mount, Options, background, signals};
 
-/// Who has started the server, and what it owes them.
+/// How the server was started. This decides how it treats SIGHUP and how it reports readiness.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ServerKind {
-    /// A terminal or a service manager: the end of the terminal (SIGHUP) ends the mount.
+    /// By a terminal or a service manager. SIGHUP, at the end of the terminal, ends the mount.
     Foreground,
-    /// [`super::launch`], which waits until the mount answers. There is no terminal after that.
+    /// By [`super::launch`], which waits until the mount answers. SIGHUP is ignored, since the
+    /// server has no terminal after that.
     Background,
 }
 
-/// Mounts, and serves until the mount is taken away or a signal comes.
+/// Mounts, and serves until the filesystem is unmounted or a signal asks the server to end.
 ///
 /// # Errors
-/// When the mount cannot be made or taken away, or the conversation with the kernel fails.
+/// When mounting or unmounting fails, or the FUSE session fails.
 pub fn serve(options: &Options, kind: ServerKind) -> Result<(), Error> {
     if kind == ServerKind::Background {
         background::take_name();
@@ -33,7 +34,7 @@ pub fn serve(options: &Options, kind: ServerKind) -> Result<(), Error> {
     tell(&[NotifyState::Ready, NotifyState::Status(&status)]);
     log::info!("serving {status}");
 
-    // The threads that hold the senders send before they end, so there is an event.
+    // Each thread that holds a sender sends an event before it ends, so there is an event.
     let result = match events.recv() {
         Ok(Event::Signal(signal)) => {
             log::info!("{}: unmounting {}", signals::name(signal), mount.path().display());
@@ -50,7 +51,7 @@ pub fn serve(options: &Options, kind: ServerKind) -> Result<(), Error> {
     result
 }
 
-/// Tells the service manager, if one has started the server.
+/// Notifies the service manager, if one has started the server.
 fn tell(states: &[NotifyState]) {
     if let Err(cause) = sd_notify::notify(states) {
         log::warn!("cannot tell the service manager: {cause}");

@@ -1,4 +1,4 @@
-//! Signals that end the server, as events.
+//! Turns the signals that end the server into events.
 
 use std::{process, sync::mpsc::Sender, thread};
 
@@ -9,15 +9,15 @@ use signal_hook::{
 
 use super::{Error, Event, ServerKind};
 
-/// Sends an [`Event::Signal`] for the first signal that asks the server to end. The second one ends
-/// the process at once. A server in the background ignores SIGHUP.
+/// Sends an [`Event::Signal`] for the first signal that asks the server to end. A second signal
+/// ends the process at once. A server in the background ignores SIGHUP.
 ///
 /// # Errors
 /// When the handlers cannot be set up.
 pub fn forward(events: Sender<Event>, kind: ServerKind) -> Result<(), Error> {
     let setup = |cause| Error::Setup("the signal handlers", cause);
-    // With a handler for SIGXFSZ, a write beyond the size that files may have (ulimit -f) fails
-    // like one on a full disk, and does not end the server.
+    // With a handler for SIGXFSZ, a write beyond the limit of file sizes (ulimit -f) fails like a
+    // write to a full disk. Without a handler, it would end the server.
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM, SIGXFSZ]).map_err(setup)?;
     let forward = move || {
         let mut ending = false;
@@ -33,7 +33,7 @@ pub fn forward(events: Sender<Event>, kind: ServerKind) -> Result<(), Error> {
                 process::exit(128 + signal);
             }
             ending = true;
-            // If nobody receives it, the process is ending anyway.
+            // If the receiver is gone, the process is ending anyway.
             let _ = events.send(Event::Signal(signal));
         }
     };
@@ -41,7 +41,7 @@ pub fn forward(events: Sender<Event>, kind: ServerKind) -> Result<(), Error> {
     Ok(())
 }
 
-/// The name of one of the signals above.
+/// The name of a signal that ends the server.
 #[must_use]
 pub fn name(signal: i32) -> &'static str {
     match signal {

@@ -1,4 +1,4 @@
-//! Opens the directory or archive that is to be shown, before the mount may cover it.
+//! Opens the directory or archive to show, before the mount may cover it.
 
 use std::{
     io,
@@ -14,10 +14,10 @@ use super::{
 };
 use crate::tree;
 
-/// An open source.
+/// The open directory or archive that a mount shows.
 #[derive(Debug)]
 pub struct Source {
-    /// The canonical path.
+    /// The canonical path of the source.
     pub path: PathBuf,
     /// stat(2) of the source.
     pub stat: Stat,
@@ -29,7 +29,7 @@ impl Source {
     /// Opens `path`.
     ///
     /// # Errors
-    /// When it does not exist, cannot be read, or is neither a directory nor a file.
+    /// When the source does not exist, cannot be read, or is neither a directory nor a file.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let place = Place::open(path).map_err(|cause| Error::Source(path.into(), cause))?;
         let fs_type = place.mount().fs_type.clone();
@@ -50,27 +50,27 @@ impl Source {
         }
     }
 
-    /// Whether `stat` is of the source itself.
+    /// Whether `stat` describes the source itself.
     #[must_use]
     pub fn is(&self, stat: &Stat) -> bool {
         (self.stat.st_dev, self.stat.st_ino) == (stat.st_dev, stat.st_ino)
     }
 
-    /// The source as the tree takes it.
+    /// Converts the source into the form that the tree needs.
     ///
     /// # Errors
-    /// When the directory that an archive lies in cannot be opened.
+    /// When the directory that contains the archive cannot be opened.
     pub fn into_tree(self) -> io::Result<tree::Source> {
         if self.kind == FileType::Directory {
             Ok(tree::Source::directory(self.fd))
         } else {
-            // Another file may replace the archive, so the tree looks it up by its name each time.
+            // The archive may be replaced by another file, so the tree looks up its name each time.
             tree::Source::open(&self.path)
         }
     }
 }
 
-/// Opens `place` for reading, through its descriptor: a path may lead elsewhere by now.
+/// Opens `place` for reading, through its descriptor: its path may lead to another file by now.
 fn readable(place: &Place) -> io::Result<OwnedFd> {
     use std::os::fd::AsRawFd;
     let path = format!("/proc/self/fd/{}", place.fd().as_raw_fd());

@@ -1,4 +1,4 @@
-//! Takes away a mount that another process serves.
+//! Unmounts a mount that another process serves.
 
 use std::{
     path::Path,
@@ -16,15 +16,16 @@ use super::{
 };
 use crate::mounts;
 
-/// How long a server may take to end when its mount is gone. It gives up requests that are stuck
-/// after [`GRACE`], and saves what it can within another [`GRACE`].
+/// Time that a server may take to end after its mount is gone. It gives up stuck requests after
+/// [`GRACE`], and saves as many indexes as it can within another [`GRACE`].
 const SERVER_END: Duration = Duration::from_secs(2 * GRACE.as_secs() + 10);
 
-/// Unmounts the npzfs mount at `path`, also if it is dead. Without `lazy`, returns when its server has
-/// ended, if the kernel shows which process that is (Linux 6.18).
+/// Unmounts the npzfs mount at `path`, even if it is dead. Without `lazy`, also waits until the
+/// server has ended, if the kernel shows which process the server is (Linux 6.18 and later).
 ///
 /// # Errors
-/// When no npzfs mount lies there, the mount is in use, or unmounting is refused.
+/// When no npzfs mount is at `path`, the mount is in use, unmounting is refused, or the server does
+/// not end.
 pub fn unmount(path: &Path, lazy: bool) -> Result<(), Error> {
     let place = Place::open(path).map_err(|cause| match Errno::from_io_error(&cause) {
         Some(Errno::NOENT) => Error::NotMounted(path.into()),
@@ -55,7 +56,7 @@ pub fn unmount(path: &Path, lazy: bool) -> Result<(), Error> {
         Error::InUse { path, .. } => Error::InUse { path, holders: processes::users(&mount) },
         other => other,
     })?;
-    // The server goes on if the filesystem is mounted in a second place.
+    // If the filesystem is also mounted in another place, its server continues.
     let elsewhere = mounts::all().is_ok_and(|mounts| {
         mounts.iter().any(|other| other.is_npzfs() && other.device == mount.device)
     });

@@ -1,10 +1,10 @@
-//! Decoded copies of members. Each is a file with the bytes of the member and nothing else, so that
-//! the kernel can read it in the place of the member.
+//! Decoded copies of members. Each copy is a file with only the bytes of the member, so that the
+//! kernel can read the file instead of the member.
 //!
-//! There is no room for a checksum in the file. A copy is complete if it has a name, the right size,
-//! and the mtime of the archive (in whole seconds), which is set before the name: any later write
-//! moves the mtime. Damage by the disk is not detected, as in any other file: a CRC-32 over the copy
-//! before each use would cost as much as reading it.
+//! The file has no room for a checksum. A copy is complete if it has its final name, the right
+//! size, and the mtime of the archive (in whole seconds). The mtime is set before the name, and any
+//! later write changes it. Damage by the disk is not detected, as in any other file: a CRC-32 over
+//! the copy before each use would cost as much as reading the copy.
 
 use std::{fs::File, io, os::unix::fs::MetadataExt, path::Path};
 
@@ -13,51 +13,53 @@ use rustix::fs::{Timespec, Timestamps, UTIME_NOW};
 use super::{Directory, Draft, Error, StreamKey};
 use crate::archive::{Identity, SameFile};
 
-/// Identifies a member, and has the size and mtime of its copy.
+/// Identifies the copy of a member, and has the size and mtime that the copy must have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CopyKey {
-    /// The archive.
+    /// The archive of the member.
     pub identity: Identity,
-    /// The member in it.
+    /// The stream of the member in the archive.
     pub stream: StreamKey,
-    /// Decoded size in bytes.
+    /// Decoded size of the member in bytes.
     pub size: u64,
     /// The mtime of the archive, in seconds.
     pub mtime: i64,
-    /// The file itself, if its identity does not cover all of its content, or others may write it.
+    /// The file of the archive, if `identity` does not cover all of its content, or if other users
+    /// may write it.
     pub file: Option<SameFile>,
 }
 
-/// Where decoded copies are kept.
+/// The directory of decoded copies.
 #[derive(Debug)]
 pub struct Copies {
     directory: Directory,
 }
 
 impl Copies {
-    /// The copies in the directory `path`, which may take `limit` bytes: the least recently used are
-    /// removed first. Unfinished copies of servers that died are removed now.
+    /// Opens the directory `path`, whose copies may take `limit` bytes together. Beyond that, the
+    /// least recently used copies are removed. Unfinished copies of servers that died are removed
+    /// now.
     ///
     /// # Errors
-    /// When the directory cannot be made, opened or read, or others can write it.
+    /// When the directory cannot be created, opened or read, or other users can write it.
     pub fn open(path: &Path, limit: u64) -> Result<Self, Error> {
         let directory = Directory::open(path, ".decoded", limit)?;
-        // Only the name of a copy says which member it is of.
+        // Only the name of a copy shows which member it belongs to.
         directory.check_private()?;
         directory.shrink()?;
         Ok(Self { directory })
     }
 
-    /// Where they are.
+    /// The path of the directory.
     #[must_use]
     pub fn path(&self) -> &Path {
         self.directory.path()
     }
 
-    /// The copy of a member, if there is one, marked as used now.
+    /// The copy of a member, if there is one. Sets its time of last use to now.
     ///
     /// # Errors
-    /// When there is one that cannot be used.
+    /// When the copy exists but cannot be used.
     pub fn find(&self, key: &CopyKey) -> Result<Option<File>, Error> {
         let Some(file) = self.directory.file(&name(key))? else { return Ok(None) };
         let metadata = file.metadata()?;
@@ -70,25 +72,26 @@ impl Copies {
         Ok(Some(file))
     }
 
-    /// Begins a copy of `size` bytes; others are removed to make room. `None` if it cannot fit.
+    /// Begins a copy of `size` bytes, and removes other copies to make room. `None` if it cannot
+    /// fit.
     ///
     /// # Errors
-    /// When the disk has no room, or no file can be made.
+    /// When the disk has no room, or the file cannot be created.
     pub fn begin(&self, size: u64) -> io::Result<Option<Draft<'_>>> {
         if !self.directory.make_room(size)? {
             return Ok(None);
         }
         let draft = self.directory.draft()?;
-        // The length tells other servers how much will be written.
+        // The length of the file shows other servers how many bytes will be written.
         draft.file().set_len(size)?;
-        // Another server may have done the same at this moment. One of the two sees both.
+        // Another server may do the same at this moment. At least one of the two sees both drafts.
         Ok(self.directory.make_room(0)?.then_some(draft))
     }
 
-    /// Gives a copy its name, once it is on the disk.
+    /// Gives a copy its final name, after its bytes are on the disk.
     ///
     /// # Errors
-    /// When it does not get there.
+    /// When the bytes cannot be written to the disk, or the file cannot be renamed.
     pub fn finish(&self, draft: Draft, key: &CopyKey) -> Result<(), Error> {
         let times = Timestamps {
             last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_NOW },

@@ -1,9 +1,9 @@
-//! A directory of files that only we write, within a size.
+//! A directory of files that only npzfs writes, with a limit for their total size.
 //!
-//! A file gets its name when it is complete and on the disk, and is never written again: a reader
-//! finds all of it or none. Everything is done through a descriptor that is opened before mounting,
-//! so a mount over the directory, even our own, does no harm. Several servers, on several hosts, may
-//! share a directory.
+//! A file gets its final name when it is complete and on the disk, and is never written after that:
+//! a reader finds the whole file or none. All operations use a descriptor that is opened before
+//! mounting, so a mount over the directory, even one of npzfs, does no harm. Several servers, also
+//! on several hosts, may share a directory.
 
 use std::{
     ffi::{CStr, CString},
@@ -28,31 +28,31 @@ use rustix::{
 
 use super::Error;
 
-/// What the names of unfinished files begin with.
+/// Prefix of the names of unfinished files.
 const DRAFT: &str = ".draft-";
 
-/// Where files cannot be locked, an unfinished file of this age is taken for one of a server that
+/// If files cannot be locked, an unfinished file older than this counts as one of a server that
 /// died.
 const ABANDONED: Duration = Duration::from_secs(24 * 3600);
 
-/// A directory of files that only we write.
+/// A directory of files that only npzfs writes.
 #[derive(Debug)]
 pub struct Directory {
     fd: OwnedFd,
     path: PathBuf,
-    /// Names of our files end with this.
+    /// Suffix of the names of finished files.
     suffix: &'static str,
-    /// Bytes that they may take together.
+    /// Bytes that all files may take together.
     limit: u64,
     next_draft: AtomicU64,
 }
 
 impl Directory {
-    /// Opens the directory `path`, or creates it. Our files have names that end with `suffix`; all
-    /// others are left alone.
+    /// Opens the directory `path`, or creates it. The names of finished files end with `suffix`.
+    /// Files that are neither finished files nor drafts are left alone.
     ///
     /// # Errors
-    /// When it cannot be made or opened.
+    /// When the directory cannot be created or opened.
     pub fn open(path: &Path, suffix: &'static str, limit: u64) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(path)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -60,30 +60,30 @@ impl Directory {
         Ok(Self { fd, path: path.into(), suffix, limit, next_draft: AtomicU64::new(0) })
     }
 
-    /// Fails if others can write the directory itself: they could give one file the name of another.
+    /// Fails if other users can write the directory itself: they could exchange the names of files.
     ///
     /// # Errors
-    /// `Untrusted`, and when it cannot be looked at.
+    /// `Untrusted`, or `Io` if fstat(2) fails.
     pub fn check_private(&self) -> Result<(), Error> {
         check_owner_and_mode(&rustix::fs::fstat(&self.fd).map_err(io::Error::from)?)
     }
 
-    /// Where it is.
+    /// The path of the directory.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Bytes that its files may take together.
+    /// Bytes that all files may take together.
     #[must_use]
     pub fn limit(&self) -> u64 {
         self.limit
     }
 
-    /// The file `name`, if there is one, to be read; it then counts as used just now.
+    /// Opens the file `name` for reading, if there is one. Sets its time of last use to now.
     ///
     /// # Errors
-    /// When it cannot be opened, or others may write it.
+    /// When the file cannot be opened, is not a regular file, or may be written by other users.
     pub fn file(&self, name: &str) -> Result<Option<File>, Error> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = match rustix::fs::openat(&self.fd, name, flags, Mode::empty()) {
@@ -96,15 +96,15 @@ impl Directory {
             return Err(Error::Unfit("it is no regular file"));
         }
         check_owner_and_mode(&stat)?;
-        // Only what is evicted first depends on it.
+        // If this fails, only the order of eviction is affected.
         let _ = rustix::fs::futimens(&file, &NOW_USED);
         Ok(Some(file))
     }
 
-    /// Begins a file.
+    /// Begins a new file.
     ///
     /// # Errors
-    /// When none can be created.
+    /// When the file cannot be created.
     pub fn draft(&self) -> io::Result<Draft<'_>> {
         loop {
             let (name, file) = self.create_draft()?;
@@ -114,18 +114,18 @@ impl Directory {
         }
     }
 
-    /// Locks a file that was just created; `None` if it is gone.
+    /// Locks a draft that was just created; `None` if another server has removed it.
     fn lock_draft(&self, name: String, file: File) -> io::Result<Option<Draft<'_>>> {
-        // The lock says that the writer is alive; where files cannot be locked, their age does.
+        // The lock shows that the writer is alive. If files cannot be locked, their age shows that.
         let _ = rustix::fs::flock(&file, FlockOperation::LockExclusive);
         let draft = Draft { directory: self, name: Some(name), file };
-        // Another server may have found it before it was locked, and taken it for abandoned.
+        // Another server may have removed the draft as abandoned before it was locked.
         Ok((draft.file.metadata()?.nlink() > 0).then_some(draft))
     }
 
     fn create_draft(&self) -> io::Result<(String, File)> {
-        // Hosts that share the directory may have the same process numbers. The time makes the names
-        // differ; `EXCL` catches the rest.
+        // Processes on hosts that share the directory may have the same number. The time makes the
+        // names differ, and with `EXCL` equal names are an error.
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let number = self.next_draft.fetch_add(1, Ordering::Relaxed);
         let name = format!("{DRAFT}{}-{}-{number}", std::process::id(), now.as_nanos());
@@ -135,10 +135,10 @@ impl Directory {
         Ok((name, fd.into()))
     }
 
-    /// Removes `name`.
+    /// Removes the file `name`, if there is one.
     ///
     /// # Errors
-    /// When it is there and cannot be removed.
+    /// When the file exists and cannot be removed.
     pub fn remove(&self, name: &str) -> io::Result<()> {
         match rustix::fs::unlinkat(&self.fd, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
@@ -146,29 +146,30 @@ impl Directory {
         }
     }
 
-    /// Removes unfinished files of servers that died, then the least recently used files until the
-    /// rest is within the limit. Returns how many bytes the rest takes.
+    /// Removes unfinished files of servers that died. Then removes the least recently used files
+    /// until the remaining files are within the limit. Returns how many bytes the remaining files
+    /// take.
     ///
     /// # Errors
-    /// When the directory cannot be read. A file that cannot be removed is passed over.
+    /// When the directory cannot be read. A file that cannot be removed is skipped.
     pub fn shrink(&self) -> io::Result<u64> {
         let mut stock = self.take_stock()?;
-        // If the drafts alone exceed the limit, removing files gains nothing.
+        // If the drafts alone exceed the limit, removing finished files gains nothing.
         if let Some(limit) = self.limit.checked_sub(stock.drafts) {
             self.evict(&mut stock, limit);
         }
         Ok(stock.finished + stock.drafts)
     }
 
-    /// Makes room for a file of `bytes`, within the limit and on the disk, as `shrink` does; `false`
-    /// if the limit is too small for it.
+    /// Makes room for a new file of `bytes`, within the limit and on the disk, by removing the same
+    /// files as `shrink`. Returns `false` if the limit leaves too little room for the file.
     ///
-    /// Servers that do so at the same moment may go beyond the limit together: look again, with
-    /// `make_room(0)`, once a draft of that length is there.
+    /// Servers that do this at the same moment may exceed the limit together. So call
+    /// `make_room(0)` again as soon as a draft of that length exists.
     ///
     /// # Errors
-    /// `StorageFull` if the disk is too small for it, with all that is ours there; and when the
-    /// directory cannot be read.
+    /// `StorageFull` if the disk could not hold the file even without the finished files; or
+    /// another error if the directory cannot be read.
     pub fn make_room(&self, bytes: u64) -> io::Result<bool> {
         let mut stock = self.take_stock()?;
         let wanted = stock.drafts.saturating_add(bytes);
@@ -185,7 +186,7 @@ impl Directory {
         Ok(stock.finished <= limit)
     }
 
-    /// The existing files. Unfinished files of servers that died are removed.
+    /// Lists the existing files. Removes unfinished files of servers that died.
     fn take_stock(&self) -> io::Result<Stock> {
         let mut stock = Stock::default();
         for (name, stat) in self.files()? {
@@ -212,7 +213,8 @@ impl Directory {
         }
     }
 
-    /// Removes a draft without a living writer: the writer holds a lock, which ends with its process.
+    /// Removes the draft `name` if its writer has died, and returns whether it has. The writer
+    /// holds a lock on the draft, which ends with the writer's process.
     fn remove_abandoned(&self, name: &CStr, stat: &Stat) -> bool {
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let locked = rustix::fs::openat(&self.fd, name, flags, Mode::empty()).and_then(|fd| {
@@ -225,15 +227,15 @@ impl Directory {
                 SystemTime::now().duration_since(stat.changed).unwrap_or_default() > ABANDONED
             }
         };
-        // Removed while it is locked: a writer that has just created it then finds it gone when it
-        // gets the lock. Another server may have removed it before.
+        // The draft is removed while it is locked here: a writer that has just created it then
+        // finds it gone when the writer gets the lock. Removing fails if another server was faster.
         if abandoned {
             let _ = rustix::fs::unlinkat(&self.fd, name, AtFlags::empty());
         }
         abandoned
     }
 
-    /// Our files, finished and not.
+    /// All files of npzfs in the directory, finished and unfinished.
     fn files(&self) -> io::Result<Vec<(CString, Stat)>> {
         let mut files = Vec::new();
         for entry in Dir::read_from(&self.fd)? {
@@ -274,45 +276,45 @@ impl Directory {
     }
 }
 
-/// Fails if users other than root and our own could have written a file.
+/// Fails if users other than root and the user of this process could have written a file.
 fn check_owner_and_mode(stat: &rustix::fs::Stat) -> Result<(), Error> {
     let (owner, mode) = (stat.st_uid, stat.st_mode & 0o777);
     let ours = owner == 0 || owner == rustix::process::geteuid().as_raw();
     if ours && mode & 0o022 == 0 { Ok(()) } else { Err(Error::Untrusted { owner, mode }) }
 }
 
-/// What a directory holds, in bytes.
+/// The existing files of a directory, and the bytes that they take.
 #[derive(Default)]
 struct Stock {
-    /// Finished files: when they were last used, what they take, and their names.
+    /// Finished files: time of last use, bytes on disk, name.
     files: Vec<(SystemTime, u64, CString)>,
-    /// What those take.
+    /// Bytes on disk of all finished files.
     finished: u64,
-    /// What drafts will take.
+    /// Bytes that all drafts will take when they are finished.
     drafts: u64,
-    /// What they take now.
+    /// Bytes on disk of all drafts now.
     drafts_written: u64,
 }
 
 struct Stat {
     is_draft: bool,
-    /// Bytes that it takes.
+    /// Bytes that the file takes on disk.
     on_disk: u64,
-    /// Its length; the writer of a draft may say by it how much it will be.
+    /// Length of the file. The writer of a draft may set the final length in advance.
     len: u64,
     used: SystemTime,
-    /// The ctime: the mtime may be set to another before it is finished.
+    /// The ctime. The mtime is not used, since the writer may set it before the file is finished.
     changed: SystemTime,
 }
 
-/// Sets the atime of a file to now: the time of its last use. Most mounts do not update atimes by
-/// themselves, but all let us set them.
+/// Sets the atime of a file, which is its time of last use, to now. Most mounts do not update
+/// atimes by themselves, but all of them let the owner set atimes.
 const NOW_USED: Timestamps = Timestamps {
     last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_NOW },
     last_modification: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
 };
 
-/// A file that is being written. Dropping it removes it.
+/// A file that is being written. Dropping an unfinished draft removes the file.
 #[derive(Debug)]
 pub struct Draft<'a> {
     directory: &'a Directory,
@@ -321,23 +323,24 @@ pub struct Draft<'a> {
 }
 
 impl Draft<'_> {
-    /// The file.
+    /// The open file, to which the content is written.
     pub fn file(&self) -> &File {
         &self.file
     }
 
-    /// Opens the file again, for reading. `None` if it has been removed.
+    /// Opens the draft again for reading. `None` if the file has been removed.
     ///
     /// # Errors
-    /// As [`Directory::file`].
+    /// As for [`Directory::file`].
     pub fn open(&self) -> Result<Option<File>, Error> {
         self.name.as_ref().map_or(Ok(None), |name| self.directory.file(name))
     }
 
-    /// Gives the file its name, in the place of one that has it, once it is on the disk.
+    /// Writes the file to the disk, then gives it the name `name`. Replaces a file that has this
+    /// name.
     ///
     /// # Errors
-    /// When it does not get there.
+    /// When the file cannot be written to the disk or renamed.
     pub fn finish(mut self, name: &str) -> io::Result<()> {
         self.file.sync_all()?;
         let directory = &self.directory.fd;
@@ -345,8 +348,8 @@ impl Draft<'_> {
             rustix::fs::renameat(directory, draft, directory, name)?;
         }
         self.name = None;
-        // So that the name is there after a power failure. Some network filesystems refuse it, and
-        // then the file is only made again.
+        // Makes the new name survive a power failure. Some network filesystems refuse this; after a
+        // power failure the file may then have to be made again.
         let _ = rustix::fs::fsync(directory.as_fd());
         Ok(())
     }
@@ -355,7 +358,7 @@ impl Draft<'_> {
 impl Drop for Draft<'_> {
     fn drop(&mut self) {
         if let Some(name) = self.name.take() {
-            // If that fails, a later server removes it as abandoned.
+            // If this fails, a later server removes the draft as abandoned.
             let _ = rustix::fs::unlinkat(&self.directory.fd, name, AtFlags::empty());
         }
     }

@@ -1,4 +1,4 @@
-//! Why a saved file cannot be used or written.
+//! Errors of reading and writing saved files.
 
 use std::{fmt, io};
 
@@ -8,27 +8,27 @@ use seekable_deflate::IndexError;
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// The file is not one of ours, has an unknown version, or is damaged: what is wrong.
+    /// The file is not one of npzfs, has an unknown version, or is damaged. The text is the reason.
     Unfit(&'static str),
-    /// The index of a stream in it cannot be used.
+    /// The index of a stream in the file cannot be used.
     Index(IndexError),
-    /// Other users may write it: its owner and its mode.
+    /// Other users may write the file or its directory.
     Untrusted {
-        /// User who owns it.
+        /// User number of the owner.
         owner: u32,
         /// Permission bits.
         mode: u32,
     },
-    /// It would take more than all files may.
+    /// The new file would take more bytes than all files may take together.
     TooLarge {
-        /// Its length in bytes.
+        /// Length of the new file in bytes.
         len: u64,
-        /// What all files may take, in bytes.
+        /// Limit for all files together, in bytes.
         limit: u64,
     },
     /// The stream that is being saved could not be read.
     Stream(seekable_deflate::Error),
-    /// What the filesystem said.
+    /// The filesystem returned this error.
     Io(io::Error),
 }
 

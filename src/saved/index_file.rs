@@ -1,7 +1,7 @@
-//! The saved indexes of one archive, in one file: a header, a table of streams, then their
-//! indexes, each as `seekable-deflate` writes it. docs/index-format.md specifies it byte by byte.
+//! The saved indexes of one archive, in one file: a header, a table of streams, and the indexes of
+//! these streams in the format of `seekable-deflate`. docs/index-format.md specifies each byte.
 //!
-//! Opening one looks at header and table alone.
+//! Opening an index file reads only its header and table.
 
 use std::{
     fmt,
@@ -22,30 +22,30 @@ const VERSION: u32 = 3;
 const HEADER_LEN: usize = 72;
 const ENTRY_LEN: usize = 56;
 
-/// Flags of an entry.
+/// Flags of an entry in the table.
 const CONFIRMED: u32 = 1;
 const OF_ONE_FILE: u32 = 2;
 
-/// Bytes that are copied at a time.
+/// Bytes that are read at a time when an index is copied.
 const PIECE: u64 = 256 << 10;
 
-/// Names a stream of an archive: where its local file header is, and how many encoded bytes it
-/// has. A `.npy.gz` is one stream, at 0.
+/// Identifies a stream of an archive by the offset of its local file header and its encoded size. A
+/// `.npy.gz` is one stream, at offset 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamKey {
-    /// In bytes from the start of the file.
+    /// Offset of the local file header, in bytes from the start of the archive.
     pub header_offset: u64,
-    /// In bytes.
+    /// Encoded size of the stream in bytes.
     pub encoded_size: u64,
 }
 
 /// How far an entry of an index file can be trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Trust {
-    /// Whether all bytes of the stream have been compared with its checksum, and were right.
+    /// Whether all bytes of the stream have been compared with its checksum, and matched it.
     pub confirmed: bool,
-    /// The file that the entry was made from, if it is valid for that file alone. Bytes that no
-    /// checksum has confirmed, and those of a stored member, could have changed unnoticed otherwise.
+    /// The file from which the entry was made, if the entry is valid only for that file. Bytes of a
+    /// stored member, and bytes that no checksum has confirmed, could otherwise change unnoticed.
     pub file: Option<SameFile>,
 }
 
@@ -57,19 +57,20 @@ impl Trust {
     }
 }
 
-/// One stream in an index file.
+/// The entry of one stream in an index file.
 #[derive(Debug, Clone)]
 struct Entry {
     key: StreamKey,
     trust: Trust,
-    /// Where its index is. Empty if the entry only says that the member is confirmed.
+    /// Offsets of the index in the file. Empty if the entry only records that the member is
+    /// confirmed.
     range: Range<u64>,
 }
 
-/// An index file, open.
+/// An open index file.
 pub struct IndexFile {
     file: Arc<File>,
-    /// Sorted by their keys.
+    /// Sorted by key.
     streams: Vec<Entry>,
 }
 
@@ -80,16 +81,16 @@ impl fmt::Debug for IndexFile {
 }
 
 impl IndexFile {
-    /// Looks at a file that should be of the archive `identity`.
+    /// Reads the header and table of `file`, which should belong to the archive `identity`.
     ///
     /// # Errors
-    /// `Unfit`, and in which way; `Io`.
+    /// `Unfit` with the reason, or `Io`.
     pub fn parse(file: File, identity: &Identity) -> Result<Self, Error> {
         let streams = parse(&file, identity)?;
         Ok(Self { file: Arc::new(file), streams })
     }
 
-    /// The streams that have an entry, in order, and how far each entry can be trusted.
+    /// The streams that have an entry, sorted by key, and how far each entry can be trusted.
     pub fn streams(&self) -> impl Iterator<Item = (StreamKey, Trust)> {
         self.streams.iter().map(|entry| (entry.key, entry.trust))
     }
@@ -100,10 +101,10 @@ impl IndexFile {
         self.entry(key).map(|entry| entry.trust)
     }
 
-    /// The index of a stream, if it has one.
+    /// The index of a stream, if the file has one.
     ///
     /// # Errors
-    /// When it is damaged.
+    /// When the index is damaged.
     pub fn index(&self, key: StreamKey) -> Result<Option<SavedIndex>, Error> {
         let Some(entry) = self.entry(key).filter(|entry| !entry.range.is_empty()) else {
             return Ok(None);
@@ -111,8 +112,8 @@ impl IndexFile {
         Ok(Some(SavedIndex::new(self.file.clone(), entry.range.clone())?))
     }
 
-    /// How far the streams are decoded: the sum, in decoded bytes. Reads only the headers of the
-    /// indexes.
+    /// The sum of the frontiers of all indexes, in decoded bytes: a stream has been decoded up to
+    /// its frontier. Reads only the headers of the indexes.
     pub fn frontiers(&self) -> u64 {
         let frontier = |range: &Range<u64>| SavedIndex::frontier_in(&*self.file, range.clone());
         let with_index = self.streams.iter().filter(|entry| !entry.range.is_empty());
@@ -120,14 +121,14 @@ impl IndexFile {
         frontiers.fold(0, u64::saturating_add)
     }
 
-    /// Writes the bytes of a stream's index, as they are, into another file.
+    /// Returns a function that copies the bytes of a stream's index unchanged to another file.
     pub fn copy(&self, key: StreamKey) -> WriteIndex<'_> {
         Box::new(move |out| {
             let Some(Entry { range, .. }) = self.entry(key) else { return Ok(false) };
             let mut piece = vec![0; PIECE.min(range.end - range.start) as usize];
             for at in range.clone().step_by(PIECE as usize) {
                 let piece = &mut piece[..PIECE.min(range.end - at) as usize];
-                // An index that cannot be read any more is lost, but the others are still written.
+                // An index that cannot be read is lost, but the other indexes are still written.
                 if self.file.read_exact_at(piece, at).is_err() {
                     return Ok(false);
                 }
@@ -164,7 +165,7 @@ fn parse(file: &File, identity: &Identity) -> Result<Vec<Entry>, Error> {
         return Err(Error::Unfit("it is cut short"));
     }
     let count = u32_at(header, 12) as usize;
-    // No more is allocated than the file has.
+    // A damaged count must not allocate more memory than the file has bytes.
     if (count * ENTRY_LEN) as u64 > file_len {
         return Err(Error::Unfit("its table is cut short"));
     }
@@ -193,7 +194,7 @@ fn parse(file: &File, identity: &Identity) -> Result<Vec<Entry>, Error> {
     Ok(streams)
 }
 
-/// Fills `buf` from `offset`; `short` says what is wrong if the file ends before.
+/// Fills `buf` with the bytes at `offset`. The error is `Unfit(short)` if the file ends too early.
 fn read(file: &File, buf: &mut [u8], offset: u64, short: &'static str) -> Result<(), Error> {
     file.read_exact_at(buf, offset).map_err(|error| match error.kind() {
         io::ErrorKind::UnexpectedEof => Error::Unfit(short),
@@ -201,11 +202,11 @@ fn read(file: &File, buf: &mut [u8], offset: u64, short: &'static str) -> Result
     })
 }
 
-/// Writes the bytes of a stream's index; `false` if there is nothing to write.
+/// Writes the bytes of a stream's index. Returns `false` if there is nothing to write.
 pub type WriteIndex<'a> = Box<dyn FnOnce(&mut dyn Write) -> Result<bool, Error> + 'a>;
 
-/// Writes a file of the archive `identity`: these streams, which must be in order. Says how many
-/// have an entry: those that have an index, or have been confirmed.
+/// Writes an index file of the archive `identity` with `streams`, which must be sorted by key.
+/// Returns how many streams have an entry: those that have an index or are confirmed.
 pub(super) fn write(
     file: &File,
     identity: &Identity,
@@ -213,7 +214,7 @@ pub(super) fn write(
 ) -> Result<usize, Error> {
     debug_assert!(streams.is_sorted_by(|(one, ..), (other, ..)| one < other));
     let mut out = BufWriter::with_capacity(256 << 10, Counted { file, at: 0 });
-    // The place of the table, which is known last.
+    // Leaves room for the header and the table, which are written last.
     let first = HEADER_LEN + streams.len() * ENTRY_LEN;
     out.write_all(&vec![0; first])?;
     let mut at = first as u64;
@@ -254,7 +255,7 @@ pub(super) fn write(
     Ok(count)
 }
 
-/// Counts the bytes written: asking the file for its position would be a system call.
+/// Counts the bytes that are written. To ask the file for its position would take a system call.
 struct Counted<'a> {
     file: &'a File,
     at: u64,

@@ -1,4 +1,4 @@
-//! The saved indexes of all archives: a directory with one file for each.
+//! The saved indexes of all archives: a directory with one index file for each archive.
 
 use std::{io, path::Path};
 
@@ -8,45 +8,45 @@ use super::{
 };
 use crate::archive::Identity;
 
-/// Where indexes are saved, and found again by the mounts that follow.
+/// The directory in which indexes are saved, and found again by later mounts.
 #[derive(Debug)]
 pub struct Indexes {
     directory: Directory,
 }
 
 impl Indexes {
-    /// Those in the directory `path`, which may take `limit` bytes: the least recently used go
-    /// first.
+    /// Opens the directory `path`, whose index files may take `limit` bytes together. Beyond that,
+    /// the least recently used files are removed.
     ///
     /// # Errors
-    /// When the directory cannot be made or opened.
+    /// When the directory cannot be created, opened or read.
     pub fn open(path: &Path, limit: u64) -> io::Result<Self> {
         let directory = Directory::open(path, ".index", limit)?;
-        // The limit may be another than before, and a server may have died here.
+        // The limit may be smaller than before, and a server that died may have left a draft.
         directory.shrink()?;
         Ok(Self { directory })
     }
 
-    /// Where they are.
+    /// The path of the directory.
     #[must_use]
     pub fn path(&self) -> &Path {
         self.directory.path()
     }
 
-    /// The file of an archive, if there is one.
+    /// The index file of an archive, if there is one.
     ///
     /// # Errors
-    /// When there is one that cannot be used.
+    /// When the index file exists but cannot be used.
     pub fn load(&self, identity: &Identity) -> Result<Option<IndexFile>, Error> {
         let file = self.directory.file(&name(identity))?;
         file.map(|file| IndexFile::parse(file, identity)).transpose()
     }
 
-    /// Writes the file of an archive again, with these streams in order, and returns the new file.
-    /// `None` if there is nothing to be saved; an existing file stays.
+    /// Writes a new index file of an archive with `streams`, which must be sorted by key, and
+    /// returns it. Returns `None` if there is nothing to save; an existing file then stays.
     ///
     /// # Errors
-    /// When it cannot be written; an existing file stays.
+    /// When the new file cannot be written. An existing file then stays.
     pub fn save(
         &self,
         identity: &Identity,
@@ -60,20 +60,20 @@ impl Indexes {
         if len > limit {
             return Err(Error::TooLarge { len, limit });
         }
-        // Before the file has its name: a file that is removed at once is still known here, so that
-        // its content is saved again the next time.
+        // The file is opened before it gets its final name. So it can be read even if it is removed
+        // at once, and its content is saved again the next time.
         let file = draft.open()?;
         draft.finish(&name(identity))?;
-        // It is saved, whatever becomes of others, and of it.
+        // The file has been saved, even if shrinking fails or removes this very file.
         let _ = self.directory.shrink();
         Ok(file.and_then(|file| IndexFile::parse(file, identity).ok()))
     }
 
-    /// Takes the index of a stream out of the file of its archive. Returns what is left, if there
-    /// is anything.
+    /// Removes the entry of a stream from the index file of its archive. Returns the new file, or
+    /// `None` if there is no other entry.
     ///
     /// # Errors
-    /// When the file cannot be used, or written without it.
+    /// When the existing file cannot be used, or the new file cannot be written.
     pub fn forget(&self, identity: &Identity, key: StreamKey) -> Result<Option<IndexFile>, Error> {
         let Some(file) = self.load(identity)? else { return Ok(None) };
         if file.streams().all(|(other, _)| other == key) {
@@ -151,7 +151,7 @@ mod tests {
         thread::scope(|scope| {
             scope.spawn(|| {
                 while !is_over.load(Ordering::Relaxed) {
-                    let _ = fs::remove_file(&path); // seldom is it there
+                    let _ = fs::remove_file(&path); // the file seldom exists
                 }
             });
             let is_known = |_| {
@@ -172,7 +172,7 @@ mod tests {
         let streams = vec![
             (key(0), PARTIAL, bytes(b"half")),
             (key(1), CONFIRMED, bytes(b"all")),
-            // That a stored member was right, which has no index.
+            // A stored member, which has no index: the entry records that its bytes were right.
             (key(2), stored, bytes(b"")),
         ];
         indexes.save(&ARCHIVE, streams).unwrap();
@@ -265,8 +265,8 @@ mod tests {
         assert!(matches!(indexes.load(&ARCHIVE), Err(Error::Unfit(_))));
     }
 
-    /// Every damage is either seen at once or lies in the bytes of an index, which looks after
-    /// itself.
+    /// All damage is either detected when the file is opened, or lies in the bytes of an index,
+    /// which detects damage by itself.
     #[test]
     fn a_file_that_is_cut_short_or_damaged_is_not_used() {
         let place = tempfile::tempdir().unwrap();
@@ -286,7 +286,7 @@ mod tests {
             fs::write(&path, &damaged).unwrap();
             assert!(indexes.load(&ARCHIVE).is_err(), "bit {bit}");
         }
-        // A file of another archive under this name.
+        // The index file of another archive, renamed to the name of this one.
         indexes
             .save(&Identity { hash: [8; 32], fraction: 0 }, vec![(key(0), PARTIAL, bytes(b"one"))])
             .unwrap();

@@ -1,7 +1,8 @@
-//! Files that only we write, kept from one mount to the next: saved indexes, decoded copies.
+//! Files that only npzfs writes, kept from one mount to the next: saved indexes, decoded copies.
 //!
-//! They may vanish or be damaged at any time; then they are made again. Whatever is wrong with them
-//! costs time, never a byte. Knows nothing of reads, handles or FUSE.
+//! These files may vanish or be damaged at any time, and are then made again. A file that is
+//! missing or found to be unfit costs only time: the bytes that a reader gets stay right. This
+//! module knows nothing of reads, handles or FUSE.
 #![forbid(unsafe_code)]
 
 mod copies;

@@ -1,4 +1,4 @@
-//! `npzfs demo`: makes a sample, mounts it, and shows what a mount is good for.
+//! `npzfs demo`: writes a sample, mounts it, and shows what a mount is useful for.
 
 mod sample;
 mod zip;
@@ -19,7 +19,7 @@ use log::LevelFilter;
 
 use crate::daemon::{self, Event, Log, Mount, Options, ServerKind};
 
-/// How many rows are read after the first.
+/// Number of rows that the demo reads after the first row.
 const OTHER_ROWS: usize = 500;
 
 /// Make a small data directory, mount it and show it
@@ -66,7 +66,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     }
 }
 
-/// The demo, with everything it makes in `directory`. Nothing is mounted when it returns.
+/// Runs the demo with all its files in `directory`. Nothing is mounted when it returns.
 fn show(directory: &Path, once: bool) -> Result<(), Stop> {
     let (sender, events) = mpsc::channel();
     daemon::forward_signals(sender.clone(), ServerKind::Foreground).map_err(Stop::Mount)?;
@@ -123,7 +123,8 @@ fn tour(options: &Options, events: &Receiver<Event>) -> Result<PathBuf, Stop> {
     let begin = Instant::now();
     let mut index = 0;
     for _ in 0..OTHER_ROWS {
-        // A step that is prime to the number of rows goes through all of the first half.
+        // This step and the number of rows have no common divisor, so all these rows differ, and
+        // they lie all over the first half.
         index = (index + 5_003) % (sample::ROWS / 2);
         check(&file, index).map_err(reading)?;
     }
@@ -137,7 +138,7 @@ fn tour(options: &Options, events: &Receiver<Event>) -> Result<PathBuf, Stop> {
     Ok(path)
 }
 
-/// Reads one row and compares it with what was written.
+/// Reads one row and compares it with the row that was written.
 fn check(file: &File, index: usize) -> io::Result<()> {
     let mut row = [0; sample::ROW_BYTES];
     file.read_exact_at(&mut row, (sample::DATA_OFFSET + index * sample::ROW_BYTES) as u64)?;
@@ -148,7 +149,7 @@ fn check(file: &File, index: usize) -> io::Result<()> {
     }
 }
 
-/// Decodes the first member of an archive from its start to its end, and says how long it is.
+/// Decodes the first member of an archive from start to end. Returns its decoded size in bytes.
 fn decode(archive: &Path, member: &str) -> io::Result<u64> {
     let mut archive = File::open(archive)?;
     archive.seek(SeekFrom::Start((zip::LOCAL_HEADER + member.len()) as u64))?;
@@ -174,7 +175,7 @@ fn list(directory: &Path, depth: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// Fails when a signal has come.
+/// Fails if a signal has come, or if the mount has ended.
 fn go_on(events: &Receiver<Event>) -> io::Result<()> {
     match events.try_recv() {
         Err(TryRecvError::Empty | TryRecvError::Disconnected) => Ok(()),
@@ -182,7 +183,7 @@ fn go_on(events: &Receiver<Event>) -> io::Result<()> {
     }
 }
 
-/// Prints at once, also a part of a line. The demo goes on if nobody reads it.
+/// Prints `text` at once, even a part of a line. The demo continues if its output is closed.
 fn say(text: fmt::Arguments<'_>) {
     let mut out = io::stdout();
     let _ = out.write_fmt(text).and_then(|()| out.flush());

@@ -1,4 +1,4 @@
-//! The data that the demo shows: made up, but the same every time.
+//! Computes the sample data of the demo, which are the same every time.
 
 use std::{
     fs::File,
@@ -10,23 +10,23 @@ use flate2::{Compression, write::GzEncoder};
 
 use super::zip::ZipFile;
 
-/// Rows of the deflated array, of [`COLUMNS`] float32 values: 96 MiB.
+/// Rows of the deflated array. Each has [`COLUMNS`] float32 values; the array has 96 MiB.
 pub const ROWS: usize = 24 << 10;
-/// Values in a row: one page.
+/// Values in a row. The row takes one page.
 pub const COLUMNS: usize = 1024;
 /// Bytes in a row.
 pub const ROW_BYTES: usize = COLUMNS * 4;
 
-/// The archive that holds the deflated array, and the array's name in it.
+/// The archive that contains the deflated array, and the name of the array in the archive.
 pub const DEFLATED: (&str, &str) = ("run2.npz", "sensor.npy");
 
-/// Rows that are written between two questions whether to go on.
+/// Rows that are written between two calls of `go_on`.
 const BATCH: usize = 256;
 
-/// Writes the sample into `directory`. An error of `go_on`, which is called now and then, stops it.
+/// Writes the sample into `directory`. Calls `go_on` now and then, and stops if `go_on` fails.
 ///
 /// # Errors
-/// What writing says, and what `go_on` says.
+/// When a file cannot be written, or `go_on` fails.
 pub fn write(directory: &Path, mut go_on: impl FnMut() -> io::Result<()>) -> io::Result<()> {
     std::fs::write(directory.join("notes.txt"), "Any other file is shown as it is.\n")?;
 
@@ -70,8 +70,8 @@ pub fn write(directory: &Path, mut go_on: impl FnMut() -> io::Result<()>) -> io:
     scan.finish()?.flush()
 }
 
-/// The bytes of one row: a slow wave and two bits of noise, as a sensor with a coarse converter
-/// would give.
+/// The bytes of one row: a slow wave and two bits of noise, like the values of a sensor with a
+/// coarse analog-to-digital converter.
 #[must_use]
 pub fn row(index: usize) -> [u8; ROW_BYTES] {
     let mut bytes = [0; ROW_BYTES];
@@ -91,7 +91,7 @@ pub fn row(index: usize) -> [u8; ROW_BYTES] {
 /// The header of a .npy file, version 1.0.
 fn header(descr: &str, shape: &str) -> Vec<u8> {
     let mut dict = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}");
-    // Magic, version and length take 10 bytes, the newline one; the data starts at byte 128.
+    // Magic, version and length take 10 bytes, and the newline takes one: the data start at 128.
     dict.extend(std::iter::repeat_n(' ', 117 - dict.len()));
     let mut bytes = b"\x93NUMPY\x01\x00\x76\x00".to_vec();
     bytes.extend(dict.bytes());
@@ -99,7 +99,7 @@ fn header(descr: &str, shape: &str) -> Vec<u8> {
     bytes
 }
 
-/// Where the data of every array of the sample starts.
+/// Offset of the data in every .npy file of the sample, in bytes.
 pub const DATA_OFFSET: usize = 128;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Writes the small zip archives of the sample: no zip64, no names but ASCII (APPNOTE 4.3).
+//! Writes the small zip archives of the sample (APPNOTE 4.3): without zip64, only ASCII names.
 
 use std::{
     fs::File,
@@ -8,13 +8,13 @@ use std::{
 
 use flate2::{Compression, CrcWriter, write::DeflateEncoder};
 
-/// Bytes of a local file header without the name.
+/// Length of a local file header without the name, in bytes.
 pub const LOCAL_HEADER: usize = 30;
 
 /// An archive that is being written.
 pub struct ZipFile {
     file: File,
-    /// Where the next member begins.
+    /// Offset of the next member, in bytes.
     at: u32,
     central_directory: Vec<u8>,
     members: u16,
@@ -25,7 +25,7 @@ impl ZipFile {
         Ok(Self { file: File::create(path)?, at: 0, central_directory: Vec::new(), members: 0 })
     }
 
-    /// Adds a member with the bytes that `write` writes, as they are.
+    /// Adds a stored member, whose content is what `write` writes.
     pub fn store(
         &mut self,
         name: &str,
@@ -38,7 +38,7 @@ impl ZipFile {
         self.add(name, 0, crc32, plain.len(), &plain)
     }
 
-    /// The same, deflated.
+    /// Adds a deflated member, whose decoded content is what `write` writes.
     pub fn deflate(
         &mut self,
         name: &str,
@@ -81,7 +81,7 @@ impl ZipFile {
         Ok(())
     }
 
-    /// Writes the central directory.
+    /// Completes the archive with the central directory and its end record.
     pub fn finish(mut self) -> io::Result<()> {
         let length = self.central_directory.len() as u32;
         let mut end = [b"PK\x05\x06", &[0; 4][..]].concat();

@@ -1,4 +1,4 @@
-//! What the command line and `-o` say, up to what is asked of the daemon.
+//! Tests how the command line and `-o` become the options that the daemon gets.
 
 use std::os::unix::ffi::OsStringExt;
 

@@ -129,7 +129,7 @@ fn drafts_count_when_it_shrinks_by_their_length() {
 fn a_draft_that_went_before_it_was_locked_is_not_used() {
     let (_place, directory) = directory(u64::MAX);
     let (name, file) = directory.create_draft().unwrap();
-    // Another server starts.
+    // Another server starts, and removes the draft.
     directory.shrink().unwrap();
     assert!(directory.lock_draft(name, file).unwrap().is_none());
     let (name, file) = directory.create_draft().unwrap();
