@@ -2,24 +2,25 @@
 
 use std::{fs, io};
 
-/// The thread that sent a request, if it is known.
+/// The thread that sent a request; may be unknown.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Asker(Option<u32>);
 
 impl Asker {
-    /// The thread with the number `id` in our PID namespace. 0 is a thread of another namespace.
+    /// The thread with the number `id` in our PID namespace. The kernel gives 0 for a thread of
+    /// another namespace, which is unknown here.
     #[must_use]
     pub fn thread(id: u32) -> Self {
         Self((id != 0).then_some(id))
     }
 
-    /// No particular thread.
+    /// An unknown thread.
     #[must_use]
     pub fn unknown() -> Self {
         Self(None)
     }
 
-    /// Whether the thread still runs. An unknown one counts as running.
+    /// Whether the thread still runs. An unknown thread counts as running.
     #[must_use]
     pub fn is_there(self) -> bool {
         let Some(id) = self.0 else { return true };
@@ -30,8 +31,9 @@ impl Asker {
     }
 }
 
-/// Reads /proc/PID/stat, proc_pid_stat(5): the state follows the name, which is in parentheses and
-/// may hold parentheses itself. A zombie is dead, and its parent has not waited for it.
+/// Whether the thread of this /proc/PID/stat runs. By proc_pid_stat(5) the state follows the name,
+/// which is in parentheses and may contain parentheses itself. A zombie (Z) does not run: it is
+/// dead, and its parent has not waited for it yet.
 fn is_running(stat: &[u8]) -> bool {
     let name_end = stat.iter().rposition(|&byte| byte == b')');
     let state = name_end.and_then(|end| stat.get(end + 2));
@@ -52,7 +54,7 @@ mod tests {
         let asker = Asker::thread(child.id());
         assert!(asker.is_there());
         child.kill().unwrap();
-        // Not waited for yet: a zombie.
+        // The child is a zombie until `wait`.
         while asker.is_there() {
             std::thread::yield_now();
         }

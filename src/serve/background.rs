@@ -1,8 +1,9 @@
-//! Finishes the passes over members that have been read, to compare them with their CRC-32.
+//! Finishes the passes that compare members with their CRC-32, once the members have been read.
 //!
-//! One thread asks for one span after the other. The pool that serves readers decodes them: a thread
-//! of lower priority could lose its core while a reader waits for the very span that it decodes. The
-//! thread asks for little while anybody reads, and for even less while tasks wait in the pool.
+//! One thread requests one span after the other. The pool that serves readers decodes the spans: a
+//! thread of lower priority could lose its core while a reader waits for the very span that it
+//! decodes. The thread requests little while there are reads, and even less while tasks wait in the
+//! pool.
 
 use std::{
     collections::VecDeque,
@@ -17,20 +18,22 @@ use std::{
 use super::{Content, pool::Spawner};
 use crate::sync::{Condvar, Mutex};
 
-/// The time after a read during which the threads are left to readers.
+/// After a read, background work is slow for this time: the decoding threads are left to readers.
 const QUIET: Duration = Duration::from_millis(200);
 
-/// The pause between two spans while anybody reads. A span takes half a millisecond, so this is a
-/// hundredth of a core.
+/// The pause between two spans while there are reads. A span takes half a millisecond, so the
+/// passes use a hundredth of a core.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Pauses in a row while tasks wait for a thread of the pool, before the next span.
+/// Most pauses before the next span while tasks wait for a thread of the pool.
 const MOST_PAUSES: u32 = 20;
 
-/// Decoded bytes per second while nobody reads: a sixth of what one core decodes of sensor data.
+/// Decoded bytes per second while there are no reads. One core decodes six times as much sensor
+/// data.
 const RATE: u64 = 256 << 20;
 
-/// The longest wait for one part before the next member has its turn: a source may hang.
+/// The longest wait for one part of a member. Then the next member has its turn: the source of this
+/// one may hang.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The passes to finish.
@@ -46,7 +49,7 @@ pub struct Background {
 
 #[derive(Default)]
 struct Queue {
-    /// Weak: the pass over a content ends when its archive drops it.
+    /// Weak, so that the pass over a content ends when its archive drops the content.
     contents: VecDeque<Weak<Content>>,
     is_over: bool,
 }
@@ -68,7 +71,7 @@ impl Background {
         })
     }
 
-    /// Notes a read.
+    /// Notes the time of a read.
     pub fn note_read(&self) {
         self.last_read.store(self.begin.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
@@ -91,7 +94,8 @@ impl Background {
             let before = content.verified();
             let was_answered = self.part(&content, PATIENCE);
             let bytes = content.verified().saturating_sub(before);
-            // A pass that fails or makes no progress is queued again by the next read.
+            // A pass that failed or made no progress is not queued again: it could fail without
+            // end.
             let goes_on = !content.is_settled() && (bytes > 0 || !was_answered);
             if goes_on {
                 self.queue.lock().contents.push_back(Arc::downgrade(&content));
@@ -101,7 +105,8 @@ impl Background {
         }
     }
 
-    /// The next content; `None` when the mount is over. Waits for one, and while readers are active.
+    /// The next content to compare; `None` when the mount is over. Waits until a content is queued,
+    /// and pauses while there are reads.
     fn next(&self) -> Option<Arc<Content>> {
         loop {
             let mut queue = self.queue.lock();
@@ -115,7 +120,7 @@ impl Background {
             drop(queue);
             let Some(content) = content else { continue };
             if self.is_quiet() || self.pause(PAUSE) {
-                // Not for ever: some machines are never idle.
+                // The number of pauses is limited, because some machines are never idle.
                 for _ in 0..MOST_PAUSES {
                     if !self.decode.has_work() || !self.pause(PAUSE) {
                         break;
@@ -137,8 +142,8 @@ impl Background {
         let (this, told) = (self.clone(), done.clone());
         content.verify_part(Box::new(move |_| {
             told.store(true, Ordering::Release);
-            // Under the lock: else the notification could come between the check of `done` and the
-            // wait.
+            // Take the lock: otherwise the notification could come between the check of `done` and
+            // the wait.
             let _queue = this.queue.lock();
             this.changed.notify_all();
         }));

@@ -1,4 +1,4 @@
-//! Open containers, with the contents of their members as they are asked for.
+//! Open containers, with the contents of those members that have been requested.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -23,19 +23,20 @@ use crate::{
     sync::Mutex,
 };
 
-/// An open container. Contents, and the indexes in them, live as long as it does.
+/// An open container. The contents of its members, and their indexes, live as long as the
+/// container.
 #[derive(Debug)]
 pub struct OpenContainer {
     container: Arc<Container>,
     shared: Arc<Shared>,
-    /// `None` if nothing is saved.
+    /// `None` if indexes are not saved.
     index: Option<Arc<ArchiveIndex>>,
     contents: Mutex<HashMap<MemberId, Arc<Content>>>,
     confirmed: Arc<Confirmed>,
     reports: Arc<Reports>,
 }
 
-/// Somebody may come back to it.
+/// Saves the indexes when the container is closed: it may be opened again later.
 impl Drop for OpenContainer {
     fn drop(&mut self) {
         if let Some(index) = self.index.take() {
@@ -61,7 +62,7 @@ impl OpenContainer {
         }
     }
 
-    /// What the file holds.
+    /// The parsed archive: its entries and its file.
     #[must_use]
     pub fn container(&self) -> &Container {
         &self.container
@@ -77,8 +78,8 @@ impl OpenContainer {
         {
             return Ok(content.clone());
         }
-        // Not under the lock: this reads the local file header. Should two threads come here at
-        // once, the first to insert wins.
+        // Without the lock, because this reads the local file header. If two threads come here at
+        // once, the first to insert its content wins.
         let content = Arc::new(self.new_content(id)?);
         match self.contents.lock().entry(id) {
             Entry::Occupied(first) if !first.get().is_superseded() => {
@@ -91,12 +92,12 @@ impl OpenContainer {
         Ok(content)
     }
 
-    /// A handle of `content`, one of its members, was closed.
+    /// Notes that a handle of `content`, a member of this container, was closed.
     pub fn closed(self: &Arc<Self>, content: &Content) {
         self.shared.resting.closed(&Arc::downgrade(self), MemberId(content.number()));
     }
 
-    /// Drops the content of a member, unless somebody has it or it is worth keeping.
+    /// Drops the content of a member, unless somebody uses the content or it is worth keeping.
     pub(super) fn drop_content(&self, id: MemberId) {
         let mut contents = self.contents.lock();
         let is_idle =
@@ -107,11 +108,11 @@ impl OpenContainer {
             contents.shrink_to_fit();
         }
         drop(contents);
-        // Outside of the lock: it may be much.
+        // Drop the content without the lock: it may be large.
         drop(dropped);
     }
 
-    /// Saves what has been learnt of members that are not decoded to their ends.
+    /// Saves the indexes of members that have been decoded in part, too.
     pub fn save_indexes(&self) {
         if let Some(index) = &self.index {
             index.save();
@@ -187,9 +188,10 @@ impl OpenContainer {
         let &Member { size, crc32, .. } = container.member(id);
         let mtime = container.source().generation().mtime.seconds;
         self.shared.copy(size, crc32, move || {
-            // The identity of a zip covers the CRC-32 of every member. But whoever else may write
-            // the file could make one with the same CRC-32s and other bytes. The identity of a
-            // `.npy.gz` does not cover its middle. In both cases the copy is of this very file.
+            // The identity of a zip covers the CRC-32 of every member. But if other users may write
+            // the file, they could make one with the same CRC-32s and other bytes. The identity of
+            // a `.npy.gz` does not cover the middle of the file. In both cases the copy is used for
+            // this very file only.
             let source = container.source();
             let is_told_by_identity = crc32.is_some() && source.is_its_owners()?;
             let file = if is_told_by_identity { None } else { Some(source.same_file()?) };

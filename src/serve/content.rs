@@ -1,7 +1,8 @@
 //! The decoded bytes of one member, for any method of compression.
 //!
-//! A read is answered by the copy of the member, by its cached spans, or by whatever decodes the
-//! method; the verdict on the member has the last word. Knows nothing of handles.
+//! A read is answered from the decoded copy of the member, from cached spans, or by the decoder of
+//! its method. If the verdict has condemned the member, the read fails in any case. Knows nothing
+//! of handles.
 
 use std::{cell::RefCell, fmt, fs::File, ops::Range, os::unix::fs::FileExt, sync::Arc};
 
@@ -31,7 +32,7 @@ pub struct Content {
     verdict: Arc<Verdict>,
     /// Finishes the pass that compares the member with its CRC-32.
     background: Arc<Background>,
-    /// Whether the pass was queued there.
+    /// Whether the pass was queued in `background`.
     is_queued: Once,
 }
 
@@ -42,7 +43,7 @@ pub(super) enum Encoding {
     Whole(Arc<Whole>, &'static str),
 }
 
-/// How a content can be read. Its text is for users.
+/// How a content can be read. Its `Display` text is for users.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Readiness {
     /// Any byte can be read at once.
@@ -61,9 +62,9 @@ pub enum Readiness {
         /// Decoded bytes in all.
         size: u64,
     },
-    /// The member is decoded whole on first use. The name of the method.
+    /// The member is decoded whole on first use. Holds the name of the method.
     Slow(&'static str),
-    /// The member cannot be read. The reason.
+    /// The member cannot be read. Holds the reason.
     Corrupt(String),
 }
 
@@ -82,11 +83,12 @@ impl fmt::Display for Readiness {
 }
 
 thread_local! {
-    /// Bytes on their way to the kernel. A fresh buffer for each read would cost page faults.
+    /// The bytes of a reply to the kernel. A fresh buffer for each read would cost page faults.
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Lends the buffer of this thread, with any bytes in it. A call within `work` gets a fresh buffer.
+/// Lends the buffer of this thread, which holds arbitrary bytes. A nested call in `work` gets a
+/// fresh buffer.
 fn with_vec<T>(work: impl FnOnce(&mut Vec<u8>) -> T) -> T {
     BUFFER.with(|buffer| match buffer.try_borrow_mut() {
         Ok(mut buffer) => work(&mut buffer),
@@ -94,7 +96,7 @@ fn with_vec<T>(work: impl FnOnce(&mut Vec<u8>) -> T) -> T {
     })
 }
 
-/// Lends `len` bytes of the buffer of this thread, with any content.
+/// Lends `len` bytes of the buffer of this thread. Their content is arbitrary.
 pub(crate) fn with_buffer<T>(len: usize, work: impl FnOnce(&mut [u8]) -> T) -> T {
     with_vec(|buffer| {
         if buffer.len() < len {
@@ -104,7 +106,7 @@ pub(crate) fn with_buffer<T>(len: usize, work: impl FnOnce(&mut [u8]) -> T) -> T
     })
 }
 
-/// Gives `range` of `file`, which has it, to `reply`.
+/// Reads `range` of `file`, which must have all these bytes, and gives them to `reply`.
 pub(super) fn read_file(file: &File, range: &Range<u64>, reply: impl FnOnce(Result<&[u8], Error>)) {
     with_buffer((range.end - range.start) as usize, |buffer| {
         let read = file.read_exact_at(buffer, range.start);
@@ -140,8 +142,8 @@ impl Content {
         self.size
     }
 
-    /// Whether the member is small enough to be decoded while its open waits: at most `most` bytes,
-    /// encoded and decoded, of a method with seek points.
+    /// Whether the member is small enough to be decoded while its open waits: it has at most `most`
+    /// bytes, encoded and decoded, and a method with seek points.
     #[must_use]
     pub fn is_little(&self, most: u64) -> bool {
         let encoded = match &self.bytes {
@@ -152,8 +154,8 @@ impl Content {
         self.size.max(encoded) <= most
     }
 
-    /// Whether the member has to be compared with its CRC-32 before it is opened, by
-    /// [`verify`](Self::verify). A small member is compared now, by this thread.
+    /// Whether the member must be compared with its CRC-32 by [`verify`](Self::verify) before it is
+    /// opened. A small member is compared here, by this thread.
     #[must_use]
     pub(super) fn must_be_verified(&self) -> bool {
         // The decoder compares the member before the first byte is read.
@@ -170,7 +172,8 @@ impl Content {
         self.verdict.must_come_first()
     }
 
-    /// Compares the whole member with its CRC-32, in another thread. Then calls `reply` with no bytes.
+    /// Compares the whole member with its CRC-32 in another thread. Then calls `reply` with no
+    /// bytes.
     pub fn verify(&self, reply: Reply) {
         self.pass_to(self.size, self.is_little(verify::SMALL_DEFLATED), reply);
     }
@@ -209,8 +212,8 @@ impl Content {
         self.verdict.number()
     }
 
-    /// Whether a new content would cost more than a few milliseconds of decoding, or would forget known
-    /// damage.
+    /// Whether this content is worth keeping: to make it again would cost more than a few
+    /// milliseconds of decoding, or known damage would be forgotten.
     pub(super) fn is_worth_keeping(&self) -> bool {
         let is_known_wrong = self.damage().is_some();
         let is_being_compared = self.is_queued.is_set() && !self.is_settled();
@@ -233,13 +236,14 @@ impl Content {
         matches!(self.verdict.error(), Some(Error::Refuted))
     }
 
-    /// Notes that the member is opened as `inode`. Check for [`damage`](Self::damage) after this.
+    /// Notes that the member is opened as `inode`. Check for [`damage`](Self::damage) after this
+    /// call.
     pub(super) fn watch(&self, inode: u64) {
         self.verdict.watch(inode);
     }
 
-    /// Queues the comparison in the background, before the first read of a member that has not been
-    /// compared.
+    /// Queues the comparison with the CRC-32 in the background, before the first read of a member
+    /// that has not been compared.
     fn begin_verifying(self: &Arc<Self>) {
         let is_whole = matches!(self.bytes, Encoding::Whole(..));
         if !is_whole && self.verdict.is_open() && self.is_queued.first() {
@@ -260,13 +264,13 @@ impl Content {
         self.copy.is_some()
     }
 
-    /// The decoded copy, if there is one, for a handle that is being opened.
+    /// The decoded copy, if it exists, for a handle that is being opened.
     #[must_use]
     pub(super) fn open_copy(&self, handle: &CopyHandle) -> Option<Arc<File>> {
         self.copy.as_ref()?.open(handle)
     }
 
-    /// The decoded copy, if there is one by now, for a read of an open handle.
+    /// The decoded copy, if it exists by now, for a read of an open handle.
     #[must_use]
     pub(super) fn copy<'a>(&self, handle: &'a CopyHandle) -> Option<&'a File> {
         self.copy.as_ref()?.of(handle)
@@ -278,16 +282,16 @@ impl Content {
         self.verdict.failure(operation, self.cause(error))
     }
 
-    /// The true cause of `error`: while an archive is being overwritten, its bytes may make no sense,
-    /// and that is no damage.
+    /// The true cause of `error`. While an archive is being overwritten, its bytes may look
+    /// damaged. That is not damage.
     fn cause(&self, error: Error) -> Error {
         let is_damage = matches!(error, Error::Damaged(_));
         if is_damage && self.source.check().is_err() { Error::Overwritten } else { error }
     }
 
-    /// Gives `asker` the bytes from `offset`, at most `size`, and fewer only at the end. `reply` is
-    /// called before this returns if there is a `copy` or the bytes are available, else from another
-    /// thread.
+    /// Calls `reply` with the bytes from `offset`: `size` of them, or fewer at the end of the
+    /// member. If there is a `copy` or the bytes are available, `reply` is called before this
+    /// returns, else from another thread. `asker` is the thread that waits for the bytes.
     pub(super) fn read(
         self: &Arc<Self>,
         copy: Option<&File>,
@@ -308,8 +312,9 @@ impl Content {
         // The member may be condemned while the read is under way.
         let verdict = self.verdict.clone();
         let reply = move |result: Result<&[u8], Error>| reply(verdict.judge(result));
-        // Cached bytes of an overwritten file are still right. But whether a read finds them is
-        // chance, and an error that comes and goes helps nobody. Costs one fstat(2).
+        // Cached bytes of an overwritten file are still right. But whether a read finds its bytes
+        // in the cache is chance, and an error that comes and goes helps nobody. The check costs
+        // one fstat(2).
         if !matches!(self.bytes, Encoding::Stored(_))
             && let Err(error) = self.source.check()
         {
@@ -319,7 +324,7 @@ impl Content {
             None => reply,
             Some(file) => match read_copy(file, &range, reply) {
                 None => return,
-                // The copy cannot be read. The archive has the bytes as well.
+                // The copy cannot be read. Read the archive instead.
                 Some(reply) => reply,
             },
         };
@@ -347,7 +352,8 @@ impl Content {
         }
     }
 
-    /// Notes that a handle of the member was closed. What may not be needed any more is given up.
+    /// Notes that a handle of the member was closed. Drops speculatively decoded spans that may not
+    /// be needed any more.
     pub(super) fn closed(&self) {
         if let Encoding::Deflated(deflated) = &self.bytes {
             deflated.rest();
@@ -360,10 +366,10 @@ impl Content {
         matches!(&self.bytes, Encoding::Deflated(deflated) if deflated.rests())
     }
 
-    /// The first `len` bytes, or all if there are fewer. Waits for decoding.
+    /// The first `len` bytes of the member, or all if there are fewer. Waits for decoding.
     ///
     /// # Errors
-    /// As a read.
+    /// The same as of a read.
     pub fn head(self: &Arc<Self>, len: u64) -> Result<Vec<u8>, Error> {
         self.begin_verifying();
         let len = len.min(self.size);
@@ -380,7 +386,7 @@ impl Content {
         self.verdict.judge(Ok(head))
     }
 
-    /// Why no byte of the member is served, once that is known.
+    /// The reason why no byte of the member is served, if there is one and it is known.
     #[must_use]
     pub(super) fn damage(&self) -> Option<Error> {
         match (self.verdict.error(), &self.bytes) {
@@ -415,7 +421,7 @@ impl Content {
     }
 }
 
-/// Answers from a copy; gives `reply` back if the copy cannot be read.
+/// Answers a read from a copy. Returns `reply` if the copy cannot be read.
 fn read_copy<F: FnOnce(Result<&[u8], Error>)>(
     file: &File,
     range: &Range<u64>,

@@ -1,12 +1,12 @@
-//! The decoded copy of a member on disk (`--disk-cache`). It is made once the member is read often,
-//! and from then on reads go to it.
+//! The decoded copy of a member on disk (`--disk-cache`). It is made once the member is read often.
+//! From then on, reads of the member read the copy.
 //!
-//! A member is read often when more bytes have been requested than it has: by a second pass, or by
-//! as many rows. The kernel does not request pages that it has cached, so a member that fits in
-//! memory is not copied. A first pass alone makes no copy: else every file that is looked at once
-//! would be written to the disk. One thread makes the copies, from start to end, and checks each
-//! against the member's CRC-32. It takes spans from the cache where readers have just had them
-//! decoded. A copy that fails costs a line in the log, and no read.
+//! A member is read often when readers have requested more bytes than the member has, in a second
+//! pass or in random reads. The kernel does not request pages that it has cached, so a member that
+//! fits in memory gets no copy. A first pass alone makes no copy: otherwise every file that is read
+//! once would be written to the disk. One thread makes all copies, each from start to end, and
+//! checks each against the member's CRC-32. It takes spans from the cache if readers have just had
+//! them decoded. If a copy fails, the log gets a line, and no read fails.
 
 use std::{
     fmt,
@@ -25,15 +25,16 @@ use crate::{
     sync::Mutex,
 };
 
-/// Bytes that are written before a sync. So dirty pages do not fill the memory, and the end of the
-/// server waits for no more than these.
+/// Bytes that are written between two syncs. The limit keeps dirty pages from filling the memory,
+/// and the end of the server waits for no more bytes than these.
 const SYNC_EVERY: u64 = 64 << 20;
 
-/// The smallest member that gets a copy. Decoded bytes. A smaller one is decoded in a few
+/// The smallest member that gets a copy. Decoded bytes. A smaller member is decoded again in a few
 /// milliseconds.
 pub const LEAST_SIZE: u64 = 1 << 20;
 
-/// The reasons of reports: the directory cannot be used, for any member; a copy in it cannot be.
+/// Reasons of reports. `DIRECTORY`: the directory of the copies cannot be used, for any member.
+/// `COPY`: one copy cannot be used.
 const DIRECTORY: i64 = 1;
 const COPY: i64 = 2;
 const ALL_MEMBERS: u32 = u32::MAX;
@@ -45,7 +46,7 @@ pub struct Copier {
     pub thread: Spawner,
     /// Set when the server ends. Unfinished copies are then given up.
     pub ending: Arc<AtomicBool>,
-    /// What the log has of copies: it is not to get a line for each member.
+    /// Which failures the log has, so that it does not get a line for each member.
     pub reports: Arc<Reports>,
 }
 
@@ -58,9 +59,9 @@ enum CopyState {
     },
     /// The copy is being made.
     Unfinished,
-    /// There was a copy at the last look.
+    /// The copy existed when it was last looked for.
     Present,
-    /// There will be no copy as long as the archive is open: the member is damaged, or the copy could
+    /// There will be no copy while the archive is open: the member is damaged, or the copy could
     /// not be written.
     GivenUp,
 }
@@ -89,8 +90,8 @@ impl fmt::Debug for MemberCopy {
     }
 }
 
-/// The copy that a handle reads, once there is one. The file stays open, and keeps its space on the
-/// disk, as long as the handle.
+/// The copy that a handle reads, once the copy exists. Its file stays open, and takes space on the
+/// disk, as long as the handle is open.
 #[derive(Debug, Default)]
 pub struct CopyHandle(OnceLock<Arc<File>>);
 
@@ -120,7 +121,7 @@ impl MemberCopy {
         handle.0.get().map(|file| &**file)
     }
 
-    /// Notes a read of `bytes`. Returns whether a copy is to be made now.
+    /// Notes a read of `bytes` bytes. Returns whether the caller has to make a copy now.
     pub fn note_read(&self, bytes: u64) -> bool {
         let mut state = self.state.lock();
         let CopyState::Absent { requested } = &mut *state else { return false };
@@ -132,7 +133,7 @@ impl MemberCopy {
         is_read_often
     }
 
-    /// Makes a copy, on another thread.
+    /// Makes the copy on another thread.
     pub fn make(self: &Arc<Self>, member: &Arc<Deflated>) {
         let (this, member) = (self.clone(), member.clone());
         self.copier.thread.spawn(move || {
@@ -144,11 +145,11 @@ impl MemberCopy {
         });
     }
 
-    /// Has `decode` write the whole member into a copy; `decode` checks the bytes. Returns `None` if
-    /// there can be no copy.
+    /// Calls `decode` to write the whole member into a copy. `decode` checks the bytes. Returns
+    /// `None` if there can be no copy.
     ///
     /// # Errors
-    /// What `decode` returns.
+    /// The error of `decode`.
     pub fn make_whole(
         &self,
         decode: impl FnOnce(&File) -> Result<(), Error>,
@@ -175,7 +176,7 @@ impl MemberCopy {
         let Some(draft) = store.begin(self.size)? else { return Ok(None) };
         match decode(draft.file()) {
             Ok(()) => Ok(Some(Ok(self.finish(draft, key)?))),
-            // Either the disk of the copies is full, or the archive cannot be read.
+            // Either the disk that holds the copies is full, or the archive cannot be read.
             Err(Error::Io(error)) => Err(io::Error::other(error).into()),
             Err(error) => Ok(Some(Err(error))),
         }
@@ -187,14 +188,14 @@ impl MemberCopy {
         if self.copier.ending.load(Ordering::Relaxed) {
             return Ok(CopyState::ABSENT);
         }
-        // Another server may have made it.
+        // Another server may have made the copy.
         if self.find().is_some() {
             return Ok(CopyState::Present);
         }
         let store = &self.copier.store;
         let Some(key) = self.key() else { return Ok(CopyState::GivenUp) };
-        // Without room the state is absent again: after as many more reads there may be room. Asking
-        // writes nothing.
+        // Without room the state is `Absent` again: after as many more reads there may be room.
+        // `begin` writes nothing if there is no room.
         let draft = store.begin(self.size).unwrap_or_else(|error| {
             self.report(&error.into());
             None
@@ -209,7 +210,7 @@ impl MemberCopy {
         self.finish(draft, key)?;
         Ok(match store.find(key)? {
             Some(_) => CopyState::Present,
-            // Another process has already removed it.
+            // Another process has removed the copy already.
             None => CopyState::ABSENT,
         })
     }
@@ -220,8 +221,8 @@ impl MemberCopy {
         Ok(())
     }
 
-    /// Writes all spans; returns whether all were written and match the CRC-32. Logs no damage: readers
-    /// of the member do.
+    /// Writes all spans. Returns whether all were written and match the CRC-32. Does not log
+    /// damage: the reads of the member do.
     fn write_spans(&self, member: &Deflated, file: &File) -> io::Result<bool> {
         let reader = member.reader();
         let mut crc32 = crc32fast::Hasher::new();

@@ -1,19 +1,21 @@
 //! A deflated member, decoded span by span by tasks of the pool.
 //!
-//! Reads whose spans are cached are answered at once. Others are parked. However many wait, the pool
-//! has at most one task for the frontier, and one for each span before it. A task decodes one span
-//! and answers all reads that waited for it. While reads wait beyond the frontier, its task goes on
-//! with the next span, or queues itself again if the pool has other work: so members take turns, and
-//! a pass over a large one holds up no other.
+//! A read whose spans are cached is answered at once. Any other read is parked. The pool has at
+//! most one task for the frontier of a member and one for each span before the frontier, no matter
+//! how many reads wait. A task decodes one span and answers all reads that waited for it. While
+//! reads wait beyond the frontier, the task of the frontier continues with the next span, or queues
+//! itself again if the pool has other work. So members take turns, and a pass over a large member
+//! does not hold up the others.
 //!
-//! A task that goes on leaves the answers to another thread. Waking a thread for the next span
-//! instead took an eighth of a pass over noise, whose spans have 256 KiB.
+//! A task that continues with the next span leaves the answers to another thread. The opposite,
+//! waking a thread for the next span, took an eighth of a pass over noise, whose spans have 256
+//! KiB.
 //!
-//! Where more spans wait than there are threads, a task takes two of them if the engine decodes
-//! both faster at once than one after the other.
+//! If more spans wait than threads are free, a task takes two spans, provided that the engine
+//! decodes the two together faster than one after the other.
 //!
-//! Idle threads of the pool decode beyond the frontier while cores are idle (`idle`), where the
-//! engine finds that it pays.
+//! Idle threads of the pool decode beyond the frontier while cores are idle (`idle`), if the engine
+//! finds that this pays.
 
 use std::{
     collections::hash_map::Entry,
@@ -50,9 +52,10 @@ pub struct Deflated {
     shared: Arc<Shared>,
     verdict: Arc<Verdict>,
     waiting: Mutex<Waiting>,
-    /// Where its index is saved, and under which key, if the member is large enough.
+    /// The saved indexes of the archive, and the member's key in them; `None` if the member is too
+    /// small.
     index: Option<(StreamKey, Arc<ArchiveIndex>)>,
-    /// Frontier of its saved index, in decoded bytes.
+    /// Frontier of the member's saved index, in decoded bytes.
     saved: AtomicU64,
     /// Whether its saved index cannot be used.
     refused: AtomicBool,
@@ -110,17 +113,17 @@ impl Deflated {
         self.encoded_size
     }
 
-    /// Saves its index from now on.
+    /// Saves the index of this member from now on.
     pub fn save_index(self: &Arc<Self>) {
         if let Some((key, index)) = &self.index {
             index.register(*key, self);
         }
     }
 
-    /// Goes on from a saved index.
+    /// Continues the first pass at the frontier of a saved index.
     ///
     /// # Errors
-    /// When it is of another stream.
+    /// When the index is of another stream.
     pub fn adopt_index(&self, index: SavedIndex) -> Result<(), IndexError> {
         let frontier = index.frontier();
         self.reader.adopt_index(index)?;
@@ -128,13 +131,13 @@ impl Deflated {
         Ok(())
     }
 
-    /// Notes that its saved index reaches to `frontier`, in decoded bytes.
+    /// Notes that the saved index reaches to `frontier`, in decoded bytes.
     pub fn set_saved(&self, frontier: u64) {
         self.saved.fetch_max(frontier, Ordering::Relaxed);
         self.refused.store(false, Ordering::Relaxed);
     }
 
-    /// Notes that its saved index cannot be used.
+    /// Notes that the saved index cannot be used.
     pub fn refuse_saved(&self) {
         self.refused.store(true, Ordering::Relaxed);
     }
@@ -144,24 +147,25 @@ impl Deflated {
         self.refused.load(Ordering::Relaxed) || self.reader.has_damaged_windows()
     }
 
-    /// Whether the member is undamaged so far, and has been decoded beyond its saved index or can
-    /// replace damaged windows in it.
+    /// Whether there is something to save: no damage was found, and the member has been decoded
+    /// beyond the frontier of its saved index, or can replace damaged windows in that index.
     pub fn has_unsaved(&self) -> bool {
         (self.reader.frontier() > self.saved.load(Ordering::Relaxed)
             || self.reader.has_damaged_windows())
             && matches!(self.reader.verdict(), StreamVerdict::Open | StreamVerdict::Ended)
     }
 
-    /// Writes its index; `false` if there is nothing to write.
+    /// Writes the index of this member; `false` if there is nothing to write.
     ///
     /// # Errors
-    /// When the source cannot be read, or `out` does not take it.
+    /// When the source cannot be read, or writing to `out` fails.
     pub fn write_index(&self, out: &mut dyn io::Write) -> Result<bool, saved::Error> {
         self.reader.write_index(out).map_err(saved::Error::from)
     }
 
-    /// Gives the bytes of `range` to `reply` if all of them are cached: from one span as they are,
-    /// from several by way of `scratch`. Else returns `reply`.
+    /// Calls `reply` with the bytes of `range` if all of them are cached. Bytes of one span are
+    /// passed without a copy; bytes of several spans are collected in `scratch`. Else returns
+    /// `reply`.
     pub fn read_ready<F: FnOnce(Result<&[u8], Error>)>(
         &self,
         range: Range<u64>,
@@ -188,13 +192,14 @@ impl Deflated {
         }
     }
 
-    /// Decodes `range` and gives it to `reply`, later.
+    /// Queues the decoding of `range`; `reply` gets its bytes later.
     pub fn read_later(self: &Arc<Self>, range: Range<u64>, reply: Reply) {
         self.park(Waiter::read(range, reply));
     }
 
-    /// Continues the first pass to decoded byte `target` or farther, then calls `reply` with no
-    /// bytes. Spans that no read wants are dropped from the cache on the way, unless `keep` is set.
+    /// Continues the first pass to at least decoded byte `target`, then calls `reply` with no
+    /// bytes. A span that no read waits for is dropped from the cache at once, unless `keep` is
+    /// set.
     pub fn pass_to(self: &Arc<Self>, target: u64, keep: bool, reply: Reply) {
         self.judge();
         let frontier = self.reader.frontier();
@@ -204,9 +209,9 @@ impl Deflated {
         self.park(Waiter::pass(frontier..target.min(self.size), keep, reply));
     }
 
-    /// Compares all of it in this thread: for a member of one span.
+    /// Compares the whole member with its CRC-32 in this thread. For a member of one span.
     pub fn compare_at_once(&self) {
-        // The read that follows reports the same error.
+        // The next read of the member returns the same error.
         let _ = self.span_at(self.size.saturating_sub(1));
     }
 
@@ -215,12 +220,13 @@ impl Deflated {
         self.park(Waiter::read_ahead(range));
     }
 
-    /// Decodes those of `ranges` that are not cached before they are asked for. Only before the
-    /// frontier, for beyond it they may be far; and only while no other task waits for a thread:
-    /// bytes that are asked for go first, and these may never be.
+    /// Decodes those of `ranges` that are not cached, before they are requested. Skips ranges
+    /// beyond the frontier, since a long pass may lie before them. Skips all while other tasks wait
+    /// for a thread: requested bytes go first, and these ranges may never be requested.
     pub fn read_beside(self: &Arc<Self>, ranges: Vec<Range<u64>>) {
         for range in ranges {
-            // The thread that has just answered this reader is about to take one task.
+            // Allows for one waiting task: the thread that has just answered this reader is about
+            // to take it.
             let is_room = self.shared.decode.short_of() <= 1;
             let is_decoded = range.end <= self.reader.frontier();
             if is_decoded && is_room && !self.is_cached(range.clone()) {
@@ -241,8 +247,8 @@ impl Deflated {
         let mut waiting = self.waiting.lock();
         waiting.resting = false;
         let range = self.start(&mut waiting, waiter.missing.start);
-        // The kernel reads 128 KiB around a row, which often lie in two spans: two threads decode
-        // them.
+        // The kernel reads 128 KiB around a row, which often lie in two spans. Then two threads
+        // decode, one span each.
         if let Some(range) = range
             && range.end < waiter.missing.end
             && self.reader.span_range(range.end).is_some()
@@ -252,8 +258,8 @@ impl Deflated {
         waiting.list.push(waiter);
     }
 
-    /// Sees to it that a task is on its way to decode the span of `offset`. Returns the decoded
-    /// bytes of that span if it has been decoded before.
+    /// Starts a task that decodes the span of `offset`, unless there is one already. Returns the
+    /// range of that span in decoded bytes, if it lies before the frontier.
     fn start(self: &Arc<Self>, waiting: &mut Waiting, offset: u64) -> Option<Range<u64>> {
         let range = self.reader.span_range(offset);
         let this = self.clone();
@@ -280,7 +286,7 @@ impl Deflated {
                 self.shared.decode.spawn_if_idle(move || this.help());
             }
             let from = self.reader.frontier();
-            // `None`: the saved index was wrong, and the frontier is at the start again.
+            // `None`: the saved index was wrong, and the frontier is back at the start.
             let Some(result) = self.try_span_at(from) else { continue };
             let mut waiting = self.waiting.lock();
             let frontier = self.reader.frontier();
@@ -292,7 +298,7 @@ impl Deflated {
             if let Some((_, index)) = &self.index {
                 index.progress(frontier.saturating_sub(from), frontier >= self.size);
             }
-            // Each turn moves the frontier, or fails all that wait beyond it. So this ends.
+            // The loop ends: each turn moves the frontier, or fails all reads that wait beyond it.
             let goes_on = waiting.list.iter().any(|waiter| waiter.missing.start >= frontier);
             waiting.advancing = goes_on && !self.shared.decode.has_work();
             let here = waiting.advancing;
@@ -303,8 +309,9 @@ impl Deflated {
                 self.reader.drop_speculative();
             }
             if passed_over {
-                // The span lies on the way to what is asked for. The next one is decoded into the
-                // same buffer, which is still in the processor's caches.
+                // No read waits for this span: the pass only goes through it. Give its buffer up,
+                // so that the next span is decoded into the same buffer, which is still in the
+                // processor's caches.
                 self.reader.give_up(from..frontier);
             }
             if !here {
@@ -316,12 +323,13 @@ impl Deflated {
         }
     }
 
-    /// Decodes beyond the frontier until a task wants this thread, or a process its core.
+    /// Decodes beyond the frontier until a task needs this thread or another process needs its
+    /// core.
     fn help(self: Arc<Self>) {
         self.shared.idle.use_one(|| !self.shared.decode.has_work(), || self.reader.help());
     }
 
-    /// Drops what was decoded beyond the frontier, once no read waits there.
+    /// Drops speculatively decoded spans, as soon as no task works at the frontier.
     pub fn rest(&self) {
         let mut waiting = self.waiting.lock();
         waiting.resting = true;
@@ -338,7 +346,7 @@ impl Deflated {
         self.waiting.lock().resting
     }
 
-    /// Decodes the span that begins at `start`, unless another task does.
+    /// Decodes the span that begins at `start`, unless another task has taken it over.
     fn decode(self: Arc<Self>, start: u64) {
         let Some(other) = self.begin(start) else { return };
         let pair = other.and_then(|other| Some((other, self.try_span_pair_at([start, other])?)));
@@ -348,16 +356,17 @@ impl Deflated {
             return;
         }
         for start in [Some(start), other].into_iter().flatten() {
-            // The frontier is before `start` if the saved index turned out to be wrong: then the
-            // task at the frontier goes on.
+            // If the saved index turned out to be wrong, the frontier is before `start`. Then the
+            // task at the frontier decodes this span.
             let is_known = self.reader.span_range(start).is_some();
             let result = if is_known { self.try_span_at(start) } else { None };
             self.deliver(start, result);
         }
     }
 
-    /// Takes over the span that begins at `start`; `None` if another task has. Also takes over one
-    /// more queued span if no thread is free for it and one thread decodes both faster at once.
+    /// Takes over the span that begins at `start`; `None` if another task has it. Also takes over
+    /// and returns a second queued span, if no thread is free for that span and the engine decodes
+    /// both together faster.
     fn begin(&self, start: u64) -> Option<Option<u64>> {
         let mut waiting = self.waiting.lock();
         let stage = waiting.decoding.get_mut(&start)?;
@@ -382,7 +391,7 @@ impl Deflated {
         waiting.decoding.remove(&start);
         let done = result.map(|result| match result {
             Ok(span) => waiting.deliver(&span),
-            // All that wait for this span get the error.
+            // All reads that wait for this span get the error.
             Err(error) => {
                 let span = self.reader.span_range(start).unwrap_or(start..start + 1);
                 waiting.fail(&span, &error)
@@ -403,7 +412,7 @@ impl Deflated {
     }
 
     /// The span of `offset`, decoded by the calling thread. `None` if the saved index turned out to
-    /// be wrong: then the frontier is at the start again. That happens once.
+    /// be wrong: then the frontier is back at the start. This happens at most once per member.
     fn try_span_at(&self, offset: u64) -> Option<Result<Span, Error>> {
         let span = decoded(|| self.reader.span_at(offset)).unwrap_or_else(Err);
         self.judge();
@@ -418,7 +427,8 @@ impl Deflated {
         }
     }
 
-    /// The same for two spans at once; `None` if the engine does not do that for these.
+    /// As [`try_span_at`](Self::try_span_at), for two spans together; `None` if the engine does not
+    /// decode this pair together.
     fn try_span_pair_at(&self, offsets: [u64; 2]) -> Option<[Option<Result<Span, Error>>; 2]> {
         let pair = decoded(|| self.reader.span_pair_at(offsets));
         let pair = pair.unwrap_or_else(|error| Some([Err(error.clone()), Err(error)]));
@@ -427,7 +437,7 @@ impl Deflated {
         Some(pair?.map(|span| (!is_stale(&span)).then(|| span.map_err(Error::from))))
     }
 
-    /// Passes on what decoding found out about the member or its saved index.
+    /// Reports to the verdict and to the saved index what decoding found out about the member.
     pub fn judge(&self) {
         if !self.verdict.is_settled() {
             match self.reader.verdict() {
@@ -449,8 +459,8 @@ impl Deflated {
         }
     }
 
-    /// Starts tasks for the waiters that are left. Each task ends or feeds the waiters it was
-    /// started for, so this comes to an end.
+    /// Starts tasks for the remaining waiters. This ends: each task answers the waiters it was
+    /// started for, or gives them more bytes.
     fn start_all(self: &Arc<Self>, waiting: &mut Waiting) {
         let offsets: Vec<u64> = waiting.list.iter().map(|waiter| waiter.missing.start).collect();
         for offset in offsets {
@@ -459,7 +469,7 @@ impl Deflated {
     }
 }
 
-/// Turns a panic of `decode` into an error: otherwise the reads that wait would wait for ever.
+/// Turns a panic of `decode` into an error. Otherwise its reads would wait forever.
 fn decoded<T>(decode: impl FnOnce() -> T) -> Result<T, seekable_deflate::Error> {
     panic::catch_unwind(AssertUnwindSafe(decode)).map_err(|_| {
         let error = io::Error::other("its decoder failed");

@@ -1,4 +1,5 @@
-//! Why bytes of a member cannot be read. The errors are cheap to clone: each waiting read gets one.
+//! Errors of reading the bytes of a member. They are cheap to clone, because each waiting read gets
+//! one.
 
 use std::{fmt, io, sync::Arc};
 
@@ -9,11 +10,11 @@ use crate::archive::{self, SourceFile};
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Error {
-    /// The archive file was overwritten: the bytes of this generation are gone.
+    /// The archive file was overwritten: its old bytes are gone.
     Overwritten,
     /// The member is truncated or corrupt.
     Damaged(Damage),
-    /// The member was read by a saved index that turned out to be of other bytes.
+    /// The member was read with a saved index that turned out to belong to other bytes.
     Refuted,
     /// The member is encrypted.
     Encrypted,
@@ -28,7 +29,8 @@ pub enum Error {
 pub struct Failure {
     /// Why the request failed.
     pub error: Error,
-    /// How often the same failed since it was logged last. `None` if this is not to be logged.
+    /// How often the same failure came since its last line in the log. `None` if this failure is
+    /// not to be logged.
     pub repeats: Option<Repeats>,
 }
 
@@ -42,9 +44,9 @@ impl From<Error> for Failure {
 /// What is wrong with a member.
 #[derive(Debug, Clone)]
 pub enum Damage {
-    /// The archive contradicts itself, or the member its checksum.
+    /// The archive contradicts itself, or the member does not match its checksum.
     Archive(Arc<archive::Error>),
-    /// The member's DEFLATE stream.
+    /// The member's DEFLATE stream is damaged.
     Stream(seekable_deflate::Error),
 }
 
@@ -74,7 +76,7 @@ impl Error {
         }
     }
 
-    /// Whether the bytes of this generation are gone.
+    /// Whether the archive was overwritten, so that its old bytes are gone.
     #[must_use]
     pub fn is_overwritten(&self) -> bool {
         matches!(self, Self::Overwritten)

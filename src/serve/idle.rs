@@ -1,8 +1,8 @@
-//! How many cores are idle, so that speculative decoding slows nobody down.
+//! Counts the idle cores, so that speculative decoding takes no core from other work.
 //!
 //! An idle thread of the pool does not mean an idle core: the core may be copying decoded bytes to
-//! their reader. (On two cores, helpers slowed a pass over sensor data by a tenth, np.load by a
-//! fifth.) So the idle time of all cores is read from /proc/stat, ten times a second at most and
+//! a reader. (On two cores, helpers made a pass over sensor data a tenth slower, and np.load a
+//! fifth.) So the idle time of all cores is read from /proc/stat, at most ten times a second, and
 //! only while a member is being decoded.
 
 use std::{
@@ -17,10 +17,11 @@ use crate::sync::Mutex;
 
 /// The time over which idle cores are counted: ten ticks of the clock of /proc/stat.
 const WINDOW: Duration = Duration::from_millis(100);
-/// The age at which a sample is of no use.
+/// A sample of this age or older is not used.
 const STALE: Duration = Duration::from_secs(1);
 
-/// Counts idle cores, and the helpers: threads that decode speculatively on them.
+/// The idle cores, and the helpers: threads of the pool that decode speculatively while a core is
+/// idle.
 #[derive(Debug, Default)]
 pub struct IdleCores {
     helpers: AtomicUsize,
@@ -36,7 +37,8 @@ struct Sample {
     idle: Duration,
     /// `IdleCores::helped` at that time.
     helped: u64,
-    /// Cores that were idle in the window before, or would have been without helpers.
+    /// Cores that were idle between the previous sample and this one, or would have been without
+    /// helpers.
     spare: usize,
 }
 
@@ -75,7 +77,8 @@ impl IdleCores {
     }
 }
 
-/// How many cores were idle during `time`, or would have been without helpers. Rounded.
+/// How many cores were idle during `time`, or would have been without helpers, rounded. `idle` and
+/// `helped` are sums over all cores.
 fn spare(idle: Duration, helped: Duration, time: Duration) -> usize {
     (idle + helped).div_duration_f64(time).round() as usize
 }
@@ -88,7 +91,8 @@ fn idle_time() -> Option<Duration> {
     Some(Duration::from_millis(ticks * 1000 / a_second))
 }
 
-/// proc_stat(5): "cpu", then user, nice, system, idle, iowait.
+/// Idle ticks of all cores, from the first line of /proc/stat. By proc_stat(5) it has "cpu", user,
+/// nice, system, idle, iowait.
 fn idle_ticks(stat: &str) -> Option<u64> {
     let mut fields = stat.lines().next()?.strip_prefix("cpu ")?.split_ascii_whitespace().skip(3);
     let mut field = || fields.next()?.parse::<u64>().ok();

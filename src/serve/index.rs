@@ -1,8 +1,8 @@
-//! The saved indexes of one open archive. They are used when a member is opened, and saved while
-//! first passes go on.
+//! The saved indexes of one open archive. An index is loaded when its member is opened, and saved
+//! while the first pass goes on.
 //!
-//! All members of an archive share one file. It is rewritten when the indexes in memory have grown
-//! enough. An index that cannot be saved or used costs a line in the log and nothing else.
+//! All members of an archive share one index file. It is rewritten when the indexes in memory have
+//! grown enough. If an index cannot be saved or used, the log gets a line, and no read fails.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,30 +22,30 @@ use crate::{
     sync::Mutex,
 };
 
-/// The smallest stream whose index is saved. Encoded bytes. A smaller one is decoded again in 2 or
-/// 3 milliseconds, so an index would save nothing.
+/// The smallest stream whose index is saved. Encoded bytes. A smaller stream is decoded again in 2
+/// or 3 milliseconds, so an index would not save time.
 pub const LEAST_ENCODED: u64 = 1 << 20;
 
-/// Decoded bytes after which an index is saved although its pass goes on. A server that is killed
-/// loses this much, about a second of decoding.
+/// An index is saved after this many new decoded bytes, although its pass goes on. Decoding them
+/// takes about a second, which is what a killed server loses.
 const STEP: u64 = 1 << 30;
 
-/// Members that are compared before the file is rewritten for them, or as many as the file has
-/// already. So an archive of thousands of members causes few writes.
+/// The file is rewritten after this many newly compared members, or after as many as the file has
+/// entries if that is more. So an archive of thousands of members causes few writes.
 const MEMBERS: usize = 256;
 
-/// Where the entry of a stream comes from when a file is written.
+/// The source of an entry when an index file is written.
 #[derive(Clone, Copy)]
 enum EntrySource<'a> {
-    /// A file that has the entry already.
+    /// An older index file, which has the entry.
     File(&'a Arc<IndexFile>, Trust),
-    /// An open stream, which has been decoded farther than any file says.
+    /// An open stream that has been decoded farther than the entry of any file.
     Stream(&'a Arc<Deflated>),
     /// The member has no index, but was compared with its CRC-32 and is right.
     Verified,
 }
 
-/// The source of each entry, with the frontier that it has. Decoded bytes.
+/// The source of each entry, with the frontier of that source in decoded bytes.
 type EntrySources<'a> = BTreeMap<StreamKey, (u64, EntrySource<'a>)>;
 
 type Identify = Box<dyn Fn() -> io::Result<Identity> + Send + Sync>;
@@ -56,11 +56,11 @@ pub struct ArchiveIndex {
     saver: Spawner,
     source: Arc<SourceFile>,
     identify: Identify,
-    /// `None` if the archive could not be read.
+    /// `None` if the archive could not be read when its identity was needed.
     identity: OnceLock<Option<Identity>>,
     file: Mutex<Option<Arc<IndexFile>>>,
     streams: Mutex<BTreeMap<StreamKey, Weak<Deflated>>>,
-    /// Streams whose saved index was wrong, until a new one is saved.
+    /// Streams whose saved index was wrong. An entry leaves the set when a new index is saved.
     refuted: Mutex<BTreeSet<StreamKey>>,
     /// Members that were compared and are right, but are not in the file yet.
     verified: Mutex<BTreeSet<StreamKey>>,
@@ -80,8 +80,8 @@ impl fmt::Debug for ArchiveIndex {
 }
 
 impl ArchiveIndex {
-    /// The indexes in `store` of the archive in `source`, which `identify` identifies. `saver` runs
-    /// the writes.
+    /// The indexes in `store` of the archive `source`. `identify` computes the identity of the
+    /// archive, and `saver` runs the writes.
     pub fn new(
         store: Arc<Indexes>,
         saver: Spawner,
@@ -105,7 +105,7 @@ impl ArchiveIndex {
         })
     }
 
-    /// Gives a stream that has just been opened its saved index, if there is one.
+    /// Gives the saved index, if there is one, to a stream that has just been opened.
     pub fn adopt(&self, key: StreamKey, stream: &Deflated) {
         let is_wrong = || self.refuted.lock().contains(&key);
         if self.identity().is_none() || stream.has_refused() || is_wrong() {
@@ -126,7 +126,7 @@ impl ArchiveIndex {
         trust.is_some_and(|trust| trust.confirmed && self.holds(trust))
     }
 
-    /// Remembers that all bytes of a member were compared and are right.
+    /// Notes that all bytes of a member were compared and are right. The next mounts can use this.
     pub fn set_verified(self: &Arc<Self>, key: StreamKey) {
         if self.is_verified(key) {
             return;
@@ -148,9 +148,9 @@ impl ArchiveIndex {
         trust.holds_for(if trust.file.is_some() { same_file() } else { None })
     }
 
-    /// The trust of an entry that is made from this archive now. Each span of a confirmed stream is
-    /// checked whenever it is decoded, so its entry holds for every archive of this content and
-    /// owner. Any other entry holds for this file alone.
+    /// The trust for a new entry made from this archive. Each span of a confirmed stream is checked
+    /// whenever it is decoded, so its entry holds for every archive with this content and owner.
+    /// Any other entry holds for this file only.
     fn trust(&self, is_stream: bool, confirmed: bool) -> io::Result<Trust> {
         let of_content = is_stream && confirmed && self.source.is_its_owners()?;
         let file = if of_content { None } else { Some(self.source.same_file()?) };
@@ -162,7 +162,7 @@ impl ArchiveIndex {
         self.streams.lock().insert(key, Arc::downgrade(stream));
     }
 
-    /// Removes the saved index of a stream that does not decode as its index says.
+    /// Removes the saved index of a stream: decoding showed that the index does not fit the stream.
     pub fn refute(self: &Arc<Self>, key: StreamKey) {
         let Some(identity) = self.identity() else { return };
         self.refuted.lock().insert(key);
@@ -178,7 +178,7 @@ impl ArchiveIndex {
         });
     }
 
-    /// Rewrites a file in which windows of a stream are damaged.
+    /// Rewrites the index file, because windows of a stream in it are damaged.
     pub fn mend(self: &Arc<Self>) {
         let Some(identity) = self.identity() else { return };
         self.warn(&identity, &saved::Error::Unfit("windows in it are damaged"));
@@ -186,12 +186,12 @@ impl ArchiveIndex {
         self.saver.spawn(move || this.save());
     }
 
-    /// Notes that a stream has been decoded `bytes` farther, perhaps to its end.
+    /// Notes that a stream has been decoded `bytes` farther. `ended`: to its end.
     pub fn progress(self: &Arc<Self>, bytes: u64, ended: bool) {
         let unsaved = self.unsaved.fetch_add(bytes, Ordering::Relaxed) + bytes;
         let saved = self.saved.load(Ordering::Relaxed);
-        // Each file is at least a quarter larger than the last, so all writes together are a few
-        // times the size of the last file.
+        // Each file is larger than the one before by at least a quarter, so all writes together are
+        // a few times the size of the last file.
         let enough = if saved < STEP { 0 } else { saved / 4 };
         if unsaved >= enough && (ended || unsaved >= STEP) {
             self.save_soon();
@@ -224,26 +224,26 @@ impl ArchiveIndex {
         if unsaved.is_empty() && verified.is_empty() {
             return;
         }
-        // Only now: computing the identity reads the archive, and of most archives that are opened
-        // no member is read.
+        // Compute the identity only now, since that reads the archive. Of most archives that are
+        // opened, no member is read.
         let Some(identity) = self.identity() else { return };
         self.unsaved.store(0, Ordering::Relaxed);
         match self.write(&identity, &unsaved, &verified) {
             Ok(None) => {}
             Ok(Some(file)) => {
                 self.use_file(Some(Arc::new(file)));
-                // Windows that are in the new file need not stay in memory. And the file that it
-                // replaces is closed once no stream reads windows from it.
+                // Windows that are in the new file need not stay in memory. And the old file is
+                // closed once no stream reads windows from it.
                 for (key, stream) in self.live() {
                     self.adopt(key, &stream);
                 }
             }
             Err(error @ saved::Error::TooLarge { .. }) => {
-                // Each later attempt would fail as well.
+                // Mark the streams as saved: each later attempt would fail as well.
                 unsaved.values().for_each(|stream| stream.set_saved(stream.reader().frontier()));
                 log::warn!("{}: no index saved: {error}", self.store.path().display());
             }
-            // The archive was overwritten: its index is of no use.
+            // The archive was overwritten, so its index is useless.
             Err(saved::Error::Stream(error)) if Error::from(error.clone()).is_overwritten() => {}
             Err(saved::Error::Io(error)) if SourceFile::is_stale(&error) => {}
             Err(error) => log::warn!("{}: no index saved: {error}", self.store.path().display()),
@@ -257,7 +257,7 @@ impl ArchiveIndex {
         streams.iter().filter_map(|(key, stream)| Some((*key, stream.upgrade()?))).collect()
     }
 
-    /// The open streams that have been decoded farther than the file says.
+    /// The open streams that have been decoded farther than their saved indexes reach.
     fn unsaved(&self) -> BTreeMap<StreamKey, Arc<Deflated>> {
         let mut streams = self.live();
         streams.retain(|_, stream| stream.has_unsaved());
@@ -270,8 +270,9 @@ impl ArchiveIndex {
         unsaved: &BTreeMap<StreamKey, Arc<Deflated>>,
         verified: &BTreeSet<StreamKey>,
     ) -> Result<Option<IndexFile>, saved::Error> {
-        // Another server may have saved other streams, or more of these, or removed the file that
-        // this server still has open. If it saves at the same time, the file that comes last stays.
+        // Another server may have saved other streams, or more of the same streams, or removed the
+        // file that this server still has open. If both save at the same time, the file that is
+        // written last stays.
         let newest = self.store.load(identity).ok().flatten().map(Arc::new);
         let files = [self.file.lock().clone(), newest];
         let sources = self.entry_sources(&files, unsaved, verified);
@@ -297,7 +298,7 @@ impl ArchiveIndex {
         Ok(saved)
     }
 
-    /// For each stream the source with the farthest frontier.
+    /// The entries to write. Each stream gets the source with the farthest frontier.
     fn entry_sources<'a>(
         &self,
         files: &'a [Option<Arc<IndexFile>>],
@@ -307,8 +308,8 @@ impl ArchiveIndex {
         let mut sources = EntrySources::new();
         for file in files.iter().flatten() {
             for (key, trust) in file.streams() {
-                // An entry of another archive file is kept for that file, if it still exists, until
-                // there is a better one.
+                // An entry for another archive file is kept until there is a better entry, because
+                // that file may still exist.
                 let holds = self.holds(trust);
                 let frontier = match file.index(key) {
                     Ok(Some(index)) if holds => index.frontier(),
@@ -340,7 +341,8 @@ impl ArchiveIndex {
         sources
     }
 
-    /// The identity of the archive. The first call loads the index file as well.
+    /// The identity of the archive; `None` if it cannot be read. The first call also loads the
+    /// index file.
     fn identity(&self) -> Option<Identity> {
         *self.identity.get_or_init(|| match (self.identify)() {
             Ok(identity) => {

@@ -1,9 +1,10 @@
 //! Serves the decoded bytes of members.
 //!
-//! A [`Content`] is the decoded bytes of one member. A read whose bytes are available is answered on
-//! the calling thread. A read that needs decoding is parked, and a bounded pool decodes one span per
-//! task, so a long first pass never delays the reads of other members for long. Knows nothing of
-//! names or FUSE, and of inodes only the numbers that an alarm names.
+//! A [`Content`] is the decoded bytes of one member. A read of bytes that are available is answered
+//! on the calling thread. A read that needs decoding is parked, and a bounded pool decodes one span
+//! per task. So a long first pass never delays the reads of other members for long. This layer
+//! knows nothing of names or FUSE. It has inode numbers only to report which cached pages may be
+//! wrong.
 #![forbid(unsafe_code)]
 
 mod asker;
@@ -69,27 +70,29 @@ use crate::{
     saved::{Copies, CopyKey, Indexes, StreamKey},
 };
 
-/// Answers one read, now or later, on any thread.
+/// The function that answers one read. It may be called on any thread.
 pub type Reply = Box<dyn FnOnce(Result<&[u8], Error>) + Send>;
 
-/// The settings of serving.
+/// Settings of a [`Server`].
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Memory that the process may use. Bytes.
     pub memory_limit: u64,
-    /// The part of it for decoded spans and for the windows of indexes. Bytes.
+    /// The part of `memory_limit` for decoded spans and for the windows of indexes. Bytes.
     pub cache_size: u64,
     /// Threads that decode spans.
     pub threads: usize,
-    /// Whether these threads do all other work as well, because the process may have few threads.
+    /// Whether the threads that decode spans do all other work as well, because the process may
+    /// have few threads.
     pub few_threads: bool,
     /// Directory of the unlinked files that hold decoded members of methods without seek points.
     pub temporary: PathBuf,
-    /// Bytes that these files may take; `None` for a tenth of the free space there.
+    /// Most bytes that the files in `temporary` may take. `None` means a tenth of the free space
+    /// there.
     pub scratch_size: Option<u64>,
-    /// Where indexes are saved, if anywhere.
+    /// The store of saved indexes; `None` if indexes are not saved.
     pub indexes: Option<Arc<Indexes>>,
-    /// Where decoded copies of members are kept, if anywhere.
+    /// The store of decoded copies of members; `None` if copies are not made.
     pub copies: Option<Arc<Copies>>,
     /// When members are compared with their CRC-32.
     pub verify: Verify,
@@ -100,7 +103,8 @@ impl Default for Settings {
         Self {
             memory_limit: 256 << 20,
             cache_size: 64 << 20,
-            // At least two: one may run a long first pass while the other serves rows.
+            // At least two threads: one may run a long first pass while the other serves random
+            // reads.
             threads: std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 16)),
             few_threads: false,
             temporary: std::env::var_os("TMPDIR").map_or_else(|| "/var/tmp".into(), PathBuf::from),
@@ -116,7 +120,7 @@ impl Default for Settings {
 #[derive(Debug)]
 pub struct Server {
     shared: Arc<Shared>,
-    // Dropped first to last: each joins its threads.
+    // The fields are dropped in this order. Each pool waits for its threads when it is dropped.
     decoders: Pool,
     whole_decoders: Pool,
     _reply: Pool,
@@ -126,7 +130,7 @@ pub struct Server {
     _background: Pool,
 }
 
-/// Gives up the copies and comparisons under way in the background: no unmount waits for them.
+/// Cancels the copies and comparisons under way, so that an unmount does not wait for them.
 impl Drop for Server {
     fn drop(&mut self) {
         self.shared.background.end();
@@ -146,7 +150,7 @@ struct Shared {
     /// Decodes spans: short tasks.
     decode: Spawner,
     idle: Arc<IdleCores>,
-    /// Answers reads while `decode` goes on.
+    /// Answers reads while the threads of `decode` decode the next spans.
     reply: Spawner,
     /// Decodes whole members: long tasks, which must not delay the short ones.
     whole: Spawner,
@@ -174,7 +178,7 @@ impl Shared {
         Some(ArchiveIndex::new(store, self.saver.clone(), source, Box::new(identify)))
     }
 
-    /// The verdict on a member of which nothing was read yet.
+    /// A new verdict, on a member that has not been read yet.
     fn verdict(
         &self,
         subject: Subject,
@@ -188,7 +192,8 @@ impl Shared {
         Verdict::new(subject, self.verify, self.cache_size, confirmed, reports, index, alarm)
     }
 
-    /// The decoded copy of a member of `size` bytes, if it may have one.
+    /// The decoded copy of a member of `size` bytes; `None` if the member is too small or copies
+    /// are off.
     fn copy(
         &self,
         size: u64,
@@ -203,17 +208,17 @@ impl Shared {
 /// Threads that decode members whole. Two, so that one slow member does not delay the next.
 const WHOLE_THREADS: usize = 2;
 
-/// Threads that open archives of many members. Two, so that an archive of some thousands does not wait
-/// for one of a million. The largest are opened one at a time.
+/// Threads that open archives of many members. Two, so that an archive of some thousands of members
+/// does not wait for one of a million. The largest archives are opened one at a time.
 const HEAVY_THREADS: usize = 2;
 
-/// How long the end of the server waits for an index that is being written.
+/// How long the end of the server waits until an index has been written.
 const SAVING: Duration = Duration::from_secs(60);
 
-/// The cache keeps at least one part in this many of its size when memory is short.
+/// When memory is short, the cache shrinks to its full size divided by this, and no further.
 const LEAST_CACHE: u64 = 8;
 
-/// The largest distance of read-ahead, however large the cache is. Decoded bytes.
+/// The largest distance of read-ahead, whatever the size of the cache. Decoded bytes.
 const READ_AHEAD: u64 = 4 << 20;
 
 impl Server {
@@ -227,8 +232,8 @@ impl Server {
             if settings.few_threads { Ok(decode.alias()) } else { Pool::new(name, threads) }
         };
         let whole = other("whole", WHOLE_THREADS)?;
-        // One thread copies 1.6 GB/s to the kernel, more than a frontier decodes. Cached spans are
-        // not its work: the threads that read the requests answer those.
+        // One thread is enough: it copies 1.6 GB/s to the kernel, more than one task at a frontier
+        // decodes. Reads of cached spans are answered by the threads that receive the requests.
         let reply = other("reply", 1)?;
         let saver = other("save", 1)?.with_patience(SAVING);
         let copying = settings.copies.as_ref().map(|_| other("copy", 1)).transpose()?;
@@ -242,7 +247,8 @@ impl Server {
         let comparing = other("verify", 1)?;
         let background = Background::new(decode.spawner());
         let finisher = background.clone();
-        // It runs until the end. Without a thread of its own, passes are finished by readers only.
+        // `run` keeps its thread until the server ends. With few threads it is not started, and
+        // then only reads finish a pass.
         if !settings.few_threads {
             comparing.spawner().spawn(move || finisher.run());
         }
@@ -257,7 +263,7 @@ impl Server {
             whole_queue: Arc::default(),
             resting: Arc::default(),
             scratch: Scratch::new(settings.temporary, settings.scratch_size),
-            // An eighth, so that several readers fit beside what is being read.
+            // An eighth of the cache, so that the read-ahead of several readers fits.
             read_ahead: READ_AHEAD.min(settings.cache_size / 8),
             indexes: settings.indexes,
             saver: saver.spawner(),
@@ -284,7 +290,7 @@ impl Server {
         self.shared.alarm.listen(Box::new(listener));
     }
 
-    /// Closes the file of a decoded member to free its descriptor; `false` if there is none.
+    /// Closes the file of a decoded member to free its descriptor; `false` if no such file is open.
     #[must_use]
     pub fn give_up_descriptor(&self) -> bool {
         self.shared.scratch.give_one_up()
@@ -301,8 +307,9 @@ impl Server {
         }
     }
 
-    /// Sets the function that frees memory once the cache has shrunk to its least; its argument is the
-    /// number of missing bytes. To be called once, before anything is served.
+    /// Sets the function that frees other memory when the smallest cache still leaves too little.
+    /// Its argument is how many bytes are missing then. To be called once, before anything is
+    /// served.
     pub fn on_memory_shortage(&self, give_way: impl Fn(u64) + Send + Sync + 'static) {
         let memory = self.shared.memory.clone();
         let least = self.shared.cache_size / LEAST_CACHE;
@@ -344,7 +351,7 @@ impl Server {
     }
 }
 
-/// A flag for what is done once.
+/// A flag for work that is done only once.
 #[derive(Debug, Default)]
 pub struct Once(AtomicBool);
 
@@ -354,7 +361,7 @@ impl Once {
         !self.0.swap(true, Ordering::Relaxed)
     }
 
-    /// Whether there was a first call.
+    /// Whether [`first`](Self::first) has been called.
     pub fn is_set(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }

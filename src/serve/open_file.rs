@@ -1,8 +1,8 @@
-//! One open file of a member: its content, and how this handle reads it.
+//! One open file of a member: its content, and the pattern of the reads of this handle.
 //!
-//! Each read goes to the decoded copy if there is one, else to the content. The pattern of the
-//! reads decides which spans are decoded before they are asked for, and which are given up. Knows
-//! nothing of inodes but the number that an alarm is to name.
+//! A read uses the decoded copy if there is one, else the content. The pattern of the reads decides
+//! which spans are decoded before they are requested, and which spans are given up. Knows nothing
+//! of inodes, except the number that it passes on for an alarm.
 
 use std::{fs::File, sync::Arc};
 
@@ -15,29 +15,30 @@ use crate::sync::Mutex;
 #[derive(Debug)]
 pub struct OpenFile {
     content: Arc<Content>,
-    /// Kept open, and with it its generation, as long as the file.
+    /// Keeps the container, and so its generation of the archive file, open as long as this file.
     container: Arc<OpenContainer>,
     copy: CopyHandle,
     pattern: Mutex<Pattern>,
 }
 
-/// What kernel passthrough may read in the place of an open file.
+/// The file that kernel passthrough may read instead of an open file.
 #[derive(Debug)]
 pub enum Backing {
-    /// Nothing, ever.
+    /// There is none, and there will be none.
     Never,
-    /// Nothing, but a later open of the same inode may find something.
+    /// There is none now. A later open of the same inode may find one.
     NotYet,
     /// A file with the same bytes.
     File(Arc<File>),
 }
 
 impl OpenFile {
-    /// Opens `content`, which lies in `container`, as `inode`; with what passthrough may read in its
-    /// place. `Ok(Err(content))` if the content has to be [verified](Content::verify) first.
+    /// Opens `content`, a member of `container`, as `inode`. Returns the open file and the file
+    /// that passthrough may read instead. Returns `Ok(Err(content))` if the content must be
+    /// [verified](Content::verify) first.
     ///
     /// # Errors
-    /// Damage of the member that is known.
+    /// When the member is known to be damaged.
     pub fn open(
         content: Arc<Content>,
         container: Arc<OpenContainer>,
@@ -46,7 +47,7 @@ impl OpenFile {
         content.watch(inode);
         let copy = CopyHandle::default();
         let copied = content.open_copy(&copy);
-        // A copy was compared when it was made.
+        // A copy was compared with the CRC-32 when it was made.
         let must_be_verified = copied.is_none() && content.must_be_verified();
         if let Some(damage) = content.damage() {
             return Err(content.failure("open", damage));
@@ -62,30 +63,33 @@ impl OpenFile {
         Ok(Ok((Self { content, container, copy, pattern: Mutex::default() }, backing)))
     }
 
-    /// The bytes, for all handles of the member.
+    /// The content, which all handles of the member share.
     #[must_use]
     pub fn content(&self) -> &Arc<Content> {
         &self.content
     }
 
-    /// The address of the container, which has the file descriptor.
+    /// The address of the container. Two open files with the same address share one file
+    /// descriptor.
     #[must_use]
     pub fn container_address(&self) -> usize {
         Arc::as_ptr(&self.container).addr()
     }
 
-    /// Notes that the handle was closed. What nobody may want any more is given up.
+    /// Notes that the handle was closed. Drops data that may not be needed any more.
     pub fn closed(&self) {
         self.content.closed();
         self.container.closed(&self.content);
     }
 
-    /// Gives `asker` the bytes from `offset`, at most `size`, and fewer only at the end. `reply` is
-    /// called before this returns if the bytes are available, else from another thread.
+    /// Calls `reply` with the bytes from `offset`: `size` of them, or fewer at the end of the
+    /// member. `reply` is called before this returns if the bytes are available, else from another
+    /// thread. `asker` is the thread that waits for the bytes.
     ///
-    /// Starts the read-ahead of a sequential reader, and gives up what the kernel has already got:
-    /// the buffers are used again, and what the kernel keeps is not kept twice. Fresh pages for
-    /// 64 MiB took a tenth of a pass over 256 MiB (cat of labels 1488 MB/s, now 1656).
+    /// Starts the read-ahead of a sequential reader, and gives up spans that the kernel has already
+    /// got. Then their buffers are used again, and pages in the kernel's cache are not kept twice.
+    /// Fresh pages for 64 MiB took a tenth of a pass over 256 MiB (cat of labels: 1488 MB/s before,
+    /// 1656 now).
     pub fn read(
         &self,
         asker: Asker,
@@ -112,7 +116,7 @@ impl OpenFile {
             }
         }
         self.content.read(None, asker, offset, size, reply);
-        // After the read itself in the queue of the pool.
+        // Last, so that these tasks come after the read itself in the queue of the pool.
         deflated.read_beside(prediction.strides);
     }
 }
