@@ -1,39 +1,42 @@
-//! How one handle is read: in sequence, in even strides or at random. Predicts what it reads next.
+//! Recognises how one handle is read: in sequence, in even strides or at random. Predicts its next
+//! reads.
 //!
-//! Decides nothing: `open_file` decodes what is predicted, and gives up what was read.
+//! Only predicts: `open_file` decodes the predicted ranges, and gives up ranges that were read.
 
 use std::{cmp::Ordering, ops::Range};
 
-/// How far from the expected offset a read may start and still count as sequential. Bytes. The
-/// kernel's read-ahead sends several requests at once, and they arrive out of order.
+/// A read is sequential if it starts at most this far from the expected offset. Bytes. The kernel's
+/// read-ahead sends several requests at once, and they arrive out of order.
 const SLACK: u64 = 1 << 20;
 
-/// Sequential reads before read-ahead starts. The kernel's read-around for a random row of a memory
-/// map is one request, seldom two.
+/// Sequential reads before read-ahead starts. For a random row of a memory map the kernel sends one
+/// request (its read-around), seldom two.
 const ENOUGH: u32 = 2;
 
-/// Even strides in a row, after the first, before the next strides are predicted. Rows that are
-/// picked at random have two of them by chance once in billions of times.
+/// Even strides in a row, after the first stride, before the next ones are predicted. Two of them
+/// in random rows happen once in billions of times.
 const ENOUGH_STRIDES: u32 = 2;
 
-/// How much strides may differ and still be even. Bytes. The kernel reads from the start of a page.
+/// Two strides that differ by at most this count as even. Bytes. The kernel reads from the start of
+/// a page.
 const UNEVEN: u64 = 4096;
 
-/// Strides that are predicted. While one thread decodes what is read, others decode these.
+/// Number of strides that are predicted. While one thread decodes for the read itself, others
+/// decode these.
 const PREDICTED_STRIDES: i64 = 2;
 
-/// About the longest span, in decoded bytes. What is given up begins this much before the end of what
-/// was given up last: the span that lay across that end has now been read as a whole.
+/// About the longest span, in decoded bytes. A range that is given up begins this much before the
+/// end of the range given up last: a span across that end has now been read as a whole.
 const SPAN: u64 = 2 << 20;
 
-/// What follows from one read.
+/// What to do after one read of a handle.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Prediction {
     /// The range to decode for a sequential reader.
     pub read_ahead: Option<Range<u64>>,
     /// The next reads, if the strides stay even.
     pub strides: Vec<Range<u64>>,
-    /// The range that the kernel has got, and the reader has passed.
+    /// The range that the reader has passed: the kernel has got its bytes.
     pub passed: Option<Range<u64>>,
 }
 
@@ -48,16 +51,17 @@ pub struct Pattern {
     run: u32,
     /// End of the read-ahead so far.
     read_ahead_end: u64,
-    /// End of what was given up.
+    /// End of the range that was given up last.
     passed_end: u64,
-    /// From the start of the run before to the start of this one.
+    /// Distance from the start of the previous run to the start of this run.
     stride: i64,
-    /// Strides in a row that were like the one before.
+    /// Strides in a row that were about as long as the stride before them.
     even_strides: u32,
 }
 
 impl Pattern {
-    /// Notes a read. `distance` is how many bytes to read ahead of a sequential reader.
+    /// Notes a read of `size` bytes at `offset`. A sequential reader gets read-ahead of `distance`
+    /// bytes.
     pub fn follow(&mut self, offset: u64, size: u64, distance: u64) -> Prediction {
         let is_sequential = offset.abs_diff(self.end) <= SLACK;
         if !is_sequential {
@@ -84,7 +88,7 @@ impl Pattern {
         let steps = match self.even_strides.cmp(&ENOUGH_STRIDES) {
             Ordering::Less => return Vec::new(),
             Ordering::Equal => 1..=PREDICTED_STRIDES,
-            // The nearer ones were predicted before.
+            // The nearer strides have been predicted already.
             Ordering::Greater => PREDICTED_STRIDES..=PREDICTED_STRIDES,
         };
         let start = |step| self.start.checked_add_signed(self.stride.checked_mul(step)?);
@@ -93,7 +97,7 @@ impl Pattern {
     }
 
     fn next_read_ahead(&mut self, distance: u64) -> Option<Range<u64>> {
-        // Not before half the distance is used up, so that each range is worth a task.
+        // Wait until half the distance is used up, so that each range is worth a task.
         if self.run < ENOUGH || self.read_ahead_end >= self.end + distance / 2 {
             return None;
         }
@@ -103,7 +107,7 @@ impl Pattern {
     }
 
     fn next_passed(&mut self) -> Option<Range<u64>> {
-        // Requests that are still on their way start at most this far before the end.
+        // Requests that have not arrived yet start at most this far before the end.
         let passed_end = self.end.saturating_sub(SLACK);
         if passed_end < self.passed_end + SLACK {
             return None;
@@ -151,7 +155,7 @@ mod tests {
 
     #[test]
     fn even_strides_are_predicted_without_gaps_or_repeats() {
-        // From page to page, in both directions, each as one request or two.
+        // Strides in both directions, rounded to pages. Each row takes one request or two.
         for stride in [5_000_000_i64, -5_000_000] {
             for requests in [1, 2] {
                 let mut pattern = Pattern::default();
@@ -165,7 +169,8 @@ mod tests {
                         told.extend(prediction.strides.into_iter().map(|range| range.start));
                     }
                 }
-                // The first three strides are not known to be even, and the next two are predicted.
+                // The first three strides are not known to be even. After the last row, two more
+                // are predicted.
                 assert_eq!(told.len(), 100 - 4 + 2);
                 for (number, told) in (4..).zip(told) {
                     let at = ((1 << 30) + number * stride) as u64;
@@ -208,7 +213,7 @@ mod tests {
     fn what_was_read_in_sequence_is_passed_and_no_more() {
         let mut pattern = Pattern::default();
         let start = 1 << 30;
-        // The first read of all comes second.
+        // The first read arrives second.
         let mut left = start + 128 * KIB;
         for number in 0..1000 {
             let offset = start + (number ^ 1) * 128 * KIB;

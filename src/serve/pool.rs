@@ -13,49 +13,51 @@ use crate::sync::{Condvar, Mutex, MutexGuard};
 
 type Task = Box<dyn FnOnce() + Send>;
 
-/// Most threads of a pool. It grows while its threads are stuck in the source.
+/// Most threads of a pool. A pool grows while its threads are stuck in the source.
 const MOST_THREADS: usize = 64;
 
-/// How long dropping a pool waits for the next task to end. Tasks that are stuck in the source are
-/// left; they end with the process.
+/// How long dropping a pool waits for the next task to end. A task that is stuck in the source is
+/// left behind, and ends with the process.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Threads that run tasks in the order they come. Dropping it finishes the queue and waits for them.
+/// Threads that run tasks in the order in which these were queued. Dropping the pool runs the
+/// queued tasks and waits for the threads.
 #[derive(Debug)]
 pub struct Pool {
     shared: Arc<Shared>,
     name: String,
     patience: Duration,
-    /// What [`Pool::relieve`] found last.
+    /// The progress that [`Pool::relieve`] saw last.
     last: Mutex<Progress>,
 }
 
-/// How far a pool has come.
+/// The work that a pool has done so far. If it does not change, the threads are stuck.
 #[derive(Debug, Default, PartialEq, Eq, Clone)]
 struct Progress {
     done: u64,
-    /// schedstat of each thread: that of a stuck one does not change.
+    /// /proc/self/task/ID/schedstat of each thread. It does not change while the thread is stuck.
     used: Vec<String>,
 }
 
-/// Puts tasks into a pool; does not keep its threads alive.
+/// Queues tasks in a pool. It does not keep the threads of the pool alive.
 #[derive(Debug, Clone)]
 pub struct Spawner(Arc<Shared>);
 
 struct Shared {
     queue: Mutex<Queue>,
     more: Condvar,
-    /// A thread has ended a task, or itself, while the pool ends.
+    /// Notified when a thread ends a task or exits, while the pool is being dropped.
     less: Condvar,
 }
 
 #[derive(Default)]
 struct Queue {
     tasks: VecDeque<Task>,
-    /// Threads that wait for a task, or have been woken for one of `tasks`.
+    /// Threads that wait for a task, or were woken for one of `tasks` and have not taken it yet.
     idle: usize,
-    /// Threads that have not ended, by their numbers in the kernel once they run.
+    /// Threads that have not exited.
     threads: usize,
+    /// The thread ids of the kernel. A thread adds its own when it starts.
     numbers: Vec<i32>,
     /// Tasks that have ended.
     done: u64,
@@ -69,10 +71,10 @@ impl fmt::Debug for Shared {
 }
 
 impl Pool {
-    /// Starts `threads`, or as many as may be started.
+    /// Starts `threads` threads, or fewer if the system refuses more.
     ///
     /// # Errors
-    /// When not one can be.
+    /// When not even one thread can be started.
     pub fn new(name: &str, threads: usize) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
@@ -90,7 +92,8 @@ impl Pool {
         Ok(pool)
     }
 
-    /// The same threads under another name. They end with the first of both.
+    /// The same threads under another name. The threads end when either of the two pools is
+    /// dropped.
     pub fn alias(&self) -> Self {
         let (shared, name) = (self.shared.clone(), self.name.clone());
         Self { shared, name, patience: self.patience, last: Mutex::default() }
@@ -105,7 +108,7 @@ impl Pool {
         Ok(())
     }
 
-    /// Sets how long dropping the pool waits for each task.
+    /// Sets how long dropping the pool waits for the next task to end.
     pub fn with_patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
@@ -115,9 +118,9 @@ impl Pool {
         Spawner(self.shared.clone())
     }
 
-    /// Starts another thread if tasks wait, and since the last call no thread has ended a task or
-    /// used its core: they wait for a source that hangs. While a decoder is at work no thread is
-    /// added: it would only take the core of that one.
+    /// Starts another thread if tasks wait, and if since the last call no thread has ended a task
+    /// or used processor time: then all threads wait for a source that hangs. No thread is added
+    /// while a decoder works: the new thread would only take the decoder's core.
     pub fn relieve(&self) {
         let queue = self.shared.queue.lock();
         let is_short = queue.tasks.len() > queue.idle && queue.threads < MOST_THREADS;
@@ -145,7 +148,7 @@ impl Drop for Pool {
         let mut queue = self.shared.queue.lock();
         queue.closed = true;
         self.shared.more.notify_all();
-        // The last owner may have been a task: its own thread ends by itself.
+        // A task may have dropped the pool. The thread of that task exits by itself later.
         let own = rustix::thread::gettid().as_raw_nonzero().get();
         let left = usize::from(queue.numbers.contains(&own));
         let mut before = (queue.threads, queue.done);
@@ -179,13 +182,13 @@ impl Spawner {
         queue.tasks.len().saturating_sub(queue.idle)
     }
 
-    /// Queues `task`. After the pool is gone it is dropped unrun.
+    /// Queues `task`. Once the pool has been dropped, drops `task` and does not run it.
     pub fn spawn(&self, task: impl FnOnce() + Send + 'static) {
         let queue = self.0.queue.lock();
         self.push(queue, Box::new(task));
     }
 
-    /// Queues `task` if an idle thread is available for it.
+    /// Queues `task` if there is an idle thread for it. Else drops it.
     pub fn spawn_if_idle(&self, task: impl FnOnce() + Send + 'static) {
         let queue = self.0.queue.lock();
         if queue.idle > queue.tasks.len() {
@@ -222,8 +225,8 @@ impl Shared {
                 queue.idle -= 1;
             };
             drop(queue);
-            // The replies that a panicking task held are dropped, which answers EIO. The panic hook has
-            // printed the panic.
+            // A panicking task drops its replies, which answers EIO. The panic hook has printed the
+            // panic.
             let _ = catch_unwind(AssertUnwindSafe(task));
             queue = self.queue.lock();
             queue.done += 1;
@@ -308,7 +311,7 @@ mod tests {
         assert!(receiver.recv_timeout(std::time::Duration::from_secs(60)).is_ok());
     }
 
-    /// A task that blocks until the sender is dropped, as one does whose source hangs.
+    /// Queues a task that blocks until the sender is dropped, as a task does whose source hangs.
     fn stuck(pool: &Pool) -> mpsc::Sender<()> {
         let (release, released) = mpsc::channel::<()>();
         let (began, has_begun) = mpsc::channel();

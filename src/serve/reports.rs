@@ -1,7 +1,8 @@
-//! Which failures the log has already, so that it does not grow with the number of requests.
+//! Remembers which failures the log has, so that the log does not grow with the number of requests.
 //!
-//! Each generation of a container has one set of reports, for its members. The mount has one for the
-//! source, and the decoded copies have one. Logs nothing itself: it tells the caller whether to.
+//! Each generation of a container has one set of reports for its members. The mount has one for the
+//! source, and the decoded copies have one. Does not log: the methods return whether the caller has
+//! to.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -12,35 +13,37 @@ use std::{
 use super::{Error, Failure};
 use crate::sync::Mutex;
 
-/// How long a reason that repeats is not logged again. Then it is, with a count.
+/// After a line in the log, repeats of the same failure are only counted for this time. The next
+/// repeat is then logged, with the count.
 const QUIET: Duration = Duration::from_secs(10);
 
-/// Most reasons that are remembered. There are few: kinds of errors, times operations.
+/// Most pairs of operation and reason that are remembered. In practice there are few.
 const MOST: usize = 1024;
 
 /// The failures that were logged.
 #[derive(Debug, Default)]
 pub struct Reports {
-    /// Those that are logged once: member and reason.
+    /// Failures that are logged once, by member and reason.
     once: Mutex<HashSet<(u32, i64)>>,
-    /// Those that are logged now and then, by operation and reason.
+    /// Failures that are logged now and then, by operation and reason.
     repeating: Mutex<HashMap<(&'static str, i64), Report>>,
 }
 
-/// A line in the log.
+/// The last line in the log for one operation and reason.
 #[derive(Debug)]
 struct Report {
     logged: Instant,
-    /// How often the same failed since.
+    /// How often the same failure came after that line.
     repeats: u64,
 }
 
-/// How often the same failed without a line in the log. Its text goes after that of the reason.
+/// How often the same failure came without a line in the log. The `Display` text goes after the
+/// text of the failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Repeats(u64);
 
 impl Repeats {
-    /// Never before.
+    /// The failure has not come without a line.
     pub const NONE: Self = Self(0);
 }
 
@@ -54,19 +57,20 @@ impl fmt::Display for Repeats {
 }
 
 impl Reports {
-    /// Whether this is the first failure of `member` for `reason`.
+    /// Whether this is the first failure of `member` for `reason`, since the start or the last
+    /// `clear`.
     #[must_use]
     pub fn is_first(&self, member: u32, reason: i64) -> bool {
         self.once.lock().insert((member, reason))
     }
 
-    /// Has the next failure of `member` for `reason` logged again.
+    /// Forgets the failure of `member` for `reason`, so that the next one is logged again.
     pub fn clear(&self, member: u32, reason: i64) {
         self.once.lock().remove(&(member, reason));
     }
 
-    /// The repeats to log with a failure of `operation` for `reason`; `None` if it is not to be logged
-    /// now.
+    /// The repeats to log with a failure of `operation` for `reason`; `None` if this failure is not
+    /// to be logged.
     pub fn repeats(&self, operation: &'static str, reason: i64) -> Option<Repeats> {
         self.repeats_at(operation, reason, Instant::now())
     }
@@ -88,14 +92,15 @@ impl Reports {
         Some(Repeats(std::mem::take(&mut last.repeats)))
     }
 
-    /// The failure of `operation` on `member` with `error`. The log gets what is wrong with a member
-    /// once, for the kernel tries each page of a damaged place again, and a reader each row. It gets
-    /// errors of the source and of disks once for the container, and then now and then.
+    /// The failure of `operation` on `member` with `error`. Damage of a member is logged once,
+    /// because the kernel reads each page of a damaged place again, and a program reads each row.
+    /// Errors of the source and of disks are logged once for the whole container, and then now and
+    /// then.
     #[must_use]
     pub fn failure(&self, operation: &'static str, member: u32, error: Error) -> Failure {
         let repeats = match &error {
             Error::Io(_) => self.repeats(operation, error.reason()),
-            // The saved index has a line of its own.
+            // The wrong saved index has a line of its own in the log.
             Error::Refuted => None,
             _ => self.is_first(member, error.reason()).then_some(Repeats::NONE),
         };

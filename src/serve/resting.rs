@@ -1,5 +1,5 @@
-//! Contents that no handle has open. They are kept for a while, because a program that opens a file
-//! three times to map it should find what its first open found out.
+//! Keeps the contents of members for a while after their last handle was closed. A program that
+//! maps a file opens it three times, and its later opens should find what the first open decoded.
 
 use std::sync::Weak;
 
@@ -8,8 +8,8 @@ use lru::LruCache;
 use super::OpenContainer;
 use crate::{archive::MemberId, sync::Mutex};
 
-/// Most contents that are kept; each takes about 2 KiB. A content that would be costly to make again
-/// (a saved index, known damage, a pass under way) stays with its archive in any case.
+/// Most contents that are kept. Each takes about 2 KiB. A content that is costly to build again (it
+/// has a saved index, known damage or an unfinished pass) is kept by its archive in any case.
 const MOST: usize = 4096;
 
 /// The most recently closed contents of all archives.
@@ -23,7 +23,8 @@ impl Default for Resting {
 }
 
 impl Resting {
-    /// Notes that the content of a member was closed. May drop the oldest.
+    /// Notes that a handle of a member was closed. May drop the content that was closed longest
+    /// ago.
     pub fn closed(&self, archive: &Weak<OpenContainer>, member: MemberId) {
         let mut resting = self.0.lock();
         resting.put((archive.as_ptr().addr(), member), archive.clone());

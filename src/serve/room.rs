@@ -1,13 +1,14 @@
 //! Keeps the memory of the process within a limit (`--memory-limit`).
 //!
-//! Many kinds of things take memory: spans, parsed archives, inodes, handles, listings, buffers, and
-//! blocks that the allocator cannot return. A sum of them would always miss one. So the process is
-//! measured: its resident pages that belong to no file, which a memory cgroup counts too.
+//! Many kinds of things take memory: spans, parsed archives, inodes, handles, listings, buffers,
+//! and blocks that the allocator cannot return. A sum of them would always miss one. So the memory
+//! of the process is measured: its resident pages that belong to no file. A memory cgroup counts
+//! these too.
 //!
-//! Most kinds may grow freely. [`Room::look`] measures now and then, and evicts caches when more than
-//! seven eighths of the limit are in use; the last eighth is for growth between two looks. Work that
-//! takes many MiB at once (parsing a large archive, decoding with a large dictionary)
-//! [reserves](Room::reserve) them first. Knows nothing of what the memory holds.
+//! Most kinds may grow freely. [`Room::look`] measures now and then, and evicts caches when more
+//! than seven eighths of the limit are in use. The last eighth is for growth between two calls.
+//! Work that takes many MiB at once (parsing a large archive, decoding with a large dictionary)
+//! [reserves](Room::reserve) them first. This module does not know what the memory holds.
 
 use std::{
     fmt, fs, io,
@@ -23,16 +24,16 @@ use crate::sync::{Condvar, Mutex};
 /// How long a reservation waits for other reservations to end before it fails.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Time between two attempts to evict, if the first evicted nothing.
+/// Time between two evictions, if the first freed too little.
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// Returns the memory of the process in bytes.
 type Measure = Box<dyn Fn() -> u64 + Send + Sync>;
 
-/// Evicts caches of about this many bytes.
+/// Evicts caches, of about the given number of bytes.
 type GiveWay = Box<dyn Fn(u64) + Send + Sync>;
 
-/// The memory of the process.
+/// The memory limit of the process, and its reservations.
 pub struct Room {
     /// Bytes.
     limit: u64,
@@ -55,7 +56,7 @@ struct RoomUse {
     in_vain: Option<(Instant, u64)>,
 }
 
-/// A reservation, until this is dropped.
+/// A reservation of memory. It ends when this is dropped.
 #[derive(Debug)]
 #[must_use]
 pub struct Reserved {
@@ -71,7 +72,7 @@ impl Drop for Reserved {
 }
 
 impl Room {
-    /// Room of `limit` bytes for this process.
+    /// A limit of `limit` bytes for this process.
     pub fn new(limit: u64) -> Arc<Self> {
         Self::with_measure(limit, resident)
     }
@@ -87,8 +88,8 @@ impl Room {
         })
     }
 
-    /// Sets the function that evicts caches; once. It runs on the thread that looks or reserves,
-    /// without a lock of this type.
+    /// Sets the function that evicts caches. To be called once. The function runs on the thread
+    /// that calls `look` or `reserve`, and no lock of this type is held then.
     pub fn on_shortage(&self, give_way: impl Fn(u64) + Send + Sync + 'static) {
         let is_first = self.give_way.set(Box::new(give_way)).is_ok();
         debug_assert!(is_first, "what gives way is set once");
@@ -99,8 +100,8 @@ impl Room {
         self.limit - self.limit / 8
     }
 
-    /// Measures, and evicts caches above the mark. Returns the bytes left to the mark; negative above
-    /// it.
+    /// Measures the memory in use, and evicts caches if it is above the mark. Returns the bytes
+    /// left below the mark; negative if the use is above it.
     pub fn look(&self) -> i64 {
         let mut used = (self.measure)();
         if used > self.mark() && self.is_worth_trying(used) {
@@ -126,15 +127,14 @@ impl Room {
         self.mark().cast_signed() - taken.cast_signed()
     }
 
-    /// Checks that something may be opened or looked up, which stays in memory.
-    ///
-    /// # Errors
-    /// `OutOfMemory` if more than the limit is in use.
+    /// Checks that another file may be opened or another name looked up, which takes memory for
+    /// long.
     pub fn check(&self) -> io::Result<()> {
         if !self.full.load(Ordering::Relaxed) {
             return Ok(());
         }
-        // A refused request takes microseconds, so no look may come while one runs. Measure here.
+        // Measure here: a refused request takes microseconds, so `look` may not run while one is
+        // under way.
         if (self.measure)() > self.limit {
             return Err(out_of_memory("--memory-limit is in use"));
         }
@@ -142,10 +142,10 @@ impl Room {
         Ok(())
     }
 
-    /// Reserves `bytes`. Evicts caches for them, and waits for other reservations to end.
+    /// Reserves `bytes` bytes. If necessary, evicts caches and waits for other reservations to end.
     ///
     /// # Errors
-    /// `OutOfMemory` if that does not make enough room.
+    /// `OutOfMemory` if there is still too little room.
     pub fn reserve(self: &Arc<Self>, bytes: u64) -> io::Result<Reserved> {
         let refused = |leaves: u64| {
             out_of_memory(&format!(
@@ -178,7 +178,8 @@ impl Room {
                 has_given = true;
                 continue;
             }
-            // Other reservations end soon. Without any, a request that ends may release an archive.
+            // Other reservations end soon. If there are none, another request may still end and
+            // release an archive.
             let patience = if state.reserved > 0 { PATIENCE } else { PATIENCE / 8 };
             let left = patience.checked_sub(since.elapsed()).filter(|left| !left.is_zero());
             let Some(left) = left else {
@@ -189,7 +190,8 @@ impl Room {
         }
     }
 
-    /// Whether eviction may free something: looking for it costs milliseconds.
+    /// Whether another eviction may free something. An eviction that finds nothing costs
+    /// milliseconds.
     fn is_worth_trying(&self, used: u64) -> bool {
         let in_vain = self.state.lock().in_vain;
         in_vain.is_none_or(|(when, then)| used > then + self.limit / 64 || when.elapsed() > AGAIN)
@@ -222,7 +224,7 @@ fn resident() -> u64 {
     fs::read_to_string("/proc/self/statm").ok().and_then(|text| of_statm(&text)).unwrap_or(0)
 }
 
-/// The same by the text of /proc/PID/statm: size, resident, shared ..., in pages.
+/// The same from the text of /proc/PID/statm: size, resident, shared ..., in pages.
 fn of_statm(text: &str) -> Option<u64> {
     let mut pages = text.split(' ').map(|pages| pages.parse::<u64>().ok());
     let (_size, resident, shared) = (pages.next()??, pages.next()??, pages.next()??);
@@ -235,14 +237,14 @@ mod tests {
 
     use super::*;
 
-    /// Room for 800 bytes, of which 700 are the mark, and how many are in use.
+    /// A limit of 800 bytes, whose mark is 700, and the counter of the bytes in use.
     fn room() -> (Arc<Room>, Arc<AtomicU64>) {
         let used = Arc::new(AtomicU64::new(0));
         let measured = used.clone();
         (Room::with_measure(800, move || measured.load(Ordering::Relaxed)), used)
     }
 
-    /// Lets at most `most` bytes give way in all.
+    /// Lets evictions free at most `most` bytes in all.
     fn give_way(room: &Room, used: &Arc<AtomicU64>, most: u64) {
         let (used, left) = (used.clone(), AtomicU64::new(most));
         room.on_shortage(move |bytes| {

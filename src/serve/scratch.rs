@@ -1,9 +1,9 @@
 //! Unlinked files that hold decoded members of methods without seek points, within bounds of space
 //! and number.
 //!
-//! A file has no name, so it is gone when the server dies. It stays until another needs its room,
-//! whether a handle of its member is open or not. A member whose file was closed is decoded again
-//! when it is read. So neither members nor handles can use up the descriptors or the disk.
+//! A file has no name, so it is gone when the server dies. It stays until another file needs its
+//! room, even if a handle of its member is open. A member whose file was closed is decoded again by
+//! its next read. So neither members nor handles can use up the descriptors or the disk.
 
 use std::{
     fs::File,
@@ -25,24 +25,24 @@ use rustix::{
 
 use crate::sync::Mutex;
 
-/// The files may take one part in this many of the free space, unless a limit is set.
+/// Without `--scratch-size`, the files may take the free space divided by this.
 const SHARE: u64 = 10;
 
-/// One part in this many of the filesystem is left free.
+/// The size of the filesystem divided by this is left free.
 const LEFT_FREE: u64 = 20;
 
-/// One in this many of the process's descriptors may be used for these files.
+/// The files may use the process's limit of descriptors divided by this.
 const DESCRIPTORS: u64 = 8;
 
-/// Names a file.
+/// Identifies a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ScratchId(u64);
 
-/// The files, for all members of all archives.
+/// The scratch files of all members of all archives.
 #[derive(Debug)]
 pub struct Scratch {
     directory: PathBuf,
-    /// Bytes that the files may take; `None` for a share of the free space.
+    /// Most bytes of all files together; `None` for a share of the free space.
     limit: Option<u64>,
     /// Most files at the same time.
     most: usize,
@@ -53,15 +53,15 @@ pub struct Scratch {
 #[derive(Debug)]
 struct Files {
     kept: LruCache<ScratchId, (Arc<File>, u64)>,
-    /// Bytes of the files that are kept and of those that are being written.
+    /// Bytes of all files: those that are kept and those that are being written.
     used: u64,
     /// Files that are being written.
     written: usize,
-    /// The limit in bytes, once the first file has needed it.
+    /// The limit in bytes. Set when the first file is begun.
     limit: Option<u64>,
 }
 
-/// A file that is being written. Dropping it gives its room back.
+/// A file that is being written. Dropping it removes the file and releases its room.
 #[derive(Debug)]
 pub struct ScratchDraft<'a> {
     room: TakenRoom<'a>,
@@ -69,7 +69,7 @@ pub struct ScratchDraft<'a> {
 }
 
 impl Scratch {
-    /// Files in `directory` that take `limit` bytes at most.
+    /// Keeps files in `directory`, of at most `limit` bytes together.
     pub fn new(directory: PathBuf, limit: Option<u64>) -> Arc<Self> {
         let descriptors = rustix::process::getrlimit(Resource::Nofile).current;
         let most = descriptors.map_or(1024, |limit| (limit / DESCRIPTORS).clamp(4, 1024)) as usize;
@@ -92,12 +92,12 @@ impl Scratch {
         ScratchId(self.next.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// The file, if it was not closed. It becomes the most recently used.
+    /// The file of `id`, if it was not closed. It becomes the most recently used.
     pub fn get(&self, id: ScratchId) -> Option<Arc<File>> {
         self.files.lock().kept.get(&id).map(|(file, _)| file.clone())
     }
 
-    /// Closes the least recently used file to free its descriptor; `false` if there is none.
+    /// Closes the least recently used file to free its descriptor; `false` if there is no file.
     pub fn give_one_up(&self) -> bool {
         let mut files = self.files.lock();
         let gone = files.evict();
@@ -105,11 +105,11 @@ impl Scratch {
         gone.is_some()
     }
 
-    /// Begins a file of `size` bytes. Closes others to make room for it.
+    /// Begins a file of `size` bytes. Closes other files to make room for it.
     ///
     /// # Errors
-    /// `FileTooLarge` if it could never have room, `StorageFull` if there is none now, and what the
-    /// filesystem says.
+    /// `FileTooLarge` if `size` is above the limit, `StorageFull` if there is no room now, or the
+    /// error of the filesystem.
     pub fn begin(&self, size: u64) -> io::Result<ScratchDraft<'_>> {
         let mut gone = Vec::new();
         {
@@ -154,7 +154,7 @@ impl Scratch {
         Ok(ScratchDraft { room, file: Arc::new(file) })
     }
 
-    /// Allocates the space on the disk. A part of the disk is left to others.
+    /// Allocates the space on the disk. A part of the disk is left to other programs.
     fn allocate(&self, file: &File, size: u64) -> io::Result<()> {
         loop {
             let result = match has_room(&self.stat()?, size) {
@@ -196,20 +196,20 @@ impl ScratchDraft<'_> {
         &self.file
     }
 
-    /// Keeps the file under `id` until another needs its room.
+    /// Keeps the file under `id` until another file needs its room.
     pub fn keep(self, id: ScratchId) -> Arc<File> {
         let Self { room, file } = self;
         let mut files = room.scratch.files.lock();
         files.written -= 1;
         files.kept.put(id, (file.clone(), room.size));
         drop(files);
-        // The room is now that of the kept file.
+        // The room now belongs to the kept file.
         mem::forget(room);
         file
     }
 }
 
-/// Room for a file that is being written. Dropping it gives the room back.
+/// Room for a file that is being written. Dropping this releases the room.
 #[derive(Debug)]
 struct TakenRoom<'a> {
     scratch: &'a Scratch,
@@ -247,7 +247,7 @@ fn allocate(file: impl AsFd, size: u64) -> rustix::io::Result<()> {
         return Ok(());
     }
     match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, size) {
-        // Then a full disk is found out when it is written.
+        // The filesystem cannot allocate. Then a write fails if the disk is full.
         Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
         other => other,
     }

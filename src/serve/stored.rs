@@ -1,4 +1,4 @@
-//! A stored member: its bytes lie in the archive unencoded.
+//! A stored member. Its bytes lie in the archive as they are.
 
 use std::{fmt, mem, sync::Arc};
 
@@ -10,10 +10,10 @@ use crate::{
     sync::Mutex,
 };
 
-/// Bytes that are compared in one task. Other tasks use the thread and the disk in between.
+/// Bytes that one task compares. Between two tasks, other tasks may use the thread and the disk.
 const PIECE: u64 = 1 << 20;
 
-/// A stored member: bytes of the archive file from `start`.
+/// A stored member: `size` bytes of the archive file from `start`.
 #[derive(Debug)]
 pub struct Stored {
     source: Arc<SourceFile>,
@@ -23,7 +23,7 @@ pub struct Stored {
     size: u64,
     crc32: Option<u32>,
     verdict: Arc<Verdict>,
-    /// Run the pass that compares the member with its CRC-32.
+    /// The threads that run the pass.
     threads: Spawner,
     pass: Mutex<Pass>,
 }
@@ -34,7 +34,7 @@ struct Pass {
     /// Bytes that have been compared.
     at: u64,
     crc32: crc32fast::Hasher,
-    /// The replies to give when the pass has come to these offsets.
+    /// Replies to call when the pass has reached the offset before each. Bytes of the member.
     waiting: Vec<(u64, Reply)>,
     is_running: bool,
 }
@@ -67,7 +67,7 @@ impl Stored {
         self.pass.lock().at
     }
 
-    /// Compares at least the bytes before `target`, then calls `reply` with no bytes.
+    /// Compares the member up to byte `target` at least, then calls `reply` with no bytes.
     pub fn pass_to(self: &Arc<Self>, target: u64, reply: Reply) {
         let mut pass = self.pass.lock();
         pass.waiting.push((target.min(self.size), reply));
@@ -84,7 +84,7 @@ impl Stored {
             drop(pass);
             while !self.verdict.is_settled() && self.step().is_ok_and(|at| at < self.size) {}
             pass = self.pass.lock();
-            // Another thread may wait by now.
+            // Another thread may have begun to wait meanwhile.
             pass.is_running = !pass.waiting.is_empty();
             if pass.is_running {
                 drop(pass);
@@ -98,8 +98,8 @@ impl Stored {
         self.threads.spawn(move || this.run());
     }
 
-    /// Compares one piece, and answers the replies that waited for it. Queues itself again if others
-    /// wait.
+    /// Compares one piece, and calls the replies that waited for that piece. Queues itself again if
+    /// other replies still wait.
     fn run(self: &Arc<Self>) {
         let at = self.passed();
         let is_over = at >= self.size || self.verdict.is_settled();
@@ -121,7 +121,8 @@ impl Stored {
         }
     }
 
-    /// Compares one piece and returns its end. Only the thread that runs the pass calls this.
+    /// Compares one piece and returns its end, an offset in the member. Only the thread that runs
+    /// the pass calls this.
     fn step(&self) -> Result<u64, Error> {
         let (at, mut crc32) = {
             let pass = self.pass.lock();

@@ -1,4 +1,4 @@
-//! What tests of this layer share: servers, and reads that wait.
+//! Helpers of the tests of this layer: servers, and reads that wait.
 
 use std::{
     sync::{
@@ -17,7 +17,7 @@ use crate::archive::{
 /// How long anything may take before a test gives up on it.
 pub const WAIT: Duration = Duration::from_secs(60);
 
-/// A cache of 8 MiB, a GiB in all, and nothing saved.
+/// Settings with a cache of 8 MiB and a memory limit of 1 GiB, without saved indexes or copies.
 pub fn settings(threads: usize, verify: Verify) -> Settings {
     Settings {
         memory_limit: 1 << 30,
@@ -32,13 +32,13 @@ pub fn settings(threads: usize, verify: Verify) -> Settings {
     }
 }
 
-/// A server of so many threads that keeps `memory` bytes of what it decodes. It compares nothing
-/// unasked.
+/// A server with `threads` threads and a cache of `memory` bytes. It never compares members by
+/// itself.
 pub fn server(threads: usize, memory: u64) -> Server {
     Server::new(Settings { cache_size: memory, ..settings(threads, Verify::Never) }).unwrap()
 }
 
-/// An archive of these members, with their contents in the order of their names.
+/// Opens an archive of `members`. Their contents are returned in the order of their names.
 pub fn serve(members: &[RawMember], server: &Server) -> (OpenContainer, Vec<Arc<Content>>) {
     let archive = RawZip::of(members.iter().cloned()).open().unwrap();
     let open = OpenContainer::new(archive, server);
@@ -50,7 +50,7 @@ pub fn serve(members: &[RawMember], server: &Server) -> (OpenContainer, Vec<Arc<
     (open, contents)
 }
 
-/// Reads 8 bytes.
+/// Starts a read of 8 bytes at `offset`.
 pub fn read(content: &Arc<Content>, offset: u64) -> Receiver<Result<Vec<u8>, Error>> {
     let (sender, receiver) = mpsc::channel();
     content.read(None, Asker::unknown(), offset, 8, move |bytes| {
