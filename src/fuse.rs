@@ -1,8 +1,8 @@
 //! Answers the requests of the kernel.
 //!
-//! Each operation converts fuser's types, calls the tree and replies. `watched` has the one
-//! implementation of `fuser::Filesystem`, which calls them. All failures go through
-//! [`fail`], which logs the unusual ones in one line with operation, path and offset.
+//! Each operation converts fuser's types, calls the tree and replies. `watched` has the only
+//! implementation of `fuser::Filesystem`, which calls these operations. Every failure goes through
+//! [`fail`], which logs the unusual failures, each in one line with operation, path and offset.
 #![forbid(unsafe_code)]
 
 mod attributes;
@@ -46,24 +46,24 @@ use crate::{
     tree::{FsError, HandleId, Ino, Listed, Tree, Xattr},
 };
 
-/// Read-ahead requests that the kernel may have under way. Its default of 12 slows several sequential
-/// readers down.
+/// Most read-ahead requests that the kernel may have under way. Its default of 12 makes several
+/// concurrent sequential reads slow.
 const MAX_BACKGROUND: u16 = 64;
 
-/// Allows passthrough to files of filesystems that are not stacked. 2 would allow a source on overlayfs
-/// as well. But then the mount could not be a layer of an overlayfs, which containers over data
-/// directories need: the kernel stacks no higher.
+/// Allows passthrough to files of filesystems that are not stacked. A depth of 2 would also allow a
+/// source on overlayfs. But then this mount could not be a layer of an overlayfs, which containers
+/// on top of data directories need: the kernel limits the depth of a stack.
 const MAX_STACK_DEPTH: u32 = 1;
 
 /// The inode number of a listed name that was not looked up (libfuse's FUSE_UNKNOWN_INO).
 const UNKNOWN_INO: INodeNo = INodeNo(0xffff_ffff);
 
-/// The filesystem that the kernel talks to.
+/// Answers the requests of one mount.
 #[derive(Debug)]
 pub struct Npzfs {
     tree: Arc<Tree>,
     passthrough: Arc<Passthrough>,
-    /// Whether the kernel caches listings. Not with `--ttl 0`.
+    /// Whether the kernel caches listings. It does not with `--ttl 0`.
     cache_directories: bool,
     cache: KernelCache,
     /// The device that the requests come from.
@@ -72,7 +72,7 @@ pub struct Npzfs {
 }
 
 impl Npzfs {
-    /// Serves `tree` through `device`, which the session has another descriptor of.
+    /// Serves `tree` through `device`, a second descriptor of the device that the session reads.
     #[must_use]
     pub fn new(tree: Arc<Tree>, device: OwnedFd) -> Self {
         let cache = KernelCache::new(tree.settings().ttl);
@@ -88,19 +88,19 @@ impl Npzfs {
         Self { tree, passthrough, cache_directories: false, cache, device, requests }
     }
 
-    /// The notifier of the kernel's cache. To be started when there is a session.
+    /// The notifier of the kernel's cache. It is to be started once there is a session.
     #[must_use]
     pub fn cache(&self) -> KernelCache {
         self.cache.clone()
     }
 
-    /// The requests that were not answered yet.
+    /// The requests that have not been answered yet.
     #[must_use]
     pub fn requests(&self) -> Arc<Requests> {
         self.requests.clone()
     }
 
-    /// Ends the work for a mount that is gone, and saves the indexes.
+    /// Ends the background work when the mount is gone, and saves the indexes.
     pub fn end(&self) {
         self.requests.end();
         self.cache.end();
@@ -111,10 +111,11 @@ impl Npzfs {
         self.tree.settings().ttl
     }
 
-    /// Notes that a part of a listing was answered. The kernel keeps a listing as long as the mtime of
-    /// its directory, which does not change when an archive in it becomes valid. So the listing is
-    /// dropped after the timeout, counted from its first part and again from its last: only then does
-    /// the kernel have all parts.
+    /// Notes that a part of a listing was answered. The kernel keeps a listing while the mtime of
+    /// its directory stays the same, and that does not change when an archive in the directory
+    /// becomes valid. So the listing is dropped after the timeout. The timeout counts from the
+    /// first part of the listing, and again from the last part, because only then does the kernel
+    /// have all parts.
     fn listed(&self, ino: INodeNo, cookie: u64, entries: usize) {
         if self.cache_directories && (cookie == 0 || entries == 0) {
             self.cache.drop_later(ino);
@@ -131,7 +132,7 @@ impl Npzfs {
     }
 }
 
-/// The inode number with which an entry of `directory` is listed.
+/// The inode number of an entry in the listing of `directory`.
 fn number_in(directory: INodeNo, entry: &Listed<'_>) -> INodeNo {
     match (&entry.looked_up, entry.number) {
         (Some((found, _)), _) => INodeNo(found.0),
@@ -159,8 +160,8 @@ impl From<(INodeNo, u64)> for Place {
     }
 }
 
-/// The errno that answers a request which failed with `error`. Logs the failure if the log does not
-/// have it yet. All requests that fail come here.
+/// Returns the errno for a request that failed with `error`. Logs the failure if the log does not
+/// have it yet. Every failed request must come here.
 fn fail(tree: &Tree, operation: &'static str, place: impl Into<Place>, error: &FsError) -> Errno {
     if let Some(repeats) = tree.repeats(operation, error) {
         let Place { ino, offset } = place.into();
@@ -174,7 +175,7 @@ fn fail(tree: &Tree, operation: &'static str, place: impl Into<Place>, error: &F
     Errno::from_i32(error.errno())
 }
 
-/// What a user can do about `error`, to be put after its text.
+/// Advice for a user about `error`. It goes after the text of the error.
 fn advice_on(error: &serve::Error) -> &'static str {
     match error {
         serve::Error::Damaged(_) => {
@@ -184,10 +185,10 @@ fn advice_on(error: &serve::Error) -> &'static str {
     }
 }
 
-/// The operations, as [`Watched`] calls them.
+/// The operations that [`Watched`] calls.
 impl Npzfs {
     fn init(&mut self, config: &mut KernelConfig) {
-        // Each of these may be missing in an older kernel.
+        // An older kernel may lack any of these.
         for flag in [
             InitFlags::FUSE_AUTO_INVAL_DATA,
             InitFlags::FUSE_PARALLEL_DIROPS,
@@ -200,13 +201,13 @@ impl Npzfs {
         }
         self.cache_directories = !self.ttl().is_zero()
             && config.add_capabilities(InitFlags::FUSE_NO_OPENDIR_SUPPORT).is_ok();
-        // Only root may name backing files (CAP_SYS_ADMIN); the first open finds out.
+        // Only root may register backing files (CAP_SYS_ADMIN). The first open tries it.
         if config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
             && config.set_max_stack_depth(MAX_STACK_DEPTH).is_ok()
         {
             self.passthrough.offer();
         }
-        // Only zero is refused.
+        // Cannot fail: only zero is refused.
         let _ = config.set_max_background(MAX_BACKGROUND);
     }
 
@@ -264,8 +265,8 @@ impl Npzfs {
 
     fn opendir(&self, reply: ReplyOpen) {
         if self.cache_directories {
-            // The kernel never asks again, nor for releasedir: it opens directories itself, and caches
-            // their listings (FOPEN_CACHE_DIR).
+            // After this error the kernel sends no more OPENDIR or RELEASEDIR: it opens directories
+            // by itself, and caches their listings (FOPEN_CACHE_DIR).
             reply.error(Errno::ENOSYS);
         } else {
             reply.opened(FileHandle(0), FopenFlags::empty());
@@ -364,9 +365,9 @@ impl Npzfs {
     }
 }
 
-/// Runs the work of one request. If it panics, its reply is dropped, which answers EIO, and the panic
-/// hook logs the panic. Without this a panic would end one of fuser's threads, and once the last is
-/// gone every program on the mount hangs.
+/// Runs the work of one request. If it panics, its reply is dropped, which answers EIO, and the
+/// panic hook logs the panic. Without this function, a panic would end one of fuser's threads. Once
+/// the last of them is gone, every program that uses the mount hangs.
 fn contain(work: impl FnOnce()) {
     let _ = panic::catch_unwind(AssertUnwindSafe(work));
 }

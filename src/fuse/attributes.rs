@@ -10,7 +10,7 @@ use crate::{
     tree::{Attr, Ino, Kind, Timestamp},
 };
 
-/// fuser's form of the attributes of `ino`.
+/// The attributes of `ino` as fuser's type.
 pub(super) fn file_attr(ino: Ino, attr: &Attr) -> FileAttr {
     FileAttr {
         ino: INodeNo(ino.0),
@@ -22,7 +22,8 @@ pub(super) fn file_attr(ino: Ino, attr: &Attr) -> FileAttr {
         crtime: UNIX_EPOCH,
         kind: file_type(attr.kind),
         perm: attr.mode,
-        // For directories as well: a larger count would tell tools how many directories are in it.
+        // 1 for directories as well: tools take a larger count as the number of subdirectories plus
+        // two.
         nlink: 1,
         uid: attr.uid,
         gid: attr.gid,
@@ -32,12 +33,12 @@ pub(super) fn file_attr(ino: Ino, attr: &Attr) -> FileAttr {
     }
 }
 
-/// The numbers of a device as the kernel encodes them (new_decode_dev).
+/// The numbers of a device in one word, as the kernel encodes them (new_decode_dev).
 pub(super) fn kernel_rdev(Device { major, minor }: Device) -> u32 {
     (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12)
 }
 
-/// Attributes of `.` and `..` in a listing, of which the kernel uses number and type.
+/// Attributes of `.` and `..` in a listing. The kernel uses only their inode number and type.
 pub(super) fn dots_attr(ino: INodeNo) -> FileAttr {
     FileAttr {
         ino,
@@ -58,7 +59,7 @@ pub(super) fn dots_attr(ino: INodeNo) -> FileAttr {
     }
 }
 
-/// fuser's form of a kind.
+/// A kind of file as fuser's type.
 pub(super) fn file_type(kind: Kind) -> FileType {
     match kind {
         Kind::File => FileType::RegularFile,

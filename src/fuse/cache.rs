@@ -1,4 +1,4 @@
-//! Notifications to the kernel about its caches: listings, pages and names to drop, pages to add.
+//! Tells the kernel to change its caches: to drop listings, pages and names, and to add pages.
 
 use std::{
     collections::VecDeque,
@@ -18,12 +18,12 @@ use crate::{
     tree::Tree,
 };
 
-/// Most listings that wait to be dropped, 24 bytes each. The oldest beyond these are dropped early:
-/// with a timeout of a year their number would have no bound.
+/// Most listings that wait to be dropped, 24 bytes each. If there are more, the oldest are dropped
+/// early: otherwise their number would have no bound with a timeout of a year.
 const MOST_LISTINGS: usize = 1 << 16;
 
-/// The kernel's cache of one mount. A thread drops listings. It sleeps until the next is old enough,
-/// and without a timeout while there are none.
+/// The kernel's cache of one mount. A thread drops listings. It sleeps until the next listing is
+/// old enough, or until one is added if there are none.
 #[derive(Debug, Clone)]
 pub struct KernelCache(Arc<Shared>);
 
@@ -35,9 +35,9 @@ struct Shared {
     after: Duration,
     listings: Mutex<Listings>,
     changed: Condvar,
-    /// Whether a thread drops names.
+    /// Whether a thread is dropping names.
     is_dropping: AtomicBool,
-    /// How often a thread dropped names.
+    /// How often a thread has begun to drop names.
     rounds: AtomicU64,
 }
 
@@ -53,13 +53,14 @@ impl Drop for DroppingNames<'_> {
 /// The listings that the kernel may have cached.
 #[derive(Debug, Default)]
 struct Listings {
-    /// With the time to drop each. The earliest come first, because they were added first.
+    /// Each listing with the time to drop it. The earliest time is first, because all have the same
+    /// timeout.
     waiting: VecDeque<(Instant, INodeNo)>,
     is_over: bool,
 }
 
 impl KernelCache {
-    /// Drops listings `after` they were answered.
+    /// Drops each listing `after` it was answered.
     pub(super) fn new(after: Duration) -> Self {
         Self(Arc::new(Shared {
             notifier: OnceLock::new(),
@@ -83,8 +84,9 @@ impl KernelCache {
         Ok(())
     }
 
-    /// Adds the whole content of a file that was never opened before. The kernel locks a page that it
-    /// reads, so adding pages of an open file could wait for a read that waits for us.
+    /// Adds the whole content of a file to the cache. The file must never have been opened before:
+    /// the kernel locks a page while it reads the page, so adding pages of an open file could wait
+    /// for a read that waits for us.
     pub(super) fn store(&self, ino: INodeNo, content: &[u8]) {
         if let Some(notifier) = self.0.notifier.get()
             && let Err(error) = notifier.store(ino, 0, content)
@@ -93,7 +95,7 @@ impl KernelCache {
         }
     }
 
-    /// Has the listing of `ino` that was just answered dropped after the timeout.
+    /// Queues the listing of `ino`, which was just answered, to be dropped after the timeout.
     pub(super) fn drop_later(&self, ino: INodeNo) {
         let time = Instant::now() + self.0.after;
         let mut listings = self.0.listings.lock();
@@ -103,12 +105,13 @@ impl KernelCache {
         }
     }
 
-    /// Drops the pages of `ino`, mapped ones too, on a thread of its own: the kernel waits there for
-    /// reads that are under way.
+    /// Drops the pages of `ino`, including mapped ones. A new thread does this, because the kernel
+    /// waits for reads of these pages that are under way.
     pub(super) fn drop_pages(&self, ino: INodeNo) {
         let Some(notifier) = self.0.notifier.get().cloned() else { return };
-        // Not on a thread that answers requests, nor on the one that drops listings: the read under way
-        // may take long. Only damaged members need this.
+        // Not on a thread that answers requests, nor on the thread that drops listings: the reads
+        // under way may take long. Only damaged members need this, so the cost of a thread does not
+        // matter.
         let drop = move || {
             if let Err(error) = notifier.inval_inode(ino, 0, 0) {
                 log::debug!("the pages of inode {ino} were not dropped: {error}");
@@ -119,8 +122,8 @@ impl KernelCache {
         }
     }
 
-    /// Drops names of `tree`, so that the kernel forgets inodes that take too much of our memory. One
-    /// thread at a time does it.
+    /// Drops names of `tree`, so that the kernel forgets inodes that take too much of our memory.
+    /// One thread at a time does this.
     pub(super) fn drop_names(&self, tree: &Arc<Tree>) {
         let Some(notifier) = self.0.notifier.get().cloned() else { return };
         if self.0.is_dropping.swap(true, Ordering::Acquire) {
@@ -145,7 +148,7 @@ impl KernelCache {
         }
     }
 
-    /// The mount is over.
+    /// Ends the thread that drops listings: the mount is over.
     pub(super) fn end(&self) {
         self.0.listings.lock().is_over = true;
         self.0.changed.notify_one();
@@ -173,7 +176,8 @@ impl Shared {
                 None => self.changed.wait(listings),
                 Some(&(time, ino)) => {
                     let left = time.saturating_duration_since(Instant::now());
-                    // Dropping early does no harm, and a walk over thousands wakes the thread once.
+                    // Dropping a listing a little early does no harm, and after a walk over
+                    // thousands of directories the thread wakes only once.
                     if left <= self.after / 8 || listings.waiting.len() > MOST_LISTINGS {
                         listings.waiting.pop_front();
                         return Some(ino);

@@ -1,9 +1,10 @@
-//! Replies that fuser cannot express, written to the device as the kernel reads them.
+//! Writes replies that fuser cannot express to the device, in the format of the kernel.
 //!
-//! A listing may hold two kinds of entries that fuser has no words for: those of unknown type
-//! (DT_UNKNOWN), and, in a reply to FUSE_READDIRPLUS, those without an inode. And fuser has no reply
-//! for a request that another thread gives up. Both need only the number of the request, which
-//! fuser tells. What fuser replies afterwards the kernel refuses, and that is no error.
+//! fuser cannot express two kinds of entries in a listing: entries of unknown type (DT_UNKNOWN)
+//! and, in a reply to FUSE_READDIRPLUS, entries without an inode. And fuser cannot answer a request
+//! from another thread than the one that has its reply object. A reply written here needs only the
+//! number of the request, which fuser provides. The kernel refuses the second reply, which fuser
+//! sends afterwards. This is not an error.
 
 use std::{
     ffi::OsStr,
@@ -23,10 +24,11 @@ const HEADER: usize = 16;
 /// Bytes of struct fuse_entry_out.
 const ENTRY: usize = 128;
 
-/// Answers the request `unique` with `error` or, if that is 0, with `body`.
+/// Answers the request `unique`: with `error` if it is not 0, else with `body`.
 ///
 /// # Errors
-/// `ENOENT` if the request was answered or interrupted, or the mount is gone; what writev(2) says.
+/// `ENOENT` if the request was answered or interrupted, or the mount is gone. Any other error of
+/// writev(2).
 pub(super) fn answer(
     device: &OwnedFd,
     unique: RequestId,
@@ -41,8 +43,9 @@ pub(super) fn answer(
     Ok(())
 }
 
-/// Whether fuser logs no more than that the kernel refused a reply, since its request was answered
-/// here, was interrupted, or went with the mount: ENOENT (fuse_dev_do_write, fs/fuse/dev.c).
+/// Whether this line of fuser's log only reports that the kernel refused a reply (ENOENT,
+/// fuse_dev_do_write in fs/fuse/dev.c). The kernel does so if the request was answered here or
+/// interrupted, or if the mount is gone.
 #[must_use]
 pub fn is_late_reply(record: &log::Record) -> bool {
     record.target().starts_with("fuser::reply") && {
@@ -51,14 +54,15 @@ pub fn is_late_reply(record: &log::Record) -> bool {
     }
 }
 
-/// A reply to FUSE_READDIR or FUSE_READDIRPLUS that is being made.
+/// A reply to FUSE_READDIR or FUSE_READDIRPLUS that is being built.
 #[derive(Debug)]
 pub(super) struct Listing<'a> {
-    /// The listing as fuser can express it. It knows how much room the kernel has.
+    /// The listing as far as fuser can express it. fuser checks how much room the kernel has for
+    /// it.
     reply: Reply,
-    /// The same entries as the kernel reads them.
+    /// The same entries in the format of the kernel.
     entries: Vec<u8>,
-    /// Whether fuser can express them all.
+    /// Whether fuser can express all entries.
     is_plain: bool,
     /// The device that the request came from.
     device: &'a OwnedFd,
@@ -70,7 +74,7 @@ pub(super) struct Listing<'a> {
 #[derive(Debug)]
 pub(super) enum Reply {
     Names(ReplyDirectory),
-    /// Each with its inode and attributes.
+    /// Names, each with its inode and attributes.
     Entries(ReplyDirectoryPlus),
 }
 
@@ -79,9 +83,9 @@ impl<'a> Listing<'a> {
         Self { reply, entries: Vec::new(), is_plain: true, device, ttl, count: 0 }
     }
 
-    /// Adds an entry with the number `ino`, if there is room for it. In a listing with attributes, an
-    /// entry that was not looked up has none: the kernel looks its name up when a program asks for
-    /// them.
+    /// Adds an entry with the inode number `ino`; `false` if there is no room for it. In a listing
+    /// with attributes, an entry that was not looked up has none. The kernel looks up its name when
+    /// a program asks for the attributes.
     pub fn add(&mut self, ino: INodeNo, entry: &Listed<'_>) -> bool {
         let Listed { looked_up, cookie, kind, name, .. } = *entry;
         let is_full = match &mut self.reply {
@@ -110,7 +114,7 @@ impl<'a> Listing<'a> {
         true
     }
 
-    /// Answers the request `unique`, which is that of the reply.
+    /// Sends the listing. `unique` is the number of the request of this reply.
     pub fn send(self, unique: RequestId) {
         if self.is_plain {
             return match self.reply {
@@ -121,11 +125,12 @@ impl<'a> Listing<'a> {
         if let Err(error) = answer(self.device, unique, 0, &self.entries) {
             log::debug!("a listing was not taken: {error}");
         }
-        // fuser's reply must be sent as well. The kernel has its answer, and refuses this one.
+        // fuser's reply must be sent as well. The kernel has got its answer, and refuses this
+        // reply.
         self.fail(Errno::EIO);
     }
 
-    /// Says that there is none.
+    /// Answers with `error` instead of the listing.
     pub fn fail(self, error: Errno) {
         match self.reply {
             Reply::Names(reply) => reply.error(error),
@@ -137,7 +142,8 @@ impl<'a> Listing<'a> {
 /// Appends a struct fuse_entry_out.
 fn push_entry(out: &mut Vec<u8>, ino: Ino, attr: &Attr, ttl: Duration) {
     let times = [attr.atime, attr.mtime, attr.ctime];
-    // Number, generation, how long name and attributes may be kept: seconds, then the rest.
+    // Inode number, generation, and how long the kernel may keep name and attributes: first both
+    // numbers of seconds, then both numbers of nanoseconds.
     for number in [ino.0, 0, ttl.as_secs(), ttl.as_secs()] {
         out.extend(number.to_ne_bytes());
     }
@@ -171,7 +177,7 @@ fn push_name(out: &mut Vec<u8>, ino: INodeNo, cookie: u64, kind: Option<Kind>, n
     out.resize(out.len().next_multiple_of(8), 0);
 }
 
-/// The type of a directory entry (dirent.h) is that of its mode, shifted.
+/// The type of a directory entry (dirent.h): the file type bits of its mode, shifted right by 12.
 fn dirent_type(kind: Kind) -> u32 {
     match kind {
         Kind::Fifo => 1,

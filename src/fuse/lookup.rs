@@ -1,4 +1,4 @@
-//! Answers FUSE_LOOKUP. Another thread does if an archive of many members has to be opened first.
+//! Answers FUSE_LOOKUP. If an archive of many members must be opened first, another thread answers.
 
 use std::{ffi::OsStr, sync::Arc};
 
@@ -7,8 +7,8 @@ use fuser::{Generation, INodeNo, ReplyEntry};
 use super::{attributes::file_attr, fail, requests::Ticket};
 use crate::tree::{Attr, FsError, Ino, Tree};
 
-/// Looks `name` up in `parent` and answers. Opening an archive of many members takes a millisecond to a
-/// second, and may wait for other archives. The thread that answers the kernel never does that: a
+/// Looks `name` up in `parent` and answers. Opening an archive of many members takes a millisecond
+/// to a second, and may wait for other archives. A thread that receives requests never does that: a
 /// thread of the pool for archives answers instead.
 pub(super) fn look_up(
     tree: &Arc<Tree>,

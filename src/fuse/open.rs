@@ -1,4 +1,4 @@
-//! Answers FUSE_OPEN, at once or when the member has been compared with its CRC-32.
+//! Answers FUSE_OPEN: at once, or after the member has been compared with its CRC-32.
 
 use std::sync::Arc;
 
@@ -10,8 +10,8 @@ use crate::{
     tree::{FsError, Ino, Opened, Opening, Tree},
 };
 
-/// How often one open waits for a comparison. Once is enough, unless the index of the member turns out
-/// to be wrong meanwhile.
+/// How often one open waits for a comparison. One comparison is enough, unless the index of the
+/// member turns out to be wrong meanwhile.
 const MOST_TRIES: u32 = 3;
 
 /// The parts of the filesystem that an open needs, on any thread.
@@ -23,7 +23,8 @@ pub(super) struct Opener {
 }
 
 impl Opener {
-    /// Opens `ino` for `user` and answers, after the comparison if there has to be one.
+    /// Opens `ino` for `user` and answers. If the member must be compared first, the answer comes
+    /// later.
     pub fn open(self, ino: INodeNo, user: u32, ticket: Ticket, reply: ReplyOpen) {
         self.try_open(ino, user, ticket, reply, MOST_TRIES);
     }
@@ -31,12 +32,13 @@ impl Opener {
     fn try_open(self, ino: INodeNo, user: u32, ticket: Ticket, reply: ReplyOpen, tries: u32) {
         match self.tree.open(Ino(ino.0), user) {
             Ok(Opening::Done(opened)) => self.answer(ino, opened, ticket, reply),
-            // The file changes faster than it is compared: the kernel looks the name up again.
+            // The file changes faster than it is compared. After ESTALE the kernel looks the name
+            // up again.
             Ok(Opening::Verify(_)) if tries == 0 => reply.error(Errno::ESTALE),
             Ok(Opening::Verify(content)) => {
                 let verified = content.clone();
                 content.verify(Box::new(move |result| match result {
-                    // There is a verdict now, which the next try finds.
+                    // The member now has a verdict, and the next try uses it.
                     Ok(_) | Err(serve::Error::Damaged(_) | serve::Error::Refuted) => {
                         self.try_open(ino, user, ticket, reply, tries - 1);
                     }
@@ -58,13 +60,13 @@ impl Opener {
         }
         let id = FileHandle(opened.id.0);
         // KEEP_CACHE is safe: a changed archive gets new inodes, and a plain file that changes in
-        // place a new mtime (AUTO_INVAL_DATA). It pays: np.load opens a file three times to map it.
-        // NOFLUSH: there is nothing to flush.
+        // place gets a new mtime (AUTO_INVAL_DATA). It saves time: np.load opens a file three times
+        // to map it.
         let flags = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH;
         match opened.backing {
             Backing::Never => {
-                // Saves the kernel's READ: open, read and close of a member of 1 KiB take 40 us the
-                // first time and 24 us then, instead of 49 and 40.
+                // Spares the kernel a READ. Open, read and close of a member of 1 KiB take 40 us
+                // the first time and 24 us later, instead of 49 and 40.
                 self.tree
                     .at_first_open(Ino(ino.0), opened.id, |bytes| self.cache.store(ino, bytes));
                 reply.opened(id, flags);

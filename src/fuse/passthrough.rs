@@ -12,10 +12,11 @@ use fuser::{BackingId, FileHandle, FopenFlags, INodeNo, ReplyOpen};
 use crate::sync::Mutex;
 
 /// Decides on passthrough for each inode, not for each open. The kernel refuses to mix cached and
-/// passthrough opens of one inode (EIO), and needs one backing file for all of them, as long as one
-/// is open or mapped. That ends before the kernel sends the last RELEASE (fuse_file_put,
-/// fs/fuse/file.c), so the first open after that RELEASE may decide again. A member whose copy is
-/// finished while the member is open is passed through once all handles were closed.
+/// passthrough opens of one inode (EIO). It also needs one backing file for all opens of the inode
+/// while any of them is open or mapped. That ends before the kernel sends the last RELEASE
+/// (fuse_file_put, fs/fuse/file.c), so the first open after that RELEASE may decide again. So if a
+/// copy is finished while its member is open, passthrough starts after all handles have been
+/// closed.
 #[derive(Debug, Default)]
 pub(super) struct Passthrough {
     offered: AtomicBool,
@@ -26,18 +27,19 @@ pub(super) struct Passthrough {
 #[derive(Debug)]
 struct Decision {
     handles: Vec<FileHandle>,
-    /// `None` if reads come to us.
+    /// The file that the kernel reads; `None` if it sends the reads to us.
     backing: Option<BackingId>,
 }
 
 impl Passthrough {
-    /// Notes that the kernel has passthrough. Whether we may use it (CAP_SYS_ADMIN), the first open
-    /// finds out.
+    /// Notes that the kernel supports passthrough. Only the first open shows whether we may use it
+    /// (CAP_SYS_ADMIN).
     pub fn offer(&self) {
         self.offered.store(true, Ordering::Relaxed);
     }
 
-    /// Answers the open of `ino` as `fh`. The kernel may read `file`, if there is one, instead of us.
+    /// Answers the open of `ino` as `fh`. If there is a `file`, the kernel may read it instead of
+    /// asking us.
     pub fn open(
         &self,
         ino: INodeNo,
@@ -61,9 +63,9 @@ impl Passthrough {
         });
         decision.handles.push(fh);
         match &decision.backing {
-            // Not KEEP_CACHE: the kernel refuses it (FOPEN_PASSTHROUGH_MASK, fs/fuse/iomode.c), and
-            // the open would fail with EIO. With NOFLUSH, close(2) does not wait for us: open and
-            // close take 48 us instead of 86.
+            // Not KEEP_CACHE: the kernel refuses it here (FOPEN_PASSTHROUGH_MASK,
+            // fs/fuse/iomode.c), and the open would fail with EIO. With NOFLUSH, close(2) does not
+            // wait for us: open and close together take 48 us instead of 86.
             Some(backing) => reply.opened_passthrough(fh, FopenFlags::FOPEN_NOFLUSH, backing),
             None => reply.opened(fh, flags),
         }

@@ -1,10 +1,10 @@
-//! Which requests are being answered, and what becomes of those that are stuck in the source.
+//! Keeps the requests that are being answered, and helps when requests are stuck in the source.
 //!
 //! A source may hang: a dead NFS export, an automount, a FUSE server that does not answer. A thread
-//! that asks it then waits as long as it hangs. So a watching thread looks at the requests every 50
-//! ms while there are any. When no thread that answers has finished a request since the last look, it
-//! has more threads started. When the reader of a request was killed, it answers EINTR. It does not
-//! know what requests are about.
+//! that reads from it then waits until it answers. So a watching thread checks the requests every
+//! 50 ms while there are any. If all threads that answer are busy and none has finished a request
+//! since the last check, it starts more threads. If the reader of an old request was killed, it
+//! answers that request with EINTR. This module does not know what requests are about.
 
 use std::{collections::HashMap, fs, io, os::fd::OwnedFd, sync::Arc, thread, time::Duration};
 
@@ -14,33 +14,35 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use super::direct;
 use crate::sync::{Condvar, Mutex};
 
-/// Time between two looks. No decoding step takes that long, so a thread that is busy for a whole tick
-/// waits for the source.
+/// Time between two checks of the watching thread. No decoding step takes that long, so a thread
+/// that is busy for a whole tick waits for the source.
 const TICK: Duration = Duration::from_millis(50);
 
-/// Looks after which a request is old: a quarter of a second. From then on each look checks whether
-/// the reader of the request was killed.
+/// A request is old after this many checks: a quarter of a second. From then on, each check tests
+/// whether the reader of the request was killed.
 const OLD: u64 = 5;
 
-/// Looks without a request after which the watching thread sleeps: a second. An idle mount wakes no
-/// thread.
+/// The watching thread sleeps after this many checks without a request: a second. So an idle mount
+/// wakes no thread.
 const IDLE: u64 = 20;
 
-/// Looks after the end of the mount until requests that are still stuck are given up: 5 s.
+/// Requests that are still stuck are given up this many checks after the end of the mount: 5 s.
 const GONE: u64 = 100;
 
-/// What the watching thread calls.
+/// The actions that the watching thread calls.
 pub trait Relief: Send {
-    /// All `threads` that answer are stuck. Starts more of them, and returns how many.
+    /// Called when all `threads` threads that answer are stuck. Starts more of them, and returns
+    /// how many.
     fn answer(&mut self, threads: usize) -> usize;
-    /// Lets pools grow whose threads are stuck, and frees memory if too much is used. If a request
-    /// `is_old`, its reader may hold a directory locked.
+    /// Adds threads to pools whose threads are stuck, and frees memory if too much is used. If a
+    /// request `is_old`, its reader may hold a directory locked.
     fn serve(&mut self, is_old: bool);
-    /// The mount is gone, and some of its requests do not end. Ends the server without them.
+    /// Called when the mount is gone and some of its requests do not end. Ends the server without
+    /// them.
     fn give_up(&mut self);
 }
 
-/// The requests of one mount that are not answered yet.
+/// The requests of one mount that have not been answered yet.
 #[derive(Debug, Default)]
 pub struct Requests {
     table: Mutex<Table>,
@@ -49,13 +51,14 @@ pub struct Requests {
 
 #[derive(Debug, Default)]
 struct Table {
-    /// By the number that the kernel gave the request. It does not use a number again.
+    /// The open requests. The key is the number that the kernel gave the request. It is not used
+    /// again.
     open: HashMap<u64, OpenRequest>,
     /// Threads that work on a request.
     busy: usize,
     /// How often a thread finished its work on a request.
     done: u64,
-    /// How often the watching thread has looked.
+    /// How often the watching thread has checked the requests.
     tick: u64,
     /// Whether the watching thread sleeps until there is a request.
     asleep: bool,
@@ -76,7 +79,7 @@ impl Table {
     }
 }
 
-/// A request that is to be answered. Whichever thread has the ticket answers it.
+/// A request that is to be answered. The thread that has the ticket answers it.
 #[derive(Debug)]
 pub struct Ticket {
     requests: Arc<Requests>,
@@ -84,8 +87,9 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    /// Whether the request is still to be answered. If not, its reader was killed: the kernel will not
-    /// see the answer, so it will never give back a reference or a handle of that answer.
+    /// Whether the request is still to be answered. If not, its reader was killed. The kernel will
+    /// not see the answer, so it will never give back a reference or a handle that the answer
+    /// contains.
     pub fn take(self) -> bool {
         self.requests.table.lock().open.remove(&self.unique).is_some()
     }
@@ -122,16 +126,14 @@ impl Requests {
         table.done += 1;
     }
 
-    /// The mount is over: ends the watching thread.
+    /// Ends the watching thread: the mount is over.
     pub fn end(&self) {
         self.table.lock().over = true;
         self.changed.notify_one();
     }
 
-    /// Starts the watching thread, for requests that come through `device` and that `threads` answer.
-    ///
-    /// # Errors
-    /// When the thread cannot be started.
+    /// Starts the watching thread. The requests come through `device`, and `threads` threads answer
+    /// them.
     pub fn watch(
         self: &Arc<Self>,
         device: OwnedFd,
@@ -144,11 +146,11 @@ impl Requests {
     }
 }
 
-/// What the watching thread saw.
+/// The result of one check of the watching thread.
 struct Look {
     busy: usize,
     done: u64,
-    /// The old requests: number and reader.
+    /// The old requests, by number and reader thread.
     old: Vec<(u64, u32)>,
 }
 
@@ -158,7 +160,7 @@ struct Watch<R> {
     device: OwnedFd,
     threads: usize,
     relief: R,
-    /// Looks since the mount was gone.
+    /// Checks since the mount was gone.
     gone: u64,
 }
 
@@ -188,8 +190,8 @@ impl<R: Relief> Watch<R> {
         }
     }
 
-    /// Waits a tick and looks at the requests; `None` when the mount is over. `idle` counts looks
-    /// without a request, and after [`IDLE`] of them the thread sleeps until there is one.
+    /// Waits a tick and checks the requests; `None` when the mount is over. `idle` counts checks
+    /// without a request. After [`IDLE`] of them the thread sleeps until there is a request.
     fn look(&self, idle: &mut u64) -> Option<Look> {
         let Requests { table, changed } = &*self.requests;
         let mut table = table.lock();
@@ -212,8 +214,9 @@ impl<R: Relief> Watch<R> {
         Some(Look { busy: table.busy, done: table.done, old })
     }
 
-    /// Answers the request `unique` with EINTR, unless a thread is about to answer it. fuser's reply,
-    /// which another thread has, is sent later, and the kernel refuses it (ENOENT).
+    /// Answers the request `unique` with EINTR, unless it has been answered or a thread is about to
+    /// answer it. fuser's reply object is in another thread. Its reply comes later, and the kernel
+    /// refuses it (ENOENT).
     fn interrupt(&self, unique: u64) {
         if self.requests.table.lock().open.remove(&unique).is_none() {
             return;
@@ -233,17 +236,18 @@ fn is_gone(device: &OwnedFd) -> bool {
         && device[0].revents().intersects(PollFlags::ERR | PollFlags::HUP)
 }
 
-/// Whether a signal that ends programs waits for the thread `reader`. The kernel's FUSE_INTERRUPT,
-/// which fuser drops, does not tell which signal it is for. Programs that get signals of timers or
-/// children do not expect EINTR from a file, and must not see it.
+/// Whether a signal that ends programs is pending for the thread `reader`. The kernel's
+/// FUSE_INTERRUPT, which fuser drops, does not tell which signal caused it. Programs that get
+/// signals of timers or children do not expect EINTR from a file, and must not get it.
 fn wants_to_end(reader: u32) -> bool {
     fs::read_to_string(format!("/proc/{reader}/status")).is_ok_and(|status| is_ending(&status))
 }
 
-/// SIGHUP, SIGINT, SIGQUIT, SIGKILL, SIGTERM; the kernel turns each signal that kills into SIGKILL.
+/// SIGHUP, SIGINT, SIGQUIT, SIGKILL, SIGTERM. The kernel turns any other signal that kills into
+/// SIGKILL.
 const ENDING: u64 = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 8 | 1 << 14;
 
-/// The same, by the text of /proc/PID/status.
+/// The same from the text of /proc/PID/status.
 fn is_ending(status: &str) -> bool {
     let set = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name));
@@ -308,7 +312,7 @@ mod tests {
         assert_eq!(counts(), (0, 1));
     }
 
-    /// Tells what it was called for.
+    /// Sends the name of each method that was called.
     struct Told(mpsc::Sender<&'static str>);
 
     impl Relief for Told {

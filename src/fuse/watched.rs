@@ -1,8 +1,8 @@
-//! The filesystem that sessions of fuser call: it counts the threads that work on requests, and passes
-//! each request on to [`Npzfs`].
+//! The filesystem that sessions of fuser call. It counts the threads that work on requests, and
+//! passes each request on to [`Npzfs`].
 //!
-//! More threads than those of one session can answer a mount: each further session has a
-//! [`Watched::joined`], and all of them lead to one [`Npzfs`].
+//! One mount can have several sessions, and so more threads than one session has. Each further
+//! session gets a [`Watched::joined`], and all of them share one [`Npzfs`].
 #![forbid(unsafe_code)]
 
 use std::{
@@ -23,10 +23,10 @@ use super::{
 };
 use crate::{serve, tree::Ino};
 
-/// A filesystem that is answered by several sessions.
+/// A filesystem that several sessions serve.
 #[derive(Debug)]
 pub struct Watched {
-    /// Until INIT, in which the kernel says what it supports.
+    /// The filesystem before INIT, the request in which the kernel reports what it supports.
     fresh: Option<Npzfs>,
     served: Arc<OnceLock<Npzfs>>,
     requests: Arc<Requests>,
@@ -47,28 +47,30 @@ impl Watched {
         Self { fresh: None, served, requests }
     }
 
-    /// Saves what is to be saved, when nobody reads any more.
+    /// Ends the filesystem and saves the indexes. To be called when no session is left.
     pub fn end(&self) {
         if let Some(served) = self.served.get() {
             served.end();
         }
     }
 
-    /// Lets pools grow whose threads are stuck, and frees memory if too much is used. To be called
-    /// every 50 ms while there are requests. `is_old` says whether a request has waited for long.
+    /// Adds threads to pools whose threads are stuck, and frees memory if too much is used. To be
+    /// called every 50 ms while there are requests. `is_old` is whether a request has waited for
+    /// long.
     pub fn relieve(&self, is_old: bool) {
         let Some(Npzfs { tree, cache, .. }) = self.served.get() else { return };
         tree.relieve();
-        // The reader of a request that waits for the source may hold its directory locked. Dropping a
-        // name would wait for that lock, and all later users of the directory would wait in turn.
+        // A request that waits for the source may hold its directory locked. Dropping a name would
+        // wait for that lock, and all later users of the directory would wait in turn.
         if !is_old && tree.is_crowded() {
             cache.drop_names(tree);
         }
     }
 
-    /// Runs `work`, which answers `request`: before it returns, or later with the ticket.
+    /// Runs `work`, which answers `request`: before it returns, or later from another thread that
+    /// has the ticket.
     fn answer(&self, request: &Request, work: impl FnOnce(&Npzfs, Ticket)) {
-        // INIT, the first request, sets it.
+        // The cell is set by INIT, the first request.
         let Some(served) = self.served.get() else { return };
         let ticket = self.requests.ticket(request);
         self.requests.at_work(|| work(served, ticket));
@@ -84,7 +86,7 @@ impl Filesystem for Watched {
         Ok(())
     }
 
-    // Does nothing: sessions end at different times, and `end` is called once all is over.
+    // Does nothing: sessions end at different times, and `end` is called after the last of them.
     fn destroy(&mut self) {}
 
     fn forget(&self, _req: &Request, ino: INodeNo, count: u64) {
@@ -184,8 +186,8 @@ impl Filesystem for Watched {
         self.answer(req, |npzfs, _ticket| npzfs.listxattr(ino, size, reply));
     }
 
-    // The next requests come from the close(2) of old kernels, fsync(2), isatty(3) and SEEK_HOLE. fuser
-    // would log each one that is not answered here.
+    // The following requests come from the close(2) of old kernels, fsync(2), isatty(3) and
+    // SEEK_HOLE. fuser would log each of them if it were not answered here.
 
     fn flush(
         &self,
@@ -232,7 +234,8 @@ impl Filesystem for Watched {
         _whence: i32,
         reply: ReplyLseek,
     ) {
-        // The kernel then treats every file as one without holes, and does not ask again.
+        // After this error the kernel treats every file as one without holes, and sends no more of
+        // these requests.
         reply.error(Errno::ENOSYS);
     }
 }

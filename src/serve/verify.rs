@@ -1,8 +1,8 @@
-//! Compares members with their checksums (`--verify`), and stops serving one that differs.
+//! Compares members with their checksums (`--verify`), and stops serving a member that differs.
 //!
-//! A small member is compared before its first byte is served. A large one is served at once, and
-//! the pass over it is finished in the background (`background`). A member that differs is
-//! *condemned*: its reads and opens fail, and the listener drops the kernel's cached pages of it.
+//! A small member is compared before its first byte is served. A large member is served at once,
+//! and its comparison is finished in the background (`background`). A member that differs is
+//! *condemned*: its reads and opens fail, and the listener drops its pages from the kernel's cache.
 
 use std::{
     fmt,
@@ -18,15 +18,15 @@ use crate::{archive::SourceFile, saved::StreamKey, sync::Mutex};
 /// When the bytes of a member are compared with its CRC-32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Verify {
-    /// Small members before their first byte is served, the others in the background once they are
-    /// read.
+    /// Small members before their first byte is served. Larger members in the background, after
+    /// their first read.
     #[default]
     Small,
-    /// All in the background, once they are read.
+    /// All members in the background, after their first read.
     Background,
-    /// All before their first byte is served, whatever that takes.
+    /// All members before their first byte is served, however long that takes.
     Always,
-    /// Only if a first pass comes to their end.
+    /// A member is compared only if its first pass reaches its end.
     Never,
 }
 
@@ -34,21 +34,22 @@ pub enum Verify {
 /// and encoded. The decoder needs 28 ms for 16 MiB of noise here, 10 ms for sensor data.
 pub const SMALL_DEFLATED: u64 = 16 << 20;
 
-/// The same of a stored member. It is read at the speed of its disk: 4 MiB at 150 MB/s take 28 ms.
+/// The largest stored member that is compared before its first byte is served, in bytes. It is read
+/// at the speed of its disk: 4 MiB at 150 MB/s take 28 ms.
 const SMALL_STORED: u64 = 4 << 20;
 
-/// A member of fewer bytes, decoded and encoded, is compared by the thread that opens it: another
-/// thread would take longer to wake.
+/// A member of at most this many bytes, decoded and encoded, is compared by the thread that opens
+/// it: another thread would take longer to wake.
 pub const AT_ONCE: u64 = 64 << 10;
 
-/// A stored member of fewer bytes is compared again by the next mount: that takes less time than to
-/// look up whether it was compared before.
+/// A stored member of fewer bytes is compared again by the next mount. That takes less time than to
+/// look up whether an earlier mount compared it.
 pub const LEAST_REMEMBERED: u64 = 1 << 20;
 
 impl Verify {
     /// Whether a member is compared before its first byte is served.
     fn is_before_serving(self, is_stored: bool, size: u64, encoded_size: u64, cache: u64) -> bool {
-        // What is decoded to be compared has to stay until it is read.
+        // Spans that are decoded for the comparison have to stay cached until they are read.
         let limit = if is_stored { SMALL_STORED } else { SMALL_DEFLATED.min(cache / 4) };
         match self {
             Self::Small => size.max(encoded_size) <= limit,
@@ -59,17 +60,17 @@ impl Verify {
 }
 
 /// Called with each inode whose pages in the kernel's cache may be wrong, and with the damage if it
-/// has to be logged.
+/// is to be logged.
 type Listener = Box<dyn Fn(u64, Option<&Error>) + Send + Sync>;
 
-/// The listener for members that turn out to be wrong.
+/// The listener that is called when a member is condemned.
 #[derive(Default)]
 pub struct Alarm(OnceLock<Listener>);
 
 impl Alarm {
     /// Sets the listener, once.
     pub fn listen(&self, listener: Listener) {
-        // There is one mount, which sets it once.
+        // It is not set yet: the one mount sets it once.
         let _ = self.0.set(listener);
     }
 }
@@ -80,7 +81,8 @@ impl fmt::Debug for Alarm {
     }
 }
 
-/// Which members of one archive have been compared with their CRC-32 and are right: a bit each.
+/// The members of one archive that have been compared with their CRC-32 and are right. One bit for
+/// each member.
 #[derive(Debug)]
 pub struct Confirmed(Box<[AtomicU64]>);
 
@@ -107,40 +109,41 @@ impl Confirmed {
 /// The properties of a member that its verdict depends on.
 #[derive(Debug)]
 pub struct Subject {
-    /// The file it lies in.
+    /// The archive file.
     pub source: Arc<SourceFile>,
     /// Number among the members of its archive.
     pub number: u32,
-    /// Whether its bytes lie in the file as they are.
+    /// Whether the member is stored, not compressed.
     pub is_stored: bool,
-    /// Decoded, in bytes.
+    /// Decoded size in bytes.
     pub size: u64,
-    /// In bytes.
+    /// Encoded size in bytes.
     pub encoded_size: u64,
 }
 
-/// What is known of the bytes of one member as a whole.
+/// Whether the bytes of one member, as a whole, are right, wrong, or not compared yet.
 #[derive(Debug)]
 pub struct Verdict {
     subject: Subject,
     policy: Verify,
     before_serving: bool,
-    /// Whether they have been compared with its CRC-32 and are right.
+    /// Whether all bytes have been compared with the CRC-32 and are right.
     confirmed: AtomicBool,
-    /// Why none of them is served.
+    /// Why no byte of the member is served, if it is condemned.
     condemned: OnceLock<Error>,
     members: Arc<Confirmed>,
-    /// What the log has of the members.
+    /// Which failures of the members the log has.
     reports: Arc<Reports>,
-    /// Where it is remembered for the next mount.
+    /// The saved indexes, which keep the confirmation of a stored member for the next mount.
     index: Option<(StreamKey, Arc<ArchiveIndex>)>,
-    /// Inodes under which it has been opened.
+    /// Inodes under which the member has been opened.
     inodes: Mutex<Vec<u64>>,
     alarm: Arc<Alarm>,
 }
 
 impl Verdict {
-    /// Nothing is known but what `members` and `index` say.
+    /// A new verdict. The member starts as confirmed if it is empty, or recorded as right in
+    /// `members` or `index`.
     pub fn new(
         subject: Subject,
         policy: Verify,
@@ -151,7 +154,7 @@ impl Verdict {
         alarm: Arc<Alarm>,
     ) -> Arc<Self> {
         let &Subject { number, is_stored, size, encoded_size, .. } = &subject;
-        // The index of a deflated member says it itself, if it has one.
+        // The saved index of a deflated member, if there is one, has this information itself.
         let index = index.filter(|_| is_stored && size >= LEAST_REMEMBERED);
         let is_known = || index.as_ref().is_some_and(|(key, index)| index.is_verified(*key));
         let confirmed = size == 0 || members.contains(number) || is_known();
@@ -169,23 +172,23 @@ impl Verdict {
         })
     }
 
-    /// Its number among the members of its archive.
+    /// Number of the member in its archive.
     pub fn number(&self) -> u32 {
         self.subject.number
     }
 
-    /// Whether its bytes are to be compared with its CRC-32 at all, and have not been yet.
+    /// Whether the bytes are to be compared with the CRC-32 at all, and have not been yet.
     pub fn is_open(&self) -> bool {
         self.policy != Verify::Never && !self.is_settled()
     }
 
-    /// Whether they have to be compared before the first of them is served.
+    /// Whether the member must be compared before its first byte is served, and has not been yet.
     pub fn must_come_first(&self) -> bool {
         self.before_serving && !self.is_settled()
     }
 
-    /// Condemns the member because its stream cannot be decoded to its end: the bytes before the fault
-    /// may be wrong as well, and cannot be compared any more.
+    /// Condemns the member because its stream cannot be decoded to its end. The bytes before the
+    /// fault may be wrong as well, and cannot be compared any more.
     pub fn stops(&self, error: Error) {
         if self.policy != Verify::Never {
             self.condemn(error);
@@ -197,7 +200,7 @@ impl Verdict {
         self.is_confirmed() || self.condemned.get().is_some()
     }
 
-    /// Whether they have been compared and are right.
+    /// Whether all bytes have been compared and are right.
     pub fn is_confirmed(&self) -> bool {
         self.confirmed.load(Ordering::Relaxed)
     }
@@ -207,7 +210,7 @@ impl Verdict {
         self.condemned.get()
     }
 
-    /// `result`, or the error of the member if it has been condemned.
+    /// Returns `result`, or the error of the member if it has been condemned.
     pub fn judge<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
         match self.condemned.get() {
             Some(error) => Err(error.clone()),
@@ -215,7 +218,7 @@ impl Verdict {
         }
     }
 
-    /// Confirms the member: its bytes were compared, and are right.
+    /// Confirms the member: its bytes were compared and are right.
     pub fn confirm(&self) {
         if self.condemned.get().is_none() && !self.confirmed.swap(true, Ordering::Relaxed) {
             self.members.set(self.subject.number, true);
@@ -225,13 +228,13 @@ impl Verdict {
         }
     }
 
-    /// Condemns the member: its bytes are wrong, or bytes that were served may have been.
+    /// Condemns the member: its bytes are wrong, or wrong bytes may have been served.
     pub fn condemn(&self, error: Error) {
-        // Bytes that make no sense because the file is being overwritten are not damage.
+        // While the file is being overwritten, its bytes may look damaged. That is not damage.
         if self.subject.source.check().is_err() || self.condemned.set(error).is_err() {
             return;
         }
-        // A saved index that was wrong may have confirmed it.
+        // A wrong saved index may have confirmed the member before.
         self.members.set(self.subject.number, false);
         let inodes = self.inodes.lock().clone();
         let Some(listener) = self.alarm.0.get() else { return };
@@ -249,8 +252,8 @@ impl Verdict {
         self.reports.failure(operation, self.subject.number, error)
     }
 
-    /// It is opened as `inode`, whose pages are to be dropped should it turn out to be wrong. Look
-    /// whether it has not already after this.
+    /// Notes that the member is opened as `inode`. If the member is condemned later, the pages of
+    /// that inode are dropped. Check after this call whether the member has been condemned already.
     pub fn watch(&self, inode: u64) {
         let mut inodes = self.inodes.lock();
         if !inodes.contains(&inode) {

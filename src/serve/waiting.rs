@@ -1,4 +1,4 @@
-//! Reads that wait for spans.
+//! Keeps the reads of one member that wait for spans, and gives them the spans.
 
 use std::{collections::HashMap, ops::Range};
 
@@ -7,7 +7,7 @@ use seekable_deflate::Span;
 use super::{Error, Reply};
 use crate::sync::Mutex;
 
-/// A read, or a request to decode, that waits for spans.
+/// A read, a read-ahead or a pass that waits for spans.
 pub struct Waiter {
     /// The decoded bytes that are still missing.
     pub missing: Range<u64>,
@@ -16,27 +16,27 @@ pub struct Waiter {
 
 enum Want {
     Read {
-        /// The bytes before `missing`, if the read began in an earlier span.
+        /// The bytes from the start of the read to `missing`, if the read began in an earlier span.
         got: Vec<u8>,
         reply: Reply,
     },
-    /// Read-ahead: decoding is all, and nothing is answered.
+    /// Read-ahead: the range is only decoded. There is no reply.
     ReadAhead,
-    /// The first pass goes to the end of `missing`, to compare the bytes with a checksum. The bytes
-    /// themselves are not wanted.
+    /// The first pass continues to the end of `missing`, to compare the member with its CRC-32. The
+    /// bytes are not returned.
     Pass {
-        /// Whether the spans stay cached, for a reader who is about to come.
+        /// Whether the spans stay cached for a read that is expected soon.
         keep: bool,
         reply: Reply,
     },
 }
 
 /// Buffers for replies that are collected from several spans. Page faults for fresh buffers took a
-/// fifth of a first pass over noise, whose spans are small. Shared by all threads, since one collects
-/// a reply and another sends it.
+/// fifth of a first pass over noise, whose spans are small. All threads share the buffers, since
+/// one thread collects a reply and another sends it.
 static SPARES: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
 
-/// How many such buffers are kept. Each has 1 MiB at most, the longest read of the kernel.
+/// Most buffers that are kept. Each has at most 1 MiB, the longest read of the kernel.
 const MOST_SPARES: usize = 4;
 
 fn take_spare() -> Vec<u8> {
@@ -53,7 +53,7 @@ fn keep_spare(buffer: Vec<u8>) {
     }
 }
 
-/// A waiter that has all it waited for.
+/// A waiter that has got all its bytes, or an error, and can be answered.
 pub struct Served {
     reply: Reply,
     bytes: Bytes,
@@ -67,22 +67,22 @@ enum Bytes {
 }
 
 impl Waiter {
-    /// A read of `range`, which is not empty.
+    /// A read of `range`, which must not be empty.
     pub fn read(range: Range<u64>, reply: Reply) -> Self {
         Self { missing: range, want: Want::Read { got: Vec::new(), reply } }
     }
 
-    /// Read-ahead of `range`, which is not empty.
+    /// Read-ahead of `range`, which must not be empty.
     pub fn read_ahead(range: Range<u64>) -> Self {
         Self { missing: range, want: Want::ReadAhead }
     }
 
-    /// A first pass over `range`, which is not empty. Answered with no bytes.
+    /// A first pass over `range`, which must not be empty. `reply` gets no bytes.
     pub fn pass(range: Range<u64>, keep: bool, reply: Reply) -> Self {
         Self { missing: range, want: Want::Pass { keep, reply } }
     }
 
-    /// Takes from `span` what is missing; `Err(self)` goes on waiting.
+    /// Takes missing bytes from `span`. Returns `Err(self)` if the waiter has to go on waiting.
     fn feed(mut self, span: &Span) -> Result<Option<Served>, Self> {
         let end = span.start() + span.bytes().len() as u64;
         if !(span.start()..end).contains(&self.missing.start) {
@@ -128,7 +128,7 @@ impl Waiter {
 }
 
 impl Served {
-    /// Answers. Not to be called under a lock: it writes to the kernel.
+    /// Calls the reply. Not to be called under a lock, because the reply writes to the kernel.
     pub fn reply(self) {
         match self.bytes {
             Bytes::InSpan(span, range) => (self.reply)(Ok(&span.bytes()[range])),
@@ -148,30 +148,32 @@ pub struct Waiting {
     pub list: Vec<Waiter>,
     /// Whether a task is about to decode the span at the frontier.
     pub advancing: bool,
-    /// A handle was closed, and nobody has asked for anything since.
+    /// Whether a handle was closed and no waiter has come since.
     pub resting: bool,
-    /// Spans before the frontier that tasks decode, by the decoded offset at which each begins.
+    /// Spans before the frontier that tasks decode. The key is the decoded offset at which the span
+    /// begins.
     pub decoding: HashMap<u64, Stage>,
 }
 
-/// How far a task is that decodes a span.
+/// The progress of a task that decodes a span.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// It waits for a thread. A thread that decodes another span may take this one along.
+    /// The task waits for a thread. Another task may decode this span along with its own.
     Queued,
     /// A thread decodes the span.
     Running,
 }
 
 impl Waiting {
-    /// Whether a byte of `range` is waited for.
+    /// Whether a waiter wants a byte of `range`. A pass that does not keep spans does not count.
     pub fn want(&self, range: &Range<u64>) -> bool {
         let wants = |waiter: &&Waiter| !matches!(waiter.want, Want::Pass { keep: false, .. });
         let mut missing = self.list.iter().filter(wants).map(|waiter| &waiter.missing);
         missing.any(|missing| missing.start < range.end && range.start < missing.end)
     }
 
-    /// Gives every waiter what `span` has for it; returns those that are done.
+    /// Gives every waiter the bytes of `span` that it misses. Returns the waiters that have all
+    /// their bytes.
     pub fn deliver(&mut self, span: &Span) -> Vec<Served> {
         let mut done = Vec::new();
         for waiter in std::mem::take(&mut self.list) {
@@ -183,7 +185,7 @@ impl Waiting {
         done
     }
 
-    /// Ends the waiters that miss a byte of `range`.
+    /// Ends the waiters whose next missing byte is in `range`. Returns them with `error`.
     pub fn fail(&mut self, range: &Range<u64>, error: &Error) -> Vec<Served> {
         let mut done = Vec::new();
         for waiter in std::mem::take(&mut self.list) {

@@ -1,9 +1,9 @@
-//! A member of a method without seek points (bzip2, xz, zstd ...). It is decoded whole on first use,
-//! into a file of `scratch` or into its decoded copy.
+//! A member of a method without seek points (bzip2, xz, zstd ...). It is decoded whole on first
+//! use, into a file of `scratch` or into its decoded copy.
 //!
-//! Two threads decode for all members. The cheapest member goes first. One of the two threads never
-//! decodes a long member, so a small one never waits for gigabytes. The decoder checks now and then
-//! whether anybody still waits, and ends if nobody does.
+//! Two threads decode all these members. The cheapest member goes first. At most one of the two
+//! threads decodes a long member, so a small member never waits for gigabytes. The decoder checks
+//! now and then whether a read still waits, and stops if none does.
 
 use std::{
     fmt,
@@ -27,19 +27,20 @@ use crate::{
 /// A member of more decoded bytes is long. At 10 MB/s, the speed of bzip2, 64 MiB take 6 s.
 const LONG: u64 = 64 << 20;
 
-/// A member of more decoded bytes may need a large dictionary, which grows with what is decoded.
+/// A member of more decoded bytes may need a large dictionary: a dictionary can be as large as the
+/// decoded bytes.
 const SMALL_DICTIONARY: u64 = 8 << 20;
 
 /// Memory of a decoder besides its dictionary. Bytes. bzip2 takes 4 MiB, lzma up to 6.
 const DECODER: u64 = 8 << 20;
 
-/// How often in a row the cheapest member goes first. Then the oldest does.
+/// The cheapest member goes first at most this often in a row. Then the oldest goes first.
 const CHEAP_ONES: u32 = 8;
 
-/// Decoded bytes between two checks whether anybody still waits.
+/// Decoded bytes between two checks whether a read still waits.
 const LOOK_EVERY: u64 = 4 << 20;
 
-/// The content of one such member.
+/// A member that is decoded whole.
 pub struct Whole {
     archive: Arc<Container>,
     member: MemberId,
@@ -51,10 +52,10 @@ pub struct Whole {
 
 enum Progress {
     Untouched,
-    /// A task decodes, or is queued to. These reads wait for it.
+    /// A task decodes the member, or is queued for it. These reads wait.
     Decoding(Vec<WholeRead>),
-    /// The member was decoded and is right. The copy has it, or for `None` a file of `scratch`, unless
-    /// that was closed.
+    /// The member was decoded and is right. Holds the file of the copy. `None`: the bytes are in a
+    /// file of `scratch`, which may have been closed since.
     Decoded(Option<Arc<File>>),
     Failed(Error),
 }
@@ -72,11 +73,11 @@ pub struct WholeQueue(Mutex<Queue>);
 
 #[derive(Default)]
 struct Queue {
-    /// The oldest first.
+    /// The oldest member comes first.
     waiting: Vec<Arc<Whole>>,
     /// Long members that are being decoded: at most one.
     long: usize,
-    /// Members in a row that went before the oldest.
+    /// Members in a row that were taken before the oldest one.
     passed: u32,
 }
 
@@ -104,8 +105,8 @@ impl WholeQueue {
     }
 }
 
-/// The turn of a long member. It ends even if the decoder panics: else no other long member would
-/// ever have a turn.
+/// The turn of a long member. It also ends if the decoder panics: otherwise no other long member
+/// would ever have a turn.
 struct LongTurn<'a> {
     queue: &'a Arc<WholeQueue>,
     threads: &'a Spawner,
@@ -117,7 +118,7 @@ impl Drop for LongTurn<'_> {
         queue.long -= 1;
         let is_left = !queue.waiting.is_empty();
         drop(queue);
-        // A task that found only long members left them.
+        // A task that finds only long members leaves them in the queue during this turn.
         if is_left {
             self.queue.spawn(self.threads);
         }
@@ -125,7 +126,7 @@ impl Drop for LongTurn<'_> {
 }
 
 impl Queue {
-    /// The next member to decode; `None` if all have to wait for a long one.
+    /// The next member to decode; `None` if all members have to wait for the end of a long one.
     fn take(&mut self) -> Option<Arc<Whole>> {
         let may = |whole: &Whole| self.long == 0 || !whole.is_long();
         let mut candidates =
@@ -170,7 +171,7 @@ impl Whole {
         self.size() > LONG || (has_dictionary && self.size() > SMALL_DICTIONARY)
     }
 
-    /// Why the member cannot be decoded, if that is known.
+    /// The reason why the member cannot be decoded, if it is known.
     pub fn failure(&self) -> Option<Error> {
         match &*self.state.lock() {
             Progress::Failed(error) => Some(error.clone()),
@@ -178,7 +179,7 @@ impl Whole {
         }
     }
 
-    /// The decoded file, if there is one.
+    /// The file with the decoded bytes, if it exists.
     pub fn decoded(&self) -> Option<Arc<File>> {
         match &*self.state.lock() {
             Progress::Decoded(Some(file)) => Some(file.clone()),
@@ -187,7 +188,7 @@ impl Whole {
         }
     }
 
-    /// Gives `range` to `reply` once the member is decoded.
+    /// Calls `reply` with the bytes of `range` once the member is decoded.
     pub fn read_later(self: &Arc<Self>, range: Range<u64>, asker: Asker, reply: Reply) {
         if let Some(file) = self.decoded() {
             return answer(&Ok(file), range, reply);
@@ -210,14 +211,14 @@ impl Whole {
     }
 
     fn decode(self: &Arc<Self>) {
-        // Answers the reads if the decoder panics.
+        // The guard fails the reads if the decoder panics.
         let guard = FailOnPanic(self);
         let result = self.decode_to_file();
         mem::forget(guard);
         self.finish(result);
     }
 
-    /// Decodes the member. Returns the file, and whether it is the copy.
+    /// Decodes the member. Returns the file, and whether this is the decoded copy.
     fn decode_to_file(&self) -> Result<(Arc<File>, bool), Error> {
         let copy = self.copy.as_ref();
         match copy.and_then(|copy| copy.make_whole(|file| self.decode_into(file))) {
@@ -258,7 +259,7 @@ impl Whole {
         Ok(out.flush()?)
     }
 
-    /// Whether a read waits whose process still runs.
+    /// Whether a read waits whose thread still runs.
     fn is_wanted(&self) -> bool {
         match &*self.state.lock() {
             Progress::Decoding(waiting) => waiting.iter().any(|waiter| waiter.asker.is_there()),
@@ -272,7 +273,7 @@ impl Whole {
             Err(error @ (Error::Damaged(_) | Error::Overwritten)) => {
                 Progress::Failed(error.clone())
             }
-            // A full disk may get room: the next read tries again.
+            // Other errors may pass, such as a full disk. So the next read tries again.
             Err(_) => Progress::Untouched,
         };
         let Progress::Decoding(waiting) = mem::replace(&mut *self.state.lock(), next) else {
@@ -284,7 +285,7 @@ impl Whole {
         }
     }
 
-    /// The first `len` bytes, or all if there are fewer, without decoding the rest.
+    /// The first `len` bytes, or all if there are fewer. Does not decode the other bytes.
     pub fn head(&self, len: u64) -> Result<Vec<u8>, Error> {
         if let Some(error) = self.failure() {
             return Err(error);
@@ -297,7 +298,7 @@ impl Whole {
         let mut head = HeadSink { bytes: Vec::new(), limit: len as usize };
         match self.archive.decode(self.member, MAX_DICTIONARY, &mut head) {
             Err(error) if head.bytes.len() < head.limit => Err(error.into()),
-            // The sink refused more bytes, which ended the decoder.
+            // The sink has its bytes and refused more, which ended the decoder.
             Ok(()) | Err(_) => Ok(head.bytes),
         }
     }
@@ -310,7 +311,7 @@ fn answer(file: &Result<Arc<File>, Error>, range: Range<u64>, reply: Reply) {
     }
 }
 
-/// Fails the member when it is dropped.
+/// Fails the member when this is dropped.
 struct FailOnPanic<'a>(&'a Whole);
 
 impl Drop for FailOnPanic<'_> {
@@ -319,7 +320,7 @@ impl Drop for FailOnPanic<'_> {
     }
 }
 
-/// Writes to a file as long as a read waits for the member.
+/// Writes to a file. The writes fail once no read waits for the member any more.
 struct WantedFile<'a> {
     whole: &'a Whole,
     file: &'a File,
@@ -331,7 +332,7 @@ impl Write for WantedFile<'_> {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         if self.left < buf.len() as u64 {
             if !self.whole.is_wanted() {
-                // Not `Interrupted`: the write would be repeated.
+                // Not `Interrupted`: then the caller would repeat the write.
                 return Err(io::Error::other("nobody waits for it any more"));
             }
             self.left = LOOK_EVERY;
