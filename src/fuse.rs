@@ -142,7 +142,7 @@ fn number_in(directory: INodeNo, entry: &Listed<'_>) -> INodeNo {
     }
 }
 
-/// Where a request failed: an inode, and an offset in it if it was a read.
+/// The place of a failure: an inode, and the offset in it if the request was a read.
 struct Place {
     ino: Ino,
     offset: Option<u64>,
@@ -299,7 +299,7 @@ impl Npzfs {
             is_added
         });
         if listed.is_ok() && !ticket.take() {
-            listing.fail(Errno::EINTR); // for fuser: the kernel has it already
+            listing.fail(Errno::EINTR); // only for fuser: the kernel has got EINTR already
             return references.into_iter().for_each(|found| self.tree.forget(found, 1));
         }
         self.answer_listing(ino, offset, unique, listing, listed);

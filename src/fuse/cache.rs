@@ -29,7 +29,7 @@ pub struct KernelCache(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    /// Set when there is a session.
+    /// Set once there is a session.
     notifier: OnceLock<Notifier>,
     /// The age at which a listing is dropped.
     after: Duration,
@@ -50,7 +50,7 @@ impl Drop for DroppingNames<'_> {
     }
 }
 
-/// The listings that the kernel may have cached.
+/// The listings that the kernel may have cached and that are to be dropped.
 #[derive(Debug, Default)]
 struct Listings {
     /// Each listing with the time to drop it. The earliest time is first, because all have the same
@@ -80,7 +80,7 @@ impl KernelCache {
         let shared = self.0.clone();
         let thread = notifier.clone();
         thread::Builder::new().name("listings".into()).spawn(move || shared.serve(&thread))?;
-        let _ = self.0.notifier.set(notifier); // it is empty: there is one session
+        let _ = self.0.notifier.set(notifier); // unset until now: there is one session
         Ok(())
     }
 

@@ -18,10 +18,10 @@ use fuser::{Errno, Generation, INodeNo, ReplyDirectory, ReplyDirectoryPlus, Requ
 use super::attributes::{dots_attr, file_attr, file_type, kernel_rdev};
 use crate::tree::{Attr, Ino, Kind, Listed};
 
-/// Bytes of struct fuse_out_header.
+/// Size of struct fuse_out_header in bytes.
 const HEADER: usize = 16;
 
-/// Bytes of struct fuse_entry_out.
+/// Size of struct fuse_entry_out in bytes.
 const ENTRY: usize = 128;
 
 /// Answers the request `unique`: with `error` if it is not 0, else with `body`.

@@ -1,5 +1,5 @@
-//! Kernel passthrough of whole files (FUSE_PASSTHROUGH, Linux 6.9): files of the source, and decoded
-//! copies of members.
+//! Lets the kernel read whole files itself (FUSE_PASSTHROUGH, Linux 6.9): files of the source, and
+//! decoded copies of members.
 
 use std::{
     collections::HashMap,

@@ -54,7 +54,7 @@ struct Table {
     /// The open requests. The key is the number that the kernel gave the request. It is not used
     /// again.
     open: HashMap<u64, OpenRequest>,
-    /// Threads that work on a request.
+    /// Number of threads that work on a request now.
     busy: usize,
     /// How often a thread finished its work on a request.
     done: u64,
@@ -67,7 +67,7 @@ struct Table {
 
 #[derive(Debug)]
 struct OpenRequest {
-    /// The thread that waits for the answer.
+    /// The thread that waits for the answer, by its number in our PID namespace.
     reader: u32,
     /// The tick at which the request came.
     since: u64,
@@ -154,7 +154,7 @@ struct Look {
     old: Vec<(u64, u32)>,
 }
 
-/// The watching thread.
+/// The state of the watching thread.
 struct Watch<R> {
     requests: Arc<Requests>,
     device: OwnedFd,
@@ -228,7 +228,7 @@ impl<R: Relief> Watch<R> {
     }
 }
 
-/// Whether the mount of `device` is gone.
+/// Whether the mount of `device` is gone: poll(2) reports an error or a hangup.
 fn is_gone(device: &OwnedFd) -> bool {
     let mut device = [PollFd::new(device, PollFlags::empty())];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };

@@ -33,7 +33,7 @@ pub struct Watched {
 }
 
 impl Watched {
-    /// Watches `filesystem`, for the first session.
+    /// Wraps `filesystem` for the first session.
     #[must_use]
     pub fn new(filesystem: Npzfs) -> Self {
         let requests = filesystem.requests();
@@ -81,7 +81,7 @@ impl Filesystem for Watched {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
         if let Some(mut fresh) = self.fresh.take() {
             fresh.init(config);
-            let _ = self.served.set(fresh); // it is empty: only the first session has a fresh one
+            let _ = self.served.set(fresh); // unset until now: only the first session has `fresh`
         }
         Ok(())
     }

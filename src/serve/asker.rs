@@ -1,4 +1,4 @@
-//! Which thread sent a request, and whether it still runs.
+//! The thread that sent a request, and whether this thread still runs.
 
 use std::{fs, io};
 

@@ -36,7 +36,7 @@ const RATE: u64 = 256 << 20;
 /// one may hang.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The passes to finish.
+/// The members whose passes are to be finished, and the state of the thread that does this.
 pub struct Background {
     /// The pool that decodes for readers.
     decode: Spawner,
@@ -82,7 +82,7 @@ impl Background {
         self.changed.notify_all();
     }
 
-    /// Ends [`run`](Self::run): the mount is over.
+    /// Makes [`run`](Self::run) return, because the mount is over.
     pub fn end(&self) {
         self.queue.lock().is_over = true;
         self.changed.notify_all();
@@ -150,7 +150,7 @@ impl Background {
         self.wait(patience, || done.load(Ordering::Acquire))
     }
 
-    /// Waits for `time`; `false` if the mount is over.
+    /// Waits for `time`; `false` if the mount ends first.
     fn pause(&self, time: Duration) -> bool {
         !self.wait(time, || false)
     }

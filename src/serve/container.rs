@@ -46,7 +46,7 @@ impl Drop for OpenContainer {
 }
 
 impl OpenContainer {
-    /// A container to be served by `server`.
+    /// Opens a container whose contents `server` serves.
     #[must_use]
     pub fn new(container: Container, server: &Server) -> Self {
         let shared = server.shared.clone();
@@ -119,13 +119,14 @@ impl OpenContainer {
         }
     }
 
-    /// The failure to open a member with `error`, and whether the log has it already.
+    /// Makes the failure of an open of member `id` with `error`. It holds whether the failure is to
+    /// be logged.
     #[must_use]
     pub fn refusal(&self, id: MemberId, error: Error) -> Failure {
         self.reports.failure("open", id.0, error)
     }
 
-    /// Which members have been compared with their CRC-32, and are right.
+    /// The members that have been compared with their CRC-32 and are right.
     #[cfg(test)]
     pub(super) fn confirmed_members(&self) -> &Confirmed {
         &self.confirmed

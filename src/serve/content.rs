@@ -18,7 +18,7 @@ use super::{
 };
 use crate::archive::SourceFile;
 
-/// The content of one member, for all its handles.
+/// The decoded bytes of one member, shared by all its handles.
 #[derive(Debug)]
 pub struct Content {
     /// The archive file.
@@ -30,7 +30,7 @@ pub struct Content {
     /// The decoded copy, if the member may have one.
     copy: Option<Arc<MemberCopy>>,
     verdict: Arc<Verdict>,
-    /// Finishes the pass that compares the member with its CRC-32.
+    /// Queue of the passes that compare members with their CRC-32.
     background: Arc<Background>,
     /// Whether the pass was queued in `background`.
     is_queued: Once,
@@ -48,7 +48,7 @@ pub(super) enum Encoding {
 pub enum Readiness {
     /// Any byte can be read at once.
     Ready,
-    /// The member is to be compared with its CRC-32 when it is opened or read.
+    /// The member has not been compared with its CRC-32 as a whole. An open or a read starts that.
     Unverified {
         /// Decoded bytes that have been compared.
         done: u64,
@@ -158,7 +158,7 @@ impl Content {
     /// opened. A small member is compared here, by this thread.
     #[must_use]
     pub(super) fn must_be_verified(&self) -> bool {
-        // The decoder compares the member before the first byte is read.
+        // The decoder compares such a member before the first byte is read.
         if matches!(self.bytes, Encoding::Whole(..)) {
             return false;
         }
@@ -225,13 +225,13 @@ impl Content {
         is_known_wrong || is_being_compared || is_large
     }
 
-    /// Whether the member is confirmed or condemned.
+    /// Whether the comparison is over: the member is confirmed or condemned.
     pub(super) fn is_settled(&self) -> bool {
         self.verdict.is_settled()
     }
 
-    /// Whether open handles may have read wrong bytes because of a wrong index. Their reads fail from
-    /// now on, and the next open gets a new content.
+    /// Whether open handles may have read wrong bytes because of a wrong saved index. Their next
+    /// reads fail, and the next open gets a new content.
     pub(super) fn is_superseded(&self) -> bool {
         matches!(self.verdict.error(), Some(Error::Refuted))
     }
@@ -251,7 +251,7 @@ impl Content {
         }
     }
 
-    /// Saves the index of the member from now on, if it is large enough.
+    /// Registers the member, if it is large enough, so that its index will be saved.
     pub(super) fn save_index(&self) {
         if let Encoding::Deflated(deflated) = &self.bytes {
             deflated.save_index();
@@ -276,7 +276,7 @@ impl Content {
         self.copy.as_ref()?.of(handle)
     }
 
-    /// The failure of `operation` with `error`, and whether the log has it already.
+    /// Makes the failure of `operation` with `error`. It holds whether the failure is to be logged.
     #[must_use]
     pub fn failure(&self, operation: &'static str, error: Error) -> Failure {
         self.verdict.failure(operation, self.cause(error))
@@ -360,7 +360,7 @@ impl Content {
         }
     }
 
-    /// Whether a handle of the member was closed, and no read needed decoding since.
+    /// Whether a handle of the member was closed and no read has needed decoding since.
     #[cfg(test)]
     pub fn rests(&self) -> bool {
         matches!(&self.bytes, Encoding::Deflated(deflated) if deflated.rests())

@@ -44,7 +44,7 @@ const ALL_MEMBERS: u32 = u32::MAX;
 pub struct Copier {
     pub store: Arc<Copies>,
     pub thread: Spawner,
-    /// Set when the server ends. Unfinished copies are then given up.
+    /// Set when the server ends. Then unfinished copies are given up.
     pub ending: Arc<AtomicBool>,
     /// Which failures the log has, so that it does not get a line for each member.
     pub reports: Arc<Reports>,
@@ -76,7 +76,7 @@ type Identify = Box<dyn Fn() -> io::Result<CopyKey> + Send + Sync>;
 pub struct MemberCopy {
     copier: Copier,
     identify: Identify,
-    /// `None` if the archive could not be read.
+    /// The key of the copy in the store; `None` if the archive could not be read.
     key: OnceLock<Option<CopyKey>>,
     size: u64,
     /// CRC-32 of the whole member, if the archive's directory has it.
@@ -182,9 +182,9 @@ impl MemberCopy {
         }
     }
 
-    /// Makes a copy and returns the new state.
+    /// Copies the member span by span and returns the new state.
     fn copy_spans(&self, member: &Deflated) -> Result<CopyState, saved::Error> {
-        // The task may have waited long for other copies.
+        // The task may have waited long, until other copies were made.
         if self.copier.ending.load(Ordering::Relaxed) {
             return Ok(CopyState::ABSENT);
         }

@@ -59,9 +59,9 @@ pub struct Deflated {
     saved: AtomicU64,
     /// Whether its saved index cannot be used.
     refused: AtomicBool,
-    /// Whether `judge` has seen that the reader dropped its saved index.
+    /// Set when `judge` has reported that the reader dropped the wrong saved index.
     dropped: Once,
-    /// Whether `judge` has seen that the saved index has damaged windows.
+    /// Set when `judge` has reported that the saved index has damaged windows.
     damaged: Once,
 }
 
@@ -113,7 +113,7 @@ impl Deflated {
         self.encoded_size
     }
 
-    /// Saves the index of this member from now on.
+    /// Registers this member, so that its index is saved as it grows.
     pub fn save_index(self: &Arc<Self>) {
         if let Some((key, index)) = &self.index {
             index.register(*key, self);
@@ -215,7 +215,7 @@ impl Deflated {
         let _ = self.span_at(self.size.saturating_sub(1));
     }
 
-    /// Decodes `range` before it is asked for.
+    /// Queues the decoding of `range`, which has not been requested yet.
     pub fn read_ahead(self: &Arc<Self>, range: Range<u64>) {
         self.park(Waiter::read_ahead(range));
     }

@@ -24,7 +24,7 @@ pub enum Error {
     Io(Arc<io::Error>),
 }
 
-/// An error that ended one request.
+/// The error of a failed request, and how to log it.
 #[derive(Debug, Clone)]
 pub struct Failure {
     /// Why the request failed.
@@ -34,7 +34,7 @@ pub struct Failure {
     pub repeats: Option<Repeats>,
 }
 
-/// For failures that are not to be logged.
+/// Makes a failure that is not to be logged.
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Self { error, repeats: None }

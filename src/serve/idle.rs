@@ -35,7 +35,7 @@ struct Sample {
     at: Instant,
     /// Idle time of all cores since the system started.
     idle: Duration,
-    /// `IdleCores::helped` at that time.
+    /// The value of `IdleCores::helped` at `at`.
     helped: u64,
     /// Cores that were idle between the previous sample and this one, or would have been without
     /// helpers.

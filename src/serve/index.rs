@@ -41,7 +41,8 @@ enum EntrySource<'a> {
     File(&'a Arc<IndexFile>, Trust),
     /// An open stream that has been decoded farther than the entry of any file.
     Stream(&'a Arc<Deflated>),
-    /// The member has no index, but was compared with its CRC-32 and is right.
+    /// The entry has no index. It only records that the member was compared with its CRC-32 and is
+    /// right.
     Verified,
 }
 
@@ -64,12 +65,12 @@ pub struct ArchiveIndex {
     refuted: Mutex<BTreeSet<StreamKey>>,
     /// Members that were compared and are right, but are not in the file yet.
     verified: Mutex<BTreeSet<StreamKey>>,
-    /// Held by the thread that saves.
+    /// Locked while a thread saves, so that one thread saves at a time.
     saving: Mutex<()>,
     queued: AtomicBool,
-    /// Decoded bytes whose checkpoints are in the file.
+    /// Sum of the frontiers of all entries in the file. Decoded bytes.
     saved: AtomicU64,
-    /// About how many decoded bytes have checkpoints that are not in the file.
+    /// Decoded bytes by which the first passes have gone beyond the file. Approximate.
     unsaved: AtomicU64,
 }
 
@@ -142,7 +143,7 @@ impl ArchiveIndex {
         }
     }
 
-    /// Whether an entry with this trust may be used for this archive.
+    /// Whether an entry of the index file with this trust may be used for this archive.
     fn holds(&self, trust: Trust) -> bool {
         let same_file = || self.source.same_file().ok();
         trust.holds_for(if trust.file.is_some() { same_file() } else { None })
@@ -157,7 +158,7 @@ impl ArchiveIndex {
         Ok(Trust { confirmed, file })
     }
 
-    /// Saves the index of a stream from now on.
+    /// Adds a stream to those whose indexes are saved as they grow.
     pub fn register(&self, key: StreamKey, stream: &Arc<Deflated>) {
         self.streams.lock().insert(key, Arc::downgrade(stream));
     }
@@ -205,7 +206,7 @@ impl ArchiveIndex {
         }
     }
 
-    /// Saves, on another thread, the indexes that have grown.
+    /// Saves the indexes that have grown, on another thread.
     pub fn save_later(self: Arc<Self>) {
         let streams = self.unsaved();
         if !streams.is_empty() || !self.verified.lock().is_empty() {

@@ -116,7 +116,8 @@ impl Default for Settings {
     }
 }
 
-/// The pools and the memory that all contents share.
+/// The thread pools and the memory that all contents share. Contents are opened by
+/// [`OpenContainer`].
 #[derive(Debug)]
 pub struct Server {
     shared: Arc<Shared>,
@@ -144,7 +145,7 @@ impl Drop for Server {
 #[derive(Debug)]
 struct Shared {
     memory: Arc<Memory>,
-    /// The limit of `memory` while enough memory is free. Bytes.
+    /// The limit of `memory` when the process is not short of memory. Bytes.
     cache_size: u64,
     room: Arc<Room>,
     /// Decodes spans: short tasks.
@@ -168,7 +169,7 @@ struct Shared {
 }
 
 impl Shared {
-    /// The saved indexes of an archive, if indexes are saved at all.
+    /// The saved indexes of an archive; `None` if indexes are not saved.
     fn index(
         &self,
         source: Arc<SourceFile>,
@@ -296,7 +297,7 @@ impl Server {
         self.shared.scratch.give_one_up()
     }
 
-    /// Adds threads to pools whose threads are stuck in the source, and adjusts the cache to the free
+    /// Adds threads to pools whose threads are stuck in the source, and fits the cache to the free
     /// memory.
     pub fn relieve(&self) {
         let Shared { memory, room, cache_size, .. } = &*self.shared;

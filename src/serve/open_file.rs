@@ -28,7 +28,7 @@ pub enum Backing {
     Never,
     /// There is none now. A later open of the same inode may find one.
     NotYet,
-    /// A file with the same bytes.
+    /// A file with the same bytes as the open file.
     File(Arc<File>),
 }
 

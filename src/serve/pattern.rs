@@ -32,7 +32,7 @@ const SPAN: u64 = 2 << 20;
 /// What to do after one read of a handle.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Prediction {
-    /// The range to decode for a sequential reader.
+    /// The range to decode next for a sequential reader.
     pub read_ahead: Option<Range<u64>>,
     /// The next reads, if the strides stay even.
     pub strides: Vec<Range<u64>>,
@@ -40,7 +40,7 @@ pub struct Prediction {
     pub passed: Option<Range<u64>>,
 }
 
-/// Follows the reads of one handle. All offsets are in decoded bytes.
+/// The recent reads of one handle. All offsets are in decoded bytes.
 #[derive(Debug, Default)]
 pub struct Pattern {
     /// Where the run of sequential reads began.

@@ -176,7 +176,7 @@ impl Spawner {
         self.short_of() > 0
     }
 
-    /// How many more threads the waiting tasks would need.
+    /// How many of the waiting tasks have no idle thread to run them.
     pub fn short_of(&self) -> usize {
         let queue = self.0.queue.lock();
         queue.tasks.len().saturating_sub(queue.idle)

@@ -12,7 +12,7 @@ use crate::{archive::MemberId, sync::Mutex};
 /// has a saved index, known damage or an unfinished pass) is kept by its archive in any case.
 const MOST: usize = 4096;
 
-/// The most recently closed contents of all archives.
+/// The most recently closed members of all archives.
 #[derive(Debug)]
 pub struct Resting(Mutex<LruCache<(usize, MemberId), Weak<OpenContainer>>>);
 

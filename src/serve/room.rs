@@ -42,7 +42,7 @@ pub struct Room {
     state: Mutex<RoomUse>,
     /// Notified when a reservation ends.
     changed: Condvar,
-    /// Whether the last look found more than the limit in use, after eviction.
+    /// Whether the last call of `look` found more than the limit in use, after eviction.
     full: AtomicBool,
 }
 
@@ -154,7 +154,7 @@ impl Room {
                 leaves >> 20
             ))
         };
-        // Never evict for a reservation that cannot fit.
+        // Do not evict for a reservation that can never fit.
         if bytes > self.mark() {
             return Err(refused(self.mark()));
         }
@@ -201,7 +201,7 @@ impl Room {
         let Some(give_way) = self.give_way.get() else { return };
         let before = (self.measure)();
         give_way(bytes);
-        // The evicted caches existed before the reservations began.
+        // The evicted caches were part of the base: they existed before the reservations began.
         let given = before.saturating_sub((self.measure)());
         let mut state = self.state.lock();
         state.base = state.base.saturating_sub(given);

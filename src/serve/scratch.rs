@@ -44,7 +44,7 @@ pub struct Scratch {
     directory: PathBuf,
     /// Most bytes of all files together; `None` for a share of the free space.
     limit: Option<u64>,
-    /// Most files at the same time.
+    /// Most files that are open at the same time.
     most: usize,
     next: AtomicU64,
     files: Mutex<Files>,

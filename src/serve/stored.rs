@@ -10,7 +10,8 @@ use crate::{
     sync::Mutex,
 };
 
-/// Bytes that one task compares. Between two tasks, other tasks may use the thread and the disk.
+/// Bytes that one task reads and adds to the CRC-32. Between two tasks, other tasks may use the
+/// thread and the disk.
 const PIECE: u64 = 1 << 20;
 
 /// A stored member: `size` bytes of the archive file from `start`.
@@ -28,7 +29,7 @@ pub struct Stored {
     pass: Mutex<Pass>,
 }
 
-/// The pass that compares the member with its CRC-32.
+/// The progress of the pass that compares the member with its CRC-32.
 #[derive(Default)]
 struct Pass {
     /// Bytes that have been compared.
@@ -77,7 +78,7 @@ impl Stored {
         }
     }
 
-    /// Compares all bytes in this thread, unless another thread runs the pass.
+    /// Compares the whole member in this thread, unless another thread runs the pass.
     pub fn compare_at_once(self: &Arc<Self>) {
         let mut pass = self.pass.lock();
         if !mem::replace(&mut pass.is_running, true) {
@@ -98,8 +99,8 @@ impl Stored {
         self.threads.spawn(move || this.run());
     }
 
-    /// Compares one piece, and calls the replies that waited for that piece. Queues itself again if
-    /// other replies still wait.
+    /// Processes one piece by `step`, and calls the replies that waited for that piece. Queues
+    /// itself again if other replies still wait.
     fn run(self: &Arc<Self>) {
         let at = self.passed();
         let is_over = at >= self.size || self.verdict.is_settled();
@@ -121,8 +122,9 @@ impl Stored {
         }
     }
 
-    /// Compares one piece and returns its end, an offset in the member. Only the thread that runs
-    /// the pass calls this.
+    /// Adds the next piece of the member to the running CRC-32, and compares that after the last
+    /// piece. Returns the end of the piece, an offset in the member. Only the thread that runs the
+    /// pass calls this.
     fn step(&self) -> Result<u64, Error> {
         let (at, mut crc32) = {
             let pass = self.pass.lock();

@@ -14,7 +14,7 @@ use crate::archive::{
     testing::{self, RawMember, RawZip},
 };
 
-/// How long anything may take before a test gives up on it.
+/// How long a test waits before it fails.
 pub const WAIT: Duration = Duration::from_secs(60);
 
 /// Settings with a cache of 8 MiB and a memory limit of 1 GiB, without saved indexes or copies.
@@ -54,7 +54,7 @@ pub fn serve(members: &[RawMember], server: &Server) -> (OpenContainer, Vec<Arc<
 pub fn read(content: &Arc<Content>, offset: u64) -> Receiver<Result<Vec<u8>, Error>> {
     let (sender, receiver) = mpsc::channel();
     content.read(None, Asker::unknown(), offset, 8, move |bytes| {
-        let _ = sender.send(bytes.map(<[u8]>::to_vec)); // nobody may wait any more
+        let _ = sender.send(bytes.map(<[u8]>::to_vec)); // the receiver may be gone
     });
     receiver
 }

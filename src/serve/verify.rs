@@ -68,7 +68,7 @@ type Listener = Box<dyn Fn(u64, Option<&Error>) + Send + Sync>;
 pub struct Alarm(OnceLock<Listener>);
 
 impl Alarm {
-    /// Sets the listener, once.
+    /// Sets the listener. Further calls have no effect.
     pub fn listen(&self, listener: Listener) {
         // It is not set yet: the one mount sets it once.
         let _ = self.0.set(listener);
@@ -247,7 +247,8 @@ impl Verdict {
         }
     }
 
-    /// The failure of `operation` on the member with `error`, and whether the log has it already.
+    /// Makes the failure of `operation` on the member with `error`. It holds whether the failure is
+    /// to be logged.
     pub fn failure(&self, operation: &'static str, error: Error) -> Failure {
         self.reports.failure(operation, self.subject.number, error)
     }

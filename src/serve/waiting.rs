@@ -160,7 +160,7 @@ pub struct Waiting {
 pub enum Stage {
     /// The task waits for a thread. Another task may decode this span along with its own.
     Queued,
-    /// A thread decodes the span.
+    /// A thread is decoding the span.
     Running,
 }
 

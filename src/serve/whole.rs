@@ -238,7 +238,8 @@ impl Whole {
             let memory = DECODER + u64::from(dictionary).min(self.size());
             let _reserved = self.shared.room.reserve(memory)?;
             match self.decode_with(dictionary, file) {
-                // A later block of the stream needs a larger dictionary than the first.
+                // A later block of the stream needs a larger dictionary than the first block.
+                // Decode again.
                 Err(Error::Io(error))
                     if error.kind() == io::ErrorKind::OutOfMemory
                         && dictionary < MAX_DICTIONARY =>

@@ -1,4 +1,4 @@
-//! Listings of a real session of fuser that talks to a socket instead of the kernel.
+//! Tests listings in a real session of fuser that talks to a socket instead of the kernel.
 
 use std::{sync::mpsc, thread};
 
@@ -14,8 +14,8 @@ const INIT: u32 = 26;
 const READDIR: u32 = 28;
 const READDIRPLUS: u32 = 44;
 
-/// Lists as many of its names as there is room for. fuser cannot express the last one if there is
-/// something `unknown`.
+/// Lists as many of its names as there is room for. If `unknown` is set, fuser cannot express entry
+/// 20.
 struct Lister {
     device: OwnedFd,
     unknown: bool,
@@ -83,14 +83,14 @@ impl Filesystem for Lister {
     }
 }
 
-/// A request as the kernel writes it: struct fuse_in_header, and what belongs to its code.
+/// A request as the kernel writes it: struct fuse_in_header, then `body`.
 fn request(code: u32, unique: u32, body: &[u32]) -> Vec<u8> {
     let length = 40 + 4 * body.len() as u32;
     let header = [length, code, unique, 0, 1, 0, 0, 0, 0, 0];
     header.iter().chain(body).flat_map(|word| word.to_ne_bytes()).collect()
 }
 
-/// The replies to one request for a listing of `size` bytes, and how many entries it has.
+/// The replies to one request for a listing of at most `size` bytes, and the number of its entries.
 fn replies(code: u32, size: u32, unknown: bool) -> (Vec<Vec<u8>>, usize) {
     let (kernel, device) =
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
@@ -112,11 +112,11 @@ fn replies(code: u32, size: u32, unknown: bool) -> (Vec<Vec<u8>>, usize) {
         .unwrap();
     let replies = (0..=usize::from(unknown)).map(|_| receive()).collect();
     drop(kernel);
-    let _ = session.join().unwrap(); // the socket is closed, which is no way to end a mount
+    let _ = session.join().unwrap(); // an error: the socket was closed without an unmount
     (replies, count.recv().unwrap())
 }
 
-/// Where the entry of that number begins, and the bytes of one.
+/// The range in a reply that holds the entries with these numbers. Bytes.
 fn entries(code: u32, numbers: std::ops::Range<usize>) -> std::ops::Range<usize> {
     let name = |number| usize::next_multiple_of(24 + 1 + number % 4, 8);
     let entry = |number| name(number) + if code == READDIRPLUS { ENTRY } else { 0 };
@@ -146,7 +146,7 @@ fn a_listing_that_fuser_cannot_express_is_written_as_fuser_would_write_it() {
             let kind = unknown.end - entries(READDIR, 20..21).len() + 20;
             expected[kind..kind + 4].fill(0);
             assert_eq!(*direct, expected, "{code} {size}");
-            // The kernel refuses it, a socket does not.
+            // The kernel would refuse fuser's late reply. A socket takes it.
             assert_eq!((late.len(), &late[8..16]), (HEADER, &direct[8..16]));
         }
     }

@@ -48,7 +48,7 @@ fn what_cannot_be_compared_is_not_tried_without_end() {
     let start = Instant::now();
     loop {
         let queue = background.queue.lock();
-        // Whoever compares has it, or it stands in the queue.
+        // The content is in the queue, or the thread that compares it holds a second reference.
         if queue.contents.is_empty() && Arc::strong_count(&content) == 1 {
             break;
         }

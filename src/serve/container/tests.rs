@@ -22,7 +22,7 @@ fn server(verify: Verify) -> Server {
     server_with(verify, None)
 }
 
-/// One that saves indexes in `place`.
+/// A server that saves indexes in `place`.
 fn saving_in(place: &tempfile::TempDir, verify: Verify) -> Server {
     server_with(verify, Some(Arc::new(Indexes::open(place.path(), u64::MAX).unwrap())))
 }
@@ -82,14 +82,14 @@ fn damage_is_known_of_a_member_that_nobody_has_open() {
 #[test]
 fn a_member_that_is_to_be_compared_stays_though_nobody_has_it_open() {
     let server = server(Verify::Background);
-    // The one thread that would compare them.
+    // Blocks the one decoding thread, so that no member is compared.
     let (release, released) = mpsc::channel::<()>();
     server.spawn(move || {
         let _ = released.recv();
     });
     let large = RawMember::stored("x", vec![1; 6 << 20]);
     let [(first, first_id), (second, id)] = [(); 2].map(|()| open(&server, large.clone()));
-    // Who compares has the first, and not yet the second.
+    // The comparing thread is busy with the first member, and has not begun the second.
     let first = first.content(first_id).unwrap();
     read(&first).unwrap();
     let content = second.content(id).unwrap();
@@ -112,7 +112,7 @@ fn a_refusal_is_told_once() {
     );
 }
 
-/// Bytes of which DEFLATE makes no fewer.
+/// `len` bytes that DEFLATE does not make smaller.
 fn noise(len: usize) -> Vec<u8> {
     let mut state = 1_u64;
     let mut next = || {
@@ -240,7 +240,7 @@ fn an_index_that_was_wrong_is_not_used_again_while_its_file_is_there() {
         archive.save_indexes();
     }
     assert_eq!(count(&place), 1);
-    // In its middle, and with its times: what was saved is believed.
+    // Change the middle of the file and keep its times: the saved index is still used.
     let middle = bytes.len() / 2;
     bytes[middle..middle + 100].fill(0);
     let mut file = File::options().write(true).open(&path).unwrap();
@@ -249,7 +249,7 @@ fn an_index_that_was_wrong_is_not_used_again_while_its_file_is_there() {
 
     let server = saving_in(&place, Verify::Never);
     let (archive, id) = open_file(&server, &path);
-    // Whoever would take it out of the file.
+    // Blocks the saver, which would remove the wrong index from the index file.
     let (release, released) = mpsc::channel::<()>();
     server.shared.saver.spawn(move || {
         let _ = released.recv();

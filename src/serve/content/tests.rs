@@ -17,7 +17,7 @@ use crate::{
 pub(in crate::serve) const STRIDE: u64 = 2 << 20;
 const WAIT: Duration = Duration::from_secs(60);
 
-/// A member of eight strides that has been decoded once, with none at hand but the last.
+/// A member of eight strides that has been decoded once. Only its last stride is still cached.
 pub(in crate::serve) fn member(threads: usize) -> (Server, OpenContainer, Arc<Content>) {
     let (server, open, content) = fresh_member(threads);
     let last = content.size() - 8;
@@ -25,7 +25,7 @@ pub(in crate::serve) fn member(threads: usize) -> (Server, OpenContainer, Arc<Co
     (server, open, content)
 }
 
-/// A member of eight strides; each eight bytes tell their place.
+/// A member of eight strides. Each eight bytes are their own offset divided by eight.
 fn fresh_member(threads: usize) -> (Server, OpenContainer, Arc<Content>) {
     let server = Server::new(settings(threads, Verify::Never)).unwrap();
     let plain: Vec<u8> = (0..8 * STRIDE / 8).flat_map(u64::to_le_bytes).collect();
@@ -44,7 +44,7 @@ fn read_range(content: &Arc<Content>, offset: u64, size: u32) -> Receiver<Vec<u8
     receiver
 }
 
-/// Keeps a thread of the pool from its work until the sender is dropped.
+/// Blocks a thread of the pool until the returned sender is dropped.
 fn block(server: &Server) -> mpsc::Sender<()> {
     let (release, released) = mpsc::channel::<()>();
     let (began, has_begun) = mpsc::channel();
@@ -136,7 +136,8 @@ fn bytes_that_a_copy_does_not_give_come_from_the_archive() {
     assert_eq!(bytes, (STRIDE / 8).to_le_bytes());
 }
 
-/// What becomes of a copy of a member, made with this CRC-32 for its server that `ends` meanwhile.
+/// Copies a member whose recorded CRC-32 is `crc32`, and returns the number of finished copies. If
+/// `ends`, the server ends while the copy is made.
 fn copied(crc32: Option<u32>, ends: bool) -> usize {
     let (_server, _open, content) = member(1);
     let Encoding::Deflated(deflated) = &content.bytes else { unreachable!() };
@@ -157,7 +158,7 @@ fn copied(crc32: Option<u32>, ends: bool) -> usize {
         file: None,
     };
     let identify = move || -> io::Result<CopyKey> {
-        // This is asked once it has begun.
+        // Called after the copy has begun.
         ending.store(ends, Ordering::Relaxed);
         Ok(key)
     };

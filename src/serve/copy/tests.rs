@@ -7,7 +7,7 @@ use crate::{
     serve::{Server, Settings, Verify, content::Encoding, pool::Pool, testing::*},
 };
 
-/// The copy of a member of `size` bytes, kept in `place` and made by `pool`.
+/// The copy of a member of `size` bytes. It is kept in `place` and made by `pool`.
 fn copy(place: &tempfile::TempDir, pool: &Pool, size: u64) -> Arc<MemberCopy> {
     let copier = Copier {
         store: Arc::new(Copies::open(place.path(), u64::MAX).unwrap()),
@@ -71,7 +71,7 @@ fn one_that_is_removed_as_soon_as_it_is_made_may_be_made_again() {
     let given_up = thread::scope(|scope| {
         scope.spawn(|| {
             while !is_over.load(Ordering::Relaxed) {
-                let _ = fs::remove_file(&path); // seldom is it there
+                let _ = fs::remove_file(&path); // often there is no such file yet
             }
         });
         let given_up = (0..20).filter(|_| {

@@ -15,7 +15,7 @@ fn deflated(content: &Content) -> &Arc<Deflated> {
     deflated
 }
 
-/// Keeps the one thread of `server` from all else until what is returned is dropped.
+/// Blocks the only decoding thread of `server` until the returned sender is dropped.
 fn busy(server: &Server) -> mpsc::Sender<()> {
     let (release, released) = mpsc::channel();
     server.spawn(move || _ = released.recv());
@@ -49,7 +49,7 @@ fn a_decoder_that_panics_fails_its_readers_and_no_others() {
     let server = server(2, 8 << 20);
     let (open, contents) = serve(&[RawMember::deflated("a", numbers(LEN))], &server);
     let panics = &open.container().source().panics;
-    // At the frontier, and before it.
+    // The reads of the first two pairs move the frontier. The reads of the last pair lie before it.
     for offsets in [[8, 16], [LEN - 16, LEN - 8], [8, LEN / 4]] {
         server.shared.memory.clear();
         panics.store(true, Ordering::Relaxed);
@@ -65,13 +65,14 @@ fn a_decoder_that_panics_fails_its_readers_and_no_others() {
     }
 }
 
-/// Bytes of the indexes, and of what was decoded ahead.
+/// Bytes in memory besides cached spans: indexes and speculatively decoded spans.
 fn held(server: &Server) -> u64 {
     server.shared.memory.clear();
     server.shared.memory.used()
 }
 
-/// Reads on from `at` until helpers have decoded 4 MiB ahead of that; where that was.
+/// Reads from `at` onward until helpers have decoded 4 MiB beyond the frontier. Returns the offset
+/// of the last read.
 fn decode_ahead(server: &Server, content: &Arc<Content>, mut at: u64) -> u64 {
     loop {
         assert!(at < 60 << 20, "nobody can help");
@@ -88,7 +89,8 @@ fn decode_ahead(server: &Server, content: &Arc<Content>, mut at: u64) -> u64 {
 #[test]
 fn what_was_decoded_ahead_goes_with_the_last_reader() {
     let server = server(1, 64 << 20);
-    // Stored blocks, which are the fastest; 64 MiB are the least that it is done for.
+    // Stored blocks, because they are decoded fastest. Helpers work only on members of 64 MiB or
+    // more.
     let mut number = 1u64;
     let plain = (0..10 << 20).flat_map(|_| {
         number = number.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
@@ -109,7 +111,7 @@ fn what_was_decoded_ahead_goes_with_the_last_reader() {
     deflated(content).reader().drop_speculative();
     assert_eq!(held(&server), after, "nothing was left");
 
-    // While the pass goes on, it is about to be used.
+    // While the pass goes on, the speculative spans are kept: the pass is about to use them.
     let at = decode_ahead(&server, content, at + (1 << 20));
     let release = busy(&server);
     let reply = read(content, at + (2 << 20));

@@ -1,7 +1,7 @@
 use super::*;
 use crate::{archive::testing, serve::pool::Pool};
 
-/// Saved indexes of an archive, and a saver that never comes to them.
+/// The saved indexes of an archive. The saver never runs a task.
 fn indexes(place: &tempfile::TempDir) -> Arc<ArchiveIndex> {
     let store = Arc::new(Indexes::open(place.path(), u64::MAX).unwrap());
     let saver = Pool::new("test", 1).unwrap().spawner();

@@ -13,7 +13,7 @@ fn open_file(open: OpenContainer, content: &Arc<Content>) -> OpenFile {
     OpenFile::open(content.clone(), Arc::new(open), 1).unwrap().unwrap().0
 }
 
-/// Reads the start of a row; the receiver gets the number of the row.
+/// Starts a read of the first 8 bytes of `row`. The receiver gets the number of the row.
 fn read(file: &OpenFile, row: u64) -> Receiver<u64> {
     let (sender, receiver) = mpsc::channel();
     file.read(Asker::unknown(), row * STRIDE, 8, move |bytes| {

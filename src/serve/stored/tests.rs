@@ -15,7 +15,7 @@ use crate::{
 
 const WAIT: Duration = Duration::from_secs(60);
 
-/// A stored member of so many bytes, with its CRC-32 or a wrong one.
+/// A stored member of `size` bytes, with the right CRC-32 or a wrong one.
 fn stored(pool: &Pool, size: u64, is_right: bool, alarm: Arc<Alarm>) -> Arc<Stored> {
     let data = vec![7; size as usize];
     let source = testing::source_of(&data);
@@ -52,7 +52,7 @@ fn who_comes_while_it_is_compared_at_once_is_answered() {
     let stored = stored(&pool, 1000, false, alarm.clone());
     let (sender, receiver) = mpsc::channel();
     let another = Arc::downgrade(&stored);
-    // It is told of the damage in the middle of all.
+    // The listener is called in the middle of the comparison. It requests another one.
     alarm.listen(Box::new(move |_, _| {
         let sender = sender.clone();
         let reply: Reply = Box::new(move |result| sender.send(result.is_err()).unwrap());

@@ -20,7 +20,7 @@ fn server(verify: Verify) -> Server {
     Server::new(Settings { cache_size: CACHE, ..settings(2, verify) }).unwrap()
 }
 
-/// A stored and a deflated member of `size` bytes, and the same with wrong CRC-32s.
+/// A stored and a deflated member of `size` bytes, and the same two with wrong CRC-32s.
 fn archive(size: usize) -> (Container, [MemberId; 4]) {
     let data: Vec<u8> = (0..size as u64 / 8).flat_map(|n| (n * n).to_le_bytes()).collect();
     let good = [RawMember::stored("0", &data), RawMember::deflated("1", &data)];
@@ -36,11 +36,11 @@ fn archive(size: usize) -> (Container, [MemberId; 4]) {
         Entry::Member(id) => id,
         Entry::Dir(_) => unreachable!(),
     });
-    // In the order of their names: "0", "1", then the bad ones.
+    // In the order of the names: "0", "1", then the two bad members.
     (archive, ids)
 }
 
-/// Compares a content; whether it is right.
+/// Compares a content with its CRC-32 and returns the result.
 fn verify(content: &Content) -> Result<(), Error> {
     let (sender, verified) = mpsc::channel();
     content.verify(Box::new(move |result| sender.send(result.map(|_| ())).unwrap()));
@@ -70,7 +70,7 @@ fn each_policy_says_what_comes_before_serving() {
     for (policy, is_stored, size, encoded, cache, before) in [
         (Verify::Small, stored, SMALL_STORED, SMALL_STORED, large_cache, true),
         (Verify::Small, stored, SMALL_STORED + 1, SMALL_STORED + 1, large_cache, false),
-        // What is stored is not kept in the cache.
+        // Stored members are not kept in the cache, so its size does not matter.
         (Verify::Small, stored, SMALL_STORED, SMALL_STORED, small_cache, true),
         (Verify::Small, deflated, SMALL_DEFLATED, 5, large_cache, true),
         (Verify::Small, deflated, SMALL_DEFLATED + 1, 5, large_cache, false),

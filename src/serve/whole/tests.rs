@@ -29,7 +29,7 @@ fn server(scratch_size: u64) -> Server {
         .unwrap()
 }
 
-/// Members by method and size, with bytes that make no sense.
+/// Members of these methods and sizes, whose bytes are no valid streams.
 fn members(server: &Server, members: &[(u16, u64)]) -> Vec<Arc<Whole>> {
     wholes(
         server,
@@ -51,7 +51,7 @@ fn wholes(server: &Server, members: impl Iterator<Item = RawMember>) -> Vec<Arc<
     paths.into_iter().map(|(_, entry)| whole(entry)).collect()
 }
 
-/// `data` as a frame of zstd (RFC 8878) with one raw block.
+/// A member with `data` as one raw block in a zstd frame (RFC 8878).
 fn zstd(data: &[u8]) -> RawMember {
     let len = u8::try_from(data.len()).unwrap();
     let block = (u32::from(len) << 3 | 1).to_le_bytes();
@@ -59,7 +59,7 @@ fn zstd(data: &[u8]) -> RawMember {
     RawMember::encoded("x", ZSTD, &frame, data)
 }
 
-/// Asks for the first byte.
+/// Starts a read of the first byte.
 fn read(whole: &Arc<Whole>) -> Receiver<Result<Vec<u8>, Error>> {
     let (sender, receiver) = mpsc::channel();
     let reply: Reply = Box::new(move |bytes| drop(sender.send(bytes.map(<[u8]>::to_vec))));
@@ -67,7 +67,8 @@ fn read(whole: &Arc<Whole>) -> Receiver<Result<Vec<u8>, Error>> {
     receiver
 }
 
-/// The sizes of those that are taken one after the other, as if each was decoded at once.
+/// The sizes of the members in the order in which the queue returns them, if each is decoded at
+/// once.
 fn order(wholes: Vec<Arc<Whole>>) -> Vec<u64> {
     let mut queue = Queue { waiting: wholes, ..Queue::default() };
     std::iter::from_fn(|| {
@@ -120,7 +121,7 @@ fn the_next_long_one_has_its_turn_when_one_ends_and_small_ones_do_not_wait() {
     has_begun.recv_timeout(WAIT).unwrap();
     let second = read(&wholes[1]);
     assert!(read(&wholes[2]).recv_timeout(WAIT).unwrap().is_err(), "it makes no sense");
-    // The tasks of both have looked by now.
+    // By the end of this task, the tasks of both other members have checked the queue.
     let (done, is_done) = mpsc::channel();
     server.shared.whole.spawn(move || done.send(()).unwrap());
     is_done.recv_timeout(WAIT).unwrap();
@@ -219,7 +220,7 @@ fn there_are_more_threads_when_all_that_decode_are_stuck() {
 #[test]
 fn a_decoder_that_panics_fails_its_readers_and_ends_its_turn() {
     let server = serving::server(2, 8 << 20);
-    // Of zstd, and so many bytes that one is decoded at a time. Neither is good.
+    // Two damaged zstd members, so large that only one is decoded at a time.
     let members = ["a", "b"].map(|name| RawMember {
         size: SMALL_DICTIONARY + 1,
         ..RawMember::encoded(name, 93, &[0; 1000], &[])
