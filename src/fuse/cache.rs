@@ -60,7 +60,7 @@ struct Listings {
 }
 
 impl KernelCache {
-    /// Drops each listing `after` it was answered.
+    /// Drops each listing at the age `after`, counted from its answer.
     pub(super) fn new(after: Duration) -> Self {
         Self(Arc::new(Shared {
             notifier: OnceLock::new(),
@@ -109,9 +109,9 @@ impl KernelCache {
     /// waits for reads of these pages that are under way.
     pub(super) fn drop_pages(&self, ino: INodeNo) {
         let Some(notifier) = self.0.notifier.get().cloned() else { return };
-        // Not on a thread that answers requests, nor on the thread that drops listings: the reads
-        // under way may take long. Only damaged members need this, so the cost of a thread does not
-        // matter.
+        // A new thread, because the reads under way may take long. The threads that answer
+        // requests, and the one that drops listings, must not wait for them. Only damaged members
+        // need this.
         let drop = move || {
             if let Err(error) = notifier.inval_inode(ino, 0, 0) {
                 log::debug!("the pages of inode {ino} were not dropped: {error}");
@@ -158,7 +158,8 @@ impl KernelCache {
 impl Shared {
     fn serve(&self, notifier: &Notifier) {
         while let Some(ino) = self.next() {
-            // Not on a thread that answers requests: the kernel may wait for an answer meanwhile.
+            // This thread must not answer requests: the kernel may wait for such an answer
+            // meanwhile.
             if let Err(error) = notifier.inval_inode(ino, 0, 0) {
                 log::debug!("the listing of inode {ino} was not dropped: {error}");
             }

@@ -247,7 +247,8 @@ fn wants_to_end(reader: u32) -> bool {
 /// SIGKILL.
 const ENDING: u64 = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 8 | 1 << 14;
 
-/// The same from the text of /proc/PID/status.
+/// Whether the text of /proc/PID/status shows a pending signal that ends programs and is neither
+/// blocked nor ignored.
 fn is_ending(status: &str) -> bool {
     let set = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name));

@@ -60,8 +60,9 @@ impl Watched {
     pub fn relieve(&self, is_old: bool) {
         let Some(Npzfs { tree, cache, .. }) = self.served.get() else { return };
         tree.relieve();
-        // A request that waits for the source may hold its directory locked. Dropping a name would
-        // wait for that lock, and all later users of the directory would wait in turn.
+        // The program whose request waits for the source may hold the lock of its directory.
+        // Dropping a name would wait for that lock, and all later users of the directory would wait
+        // in turn.
         if !is_old && tree.is_crowded() {
             cache.drop_names(tree);
         }

@@ -97,7 +97,7 @@ impl OpenContainer {
         self.shared.resting.closed(&Arc::downgrade(self), MemberId(content.number()));
     }
 
-    /// Drops the content of a member, unless somebody uses the content or it is worth keeping.
+    /// Drops the content of a member, unless the content is in use or worth keeping.
     pub(super) fn drop_content(&self, id: MemberId) {
         let mut contents = self.contents.lock();
         let is_idle =

@@ -136,7 +136,7 @@ impl Content {
         }
     }
 
-    /// Decoded bytes.
+    /// Size of the member in decoded bytes.
     #[must_use]
     pub fn size(&self) -> u64 {
         self.size
@@ -313,8 +313,8 @@ impl Content {
         let verdict = self.verdict.clone();
         let reply = move |result: Result<&[u8], Error>| reply(verdict.judge(result));
         // Cached bytes of an overwritten file are still right. But whether a read finds its bytes
-        // in the cache is chance, and an error that comes and goes helps nobody. The check costs
-        // one fstat(2).
+        // in the cache is chance, and errors should not depend on chance. The check costs one
+        // fstat(2).
         if !matches!(self.bytes, Encoding::Stored(_))
             && let Err(error) = self.source.check()
         {
@@ -369,7 +369,7 @@ impl Content {
     /// The first `len` bytes of the member, or all if there are fewer. Waits for decoding.
     ///
     /// # Errors
-    /// The same as of a read.
+    /// The same errors as of a read.
     pub fn head(self: &Arc<Self>, len: u64) -> Result<Vec<u8>, Error> {
         self.begin_verifying();
         let len = len.min(self.size);

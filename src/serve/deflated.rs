@@ -7,15 +7,8 @@
 //! itself again if the pool has other work. So members take turns, and a pass over a large member
 //! does not hold up the others.
 //!
-//! A task that continues with the next span leaves the answers to another thread. The opposite,
-//! waking a thread for the next span, took an eighth of a pass over noise, whose spans have 256
-//! KiB.
-//!
-//! If more spans wait than threads are free, a task takes two spans, provided that the engine
-//! decodes the two together faster than one after the other.
-//!
-//! Idle threads of the pool decode beyond the frontier while cores are idle (`idle`), if the engine
-//! finds that this pays.
+//! A task that continues with the next span leaves the answers to another thread. Waking another
+//! thread for the next span instead took an eighth of a pass over noise, whose spans have 256 KiB.
 
 use std::{
     collections::hash_map::Entry,
@@ -45,9 +38,9 @@ use crate::{
 /// A deflated member.
 pub struct Deflated {
     reader: DeflateReader<Arc<SourceFile>>,
-    /// Encoded, in bytes.
+    /// Encoded size in bytes.
     encoded_size: u64,
-    /// Decoded, in bytes.
+    /// Decoded size in bytes.
     size: u64,
     shared: Arc<Shared>,
     verdict: Arc<Verdict>,
@@ -57,7 +50,7 @@ pub struct Deflated {
     index: Option<(StreamKey, Arc<ArchiveIndex>)>,
     /// Frontier of the member's saved index, in decoded bytes.
     saved: AtomicU64,
-    /// Whether its saved index cannot be used.
+    /// Whether the saved index cannot be used.
     refused: AtomicBool,
     /// Set when `judge` has reported that the reader dropped the wrong saved index.
     dropped: Once,
@@ -108,7 +101,7 @@ impl Deflated {
         &self.reader
     }
 
-    /// Encoded, in bytes.
+    /// Encoded size in bytes.
     pub fn encoded_size(&self) -> u64 {
         self.encoded_size
     }
@@ -142,7 +135,7 @@ impl Deflated {
         self.refused.store(true, Ordering::Relaxed);
     }
 
-    /// Whether its saved index cannot be used.
+    /// Whether the saved index cannot be used.
     pub fn has_refused(&self) -> bool {
         self.refused.load(Ordering::Relaxed) || self.reader.has_damaged_windows()
     }

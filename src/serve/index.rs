@@ -191,8 +191,8 @@ impl ArchiveIndex {
     pub fn progress(self: &Arc<Self>, bytes: u64, ended: bool) {
         let unsaved = self.unsaved.fetch_add(bytes, Ordering::Relaxed) + bytes;
         let saved = self.saved.load(Ordering::Relaxed);
-        // Each file is larger than the one before by at least a quarter, so all writes together are
-        // a few times the size of the last file.
+        // All writes together are a few times the size of the last file, since each file is larger
+        // than the one before by at least a quarter.
         let enough = if saved < STEP { 0 } else { saved / 4 };
         if unsaved >= enough && (ended || unsaved >= STEP) {
             self.save_soon();

@@ -308,9 +308,9 @@ impl Server {
         }
     }
 
-    /// Sets the function that frees other memory when the smallest cache still leaves too little.
-    /// Its argument is how many bytes are missing then. To be called once, before anything is
-    /// served.
+    /// Sets the function that frees other memory when shrinking the cache to its smallest size does
+    /// not free enough. Its argument is the number of bytes that are still missing. To be called
+    /// once, before anything is served.
     pub fn on_memory_shortage(&self, give_way: impl Fn(u64) + Send + Sync + 'static) {
         let memory = self.shared.memory.clone();
         let least = self.shared.cache_size / LEAST_CACHE;

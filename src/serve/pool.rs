@@ -17,7 +17,7 @@ type Task = Box<dyn FnOnce() + Send>;
 const MOST_THREADS: usize = 64;
 
 /// How long dropping a pool waits for the next task to end. A task that is stuck in the source is
-/// left behind, and ends with the process.
+/// abandoned, and ends with the process.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Threads that run tasks in the order in which these were queued. Dropping the pool runs the

@@ -224,7 +224,8 @@ fn resident() -> u64 {
     fs::read_to_string("/proc/self/statm").ok().and_then(|text| of_statm(&text)).unwrap_or(0)
 }
 
-/// The same from the text of /proc/PID/statm: size, resident, shared ..., in pages.
+/// Reads the result of [`resident`] from the text of /proc/PID/statm: size, resident, shared ...,
+/// in pages.
 fn of_statm(text: &str) -> Option<u64> {
     let mut pages = text.split(' ').map(|pages| pages.parse::<u64>().ok());
     let (_size, resident, shared) = (pages.next()??, pages.next()??, pages.next()??);

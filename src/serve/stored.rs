@@ -20,7 +20,7 @@ pub struct Stored {
     source: Arc<SourceFile>,
     /// Offset in the archive file.
     start: u64,
-    /// In bytes.
+    /// Size of the member in bytes.
     size: u64,
     crc32: Option<u32>,
     verdict: Arc<Verdict>,

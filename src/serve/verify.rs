@@ -70,7 +70,7 @@ pub struct Alarm(OnceLock<Listener>);
 impl Alarm {
     /// Sets the listener. Further calls have no effect.
     pub fn listen(&self, listener: Listener) {
-        // It is not set yet: the one mount sets it once.
+        // The listener is not set yet: the one mount sets it once.
         let _ = self.0.set(listener);
     }
 }

@@ -159,7 +159,7 @@ impl Whole {
         Arc::new(Self { archive, member, shared, copy, id, state })
     }
 
-    /// Decoded bytes.
+    /// Size of the member in decoded bytes.
     fn size(&self) -> u64 {
         self.archive.member(self.member).size
     }
@@ -333,7 +333,7 @@ impl Write for WantedFile<'_> {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         if self.left < buf.len() as u64 {
             if !self.whole.is_wanted() {
-                // Not `Interrupted`: then the caller would repeat the write.
+                // The error is not `Interrupted`, after which the caller would repeat the write.
                 return Err(io::Error::other("nobody waits for it any more"));
             }
             self.left = LOOK_EVERY;

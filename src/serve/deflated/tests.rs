@@ -89,8 +89,8 @@ fn decode_ahead(server: &Server, content: &Arc<Content>, mut at: u64) -> u64 {
 #[test]
 fn what_was_decoded_ahead_goes_with_the_last_reader() {
     let server = server(1, 64 << 20);
-    // Stored blocks, because they are decoded fastest. Helpers work only on members of 64 MiB or
-    // more.
+    // Stored blocks, because they are decoded fastest. Only members of 64 MiB or more, decoded, are
+    // decoded speculatively.
     let mut number = 1u64;
     let plain = (0..10 << 20).flat_map(|_| {
         number = number.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
