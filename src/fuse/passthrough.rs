@@ -13,9 +13,9 @@ use crate::sync::Mutex;
 
 /// Decides on passthrough for each inode, not for each open. The kernel refuses to mix cached and
 /// passthrough opens of one inode (EIO). It also needs one backing file for all opens of the inode
-/// while any of them is open or mapped. That ends before the kernel sends the last RELEASE
-/// (fuse_file_put, fs/fuse/file.c), so the first open after that RELEASE may decide again. So if a
-/// copy is finished while its member is open, passthrough starts after all handles have been
+/// while any of them is open or mapped. All of them have ended when the kernel sends the last
+/// RELEASE (fuse_file_put, fs/fuse/file.c), so the first open after that RELEASE may decide again.
+/// If a copy is finished while its member is open, passthrough starts after all handles have been
 /// closed.
 #[derive(Debug, Default)]
 pub(super) struct Passthrough {

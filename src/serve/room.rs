@@ -133,8 +133,8 @@ impl Room {
         if !self.full.load(Ordering::Relaxed) {
             return Ok(());
         }
-        // Measure here: a refused request takes microseconds, so `look` may not run while one is
-        // under way.
+        // Measure here: `look` runs only while requests are under way, and a refused request takes
+        // only microseconds.
         if (self.measure)() > self.limit {
             return Err(out_of_memory("--memory-limit is in use"));
         }
