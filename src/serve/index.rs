@@ -2,7 +2,7 @@
 //! while the first pass goes on.
 //!
 //! All members of an archive share one index file. It is rewritten when the indexes in memory have
-//! grown enough. If an index cannot be saved or used, the log gets a line, and no read fails.
+//! grown enough. If an index cannot be saved or loaded, the log gets a line, and no read fails.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
