@@ -1,4 +1,5 @@
-//! The command line. Each subcommand has a file. Outside `cli`, only the log writes to the terminal.
+//! The command line, with a file for each subcommand. Outside `cli`, only the log prints to the
+//! terminal.
 
 mod demo;
 mod memory;

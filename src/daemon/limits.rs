@@ -61,7 +61,7 @@ pub fn few_threads(decoders: usize) -> Result<bool, Error> {
     Ok(allowed < wanted)
 }
 
-/// How many of `wanted` threads can run at the same time.
+/// How many threads can be started at the same time, up to `wanted`.
 fn threads_that_start(wanted: usize) -> usize {
     let gate = Mutex::new(());
     thread::scope(|scope| {

@@ -71,7 +71,7 @@ impl Mount {
     pub fn start(options: &Options, events: Sender<Event>) -> Result<Self, Error> {
         let few_threads = limits::few_threads(options.settings.serve.threads)?;
         limits::raise_file_limit();
-        // The mountpoint comes first: `find` removes a dead mount there, which may cover the source.
+        // The mountpoint comes first: `find` removes a dead mount, which may cover the source.
         let mountpoint = Mountpoint::find(&options.mountpoint)?;
         // These directories are opened before mounting, since the mount may cover them.
         let mut warnings = Vec::new();

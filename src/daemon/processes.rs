@@ -16,7 +16,7 @@ use rustix::{
 
 use crate::mounts::MountInfo;
 
-/// The most users of a mount that a message names.
+/// The most processes that a message names.
 const MOST_NAMED: usize = 5;
 
 /// The processes that serve a filesystem, as far as /proc shows them. Linux before 6.18 shows none,
