@@ -1,6 +1,6 @@
 //! Answers FUSE_LOOKUP. If an archive of many members must be opened first, another thread answers.
 
-use std::{ffi::OsStr, sync::Arc};
+use std::{ffi::OsString, sync::Arc};
 
 use fuser::{Generation, INodeNo, ReplyEntry};
 
@@ -13,13 +13,13 @@ use crate::tree::{Attr, FsError, Ino, Tree};
 pub(super) fn look_up(
     tree: &Arc<Tree>,
     parent: INodeNo,
-    name: &OsStr,
+    name: OsString,
     ticket: Ticket,
     reply: ReplyEntry,
 ) {
-    match tree.lookup_now(Ino(parent.0), name, false) {
+    match tree.lookup_now(Ino(parent.0), &name, false) {
         Err(FsError::Heavy) => {
-            let (waiting, name) = (tree.clone(), name.to_owned());
+            let waiting = tree.clone();
             tree.spawn_heavy(move || {
                 let found = waiting.lookup(Ino(parent.0), &name);
                 answer(&waiting, parent, found, ticket, reply);

@@ -76,6 +76,27 @@ impl Watched {
         let ticket = self.requests.ticket(request);
         self.requests.at_work(|| work(served, ticket));
     }
+
+    /// As [`answer`](Self::answer), for a request about `ino`. If a large archive must be opened
+    /// first, a thread of the pool for archives answers instead of this one.
+    fn answer_about(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        work: impl FnOnce(&Npzfs, Ticket) + Send + 'static,
+    ) {
+        self.answer(request, |npzfs, ticket| {
+            if !npzfs.tree.is_slow(Ino(ino.0)) {
+                return work(npzfs, ticket);
+            }
+            let served = self.served.clone();
+            npzfs.tree.spawn_heavy(move || {
+                if let Some(npzfs) = served.get() {
+                    work(npzfs, ticket);
+                }
+            });
+        });
+    }
 }
 
 impl Filesystem for Watched {
@@ -96,13 +117,14 @@ impl Filesystem for Watched {
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.answer(req, |npzfs, ticket| {
+        let name = name.to_owned();
+        self.answer_about(req, parent, move |npzfs, ticket| {
             lookup::look_up(&npzfs.tree, parent, name, ticket, reply);
         });
     }
 
     fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        self.answer(req, |npzfs, _ticket| npzfs.getattr(ino, reply));
+        self.answer_about(req, ino, move |npzfs, _ticket| npzfs.getattr(ino, reply));
     }
 
     fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
@@ -110,7 +132,10 @@ impl Filesystem for Watched {
     }
 
     fn open(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        self.answer(req, |npzfs, ticket| npzfs.opener().open(ino, req.uid(), ticket, reply));
+        let user = req.uid();
+        self.answer_about(req, ino, move |npzfs, ticket| {
+            npzfs.opener().open(ino, user, ticket, reply);
+        });
     }
 
     fn read(
@@ -144,7 +169,7 @@ impl Filesystem for Watched {
     }
 
     fn access(&self, req: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
-        self.answer(req, |npzfs, _ticket| npzfs.access(ino, mask, reply));
+        self.answer_about(req, ino, move |npzfs, _ticket| npzfs.access(ino, mask, reply));
     }
 
     fn opendir(&self, req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -159,7 +184,10 @@ impl Filesystem for Watched {
         offset: u64,
         reply: ReplyDirectory,
     ) {
-        self.answer(req, |npzfs, _ticket| npzfs.readdir(ino, offset, req.unique(), reply));
+        let unique = req.unique();
+        self.answer_about(req, ino, move |npzfs, _ticket| {
+            npzfs.readdir(ino, offset, unique, reply);
+        });
     }
 
     fn readdirplus(
@@ -170,8 +198,9 @@ impl Filesystem for Watched {
         offset: u64,
         reply: ReplyDirectoryPlus,
     ) {
-        self.answer(req, |npzfs, ticket| {
-            npzfs.readdirplus(ino, offset, req.unique(), ticket, reply);
+        let unique = req.unique();
+        self.answer_about(req, ino, move |npzfs, ticket| {
+            npzfs.readdirplus(ino, offset, unique, ticket, reply);
         });
     }
 
@@ -180,11 +209,14 @@ impl Filesystem for Watched {
     }
 
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        self.answer(req, |npzfs, ticket| npzfs.getxattr(ino, name, size, ticket, reply));
+        let name = name.to_owned();
+        self.answer_about(req, ino, move |npzfs, ticket| {
+            npzfs.getxattr(ino, &name, size, ticket, reply);
+        });
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        self.answer(req, |npzfs, _ticket| npzfs.listxattr(ino, size, reply));
+        self.answer_about(req, ino, move |npzfs, _ticket| npzfs.listxattr(ino, size, reply));
     }
 
     // The following requests come from the close(2) of old kernels, fsync(2), isatty(3) and

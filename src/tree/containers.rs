@@ -28,7 +28,7 @@ use crate::{
 /// A file whose container takes more bytes of memory than this is slow to open: an archive of some
 /// 3,000 members, or one whose names (1 MiB in all) make a quarter of a million directories, which
 /// takes most of a second.
-const SLOW: u64 = 256 << 10;
+pub(super) const SLOW: u64 = 256 << 10;
 
 /// A file whose container takes more bytes of memory than this is heavy: an archive of some 50,000
 /// members.

@@ -6,7 +6,10 @@ use std::{
     sync::{Arc, Weak},
 };
 
-use super::attr::{FileId, Kind};
+use super::{
+    attr::{FileId, Kind},
+    containers::SLOW,
+};
 use crate::{
     archive::{DirId, Format, MemberId, Timestamp},
     serve::OpenContainer,
@@ -103,6 +106,8 @@ impl SourceNode {
 pub(super) struct Version {
     pub key: Arc<VersionKey>,
     pub format: &'static Format,
+    /// Whether opening the container again takes long.
+    is_slow: bool,
     container: Mutex<Weak<OpenContainer>>,
 }
 
@@ -112,7 +117,13 @@ impl Version {
         format: &'static Format,
         container: &Arc<OpenContainer>,
     ) -> Self {
-        Self { key, format, container: Mutex::new(Arc::downgrade(container)) }
+        let is_slow = container.container().memory() > SLOW;
+        Self { key, format, is_slow, container: Mutex::new(Arc::downgrade(container)) }
+    }
+
+    /// Whether the container is closed, and opening it again takes long.
+    pub fn is_slow(&self) -> bool {
+        self.is_slow && self.container.lock().strong_count() == 0
     }
 
     /// The open container. If it is closed, `reopen` is called, which must return the same

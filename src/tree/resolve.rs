@@ -59,7 +59,7 @@ impl Tree {
                 self.lookup_in_archive(&version, archive.container(), DirId::ROOT, name)
             }
             Node::ArchiveDir(version, directory) => {
-                let archive = self.open_container_now(version, waits)?;
+                let archive = self.open_container(version)?;
                 self.lookup_in_archive(version, archive.container(), *directory, name)
             }
             _ => Err(FsError::NotADirectory),
@@ -257,24 +257,24 @@ impl Tree {
         }
     }
 
-    pub(super) fn open_container(&self, version: &Version) -> Result<Arc<OpenContainer>, FsError> {
-        self.open_container_now(version, true)
+    /// Whether a request about `ino` has to open a large archive first, which takes long: the
+    /// archive was closed, and the kernel still knows inodes of it.
+    pub fn is_slow(&self, ino: Ino) -> bool {
+        match self.inodes.get(ino).as_deref() {
+            Some(Node::ArchiveDir(version, _) | Node::Member(version, _)) => version.is_slow(),
+            _ => false,
+        }
     }
 
-    fn open_container_now(
-        &self,
-        version: &Version,
-        waits: bool,
-    ) -> Result<Arc<OpenContainer>, FsError> {
-        version.open(|| self.reopen(version, waits))
+    pub(super) fn open_container(&self, version: &Version) -> Result<Arc<OpenContainer>, FsError> {
+        version.open(|| self.reopen(version))
     }
 
     /// Reopens a container that was closed, if its path still holds the same generation.
-    fn reopen(&self, version: &Version, waits: bool) -> Result<Arc<OpenContainer>, FsError> {
+    fn reopen(&self, version: &Version) -> Result<Arc<OpenContainer>, FsError> {
         let key = &version.key;
         let (directory, name) = split(&key.path);
-        let mut at = self.source.at(directory);
-        at.waits = waits;
+        let at = self.source.at(directory);
         let stat = file_at(&at, name).map_err(|_| FsError::Stale)?;
         match self.container_at(&at, name, version.format, stat)? {
             (Ok(open), stat)

@@ -64,6 +64,24 @@ def test_7_13_large_archives_do_not_keep_those_who_answer_from_others(source, mo
     assert not mnt.log_lines("more answer")
 
 
+def test_7_13_large_archives_that_were_closed_do_not_keep_those_who_answer(source, mount):
+    """Programs hold members of more archives than stay open, and ask about the members."""
+    large_archive(source / "0.npz", 200_000)
+    for number in range(1, 12):
+        shutil.copy(source / "0.npz", source / f"{number}.npz")
+    np.savez(source / "good.npz", x=np.arange(100))
+    mnt = mount(source, "-v", "--ttl", "0")
+    paths = [mnt / f"{number}.npz/{number:08}.npy" for number in range(12)]
+    held = [os.open(path, os.O_PATH) for path in paths]
+    children = [Child(lambda file=file: os.fstat(file).st_size) for file in held * 8]
+    for _ in range(20):
+        assert (mnt / "good.npz/x.npy").read_bytes()[-8:] == struct.pack("<q", 99)
+    assert [child.result() for child in children] == [1] * len(children)
+    assert not mnt.log_lines("more answer")
+    for file in held:
+        os.close(file)
+
+
 def test_7_13_listing_large_archives_keeps_few_of_them(source, mount):
     large_archive(source / "0.npz", 200_000)
     for number in range(1, 12):
