@@ -215,7 +215,7 @@ fn check_sizes(member: &Member) -> Result<(), Error> {
     Err(Error::Corrupt(format!("{encoded_size} bytes, {method}, cannot decode to {size}")))
 }
 
-/// The smaller of `len` and the length of `range`.
+/// Limits `len` to the bytes of `range`, so that a read stays inside it.
 fn fitting(len: usize, range: &Range<u64>) -> usize {
     (len as u64).min(range.end - range.start) as usize
 }

@@ -64,7 +64,7 @@ impl Copies {
         let Some(file) = self.directory.file(&name(key))? else { return Ok(None) };
         let metadata = file.metadata()?;
         if metadata.len() != key.size {
-            return Err(Error::Unfit("it has not the size of the member"));
+            return Err(Error::Unfit("its size differs from that of the member"));
         }
         if metadata.mtime() != key.mtime {
             return Err(Error::Unfit("it was written since it was made"));
@@ -84,7 +84,8 @@ impl Copies {
         let draft = self.directory.draft()?;
         // The length of the file shows other servers how many bytes will be written.
         draft.file().set_len(size)?;
-        // Another server may do the same at this moment. At least one of the two sees both drafts.
+        // The drafts are counted again: if another server begins a copy at the same moment, at
+        // least one of the two servers sees both drafts.
         Ok(self.directory.make_room(0)?.then_some(draft))
     }
 

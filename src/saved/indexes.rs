@@ -60,8 +60,8 @@ impl Indexes {
         if len > limit {
             return Err(Error::TooLarge { len, limit });
         }
-        // The file is opened before it gets its final name. So it can be read even if it is removed
-        // at once, and its content is saved again the next time.
+        // The file is opened before it gets its final name. Even if another server removes it at
+        // once, this server can read it, and copies its entries when it saves the archive again.
         let file = draft.open()?;
         draft.finish(&name(identity))?;
         // The file has been saved, even if shrinking fails or removes this very file.

@@ -33,13 +33,13 @@ const SYNC_EVERY: u64 = 64 << 20;
 /// milliseconds.
 pub const LEAST_SIZE: u64 = 1 << 20;
 
-/// Reasons of reports. `DIRECTORY`: the directory of the copies cannot be used, for any member.
+/// Reasons for reports. `DIRECTORY`: the directory of the copies cannot be used, for any member.
 /// `COPY`: one copy cannot be used.
 const DIRECTORY: i64 = 1;
 const COPY: i64 = 2;
 const ALL_MEMBERS: u32 = u32::MAX;
 
-/// Makes the copies of all members.
+/// What the copy of any member needs.
 #[derive(Debug, Clone)]
 pub struct Copier {
     pub store: Arc<Copies>,

@@ -140,17 +140,17 @@ mod tests {
     #[test]
     fn a_sequential_reader_is_read_ahead_of_without_gaps_or_repeats() {
         let mut pattern = Pattern::default();
-        let mut ahead: Option<u64> = None;
+        let mut end: Option<u64> = None;
         for number in 0..1000 {
             // Pairs of requests arrive in the wrong order.
             let offset = (number ^ 1) * 128 * KIB;
             if let Some(range) = pattern.follow(offset, 128 * KIB, DISTANCE).read_ahead {
-                assert_eq!(range.start, ahead.unwrap_or(range.start));
+                assert_eq!(range.start, end.unwrap_or(range.start));
                 assert!(range.end > range.start);
-                ahead = Some(range.end);
+                end = Some(range.end);
             }
         }
-        assert!(ahead.unwrap() >= 1000 * 128 * KIB);
+        assert!(end.unwrap() >= 1000 * 128 * KIB);
     }
 
     #[test]
@@ -203,10 +203,10 @@ mod tests {
         for number in 0..10 {
             pattern.follow(number * 128 * KIB, 128 * KIB, DISTANCE);
         }
-        let mut ahead = |offset| pattern.follow(offset, 128 * KIB, DISTANCE).read_ahead;
-        assert_eq!(ahead(1 << 30), None);
-        assert_eq!(ahead((1 << 30) + 128 * KIB), None);
-        assert!(ahead((1 << 30) + 256 * KIB).is_some());
+        let mut read_ahead = |offset| pattern.follow(offset, 128 * KIB, DISTANCE).read_ahead;
+        assert_eq!(read_ahead(1 << 30), None);
+        assert_eq!(read_ahead((1 << 30) + 128 * KIB), None);
+        assert!(read_ahead((1 << 30) + 256 * KIB).is_some());
     }
 
     #[test]

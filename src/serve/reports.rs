@@ -43,7 +43,7 @@ struct Report {
 pub struct Repeats(u64);
 
 impl Repeats {
-    /// The failure has not come without a line.
+    /// The log has a line for every such failure.
     pub const NONE: Self = Self(0);
 }
 

@@ -26,7 +26,7 @@ pub enum Verify {
     Background,
     /// All members before their first byte is served, however long that takes.
     Always,
-    /// A member is compared only if its first pass reaches its end.
+    /// No comparison is started. A member is still compared if its first pass reaches its end.
     Never,
 }
 

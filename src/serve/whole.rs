@@ -299,7 +299,8 @@ impl Whole {
         let mut head = HeadSink { bytes: Vec::new(), limit: len as usize };
         match self.archive.decode(self.member, MAX_DICTIONARY, &mut head) {
             Err(error) if head.bytes.len() < head.limit => Err(error.into()),
-            // The sink has its bytes and refused more, which ended the decoder.
+            // The whole member was decoded, or the full sink refused more bytes, which ended the
+            // decoder.
             Ok(()) | Err(_) => Ok(head.bytes),
         }
     }

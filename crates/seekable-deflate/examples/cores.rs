@@ -86,7 +86,7 @@ fn decode_again(
     let next = AtomicU64::new(0);
     let work = || {
         loop {
-            // A span begins less than a match behind a multiple of the spacing.
+            // A span begins at a multiple of the spacing or less than a match (258 bytes) after it.
             let at = next.fetch_add(DEFAULT_SPACING, Ordering::Relaxed) + 300;
             if at >= len {
                 return Ok(());

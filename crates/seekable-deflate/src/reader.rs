@@ -173,18 +173,18 @@ impl<R: ReadAt> DeflateReader<R> {
     /// millisecond or more.
     pub fn help(&self) -> bool {
         let core = self.core();
-        core.ahead.help(&self.source)
+        core.speculation.help(&self.source)
     }
 
     /// Whether a call of `help` would find something to do now. Cheap: ask this before you wake a
     /// thread for `help`.
     pub fn wants_help(&self) -> bool {
-        self.core().ahead.wants_help()
+        self.core().speculation.wants_help()
     }
 
     /// Drops the bytes that were decoded beyond the frontier. For streams that are no longer read.
     pub fn drop_speculative(&self) {
-        self.core().ahead.clear();
+        self.core().speculation.clear();
     }
 
     /// Continues from a saved index. If the index reaches farther than this reader, it replaces the

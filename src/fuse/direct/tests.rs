@@ -14,8 +14,8 @@ const INIT: u32 = 26;
 const READDIR: u32 = 28;
 const READDIRPLUS: u32 = 44;
 
-/// Lists as many of its names as there is room for. If `unknown` is set, fuser cannot express entry
-/// 20.
+/// Lists up to `NAMES` entries, until the reply is full. If `unknown` is set, entry 20 has no known
+/// kind, which fuser cannot express.
 struct Lister {
     device: OwnedFd,
     unknown: bool,

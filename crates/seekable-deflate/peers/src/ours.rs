@@ -119,7 +119,7 @@ fn reader(stream: &Stream, memory: &Arc<Memory>) -> DeflateReader<Arc<Vec<u8>>> 
     DeflateReader::new(Arc::clone(stream.encoded), encoded, options, Arc::clone(memory))
 }
 
-/// A reader behind its frontier: every byte has been read once.
+/// A reader whose frontier is at the end: every byte has been read once.
 #[derive(Debug)]
 pub struct Indexed {
     /// The reader.

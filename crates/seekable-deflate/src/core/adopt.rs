@@ -27,7 +27,7 @@ impl Core {
         let bytes = state.bytes();
         drop(state);
         if moves {
-            self.ahead.clear();
+            self.speculation.clear();
         }
         self.memory.set_index(self.id, self, bytes);
     }

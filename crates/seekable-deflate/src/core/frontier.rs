@@ -76,7 +76,7 @@ impl Core {
         end: u64,
         mut sums: Sums,
     ) -> Option<Pass> {
-        let made = self.ahead.take(source, number, end)?;
+        let made = self.speculation.take(source, number, end)?;
         if made.span.start() != start.decoded {
             return None;
         }
@@ -116,7 +116,7 @@ impl Core {
 
         let mut crc = Crc::default();
         let end = loop {
-            let pause = match self.ahead.settled_at(start.decoded + crc.len()) {
+            let pause = match self.speculation.settled_at(start.decoded + crc.len()) {
                 Some(settled) => {
                     match take_over(source, &settled, &mut out, start.decoded, limit) {
                         Ok((at, place, pause)) => {
@@ -126,14 +126,14 @@ impl Core {
                         // The source has changed or fails. The decoder decodes the same bytes and
                         // judges them.
                         Err(_) => {
-                            self.ahead.clear();
+                            self.speculation.clear();
                             continue;
                         }
                     }
                 }
                 None => {
                     let stream = self.decoder(source, &mut head, start)?;
-                    stream.halt_at(self.ahead.next_start());
+                    stream.halt_at(self.speculation.next_start());
                     stream.decode(source, &mut out, limit)
                 }
             };
@@ -150,7 +150,7 @@ impl Core {
                 }
                 Ok(Pause::Block) => {
                     if let Head::Decoder(stream) = &head {
-                        self.ahead.meet(stream.position(), decoded, out.window(), plan);
+                        self.speculation.meet(stream.position(), decoded, out.window(), plan);
                     }
                 }
                 Ok(Pause::Limit) => {
@@ -212,9 +212,9 @@ impl Core {
             (PassEnd::Next(next, _), Some((span, _))) => {
                 let nanos = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
                 let bytes = span.bytes().len() as u64;
-                self.ahead.advanced(next.encoded, next.decoded, bytes, nanos);
+                self.speculation.advanced(next.encoded, next.decoded, bytes, nanos);
             }
-            _ => self.ahead.clear(),
+            _ => self.speculation.clear(),
         }
     }
 

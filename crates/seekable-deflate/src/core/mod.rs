@@ -22,7 +22,7 @@ use crate::{
     Error, Memory, Options, ReadAt, Span,
     index::Spacing,
     memory::{ReaderId, Thin},
-    speculation::{Ahead, Tuning},
+    speculation::{Speculation, Tuning},
     sync::{Mutex, MutexGuard},
 };
 
@@ -39,7 +39,7 @@ pub(crate) struct Core {
     pub(crate) memory: Arc<Memory>,
     pub(crate) id: ReaderId,
     /// Speculative decoding by helper threads.
-    pub(crate) ahead: Ahead,
+    pub(crate) speculation: Speculation,
     state: Mutex<State>,
 }
 
@@ -64,7 +64,7 @@ impl Core {
         let len = encoded.end.saturating_sub(encoded.start).min(1 << 60);
         let encoded = encoded.start..encoded.start + len;
         Self {
-            ahead: Ahead::new(Tuning::DEFAULT, encoded.clone(), Arc::clone(&memory)),
+            speculation: Speculation::new(Tuning::DEFAULT, encoded.clone(), Arc::clone(&memory)),
             encoded,
             spacing: Spacing::new(options.spacing, memory.limit()),
             id: memory.add_reader(),
@@ -147,7 +147,7 @@ impl Core {
 
     /// Drops everything that this core holds in `memory`, and all speculative decoding.
     pub(crate) fn forget(&self) {
-        self.ahead.clear();
+        self.speculation.clear();
         self.memory.remove_reader(self.id);
     }
 }

@@ -90,11 +90,13 @@ impl Core {
         frontier: u64,
         is_over: bool,
     ) -> Result<Packed, Error> {
-        let behind = (frontier - checkpoint.decoded).min(HISTORY as u64) as usize;
-        let Some(place) = checkpoint.place.filter(|_| is_over || behind == HISTORY) else {
+        let following = (frontier - checkpoint.decoded).min(HISTORY as u64) as usize;
+        let Some(place) = checkpoint.place.filter(|_| is_over || following == HISTORY) else {
             return Ok(packer.pack(raw));
         };
         let start = TraceStart { at: checkpoint.encoded, place, window: raw.len() };
-        packer.pack_needed(raw, source, start, behind).map_err(|fault| fault.at(checkpoint.decoded))
+        packer
+            .pack_needed(raw, source, start, following)
+            .map_err(|fault| fault.at(checkpoint.decoded))
     }
 }

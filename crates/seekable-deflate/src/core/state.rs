@@ -185,7 +185,7 @@ impl State {
         self.live.is_some()
     }
 
-    // The frontier.
+    // For the thread that decodes at the frontier.
 
     /// The checkpoint, decoder and checksums with which the thread at the frontier continues. There
     /// must be no verdict yet.

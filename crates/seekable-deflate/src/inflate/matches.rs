@@ -79,9 +79,9 @@ impl Matches {
         }
         let within = move |found: &&Match| range.contains(&(found.at as usize - self.start));
         Some(self.list.iter().filter(within).filter_map(move |found| {
-            let ahead = (found.at as usize - self.start) as isize - before;
+            let from_before = (found.at as usize - self.start) as isize - before;
             let back = usize::from(found.distance) + 1;
-            let back = back.checked_sub(ahead as usize).filter(|back| *back > 0)?;
+            let back = back.checked_sub(from_before as usize).filter(|back| *back > 0)?;
             Some((back, back.min(usize::from(found.len))))
         }))
     }

@@ -48,14 +48,14 @@ impl Cache {
         replaced
     }
 
-    /// Takes out a span.
+    /// Removes a span. Its memory no longer counts.
     pub(super) fn remove(&mut self, reader: ReaderId, number: usize) -> Option<Span> {
         let span = self.spans.pop(&(reader, number))?;
         self.bytes -= span.memory();
         Some(span)
     }
 
-    /// Takes out all spans of a reader.
+    /// Removes all spans of a reader.
     pub(super) fn remove_reader(&mut self, reader: ReaderId) -> Vec<Span> {
         let keys = self.spans.iter().map(|(key, _)| *key).filter(|(of, _)| *of == reader);
         let keys: Vec<_> = keys.collect();
@@ -64,7 +64,7 @@ impl Cache {
         dropped
     }
 
-    /// Takes out the least recently used span.
+    /// Removes the least recently used span.
     pub(super) fn pop_oldest(&mut self) -> Option<Span> {
         let (_, span) = self.spans.pop_lru()?;
         self.bytes -= span.memory();

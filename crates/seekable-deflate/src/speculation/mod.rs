@@ -73,7 +73,7 @@ impl Tuning {
 }
 
 /// The speculative decoding for one stream.
-pub(crate) struct Ahead {
+pub(crate) struct Speculation {
     tuning: Tuning,
     encoded: Range<u64>,
     /// Threads within `help`.
@@ -148,7 +148,7 @@ const LEAST_CHUNK: u64 = 1 << 20;
 /// Pieces that a helper decodes in one call of `help`.
 const TURN: usize = 4;
 
-impl Ahead {
+impl Speculation {
     pub(crate) fn new(tuning: Tuning, encoded: Range<u64>, memory: Arc<Memory>) -> Self {
         Self {
             tuning,
@@ -275,7 +275,7 @@ impl Ahead {
         halt: ByteOffset,
     ) -> bool {
         // A panic loses the speculator, so the chunk is marked as ended.
-        let _guard = Unfinished { ahead: self, id };
+        let _guard = Unfinished { speculation: self, id };
         for _ in 0..TURN {
             let worked = speculator.work(source, halt, &self.buffers);
             let starved = matches!(worked, Worked::Starved);
@@ -433,12 +433,12 @@ impl State {
     /// Settles a chunk of these pieces, which begin at decoded offset `start` after `window`.
     fn settle(
         &mut self,
-        ahead: &Ahead,
+        speculation: &Speculation,
         pieces: Vec<Arc<Piece>>,
         start: u64,
         window: &[u8],
     ) -> Arc<Settled> {
-        let (encoded, memory) = (ahead.encoded.clone(), &ahead.buffers.memory);
+        let (encoded, memory) = (speculation.encoded.clone(), &speculation.buffers.memory);
         let chunk = Settled::new(encoded, pieces, start, window, memory);
         #[cfg(test)]
         {
@@ -480,7 +480,7 @@ impl Drop for Counted<'_> {
 
 /// Marks a chunk as ended if its helper panics.
 struct Unfinished<'a> {
-    ahead: &'a Ahead,
+    speculation: &'a Speculation,
     id: u64,
 }
 
@@ -490,7 +490,8 @@ impl Drop for Unfinished<'_> {
         if !thread::panicking() {
             return;
         }
-        if let Some(slot) = self.ahead.lock().slots.iter_mut().find(|slot| slot.id == self.id) {
+        if let Some(slot) = self.speculation.lock().slots.iter_mut().find(|slot| slot.id == self.id)
+        {
             slot.ended = true;
         }
     }

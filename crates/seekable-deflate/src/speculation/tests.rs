@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::{
-    Ahead, Task, Tuning, Unfinished,
+    Speculation, Task, Tuning, Unfinished,
     buffers::Buffers,
     chunk::{Piece, Speculator, Worked},
     find::Finder,
@@ -145,7 +145,7 @@ fn core(encoded: &[u8], options: &Options, tuning: Tuning, memory: u64) -> Arc<C
     let mut core = Core::new(range.clone(), options.clone(), Memory::new(memory));
     let memory = Arc::clone(&core.memory);
     let only = Arc::get_mut(&mut core).expect("nobody else has it yet");
-    only.ahead = Ahead::new(tuning, range, memory);
+    only.speculation = Speculation::new(tuning, range, memory);
     core
 }
 
@@ -214,11 +214,11 @@ fn in_turns(encoded: &[u8], options: &Options, turns: usize, memory: u64) -> (Le
     let core = core(encoded, options, EAGER, memory);
     let left = pass(&core, &encoded, || {
         for _ in 0..turns {
-            core.ahead.help(&encoded);
+            core.speculation.help(&encoded);
         }
         assert!(core.memory.used() <= memory);
     });
-    let taken = core.ahead.lock().taken;
+    let taken = core.speculation.lock().taken;
     (left, taken)
 }
 
@@ -230,7 +230,7 @@ fn with_threads(source: &dyn ReadAt, encoded: &[u8], options: &Options, helpers:
         for _ in 0..helpers {
             scope.spawn(|| {
                 while !over.load(Ordering::Relaxed) {
-                    let help = std::panic::AssertUnwindSafe(|| core.ahead.help(source));
+                    let help = std::panic::AssertUnwindSafe(|| core.speculation.help(source));
                     if !std::panic::catch_unwind(help).unwrap_or(true) {
                         thread::yield_now();
                     }
@@ -270,7 +270,7 @@ fn windows_of_noise_keep_what_is_needed_as_the_pass_goes_on() {
     for turns in [0, 4] {
         let core = core(&encoded, &bare(128 << 10), EAGER, PLENTY);
         let left = pass(&core, &&encoded[..], || {
-            (0..turns).for_each(|_| _ = core.ahead.help(&encoded));
+            (0..turns).for_each(|_| _ = core.speculation.help(&encoded));
         });
         assert_eq!(left.bytes.len(), LEN);
         let state = core.lock();
@@ -312,16 +312,16 @@ fn complete_chunks_are_settled_before_the_frontier_gets_there() {
     let core = core(&encoded, &bare(100_000), EAGER, PLENTY);
     let mut at = 0;
     let chain_end = loop {
-        (0..1000).for_each(|_| _ = core.ahead.help(&source));
+        (0..1000).for_each(|_| _ = core.speculation.help(&source));
         at += core.span_at(&source, at).unwrap().unwrap().bytes().len() as u64;
-        if let Some(end) = core.ahead.lock().chain.end() {
+        if let Some(end) = core.speculation.lock().chain.end() {
             break end.decoded;
         }
     };
     assert!(chain_end > at + 3 * EAGER.chunk, "the frontier at {at}, the chain up to {chain_end}");
     // After enough help, all spans in the chain are made, and the frontier only takes them.
-    while core.ahead.help(&source) {}
-    assert!(core.ahead.lock().chain.claim(&core.memory).is_none());
+    while core.speculation.help(&source) {}
+    assert!(core.speculation.lock().chain.claim(&core.memory).is_none());
 }
 
 #[test]
@@ -329,9 +329,9 @@ fn a_chunk_that_somebody_else_works_on_by_now_is_not_ended() {
     let encoded = deflate(&floats(LEN), 6);
     let core = core(&encoded, &bare(100_000), EAGER, PLENTY);
     core.span_at(&&encoded[..], 0).unwrap();
-    let Some(Task::Chunk { id, .. }) = core.ahead.task() else { panic!("there is no chunk") };
-    drop(Unfinished { ahead: &core.ahead, id });
-    assert!(!core.ahead.lock().slots[0].ended);
+    let Some(Task::Chunk { id, .. }) = core.speculation.task() else { panic!("there is no chunk") };
+    drop(Unfinished { speculation: &core.speculation, id });
+    assert!(!core.speculation.lock().slots[0].ended);
 }
 
 #[test]
@@ -345,9 +345,9 @@ fn a_chunk_whose_helper_panicked_is_ended() {
     let encoded = deflate(&floats(LEN), 6);
     let core = core(&encoded, &bare(100_000), EAGER, PLENTY);
     core.span_at(&&encoded[..], 0).unwrap();
-    let help = std::panic::AssertUnwindSafe(|| core.ahead.help(&Broken));
+    let help = std::panic::AssertUnwindSafe(|| core.speculation.help(&Broken));
     assert!(std::panic::catch_unwind(help).is_err());
-    assert!(core.ahead.lock().slots[0].ended);
+    assert!(core.speculation.lock().slots[0].ended);
 }
 
 #[test]
@@ -457,7 +457,7 @@ fn readers_anywhere_are_served_while_others_help() {
                 let mut random = Random(reader + 1);
                 for _ in 0..200 {
                     let at = random.next() % plain.len() as u64;
-                    core.ahead.help(&source);
+                    core.speculation.help(&source);
                     let span = core.span_at(&source, at).unwrap().unwrap();
                     let range: Range<usize> =
                         span.start() as usize..span.start() as usize + span.bytes().len();
@@ -485,7 +485,7 @@ fn an_error_of_the_source_is_told_and_not_remembered() {
     let core = core(&encoded, &bare(100_000), EAGER, PLENTY);
     let mut at = 0;
     while at < plain.len() as u64 {
-        (0..3).for_each(|_| _ = core.ahead.help(&source));
+        (0..3).for_each(|_| _ = core.speculation.help(&source));
         source.1.store(true, Ordering::Relaxed);
         let failed = core.span_at(&source, at);
         source.1.store(false, Ordering::Relaxed);

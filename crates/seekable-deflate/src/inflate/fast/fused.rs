@@ -224,8 +224,9 @@ pub(super) fn decode<P: Processor, T: Unit, const WIDTH: usize>(
     false
 }
 
-/// Decodes symbols. Returns `true` when an edge is reached. Returns `false` before a symbol that
-/// is not in the table; then one more refill is allowed, and one more match.
+/// Decodes symbols. Returns `true` when the cursor is near the end of the input or the output.
+/// Returns `false` before a symbol that is not in the table; then the caller may refill once and
+/// write one match before it calls `is_inside` again.
 ///
 /// # Safety
 /// `is_inside` must have returned `true`, with one refill since then. `HISTORY` units must lie

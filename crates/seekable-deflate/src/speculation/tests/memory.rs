@@ -12,7 +12,7 @@ fn what_was_decoded_ahead_can_be_given_up_at_any_time() {
     let mut dropped = 0;
     for turns in (1..).map(|number| number % 40) {
         for _ in 0..turns {
-            assert_eq!(core.ahead.wants_help(), core.ahead.help(&source));
+            assert_eq!(core.speculation.wants_help(), core.speculation.help(&source));
         }
         let Some(span) = core.span_at(&source, at as u64).unwrap() else { break };
         assert!(span.bytes() == &plain[at..at + span.bytes().len()]);
@@ -20,8 +20,8 @@ fn what_was_decoded_ahead_can_be_given_up_at_any_time() {
         // Helpers get no memory after `clear` until the frontier advances.
         if turns % 3 == 0 {
             dropped += u64::from(core.memory.reserved() > 0);
-            core.ahead.clear();
-            assert!(!core.ahead.help(&source));
+            core.speculation.clear();
+            assert!(!core.speculation.help(&source));
             assert_eq!(core.memory.reserved(), 0);
         }
     }
@@ -35,15 +35,15 @@ fn what_helpers_were_at_when_it_was_given_up_is_not_kept() {
     let core = core(&encoded, &bare(100_000), EAGER, PLENTY);
     let mut at = 0;
     let job = loop {
-        (0..20).for_each(|_| _ = core.ahead.help(&source));
+        (0..20).for_each(|_| _ = core.speculation.help(&source));
         at += core.span_at(&source, at).unwrap().unwrap().bytes().len() as u64;
-        if let Some(job) = core.ahead.lock().chain.claim(&core.memory) {
+        if let Some(job) = core.speculation.lock().chain.claim(&core.memory) {
             break job;
         }
     };
-    core.ahead.clear();
+    core.speculation.clear();
     assert!(core.memory.reserved() > 0, "the job has it");
-    core.ahead.run(job, &source);
+    core.speculation.run(job, &source);
     assert_eq!(core.memory.reserved(), 0);
 }
 
@@ -60,7 +60,7 @@ fn what_was_decoded_ahead_goes_when_an_index_is_adopted() {
 
     let core = core(&encoded, &bare(100_000), EAGER, PLENTY);
     core.span_at(&source, 0).unwrap();
-    (0..20).for_each(|_| _ = core.ahead.help(&source));
+    (0..20).for_each(|_| _ = core.speculation.help(&source));
     assert!(core.memory.reserved() > 0);
     core.adopt(&saved).unwrap();
     assert_eq!(core.memory.reserved(), 0);
@@ -80,8 +80,8 @@ fn what_is_decoded_ahead_stays_within_the_memory() {
 fn with_a_job(source: &&[u8]) -> Arc<Core> {
     let core = core(source, &bare(100_000), EAGER, PLENTY);
     let mut at = 0;
-    while !core.ahead.lock().chain.has_waiting() {
-        (0..20).for_each(|_| _ = core.ahead.help(source));
+    while !core.speculation.lock().chain.has_waiting() {
+        (0..20).for_each(|_| _ = core.speculation.help(source));
         at += core.span_at(source, at).unwrap().unwrap().bytes().len() as u64;
     }
     core
@@ -92,7 +92,7 @@ fn a_span_that_is_made_ahead_is_counted_with_its_window() {
     let encoded = deflate(&floats(LEN), 6);
     let core = with_a_job(&&encoded[..]);
     let before = core.memory.reserved();
-    let job = core.ahead.lock().chain.claim(&core.memory).unwrap();
+    let job = core.speculation.lock().chain.claim(&core.memory).unwrap();
     assert_eq!(core.memory.reserved() - before, 100_000 + HISTORY as u64);
     drop(job);
     assert_eq!(core.memory.reserved(), before);
@@ -103,7 +103,7 @@ fn no_span_is_made_ahead_that_there_is_no_memory_for() {
     let encoded = deflate(&floats(LEN), 6);
     let core = with_a_job(&&encoded[..]);
     let others = core.memory.reserve_anyway(PLENTY / 8 * 3 - core.memory.reserved());
-    assert!(core.ahead.lock().chain.claim(&core.memory).is_none());
+    assert!(core.speculation.lock().chain.claim(&core.memory).is_none());
     drop(others);
-    assert!(core.ahead.lock().chain.claim(&core.memory).is_some());
+    assert!(core.speculation.lock().chain.claim(&core.memory).is_some());
 }
