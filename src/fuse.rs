@@ -35,7 +35,7 @@ use self::{
     passthrough::Passthrough,
     requests::Ticket,
 };
-pub use self::{
+pub(crate) use self::{
     cache::KernelCache,
     direct::is_late_reply,
     requests::{Relief, Requests},
@@ -60,7 +60,7 @@ const UNKNOWN_INO: INodeNo = INodeNo(0xffff_ffff);
 
 /// Answers the requests of one mount.
 #[derive(Debug)]
-pub struct Npzfs {
+pub(crate) struct Npzfs {
     tree: Arc<Tree>,
     passthrough: Arc<Passthrough>,
     /// Whether the kernel caches listings. It does not with `--ttl 0`.
@@ -73,8 +73,7 @@ pub struct Npzfs {
 
 impl Npzfs {
     /// Serves `tree` through `device`, a second descriptor of the device that the session reads.
-    #[must_use]
-    pub fn new(tree: Arc<Tree>, device: OwnedFd) -> Self {
+    pub(crate) fn new(tree: Arc<Tree>, device: OwnedFd) -> Self {
         let cache = KernelCache::new(tree.settings().ttl);
         let passthrough = Arc::new(Passthrough::default());
         let (dropping, describing) = (cache.clone(), Arc::downgrade(&tree));
@@ -89,19 +88,17 @@ impl Npzfs {
     }
 
     /// The notifier of the kernel's cache. It is to be started once there is a session.
-    #[must_use]
-    pub fn cache(&self) -> KernelCache {
+    pub(crate) fn cache(&self) -> KernelCache {
         self.cache.clone()
     }
 
     /// The requests that have not been answered yet.
-    #[must_use]
-    pub fn requests(&self) -> Arc<Requests> {
+    pub(crate) fn requests(&self) -> Arc<Requests> {
         self.requests.clone()
     }
 
     /// Ends the background work when the mount is gone, and saves the indexes.
-    pub fn end(&self) {
+    pub(crate) fn end(&self) {
         self.requests.end();
         self.cache.end();
         contain(|| self.tree.save_indexes());

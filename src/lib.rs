@@ -10,6 +10,7 @@
 //! targets can reach the parsers of files that others write: [`archive`] and [`saved`] are public
 //! for the fuzz targets, [`cli`] and [`malloc`] for `main`. Everything else is private, so that the
 //! compiler reports unused code.
+#![deny(unreachable_pub)]
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 #![cfg_attr(fuzzing, allow(dead_code))] // the layers that use this code are left out
 

@@ -14,11 +14,11 @@ use std::{
 use rustix::fs::{AtFlags, Dev, StatxFlags, makedev};
 
 /// The filesystem type that the kernel shows for npzfs mounts.
-pub const FS_TYPE: &str = "fuse.npzfs";
+pub(crate) const FS_TYPE: &str = "fuse.npzfs";
 
 /// One mount: a line of /proc/self/mountinfo.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MountInfo {
+pub(crate) struct MountInfo {
     /// Number of the mount. When the mount is gone, the kernel may give its number to a new mount.
     pub id: u64,
     /// Device number of the mounted filesystem, as `st_dev` of stat(2).
@@ -37,14 +37,12 @@ pub struct MountInfo {
 
 impl MountInfo {
     /// Whether this is a mount of npzfs, by its filesystem type.
-    #[must_use]
-    pub fn is_npzfs(&self) -> bool {
+    pub(crate) fn is_npzfs(&self) -> bool {
         self.fs_type == FS_TYPE
     }
 
     /// Whether a userspace process serves the mount.
-    #[must_use]
-    pub fn is_fuse(&self) -> bool {
+    pub(crate) fn is_fuse(&self) -> bool {
         self.fs_type == "fuse" || self.fs_type == "fuseblk" || self.fs_type.starts_with("fuse.")
     }
 }
@@ -53,7 +51,7 @@ impl MountInfo {
 ///
 /// # Errors
 /// When `/proc` is not mounted, or a line cannot be parsed.
-pub fn all() -> io::Result<Vec<MountInfo>> {
+pub(crate) fn all() -> io::Result<Vec<MountInfo>> {
     lines(&fs::read(MOUNTINFO)?).map(parse).collect()
 }
 
@@ -62,7 +60,7 @@ pub fn all() -> io::Result<Vec<MountInfo>> {
 ///
 /// # Errors
 /// As for [`all`].
-pub fn by_id(id: u64) -> io::Result<Option<MountInfo>> {
+pub(crate) fn by_id(id: u64) -> io::Result<Option<MountInfo>> {
     let start = format!("{id} ").into_bytes();
     let text = fs::read(MOUNTINFO)?;
     lines(&text).find(|line| line.starts_with(&start)).map(parse).transpose()
@@ -72,7 +70,7 @@ pub fn by_id(id: u64) -> io::Result<Option<MountInfo>> {
 ///
 /// # Errors
 /// As for [`all`], and `NotFound` if the mount is in another mount namespace.
-pub fn of(file: impl AsFd) -> io::Result<MountInfo> {
+pub(crate) fn of(file: impl AsFd) -> io::Result<MountInfo> {
     let id = id_by_fdinfo(file)?;
     by_id(id)?.ok_or_else(|| {
         let why = format!("mount {id} is not in this mount namespace");
@@ -86,7 +84,7 @@ pub fn of(file: impl AsFd) -> io::Result<MountInfo> {
 ///
 /// # Errors
 /// When statx(2) fails.
-pub fn id_of(file: impl AsFd) -> io::Result<u64> {
+pub(crate) fn id_of(file: impl AsFd) -> io::Result<u64> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
     let statx = rustix::fs::statx(&file, "", flags, StatxFlags::MNT_ID)?;
     // Linux before 5.8 does not return the number. It clears the bit in the mask, without an error.

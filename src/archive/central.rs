@@ -67,7 +67,11 @@ impl Central {
     /// # Errors
     /// `Pending` without an end record, `Corrupt` if none leads to a directory, `Io`, and errors of
     /// `grow`.
-    pub fn read(source: &SourceFile, tail: Vec<u8>, grow: &mut Grow<'_>) -> Result<Self, Error> {
+    pub(super) fn read(
+        source: &SourceFile,
+        tail: Vec<u8>,
+        grow: &mut Grow<'_>,
+    ) -> Result<Self, Error> {
         let size = source.generation().size;
         let tail_start = size - tail.len() as u64;
         let mut bytes = Bytes { source, size, piece: tail.clone(), piece_start: tail_start };
@@ -168,7 +172,7 @@ impl Central {
     }
 
     /// The name of the `index`-th member.
-    pub fn name(&self, index: usize) -> &[u8] {
+    pub(super) fn name(&self, index: usize) -> &[u8] {
         let start = if index == 0 { 0 } else { self.name_ends[index - 1] as usize };
         &self.names[start..self.name_ends[index] as usize]
     }

@@ -142,7 +142,7 @@ pub(super) struct Encoded<'a> {
 }
 
 impl<'a> Encoded<'a> {
-    pub fn new(
+    pub(super) fn new(
         source: &'a SourceFile,
         offset: u64,
         len: u64,

@@ -54,7 +54,6 @@ impl Error {
     }
 
     /// The same error, with at most 200 bytes of text.
-    #[must_use]
     pub fn shortened(mut self) -> Self {
         if let Self::Pending(reason) | Self::Corrupt(reason) = &mut self {
             let is_end = |at: &usize| reason.is_char_boundary(*at);

@@ -59,7 +59,6 @@ impl PartialEq for Format {
 
 impl Format {
     /// The format that a file of this name may have.
-    #[must_use]
     pub fn of(name: &OsStr) -> Option<&'static Self> {
         let name = name.as_bytes();
         FORMATS.into_iter().find(|format| {
@@ -71,20 +70,17 @@ impl Format {
     }
 
     /// The suffix of the names of such files. No two formats have the same suffix.
-    #[must_use]
     pub fn suffix(&self) -> &'static str {
         self.suffix
     }
 
     /// Whether a container is shown as a directory under its own name.
-    #[must_use]
     pub fn is_directory(&self) -> bool {
         self.hidden.is_none()
     }
 
     /// The name under which the only member of the container called `name` is shown; `None` if the
     /// container is shown as a directory.
-    #[must_use]
     pub fn shown_name<'a>(&self, name: &'a OsStr) -> Option<&'a OsStr> {
         name.as_bytes().strip_suffix(self.hidden?.as_bytes()).map(OsStr::from_bytes)
     }
@@ -126,7 +122,6 @@ impl Format {
     }
 
     /// About how many bytes of memory parsing takes, and the container after it.
-    #[must_use]
     pub fn memory(&self, source: &SourceFile, tail: &[u8]) -> u64 {
         (self.memory)(source, tail)
     }

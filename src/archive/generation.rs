@@ -59,7 +59,6 @@ impl Generation {
     }
 
     /// The generation in a result of stat(2).
-    #[must_use]
     // The types of these fields differ between architectures.
     #[allow(clippy::unnecessary_cast)]
     pub fn from_stat(stat: &rustix::fs::Stat) -> Self {

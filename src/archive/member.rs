@@ -27,7 +27,6 @@ pub enum Method {
 
 impl Method {
     /// The method with this number.
-    #[must_use]
     pub fn from_number(number: u16) -> Self {
         match number {
             0 => Self::Stored,

@@ -29,7 +29,7 @@ pub(super) enum Change {
 
 impl Change {
     /// A phrase for the change and its cause. In a message it follows the name and "is".
-    pub fn reason(self) -> &'static str {
+    pub(super) fn reason(self) -> &'static str {
         match self {
             Self::Parent => "left out: it has a component \"..\"",
             Self::Nul => "left out: it holds a zero byte",

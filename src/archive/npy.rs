@@ -123,7 +123,6 @@ impl Header {
     /// Size of the whole file in bytes, `None` for Python objects.
     ///
     /// Also `None` if the size does not fit 63 bits; `parse` returns no such header.
-    #[must_use]
     pub fn file_size(&self) -> Option<u64> {
         let elements = product(&self.shape)?;
         let size = elements.checked_mul(self.itemsize?)?.checked_add(self.data_offset)?;

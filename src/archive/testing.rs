@@ -6,22 +6,22 @@ use std::{fs::File, io::Write, sync::Arc};
 use super::{Container, Dir, DirId, Entry, Error, MAX_DICTIONARY, NPZ, SourceFile};
 
 /// An unnamed file that holds `bytes`.
-pub fn file_of(bytes: &[u8]) -> File {
+pub(crate) fn file_of(bytes: &[u8]) -> File {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(bytes).unwrap();
     file
 }
 
-pub fn source_of(bytes: &[u8]) -> Arc<SourceFile> {
+pub(crate) fn source_of(bytes: &[u8]) -> Arc<SourceFile> {
     Arc::new(SourceFile::new(file_of(bytes)).unwrap())
 }
 
-pub fn open(bytes: &[u8]) -> Result<Container, Error> {
+pub(crate) fn open(bytes: &[u8]) -> Result<Container, Error> {
     NPZ.open(source_of(bytes))
 }
 
 /// All paths in an archive with their entries, in byte order.
-pub fn paths(archive: &Container) -> Vec<(Vec<u8>, Entry)> {
+pub(crate) fn paths(archive: &Container) -> Vec<(Vec<u8>, Entry)> {
     let mut paths = Vec::new();
     let mut open = vec![(DirId::ROOT, Vec::new())];
     while let Some((id, prefix)) = open.pop() {
@@ -41,7 +41,7 @@ pub fn paths(archive: &Container) -> Vec<(Vec<u8>, Entry)> {
 }
 
 /// The bytes of the member at `path`.
-pub fn read(archive: &Container, path: &str) -> Result<Vec<u8>, Error> {
+pub(crate) fn read(archive: &Container, path: &str) -> Result<Vec<u8>, Error> {
     let mut dir = DirId::ROOT;
     for component in path.split('/') {
         match archive.dir(dir).get(component.as_bytes()) {
@@ -57,7 +57,7 @@ pub fn read(archive: &Container, path: &str) -> Result<Vec<u8>, Error> {
 }
 
 /// A zip of these members: name, bytes, and whether to deflate them.
-pub fn zip(members: &[(&str, &[u8], bool)]) -> Vec<u8> {
+pub(crate) fn zip(members: &[(&str, &[u8], bool)]) -> Vec<u8> {
     let members = members.iter().map(|&(name, data, is_deflated)| {
         if is_deflated { RawMember::deflated(name, data) } else { RawMember::stored(name, data) }
     });
@@ -66,7 +66,7 @@ pub fn zip(members: &[(&str, &[u8], bool)]) -> Vec<u8> {
 
 /// A member of a zip that is built byte by byte. Every field can have a wrong value.
 #[derive(Debug, Clone)]
-pub struct RawMember {
+pub(crate) struct RawMember {
     pub name: Vec<u8>,
     pub local_name: Option<Vec<u8>>,
     pub data: Vec<u8>,
@@ -90,16 +90,21 @@ pub struct RawMember {
 }
 
 impl RawMember {
-    pub fn stored(name: impl AsRef<[u8]>, data: impl AsRef<[u8]>) -> Self {
+    pub(crate) fn stored(name: impl AsRef<[u8]>, data: impl AsRef<[u8]>) -> Self {
         let data = data.as_ref();
         Self::encoded(name, 0, data, data)
     }
 
-    pub fn deflated(name: impl AsRef<[u8]>, data: impl AsRef<[u8]>) -> Self {
+    pub(crate) fn deflated(name: impl AsRef<[u8]>, data: impl AsRef<[u8]>) -> Self {
         Self::encoded(name, 8, &deflate(data.as_ref()), data.as_ref())
     }
 
-    pub fn encoded(name: impl AsRef<[u8]>, method: u16, encoded: &[u8], data: &[u8]) -> Self {
+    pub(crate) fn encoded(
+        name: impl AsRef<[u8]>,
+        method: u16,
+        encoded: &[u8],
+        data: &[u8],
+    ) -> Self {
         Self {
             name: name.as_ref().to_vec(),
             local_name: None,
@@ -159,7 +164,7 @@ impl RawMember {
 
 /// A zip that is built byte by byte.
 #[derive(Debug, Clone, Default)]
-pub struct RawZip {
+pub(crate) struct RawZip {
     pub members: Vec<RawMember>,
     pub comment: Vec<u8>,
     /// The entry count in the end record; `None` for the true count.
@@ -175,11 +180,11 @@ pub struct RawZip {
 }
 
 impl RawZip {
-    pub fn of(members: impl IntoIterator<Item = RawMember>) -> Self {
+    pub(crate) fn of(members: impl IntoIterator<Item = RawMember>) -> Self {
         Self { members: members.into_iter().collect(), ..Self::default() }
     }
 
-    pub fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut out = Vec::new();
         let mut directory = Vec::new();
         for member in &self.members {
@@ -213,12 +218,12 @@ impl RawZip {
         out
     }
 
-    pub fn open(&self) -> Result<Container, Error> {
+    pub(crate) fn open(&self) -> Result<Container, Error> {
         open(&self.bytes())
     }
 }
 
-pub fn deflate(data: &[u8]) -> Vec<u8> {
+pub(crate) fn deflate(data: &[u8]) -> Vec<u8> {
     let mut encoder =
         flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::default());
     encoder.write_all(data).unwrap();
@@ -229,10 +234,10 @@ fn capped(value: u64) -> u32 {
     value.min(u64::from(u32::MAX)) as u32
 }
 
-pub fn put16(out: &mut Vec<u8>, values: &[u16]) {
+pub(crate) fn put16(out: &mut Vec<u8>, values: &[u16]) {
     values.iter().for_each(|value| out.extend_from_slice(&value.to_le_bytes()));
 }
 
-pub fn put32(out: &mut Vec<u8>, values: &[u32]) {
+pub(crate) fn put32(out: &mut Vec<u8>, values: &[u32]) {
     values.iter().for_each(|value| out.extend_from_slice(&value.to_le_bytes()));
 }

@@ -79,7 +79,7 @@ impl LocalHeaders {
     /// # Errors
     /// `Corrupt` if the header contradicts the central directory, or the encoded bytes do not lie
     /// before the central directory; `Io`.
-    pub fn data_offset(
+    pub(super) fn data_offset(
         &self,
         source: &SourceFile,
         id: MemberId,
@@ -98,7 +98,7 @@ impl LocalHeaders {
     }
 
     /// Bytes of memory that the tables take.
-    pub fn memory(&self) -> usize {
+    pub(super) fn memory(&self) -> usize {
         size_of_val(&*self.positions) + size_of_val(&*self.data_offsets)
     }
 

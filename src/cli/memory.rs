@@ -17,7 +17,7 @@ const DEFAULT_CACHE: u64 = 64 << 20;
 ///
 /// # Errors
 /// One line for the user, if the limit leaves too little memory in addition to the cache.
-pub fn divide(limit: Option<u64>, cache: Option<u64>) -> Result<(u64, u64), String> {
+pub(super) fn divide(limit: Option<u64>, cache: Option<u64>) -> Result<(u64, u64), String> {
     let mib = |bytes: u64| bytes.div_ceil(1 << 20);
     match (limit, cache) {
         (None, cache) => {

@@ -19,7 +19,7 @@ const SERVER: &str = "--server-in-background";
 const LONGEST_TTL: Duration = Duration::from_secs(365 * 24 * 3600);
 
 #[derive(Debug, Args)]
-pub struct Arguments {
+pub(super) struct Arguments {
     /// Directory to show, or a single .npz
     #[arg(required = true, value_name = "SOURCE", value_hint = ValueHint::AnyPath)]
     source: Option<PathBuf>,
@@ -43,7 +43,7 @@ pub struct Arguments {
 
 /// Options that `-o` accepts, too: `-o disk_cache=DIR,noexec` is `--disk-cache=DIR --noexec`.
 #[derive(Debug, Args)]
-pub struct MountOptions {
+pub(super) struct MountOptions {
     /// Show foo.npz as a directory in its place, or beside it as foo.npz.d
     #[arg(long, value_name = "replace|beside", value_parser = parse_layout,
           default_value = "replace", hide_default_value = true)]
@@ -94,7 +94,7 @@ pub struct MountOptions {
     fsname: Option<OsString>,
 }
 
-pub fn run(arguments: Arguments) -> ExitCode {
+pub(super) fn run(arguments: Arguments) -> ExitCode {
     let level = match arguments.verbose {
         0 => LevelFilter::Warn,
         1 => LevelFilter::Info,

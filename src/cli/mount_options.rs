@@ -22,7 +22,7 @@ const WITHOUT_EFFECT: &str = "\
 ///
 /// # Errors
 /// One line with the name of the option and the reason why it is refused.
-pub fn arguments(text: &OsStr, parser: &Command) -> Result<Vec<OsString>, String> {
+pub(super) fn arguments(text: &OsStr, parser: &Command) -> Result<Vec<OsString>, String> {
     let mut arguments = Vec::new();
     for option in split(text) {
         arguments.extend(argument(&option, parser)?);

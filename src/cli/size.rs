@@ -4,7 +4,7 @@
 ///
 /// # Errors
 /// One line for the user, if `text` is not a size or does not fit into 64 bits.
-pub fn parse(text: &str) -> Result<u64, String> {
+pub(super) fn parse(text: &str) -> Result<u64, String> {
     let wrong = || format!("{text:?} is not a size: give bytes, or a number with K, M, G or T");
     let digits = text.trim_end_matches(|letter: char| !letter.is_ascii_digit());
     let shift = match text[digits.len()..].to_ascii_lowercase().as_str() {

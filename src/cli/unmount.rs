@@ -6,7 +6,7 @@ use clap::{Args, ValueHint};
 
 /// Unmount, and wait until the server has ended
 #[derive(Debug, Args)]
-pub struct Arguments {
+pub(super) struct Arguments {
     /// Where it is mounted
     #[arg(value_hint = ValueHint::DirPath)]
     mountpoint: PathBuf,
@@ -15,6 +15,6 @@ pub struct Arguments {
     lazy: bool,
 }
 
-pub fn run(arguments: &Arguments) -> ExitCode {
+pub(super) fn run(arguments: &Arguments) -> ExitCode {
     super::exit_code(crate::daemon::unmount(&arguments.mountpoint, arguments.lazy))
 }

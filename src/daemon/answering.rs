@@ -23,7 +23,7 @@ use crate::fuse::Watched;
 ///
 /// # Errors
 /// When no more descriptors or threads can be created.
-pub fn join(
+pub(super) fn join(
     filesystem: Watched,
     device: &OwnedFd,
     acl: SessionACL,
@@ -53,7 +53,7 @@ pub fn join(
 /// Replaces every descriptor of the FUSE device with /dev/null. A thread that is stuck in the
 /// source for good keeps the descriptors of the process open even after the process has ended, and
 /// programs that use the mount would wait until that thread ends.
-pub fn let_go() -> io::Result<()> {
+pub(super) fn let_go() -> io::Result<()> {
     let null = OwnedFd::from(std::fs::File::open("/dev/null")?);
     for entry in std::fs::read_dir("/proc/self/fd")? {
         let entry = entry?;

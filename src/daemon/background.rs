@@ -23,7 +23,7 @@ const READY: &[u8] = b"ready\n";
 ///
 /// # Errors
 /// When the server cannot be started, or is killed, or ends with an exit code other than 1 and 2.
-pub fn launch(arguments: Vec<OsString>) -> Result<u8, Error> {
+pub(crate) fn launch(arguments: Vec<OsString>) -> Result<u8, Error> {
     let setup = |cause| Error::Setup("the server in the background", cause);
     let mut child = Command::new("/proc/self/exe")
         .arg0("npzfs")
@@ -48,7 +48,7 @@ pub fn launch(arguments: Vec<OsString>) -> Result<u8, Error> {
 
 /// Sets the process name that ps(1) and top(1) show. Without this call they show "exe", the end of
 /// /proc/self/exe. The second process must call this function when it starts.
-pub fn take_name() {
+pub(super) fn take_name() {
     // If this fails, the name stays "exe". Nothing depends on the name.
     let _ = rustix::thread::set_name(c"npzfs");
 }
@@ -62,7 +62,7 @@ pub fn take_name() {
 ///
 /// # Errors
 /// When the first process has already ended, because its user has given up waiting.
-pub fn ready() -> Result<(), Error> {
+pub(super) fn ready() -> Result<(), Error> {
     let setup = |cause| Error::Setup("the server in the background", cause);
     let null = OpenOptions::new().read(true).write(true).open("/dev/null").map_err(setup)?;
     std::env::set_current_dir("/").map_err(setup)?;

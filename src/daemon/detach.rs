@@ -8,7 +8,7 @@ use super::{Error, fusermount};
 
 /// How to unmount a mount that may be in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
+pub(super) enum Mode {
     /// Unmounting is refused while the mount is in use.
     Ordinary,
     /// The mount leaves the file tree at once, and ends when it is no longer in use.
@@ -20,7 +20,7 @@ pub enum Mode {
 /// # Errors
 /// `InUse` (with an empty list of holders), `NotMounted`, `UnmountRefused` with the message of the
 /// kernel, or the errors of `fusermount::unmount`.
-pub fn unmount(path: &Path, mode: Mode) -> Result<(), Error> {
+pub(super) fn unmount(path: &Path, mode: Mode) -> Result<(), Error> {
     let mut flags = UnmountFlags::NOFOLLOW;
     if mode == Mode::Lazy {
         flags |= UnmountFlags::DETACH;

@@ -11,7 +11,7 @@ use std::{
 /// Why a mount could not be made or taken away.
 #[derive(Debug)]
 #[non_exhaustive]
-pub enum Error {
+pub(crate) enum Error {
     /// The source could not be opened.
     Source(PathBuf, io::Error),
     /// The source is a device, a socket or the like.

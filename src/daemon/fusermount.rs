@@ -26,7 +26,11 @@ const PROGRAMS: [&str; 2] = ["fusermount3", "fusermount"];
 ///
 /// # Errors
 /// When fusermount3 is missing or refuses.
-pub fn mount(mountpoint: &Path, source: &OsStr, options: &Options) -> Result<OwnedFd, Error> {
+pub(super) fn mount(
+    mountpoint: &Path,
+    source: &OsStr,
+    options: &Options,
+) -> Result<OwnedFd, Error> {
     let refused = |said: String| Error::Refused { mountpoint: mountpoint.into(), said };
     let (ours, theirs) = UnixStream::pair().map_err(Error::Fusermount)?;
     let mut arguments = vec![OsString::from("-o"), option_string(source, options)];
@@ -52,7 +56,7 @@ pub fn mount(mountpoint: &Path, source: &OsStr, options: &Options) -> Result<Own
 ///
 /// # Errors
 /// `InUse`, `NotMounted`, `NoFusermount` or `UnmountRefused`.
-pub fn unmount(path: &Path, mode: detach::Mode) -> Result<(), Error> {
+pub(super) fn unmount(path: &Path, mode: detach::Mode) -> Result<(), Error> {
     let mut arguments = vec![OsString::from("-u")];
     if mode == detach::Mode::Lazy {
         arguments.push("-z".into());

@@ -26,7 +26,7 @@ use super::{Error, Options};
 ///
 /// # Errors
 /// When the device is missing, or this user may not open it.
-pub fn open_device() -> Result<OwnedFd, Error> {
+pub(super) fn open_device() -> Result<OwnedFd, Error> {
     use rustix::fs::{Mode, OFlags};
     rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
         .map_err(|errno| Error::FuseDevice(errno.into()))
@@ -34,7 +34,7 @@ pub fn open_device() -> Result<OwnedFd, Error> {
 
 /// A new filesystem that is not in the file tree yet.
 #[derive(Debug)]
-pub struct Detached {
+pub(super) struct Detached {
     filesystem: OwnedFd,
 }
 
@@ -44,7 +44,7 @@ impl Detached {
     ///
     /// # Errors
     /// When the kernel refuses for another reason.
-    pub fn new(
+    pub(super) fn new(
         device: &OwnedFd,
         mountpoint: &Path,
         source: &OsStr,
@@ -66,7 +66,7 @@ impl Detached {
     ///
     /// # Errors
     /// When fsmount(2) fails.
-    pub fn mount(self, mountpoint: &Path, options: &Options) -> Result<OwnedFd, Error> {
+    pub(super) fn mount(self, mountpoint: &Path, options: &Options) -> Result<OwnedFd, Error> {
         let mut attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
             | MountAttrFlags::MOUNT_ATTR_NOSUID
             | MountAttrFlags::MOUNT_ATTR_NODEV
@@ -83,7 +83,7 @@ impl Detached {
 ///
 /// # Errors
 /// When move_mount(2) fails.
-pub fn attach(mount: &OwnedFd, target: &OwnedFd, mountpoint: &Path) -> Result<(), Error> {
+pub(super) fn attach(mount: &OwnedFd, target: &OwnedFd, mountpoint: &Path) -> Result<(), Error> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     rustix::mount::move_mount(mount, "", target, "", flags)
         .map_err(|errno| refused(mountpoint, errno, None))

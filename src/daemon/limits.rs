@@ -25,7 +25,7 @@ const LEAST_THREADS: usize = 7;
 
 /// Raises the soft limit of open files to the hard limit. Each open archive takes a descriptor, and
 /// the usual limit of 1024 is meant for programs that call select(2).
-pub fn raise_file_limit() {
+pub(super) fn raise_file_limit() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     if let Err(errno) = setrlimit(Resource::Nofile, limit) {
@@ -46,7 +46,7 @@ pub fn raise_file_limit() {
 ///
 /// # Errors
 /// `Threads`, if too few threads can be started for any mount.
-pub fn few_threads(decoders: usize) -> Result<bool, Error> {
+pub(super) fn few_threads(decoders: usize) -> Result<bool, Error> {
     let wanted = decoders + answering_threads() + OTHER_THREADS;
     let allowed = threads_that_start(wanted);
     if allowed < LEAST_THREADS {
@@ -83,6 +83,6 @@ fn threads_that_start(wanted: usize) -> usize {
 /// Number of threads that read requests from the kernel. They do not decode, but they copy data: on
 /// two cores, from the page cache, one thread moved 1.6 GB/s, two moved 2.4 and four moved 3.0.
 /// Eight is the maximum, since the gain from more threads has not been measured.
-pub fn answering_threads() -> usize {
+pub(super) fn answering_threads() -> usize {
     thread::available_parallelism().map_or(4, |cores| cores.get().clamp(4, 8))
 }

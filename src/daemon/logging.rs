@@ -21,7 +21,7 @@ const DAEMON: u8 = 3 << 3;
 
 /// Destination of log lines.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Log {
+pub(crate) enum Log {
     /// Standard error.
     Stderr,
     /// The system log.
@@ -34,7 +34,7 @@ pub enum Log {
 ///
 /// # Errors
 /// When the log file cannot be opened.
-pub fn start(log: &Log, level: LevelFilter) -> Result<(), Error> {
+pub(crate) fn start(log: &Log, level: LevelFilter) -> Result<(), Error> {
     let mut builder = Builder::new();
     builder.filter_level(level);
     if let Ok(filters) = std::env::var("NPZFS_LOG") {
@@ -135,8 +135,7 @@ impl Write for Syslog {
 
 /// Whether standard error goes to the journal. systemd passes the device and inode of the journal's
 /// socket in `JOURNAL_STREAM` (systemd.exec(5)).
-#[must_use]
-pub fn stderr_is_the_journal() -> bool {
+pub(crate) fn stderr_is_the_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
     let Ok(stat) = rustix::fs::fstat(rustix::stdio::stderr()) else { return false };
     stream == format!("{}:{}", stat.st_dev, stat.st_ino)

@@ -28,7 +28,7 @@ mod unmount;
 
 use std::io;
 
-pub use self::{
+pub(crate) use self::{
     background::launch,
     error::Error,
     logging::{Log, start as start_log, stderr_is_the_journal},
@@ -41,7 +41,7 @@ pub use self::{
 
 /// An event that ends a mount.
 #[derive(Debug)]
-pub enum Event {
+pub(crate) enum Event {
     /// A signal, by its number, that asks the server to end.
     Signal(i32),
     /// The FUSE session ended: the filesystem was unmounted, or the session failed.

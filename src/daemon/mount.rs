@@ -49,7 +49,7 @@ const POLL: Duration = Duration::from_millis(5);
 
 /// A mount, and the threads that serve it. Dropping this value unmounts.
 #[derive(Debug)]
-pub struct Mount {
+pub(crate) struct Mount {
     path: PathBuf,
     source: PathBuf,
     /// The device number of the filesystem, while the mount is in the file tree.
@@ -68,7 +68,7 @@ impl Mount {
     /// # Errors
     /// When the source or the mountpoint cannot be used, or mounting is refused. Then nothing stays
     /// mounted.
-    pub fn start(options: &Options, events: Sender<Event>) -> Result<Self, Error> {
+    pub(crate) fn start(options: &Options, events: Sender<Event>) -> Result<Self, Error> {
         let few_threads = limits::few_threads(options.settings.serve.threads)?;
         limits::raise_file_limit();
         // The mountpoint comes first: `find` removes a dead mount, which may cover the source.
@@ -125,14 +125,12 @@ impl Mount {
     }
 
     /// The path of the mountpoint.
-    #[must_use]
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// The path of the source.
-    #[must_use]
-    pub fn source(&self) -> &Path {
+    pub(crate) fn source(&self) -> &Path {
         &self.source
     }
 
@@ -141,7 +139,7 @@ impl Mount {
     ///
     /// # Errors
     /// When unmounting is refused.
-    pub fn unmount(mut self) -> Result<(), Error> {
+    pub(crate) fn unmount(mut self) -> Result<(), Error> {
         let end = self.take_away()?;
         let limit = match end {
             Mode::Ordinary => SAVING,

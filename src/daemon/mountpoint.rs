@@ -22,7 +22,7 @@ const MOST_DEAD_MOUNTS: usize = 16;
 
 /// A directory that can be mounted on.
 #[derive(Debug)]
-pub struct Mountpoint {
+pub(super) struct Mountpoint {
     place: Place,
 }
 
@@ -32,7 +32,7 @@ impl Mountpoint {
     /// # Errors
     /// When the mountpoint does not exist, is not a directory, or already has a mount on it: a live
     /// npzfs mount, or any other mount that does not answer or refuses access.
-    pub fn find(path: &Path) -> Result<Self, Error> {
+    pub(super) fn find(path: &Path) -> Result<Self, Error> {
         for _ in 0..MOST_DEAD_MOUNTS {
             let place = Place::open(path).map_err(|cause| match Errno::from_io_error(&cause) {
                 Some(Errno::NOENT) => Error::MountpointMissing(path.into()),
@@ -72,14 +72,12 @@ impl Mountpoint {
     }
 
     /// The absolute path, without symbolic links.
-    #[must_use]
-    pub fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         self.place.path()
     }
 
     /// The descriptor of the directory that the mount will cover.
-    #[must_use]
-    pub fn fd(&self) -> &OwnedFd {
+    pub(super) fn fd(&self) -> &OwnedFd {
         self.place.fd()
     }
 
@@ -88,7 +86,7 @@ impl Mountpoint {
     ///
     /// # Errors
     /// When the directory lies inside the source, or is neither empty nor the source itself.
-    pub fn check(&self, source: &Source) -> Result<(), Error> {
+    pub(super) fn check(&self, source: &Source) -> Result<(), Error> {
         let path = self.path().to_path_buf();
         let unusable = |errno: Errno| Error::Mountpoint(path.clone(), errno.into());
         if source.is(&rustix::fs::fstat(self.fd()).map_err(unusable)?) {

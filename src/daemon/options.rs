@@ -6,7 +6,7 @@ use crate::tree::Settings;
 
 /// The users who may use the mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Access {
+pub(crate) enum Access {
     /// Only the user who mounts.
     #[default]
     Owner,
@@ -18,7 +18,7 @@ pub enum Access {
 
 /// The options of a mount.
 #[derive(Debug, Clone, Default)]
-pub struct Options {
+pub(crate) struct Options {
     /// The directory or archive to show.
     pub source: PathBuf,
     /// The directory to mount on.

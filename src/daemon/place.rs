@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// An open `O_PATH` descriptor of a path. It keeps the mount of that path busy.
 #[derive(Debug)]
-pub struct Place {
+pub(super) struct Place {
     fd: Arc<OwnedFd>,
     path: PathBuf,
     mount: MountInfo,
@@ -34,7 +34,7 @@ pub struct Place {
 
 /// The answer of a filesystem to one question.
 #[derive(Debug)]
-pub enum Answer<T> {
+pub(super) enum Answer<T> {
     /// The filesystem answered.
     Given(T),
     /// The server of the filesystem is gone: `ENOTCONN` or `ECONNABORTED`.
@@ -50,7 +50,7 @@ impl Place {
     ///
     /// # Errors
     /// When open(2) fails, for example with `ENOTCONN` if a parent directory is a dead mount.
-    pub fn open(path: &Path) -> io::Result<Self> {
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
         // O_DIRECTORY is not set, since it would trigger an automount at this path: the kernel
         // would wait for the very mount that is being made.
         let fd = rustix::fs::openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
@@ -60,38 +60,32 @@ impl Place {
     }
 
     /// The absolute path, without symbolic links.
-    #[must_use]
-    pub fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
     /// The mount that the path lies in.
-    #[must_use]
-    pub fn mount(&self) -> &MountInfo {
+    pub(super) fn mount(&self) -> &MountInfo {
         &self.mount
     }
 
     /// The `O_PATH` descriptor.
-    #[must_use]
-    pub fn fd(&self) -> &OwnedFd {
+    pub(super) fn fd(&self) -> &OwnedFd {
         &self.fd
     }
 
     /// The `O_PATH` descriptor, in a form that threads can share.
-    #[must_use]
-    pub fn into_fd(self) -> Arc<OwnedFd> {
+    pub(super) fn into_fd(self) -> Arc<OwnedFd> {
         self.fd
     }
 
     /// Whether the path is the mountpoint of its mount.
-    #[must_use]
-    pub fn is_mount_root(&self) -> bool {
+    pub(super) fn is_mount_root(&self) -> bool {
         self.path == self.mount.mount_point
     }
 
     /// stat(2) of the path, if its filesystem answers.
-    #[must_use]
-    pub fn stat(&self) -> Answer<Stat> {
+    pub(super) fn stat(&self) -> Answer<Stat> {
         self.ask(|fd| {
             // The kernel caches attributes of a dead FUSE mount, but never the answer to statfs(2).
             rustix::fs::fstatfs(fd)?;
@@ -101,7 +95,7 @@ impl Place {
 
     /// Asks the filesystem about the path, on a separate thread. If there is no answer within 5 s,
     /// returns [`Answer::Hung`], and the thread goes on waiting alone.
-    pub fn ask<T: Send + 'static>(
+    pub(super) fn ask<T: Send + 'static>(
         &self,
         question: impl FnOnce(&OwnedFd) -> rustix::io::Result<T> + Send + 'static,
     ) -> Answer<T> {
@@ -117,8 +111,7 @@ impl Place {
 
 /// The error for a path that cannot be opened. If the path lies under a dead mount, the error names
 /// that mount.
-#[must_use]
-pub fn unreachable(path: &Path, cause: io::Error) -> Error {
+pub(super) fn unreachable(path: &Path, cause: io::Error) -> Error {
     if matches!(Errno::from_io_error(&cause), Some(Errno::NOTCONN | Errno::CONNABORTED)) {
         // The root of a dead mount can be opened, but no path below that root.
         let above = path.ancestors().skip(1).filter(|path| !path.as_os_str().is_empty());
@@ -133,7 +126,7 @@ pub fn unreachable(path: &Path, cause: io::Error) -> Error {
 /// Runs `work` on a separate thread and returns its result. Returns `None` if that takes longer
 /// than `limit`; the thread then goes on alone. If no thread can be started, `work` runs on the
 /// current thread, without a limit.
-pub fn within<T: Send + 'static, W: FnOnce() -> T + Send + 'static>(
+pub(super) fn within<T: Send + 'static, W: FnOnce() -> T + Send + 'static>(
     limit: Duration,
     work: W,
 ) -> Option<T> {

@@ -21,8 +21,7 @@ const MOST_NAMED: usize = 5;
 
 /// The processes that serve a filesystem, as far as /proc shows them. Linux before 6.18 shows none,
 /// and only root sees the processes of other users.
-#[must_use]
-pub fn servers(device: Dev) -> Vec<u32> {
+pub(super) fn servers(device: Dev) -> Vec<u32> {
     // The kernel's internal form of a device number, also the N in /sys/fs/fuse/connections/N.
     let connection = u64::from(major(device)) << 20 | u64::from(minor(device));
     all().filter(|&pid| serves(pid, connection)).collect()
@@ -45,8 +44,7 @@ fn serves(pid: u32, connection: u64) -> bool {
 
 /// The processes that keep a mount busy, each as "name (pid)". If there are more than five, the
 /// last item is "and N more".
-#[must_use]
-pub fn users(mount: &MountInfo) -> Vec<String> {
+pub(super) fn users(mount: &MountInfo) -> Vec<String> {
     let mapped = format!(" {:02x}:{:02x} ", major(mount.device), minor(mount.device));
     let uses = |pid: u32| {
         let below = |link: String| {
@@ -78,7 +76,7 @@ pub fn users(mount: &MountInfo) -> Vec<String> {
 
 /// A process whose end can be waited for.
 #[derive(Debug)]
-pub struct Process {
+pub(super) struct Process {
     /// The process number.
     pub pid: u32,
     fd: OwnedFd,
@@ -86,16 +84,14 @@ pub struct Process {
 
 impl Process {
     /// The process with the number `pid`, if it exists.
-    #[must_use]
-    pub fn open(pid: u32) -> Option<Self> {
+    pub(super) fn open(pid: u32) -> Option<Self> {
         let number = Pid::from_raw(i32::try_from(pid).ok()?)?;
         let fd = rustix::process::pidfd_open(number, PidfdFlags::empty()).ok()?;
         Some(Self { pid, fd })
     }
 
     /// Waits for the end of the process. Returns whether it ended before `deadline`.
-    #[must_use]
-    pub fn ends_before(&self, deadline: Instant) -> bool {
+    pub(super) fn ends_before(&self, deadline: Instant) -> bool {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];

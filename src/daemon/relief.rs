@@ -17,7 +17,7 @@ const MOST_THREADS: usize = 64;
 const THREADS_AT_ONCE: usize = 8;
 
 /// Adds threads that answer requests, and gives up requests that are open after the mount is gone.
-pub struct MountRelief {
+pub(super) struct MountRelief {
     pub filesystem: Watched,
     /// The device that the requests come from.
     pub device: OwnedFd,

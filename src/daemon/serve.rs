@@ -8,7 +8,7 @@ use super::{Error, Event, Mount, Options, background, signals};
 
 /// How the server was started. This decides how it treats SIGHUP and how it reports readiness.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ServerKind {
+pub(crate) enum ServerKind {
     /// By a terminal or a service manager. SIGHUP, at the end of the terminal, ends the mount.
     Foreground,
     /// By [`super::launch`], which waits until the mount answers. SIGHUP is ignored, since the
@@ -20,7 +20,7 @@ pub enum ServerKind {
 ///
 /// # Errors
 /// When mounting or unmounting fails, or the FUSE session fails.
-pub fn serve(options: &Options, kind: ServerKind) -> Result<(), Error> {
+pub(crate) fn serve(options: &Options, kind: ServerKind) -> Result<(), Error> {
     if kind == ServerKind::Background {
         background::take_name();
     }

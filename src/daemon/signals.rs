@@ -14,7 +14,7 @@ use super::{Error, Event, ServerKind};
 ///
 /// # Errors
 /// When the handlers cannot be set up.
-pub fn forward(events: Sender<Event>, kind: ServerKind) -> Result<(), Error> {
+pub(crate) fn forward(events: Sender<Event>, kind: ServerKind) -> Result<(), Error> {
     let setup = |cause| Error::Setup("the signal handlers", cause);
     // With a handler for SIGXFSZ, a write beyond the limit of file sizes (ulimit -f) fails like a
     // write to a full disk. Without a handler, it would end the server.
@@ -42,8 +42,7 @@ pub fn forward(events: Sender<Event>, kind: ServerKind) -> Result<(), Error> {
 }
 
 /// The name of a signal that ends the server.
-#[must_use]
-pub fn name(signal: i32) -> &'static str {
+pub(super) fn name(signal: i32) -> &'static str {
     match signal {
         SIGHUP => "SIGHUP",
         SIGINT => "SIGINT",

@@ -16,7 +16,7 @@ use crate::tree;
 
 /// The open directory or archive that a mount shows.
 #[derive(Debug)]
-pub struct Source {
+pub(super) struct Source {
     /// The canonical path of the source.
     pub path: PathBuf,
     /// stat(2) of the source.
@@ -30,7 +30,7 @@ impl Source {
     ///
     /// # Errors
     /// When the source does not exist, cannot be read, or is neither a directory nor a file.
-    pub fn open(path: &Path) -> Result<Self, Error> {
+    pub(super) fn open(path: &Path) -> Result<Self, Error> {
         let place = Place::open(path).map_err(|cause| Error::Source(path.into(), cause))?;
         let fs_type = place.mount().fs_type.clone();
         // The kind is checked before the source is opened for reading: opening a FIFO waits for a
@@ -51,8 +51,7 @@ impl Source {
     }
 
     /// Whether `stat` describes the source itself.
-    #[must_use]
-    pub fn is(&self, stat: &Stat) -> bool {
+    pub(super) fn is(&self, stat: &Stat) -> bool {
         (self.stat.st_dev, self.stat.st_ino) == (stat.st_dev, stat.st_ino)
     }
 
@@ -60,7 +59,7 @@ impl Source {
     ///
     /// # Errors
     /// When the directory that contains the archive cannot be opened.
-    pub fn into_tree(self) -> io::Result<tree::Source> {
+    pub(super) fn into_tree(self) -> io::Result<tree::Source> {
         if self.kind == FileType::Directory {
             Ok(tree::Source::directory(self.fd))
         } else {

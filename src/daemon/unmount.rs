@@ -26,7 +26,7 @@ const SERVER_END: Duration = Duration::from_secs(2 * GRACE.as_secs() + 10);
 /// # Errors
 /// When no npzfs mount is at `path`, the mount is in use, unmounting is refused, or the server does
 /// not end.
-pub fn unmount(path: &Path, lazy: bool) -> Result<(), Error> {
+pub(crate) fn unmount(path: &Path, lazy: bool) -> Result<(), Error> {
     let place = Place::open(path).map_err(|cause| match Errno::from_io_error(&cause) {
         Some(Errno::NOENT) => Error::NotMounted(path.into()),
         _ => place::unreachable(path, cause),

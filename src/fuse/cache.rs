@@ -25,7 +25,7 @@ const MOST_LISTINGS: usize = 1 << 16;
 /// The kernel's cache of one mount. A thread drops listings. It sleeps until the next listing is
 /// old enough, or until one is added if there are none.
 #[derive(Debug, Clone)]
-pub struct KernelCache(Arc<Shared>);
+pub(crate) struct KernelCache(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
@@ -76,7 +76,7 @@ impl KernelCache {
     ///
     /// # Errors
     /// When the thread cannot be started.
-    pub fn start(&self, notifier: Notifier) -> io::Result<()> {
+    pub(crate) fn start(&self, notifier: Notifier) -> io::Result<()> {
         let shared = self.0.clone();
         let thread = notifier.clone();
         thread::Builder::new().name("listings".into()).spawn(move || shared.serve(&thread))?;

@@ -46,8 +46,7 @@ pub(super) fn answer(
 /// Whether this line of fuser's log only reports that the kernel refused a reply (ENOENT,
 /// fuse_dev_do_write in fs/fuse/dev.c). The kernel does so if the request was answered here or
 /// interrupted, or if the mount is gone.
-#[must_use]
-pub fn is_late_reply(record: &log::Record) -> bool {
+pub(crate) fn is_late_reply(record: &log::Record) -> bool {
     record.target().starts_with("fuser::reply") && {
         let text = record.args().to_string();
         text.ends_with(&io::Error::from(rustix::io::Errno::NOENT).to_string())
@@ -79,14 +78,14 @@ pub(super) enum Reply {
 }
 
 impl<'a> Listing<'a> {
-    pub fn new(reply: Reply, device: &'a OwnedFd, ttl: Duration) -> Self {
+    pub(super) fn new(reply: Reply, device: &'a OwnedFd, ttl: Duration) -> Self {
         Self { reply, entries: Vec::new(), is_plain: true, device, ttl, count: 0 }
     }
 
     /// Adds an entry with the inode number `ino`; `false` if there is no room for it. In a listing
     /// with attributes, an entry that was not looked up has none. The kernel looks up its name when
     /// a program asks for the attributes.
-    pub fn add(&mut self, ino: INodeNo, entry: &Listed<'_>) -> bool {
+    pub(super) fn add(&mut self, ino: INodeNo, entry: &Listed<'_>) -> bool {
         let Listed { looked_up, cookie, kind, name, .. } = *entry;
         let is_full = match &mut self.reply {
             Reply::Names(reply) => {
@@ -115,7 +114,7 @@ impl<'a> Listing<'a> {
     }
 
     /// Sends the listing. `unique` is the number of the request of this reply.
-    pub fn send(self, unique: RequestId) {
+    pub(super) fn send(self, unique: RequestId) {
         if self.is_plain {
             return match self.reply {
                 Reply::Names(reply) => reply.ok(),
@@ -131,7 +130,7 @@ impl<'a> Listing<'a> {
     }
 
     /// Answers with `error` instead of the listing.
-    pub fn fail(self, error: Errno) {
+    pub(super) fn fail(self, error: Errno) {
         match self.reply {
             Reply::Names(reply) => reply.error(error),
             Reply::Entries(reply) => reply.error(error),

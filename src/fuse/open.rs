@@ -25,7 +25,7 @@ pub(super) struct Opener {
 impl Opener {
     /// Opens `ino` for `user` and answers. If the member must be compared first, the answer comes
     /// later.
-    pub fn open(self, ino: INodeNo, user: u32, ticket: Ticket, reply: ReplyOpen) {
+    pub(super) fn open(self, ino: INodeNo, user: u32, ticket: Ticket, reply: ReplyOpen) {
         self.try_open(ino, user, ticket, reply, MOST_TRIES);
     }
 

@@ -34,13 +34,13 @@ struct Decision {
 impl Passthrough {
     /// Notes that the kernel supports passthrough. Only the first open shows whether we may use it
     /// (CAP_SYS_ADMIN).
-    pub fn offer(&self) {
+    pub(super) fn offer(&self) {
         self.offered.store(true, Ordering::Relaxed);
     }
 
     /// Answers the open of `ino` as `fh`. If there is a `file`, the kernel may read it instead of
     /// asking us.
-    pub fn open(
+    pub(super) fn open(
         &self,
         ino: INodeNo,
         fh: FileHandle,
@@ -72,7 +72,7 @@ impl Passthrough {
     }
 
     /// Notes that a handle was released.
-    pub fn release(&self, ino: INodeNo, fh: FileHandle) {
+    pub(super) fn release(&self, ino: INodeNo, fh: FileHandle) {
         let mut inodes = self.inodes.lock();
         if let Some(decision) = inodes.get_mut(&ino) {
             decision.handles.retain(|handle| *handle != fh);

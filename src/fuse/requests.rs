@@ -30,7 +30,7 @@ const IDLE: u64 = 20;
 const GONE: u64 = 100;
 
 /// The actions that the watching thread calls.
-pub trait Relief: Send {
+pub(crate) trait Relief: Send {
     /// Called when all `threads` threads that answer are stuck. Starts more of them, and returns
     /// how many.
     fn answer(&mut self, threads: usize) -> usize;
@@ -44,7 +44,7 @@ pub trait Relief: Send {
 
 /// The requests of one mount that have not been answered yet.
 #[derive(Debug, Default)]
-pub struct Requests {
+pub(crate) struct Requests {
     table: Mutex<Table>,
     changed: Condvar,
 }
@@ -81,7 +81,7 @@ impl Table {
 
 /// A request that is to be answered. The thread that has the ticket answers it.
 #[derive(Debug)]
-pub struct Ticket {
+pub(crate) struct Ticket {
     requests: Arc<Requests>,
     unique: u64,
 }
@@ -90,7 +90,7 @@ impl Ticket {
     /// Whether the request is still to be answered. If not, its reader was killed. The kernel will
     /// not see the answer, so it will never give back a reference or a handle that the answer
     /// contains.
-    pub fn take(self) -> bool {
+    pub(crate) fn take(self) -> bool {
         self.requests.table.lock().open.remove(&self.unique).is_some()
     }
 }
@@ -103,7 +103,7 @@ impl Drop for Ticket {
 
 impl Requests {
     /// Notes that `request` is to be answered.
-    pub fn ticket(self: &Arc<Self>, request: &Request) -> Ticket {
+    pub(crate) fn ticket(self: &Arc<Self>, request: &Request) -> Ticket {
         let unique = request.unique().0;
         let mut table = self.table.lock();
         let open = OpenRequest { reader: request.pid(), since: table.tick };
@@ -112,7 +112,7 @@ impl Requests {
     }
 
     /// Runs `work` for a request, and counts the thread as busy meanwhile.
-    pub fn at_work(&self, work: impl FnOnce()) {
+    pub(crate) fn at_work(&self, work: impl FnOnce()) {
         let mut table = self.table.lock();
         table.busy += 1;
         if table.asleep {
@@ -127,14 +127,14 @@ impl Requests {
     }
 
     /// Ends the watching thread: the mount is over.
-    pub fn end(&self) {
+    pub(crate) fn end(&self) {
         self.table.lock().over = true;
         self.changed.notify_one();
     }
 
     /// Starts the watching thread. The requests come through `device`, and `threads` threads answer
     /// them.
-    pub fn watch(
+    pub(crate) fn watch(
         self: &Arc<Self>,
         device: OwnedFd,
         threads: usize,

@@ -25,7 +25,7 @@ use crate::{serve, tree::Ino};
 
 /// A filesystem that several sessions serve.
 #[derive(Debug)]
-pub struct Watched {
+pub(crate) struct Watched {
     /// The filesystem before INIT, the request in which the kernel reports what it supports.
     fresh: Option<Npzfs>,
     served: Arc<OnceLock<Npzfs>>,
@@ -34,21 +34,19 @@ pub struct Watched {
 
 impl Watched {
     /// Wraps `filesystem` for the first session.
-    #[must_use]
-    pub fn new(filesystem: Npzfs) -> Self {
+    pub(crate) fn new(filesystem: Npzfs) -> Self {
         let requests = filesystem.requests();
         Self { fresh: Some(filesystem), served: Arc::default(), requests }
     }
 
     /// The same filesystem for a further session.
-    #[must_use]
-    pub fn joined(&self) -> Self {
+    pub(crate) fn joined(&self) -> Self {
         let (served, requests) = (self.served.clone(), self.requests.clone());
         Self { fresh: None, served, requests }
     }
 
     /// Ends the filesystem and saves the indexes. To be called when no session is left.
-    pub fn end(&self) {
+    pub(crate) fn end(&self) {
         if let Some(served) = self.served.get() {
             served.end();
         }
@@ -57,7 +55,7 @@ impl Watched {
     /// Adds threads to pools whose threads are stuck, and frees memory if too much is used. To be
     /// called every 50 ms while there are requests. `is_old` is whether a request has waited for
     /// long.
-    pub fn relieve(&self, is_old: bool) {
+    pub(crate) fn relieve(&self, is_old: bool) {
         let Some(Npzfs { tree, cache, .. }) = self.served.get() else { return };
         tree.relieve();
         // The program whose request waits for the source may hold the lock of its directory.

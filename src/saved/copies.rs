@@ -51,7 +51,6 @@ impl Copies {
     }
 
     /// The path of the directory.
-    #[must_use]
     pub fn path(&self) -> &Path {
         self.directory.path()
     }

@@ -69,13 +69,11 @@ impl Directory {
     }
 
     /// The path of the directory.
-    #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// Bytes that all files may take together.
-    #[must_use]
     pub fn limit(&self) -> u64 {
         self.limit
     }

@@ -51,7 +51,6 @@ pub struct Trust {
 
 impl Trust {
     /// Whether the entry is valid for `file`.
-    #[must_use]
     pub fn holds_for(&self, file: Option<SameFile>) -> bool {
         self.file.is_none() || self.file == file
     }
@@ -96,7 +95,6 @@ impl IndexFile {
     }
 
     /// How far the entry of a stream can be trusted, if there is one.
-    #[must_use]
     pub fn trust(&self, key: StreamKey) -> Option<Trust> {
         self.entry(key).map(|entry| entry.trust)
     }

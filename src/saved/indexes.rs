@@ -28,7 +28,6 @@ impl Indexes {
     }
 
     /// The path of the directory.
-    #[must_use]
     pub fn path(&self) -> &Path {
         self.directory.path()
     }

@@ -4,25 +4,22 @@ use std::{fs, io};
 
 /// The thread that sent a request; may be unknown.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Asker(Option<u32>);
+pub(crate) struct Asker(Option<u32>);
 
 impl Asker {
     /// The thread with the number `id` in our PID namespace. The kernel gives 0 for a thread of
     /// another namespace, which is unknown here.
-    #[must_use]
-    pub fn thread(id: u32) -> Self {
+    pub(crate) fn thread(id: u32) -> Self {
         Self((id != 0).then_some(id))
     }
 
     /// An unknown thread.
-    #[must_use]
-    pub fn unknown() -> Self {
+    pub(crate) fn unknown() -> Self {
         Self(None)
     }
 
     /// Whether the thread still runs. An unknown thread counts as running.
-    #[must_use]
-    pub fn is_there(self) -> bool {
+    pub(crate) fn is_there(self) -> bool {
         let Some(id) = self.0 else { return true };
         match fs::read(format!("/proc/{id}/stat")) {
             Ok(stat) => is_running(&stat),

@@ -37,7 +37,7 @@ const RATE: u64 = 256 << 20;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The members whose passes are to be finished, and the state of the thread that does this.
-pub struct Background {
+pub(super) struct Background {
     /// The pool that decodes for readers.
     decode: Spawner,
     begin: Instant,
@@ -61,7 +61,7 @@ impl fmt::Debug for Background {
 }
 
 impl Background {
-    pub fn new(decode: Spawner) -> Arc<Self> {
+    pub(super) fn new(decode: Spawner) -> Arc<Self> {
         Arc::new(Self {
             decode,
             begin: Instant::now(),
@@ -72,24 +72,24 @@ impl Background {
     }
 
     /// Notes the time of a read.
-    pub fn note_read(&self) {
+    pub(super) fn note_read(&self) {
         self.last_read.store(self.begin.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
 
     /// Queues the pass over `content`.
-    pub fn finish(&self, content: &Arc<Content>) {
+    pub(super) fn finish(&self, content: &Arc<Content>) {
         self.queue.lock().contents.push_back(Arc::downgrade(content));
         self.changed.notify_all();
     }
 
     /// Makes [`run`](Self::run) return, because the mount is over.
-    pub fn end(&self) {
+    pub(super) fn end(&self) {
         self.queue.lock().is_over = true;
         self.changed.notify_all();
     }
 
     /// Finishes queued passes until the mount is over.
-    pub fn run(self: &Arc<Self>) {
+    pub(super) fn run(self: &Arc<Self>) {
         while let Some(content) = self.next() {
             let before = content.verified();
             let was_answered = self.part(&content, PATIENCE);

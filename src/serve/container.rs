@@ -26,7 +26,7 @@ use crate::{
 /// An open container. The contents of its members, and their indexes, live as long as the
 /// container.
 #[derive(Debug)]
-pub struct OpenContainer {
+pub(crate) struct OpenContainer {
     container: Arc<Container>,
     shared: Arc<Shared>,
     /// `None` if indexes are not saved.
@@ -47,8 +47,7 @@ impl Drop for OpenContainer {
 
 impl OpenContainer {
     /// Opens a container whose contents `server` serves.
-    #[must_use]
-    pub fn new(container: Container, server: &Server) -> Self {
+    pub(crate) fn new(container: Container, server: &Server) -> Self {
         let shared = server.shared.clone();
         let container = Arc::new(container);
         let identified = container.clone();
@@ -63,8 +62,7 @@ impl OpenContainer {
     }
 
     /// The parsed archive: its entries and its file.
-    #[must_use]
-    pub fn container(&self) -> &Container {
+    pub(crate) fn container(&self) -> &Container {
         &self.container
     }
 
@@ -72,7 +70,7 @@ impl OpenContainer {
     ///
     /// # Errors
     /// When the member cannot be read at all: encrypted, unknown method, bad local file header.
-    pub fn content(&self, id: MemberId) -> Result<Arc<Content>, Error> {
+    pub(crate) fn content(&self, id: MemberId) -> Result<Arc<Content>, Error> {
         if let Some(content) = self.contents.lock().get(&id)
             && !content.is_superseded()
         {
@@ -93,7 +91,7 @@ impl OpenContainer {
     }
 
     /// Notes that a handle of `content`, a member of this container, was closed.
-    pub fn closed(self: &Arc<Self>, content: &Content) {
+    pub(crate) fn closed(self: &Arc<Self>, content: &Content) {
         self.shared.resting.closed(&Arc::downgrade(self), MemberId(content.number()));
     }
 
@@ -113,7 +111,7 @@ impl OpenContainer {
     }
 
     /// Saves the indexes of members that have been decoded in part, too.
-    pub fn save_indexes(&self) {
+    pub(crate) fn save_indexes(&self) {
         if let Some(index) = &self.index {
             index.save();
         }
@@ -121,8 +119,7 @@ impl OpenContainer {
 
     /// Makes the failure of an open of member `id` with `error`. It holds whether the failure is to
     /// be logged.
-    #[must_use]
-    pub fn refusal(&self, id: MemberId, error: Error) -> Failure {
+    pub(crate) fn refusal(&self, id: MemberId, error: Error) -> Failure {
         self.reports.failure("open", id.0, error)
     }
 

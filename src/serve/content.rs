@@ -20,7 +20,7 @@ use crate::archive::SourceFile;
 
 /// The decoded bytes of one member, shared by all its handles.
 #[derive(Debug)]
-pub struct Content {
+pub(crate) struct Content {
     /// The archive file.
     source: Arc<SourceFile>,
     size: u64,
@@ -45,7 +45,7 @@ pub(super) enum Encoding {
 
 /// How a content can be read. Its `Display` text is for users.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Readiness {
+pub(crate) enum Readiness {
     /// Any byte can be read at once.
     Ready,
     /// The member has not been compared with its CRC-32 as a whole. An open or a read starts that.
@@ -137,15 +137,13 @@ impl Content {
     }
 
     /// Size of the member in decoded bytes.
-    #[must_use]
-    pub fn size(&self) -> u64 {
+    pub(crate) fn size(&self) -> u64 {
         self.size
     }
 
     /// Whether the member is small enough to be decoded while its open waits: it has at most `most`
     /// bytes, encoded and decoded, and a method with seek points.
-    #[must_use]
-    pub fn is_little(&self, most: u64) -> bool {
+    pub(crate) fn is_little(&self, most: u64) -> bool {
         let encoded = match &self.bytes {
             Encoding::Stored(_) => self.size,
             Encoding::Deflated(deflated) => deflated.encoded_size(),
@@ -156,7 +154,6 @@ impl Content {
 
     /// Whether the member must be compared with its CRC-32 by [`verify`](Self::verify) before it is
     /// opened. A small member is compared here, by this thread.
-    #[must_use]
     pub(super) fn must_be_verified(&self) -> bool {
         // The decoder compares such a member before the first byte is read.
         if matches!(self.bytes, Encoding::Whole(..)) {
@@ -174,7 +171,7 @@ impl Content {
 
     /// Compares the whole member with its CRC-32 in another thread. Then calls `reply` with no
     /// bytes.
-    pub fn verify(&self, reply: Reply) {
+    pub(crate) fn verify(&self, reply: Reply) {
         self.pass_to(self.size, self.is_little(verify::SMALL_DEFLATED), reply);
     }
 
@@ -259,26 +256,22 @@ impl Content {
     }
 
     /// Whether the member may have a decoded copy, now or later.
-    #[must_use]
     pub(super) fn may_be_copied(&self) -> bool {
         self.copy.is_some()
     }
 
     /// The decoded copy, if it exists, for a handle that is being opened.
-    #[must_use]
     pub(super) fn open_copy(&self, handle: &CopyHandle) -> Option<Arc<File>> {
         self.copy.as_ref()?.open(handle)
     }
 
     /// The decoded copy, if it exists by now, for a read of an open handle.
-    #[must_use]
     pub(super) fn copy<'a>(&self, handle: &'a CopyHandle) -> Option<&'a File> {
         self.copy.as_ref()?.of(handle)
     }
 
     /// Makes the failure of `operation` with `error`. It holds whether the failure is to be logged.
-    #[must_use]
-    pub fn failure(&self, operation: &'static str, error: Error) -> Failure {
+    pub(crate) fn failure(&self, operation: &'static str, error: Error) -> Failure {
         self.verdict.failure(operation, self.cause(error))
     }
 
@@ -362,7 +355,7 @@ impl Content {
 
     /// Whether a handle of the member was closed and no read has needed decoding since.
     #[cfg(test)]
-    pub fn rests(&self) -> bool {
+    pub(crate) fn rests(&self) -> bool {
         matches!(&self.bytes, Encoding::Deflated(deflated) if deflated.rests())
     }
 
@@ -370,7 +363,7 @@ impl Content {
     ///
     /// # Errors
     /// The same errors as of a read.
-    pub fn head(self: &Arc<Self>, len: u64) -> Result<Vec<u8>, Error> {
+    pub(crate) fn head(self: &Arc<Self>, len: u64) -> Result<Vec<u8>, Error> {
         self.begin_verifying();
         let len = len.min(self.size);
         let mut head = vec![0; len as usize];
@@ -387,7 +380,6 @@ impl Content {
     }
 
     /// The reason why no byte of the member is served, if there is one and it is known.
-    #[must_use]
     pub(super) fn damage(&self) -> Option<Error> {
         match (self.verdict.error(), &self.bytes) {
             (Some(error), _) => Some(error.clone()),
@@ -397,8 +389,7 @@ impl Content {
     }
 
     /// How the member can be read.
-    #[must_use]
-    pub fn readiness(&self) -> Readiness {
+    pub(crate) fn readiness(&self) -> Readiness {
         let size = self.size;
         match (self.damage(), &self.bytes) {
             (Some(damage), _) => Readiness::Corrupt(damage.to_string()),

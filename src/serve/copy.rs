@@ -31,7 +31,7 @@ const SYNC_EVERY: u64 = 64 << 20;
 
 /// The smallest member that gets a copy. Decoded bytes. A smaller member is decoded again in a few
 /// milliseconds.
-pub const LEAST_SIZE: u64 = 1 << 20;
+pub(super) const LEAST_SIZE: u64 = 1 << 20;
 
 /// Reasons for reports. `DIRECTORY`: the directory of the copies cannot be used, for any member.
 /// `COPY`: one copy cannot be used.
@@ -41,7 +41,7 @@ const ALL_MEMBERS: u32 = u32::MAX;
 
 /// What the copy of any member needs.
 #[derive(Debug, Clone)]
-pub struct Copier {
+pub(super) struct Copier {
     pub store: Arc<Copies>,
     pub thread: Spawner,
     /// Set when the server ends. Then unfinished copies are given up.
@@ -73,7 +73,7 @@ impl CopyState {
 type Identify = Box<dyn Fn() -> io::Result<CopyKey> + Send + Sync>;
 
 /// The copy of one member.
-pub struct MemberCopy {
+pub(super) struct MemberCopy {
     copier: Copier,
     identify: Identify,
     /// The key of the copy in the store; `None` if the archive could not be read.
@@ -93,10 +93,15 @@ impl fmt::Debug for MemberCopy {
 /// The copy that a handle reads, once the copy exists. Its file stays open, and takes space on the
 /// disk, as long as the handle is open.
 #[derive(Debug, Default)]
-pub struct CopyHandle(OnceLock<Arc<File>>);
+pub(super) struct CopyHandle(OnceLock<Arc<File>>);
 
 impl MemberCopy {
-    pub fn new(copier: Copier, size: u64, crc32: Option<u32>, identify: Identify) -> Arc<Self> {
+    pub(super) fn new(
+        copier: Copier,
+        size: u64,
+        crc32: Option<u32>,
+        identify: Identify,
+    ) -> Arc<Self> {
         Arc::new(Self {
             copier,
             identify,
@@ -108,13 +113,13 @@ impl MemberCopy {
     }
 
     /// The copy, for a handle that is being opened.
-    pub fn open(&self, handle: &CopyHandle) -> Option<Arc<File>> {
+    pub(super) fn open(&self, handle: &CopyHandle) -> Option<Arc<File>> {
         let file = Arc::new(self.find()?);
         Some(handle.0.get_or_init(|| file).clone())
     }
 
     /// The copy, for a read of an open handle.
-    pub fn of<'a>(&self, handle: &'a CopyHandle) -> Option<&'a File> {
+    pub(super) fn of<'a>(&self, handle: &'a CopyHandle) -> Option<&'a File> {
         if handle.0.get().is_none() && matches!(*self.state.lock(), CopyState::Present) {
             self.open(handle)?;
         }
@@ -122,7 +127,7 @@ impl MemberCopy {
     }
 
     /// Notes a read of `bytes` bytes. Returns whether the caller has to make a copy now.
-    pub fn note_read(&self, bytes: u64) -> bool {
+    pub(super) fn note_read(&self, bytes: u64) -> bool {
         let mut state = self.state.lock();
         let CopyState::Absent { requested } = &mut *state else { return false };
         let is_read_often = *requested >= self.size;
@@ -134,7 +139,7 @@ impl MemberCopy {
     }
 
     /// Makes the copy on another thread.
-    pub fn make(self: &Arc<Self>, member: &Arc<Deflated>) {
+    pub(super) fn make(self: &Arc<Self>, member: &Arc<Deflated>) {
         let (this, member) = (self.clone(), member.clone());
         self.copier.thread.spawn(move || {
             let state = this.copy_spans(&member).unwrap_or_else(|error| {
@@ -150,7 +155,7 @@ impl MemberCopy {
     ///
     /// # Errors
     /// The error of `decode`.
-    pub fn make_whole(
+    pub(super) fn make_whole(
         &self,
         decode: impl FnOnce(&File) -> Result<(), Error>,
     ) -> Option<Result<Arc<File>, Error>> {

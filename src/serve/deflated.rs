@@ -36,7 +36,7 @@ use crate::{
 };
 
 /// A deflated member.
-pub struct Deflated {
+pub(super) struct Deflated {
     reader: DeflateReader<Arc<SourceFile>>,
     /// Encoded size in bytes.
     encoded_size: u64,
@@ -65,7 +65,7 @@ impl fmt::Debug for Deflated {
 }
 
 impl Deflated {
-    pub fn new(
+    pub(super) fn new(
         reader: DeflateReader<Arc<SourceFile>>,
         encoded_size: u64,
         size: u64,
@@ -97,17 +97,17 @@ impl Deflated {
         Arc::new(this)
     }
 
-    pub fn reader(&self) -> &DeflateReader<Arc<SourceFile>> {
+    pub(super) fn reader(&self) -> &DeflateReader<Arc<SourceFile>> {
         &self.reader
     }
 
     /// Encoded size in bytes.
-    pub fn encoded_size(&self) -> u64 {
+    pub(super) fn encoded_size(&self) -> u64 {
         self.encoded_size
     }
 
     /// Registers this member, so that its index is saved as it grows.
-    pub fn save_index(self: &Arc<Self>) {
+    pub(super) fn save_index(self: &Arc<Self>) {
         if let Some((key, index)) = &self.index {
             index.register(*key, self);
         }
@@ -117,7 +117,7 @@ impl Deflated {
     ///
     /// # Errors
     /// When the index is of another stream.
-    pub fn adopt_index(&self, index: SavedIndex) -> Result<(), IndexError> {
+    pub(super) fn adopt_index(&self, index: SavedIndex) -> Result<(), IndexError> {
         let frontier = index.frontier();
         self.reader.adopt_index(index)?;
         self.set_saved(frontier);
@@ -125,24 +125,24 @@ impl Deflated {
     }
 
     /// Notes that the saved index reaches to `frontier`, in decoded bytes.
-    pub fn set_saved(&self, frontier: u64) {
+    pub(super) fn set_saved(&self, frontier: u64) {
         self.saved.fetch_max(frontier, Ordering::Relaxed);
         self.refused.store(false, Ordering::Relaxed);
     }
 
     /// Notes that the saved index cannot be used.
-    pub fn refuse_saved(&self) {
+    pub(super) fn refuse_saved(&self) {
         self.refused.store(true, Ordering::Relaxed);
     }
 
     /// Whether the saved index cannot be used.
-    pub fn has_refused(&self) -> bool {
+    pub(super) fn has_refused(&self) -> bool {
         self.refused.load(Ordering::Relaxed) || self.reader.has_damaged_windows()
     }
 
     /// Whether there is something to save: no damage was found, and the member has been decoded
     /// beyond the frontier of its saved index, or can replace damaged windows in that index.
-    pub fn has_unsaved(&self) -> bool {
+    pub(super) fn has_unsaved(&self) -> bool {
         (self.reader.frontier() > self.saved.load(Ordering::Relaxed)
             || self.reader.has_damaged_windows())
             && matches!(self.reader.verdict(), StreamVerdict::Open | StreamVerdict::Ended)
@@ -152,14 +152,14 @@ impl Deflated {
     ///
     /// # Errors
     /// When the source cannot be read, or writing to `out` fails.
-    pub fn write_index(&self, out: &mut dyn io::Write) -> Result<bool, saved::Error> {
+    pub(super) fn write_index(&self, out: &mut dyn io::Write) -> Result<bool, saved::Error> {
         self.reader.write_index(out).map_err(saved::Error::from)
     }
 
     /// Calls `reply` with the bytes of `range` if all of them are cached. Bytes of one span are
     /// passed without a copy; bytes of several spans are collected in `scratch`. Else returns
     /// `reply`.
-    pub fn read_ready<F: FnOnce(Result<&[u8], Error>)>(
+    pub(super) fn read_ready<F: FnOnce(Result<&[u8], Error>)>(
         &self,
         range: Range<u64>,
         scratch: &mut Vec<u8>,
@@ -186,14 +186,14 @@ impl Deflated {
     }
 
     /// Queues the decoding of `range`; `reply` gets its bytes later.
-    pub fn read_later(self: &Arc<Self>, range: Range<u64>, reply: Reply) {
+    pub(super) fn read_later(self: &Arc<Self>, range: Range<u64>, reply: Reply) {
         self.park(Waiter::read(range, reply));
     }
 
     /// Continues the first pass to at least decoded byte `target`, then calls `reply` with no
     /// bytes. A span that no read waits for is dropped from the cache at once, unless `keep` is
     /// set.
-    pub fn pass_to(self: &Arc<Self>, target: u64, keep: bool, reply: Reply) {
+    pub(super) fn pass_to(self: &Arc<Self>, target: u64, keep: bool, reply: Reply) {
         self.judge();
         let frontier = self.reader.frontier();
         if frontier >= target.min(self.size) || self.verdict.is_settled() {
@@ -203,20 +203,20 @@ impl Deflated {
     }
 
     /// Compares the whole member with its CRC-32 in this thread. For a member of one span.
-    pub fn compare_at_once(&self) {
+    pub(super) fn compare_at_once(&self) {
         // The next read of the member returns the same error.
         let _ = self.span_at(self.size.saturating_sub(1));
     }
 
     /// Queues the decoding of `range`, which has not been requested yet.
-    pub fn read_ahead(self: &Arc<Self>, range: Range<u64>) {
+    pub(super) fn read_ahead(self: &Arc<Self>, range: Range<u64>) {
         self.park(Waiter::read_ahead(range));
     }
 
     /// Decodes those of `ranges` that are not cached, before they are requested. Skips ranges
     /// beyond the frontier, since a long pass may lie before them. Skips all while other tasks wait
     /// for a thread: requested bytes go first, and these ranges may never be requested.
-    pub fn read_beside(self: &Arc<Self>, ranges: Vec<Range<u64>>) {
+    pub(super) fn read_beside(self: &Arc<Self>, ranges: Vec<Range<u64>>) {
         for range in ranges {
             // Allows for one waiting task: the thread that has just answered this reader is about
             // to take it.
@@ -323,7 +323,7 @@ impl Deflated {
     }
 
     /// Drops speculatively decoded spans, as soon as no task works at the frontier.
-    pub fn rest(&self) {
+    pub(super) fn rest(&self) {
         let mut waiting = self.waiting.lock();
         waiting.resting = true;
         let rests = !waiting.advancing;
@@ -335,7 +335,7 @@ impl Deflated {
 
     /// Whether no read has been parked since `rest`.
     #[cfg(test)]
-    pub fn rests(&self) -> bool {
+    pub(super) fn rests(&self) -> bool {
         self.waiting.lock().resting
     }
 
@@ -396,7 +396,7 @@ impl Deflated {
     }
 
     /// The span of `offset`, decoded by the calling thread.
-    pub fn span_at(&self, offset: u64) -> Result<Span, Error> {
+    pub(super) fn span_at(&self, offset: u64) -> Result<Span, Error> {
         loop {
             if let Some(result) = self.try_span_at(offset) {
                 return result;
@@ -431,7 +431,7 @@ impl Deflated {
     }
 
     /// Reports to the verdict and to the saved index what decoding found out about the member.
-    pub fn judge(&self) {
+    pub(super) fn judge(&self) {
         if !self.verdict.is_settled() {
             match self.reader.verdict() {
                 StreamVerdict::Open => {}

@@ -9,7 +9,7 @@ use crate::archive::{self, SourceFile};
 /// Why bytes of a member cannot be read.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
-pub enum Error {
+pub(crate) enum Error {
     /// The archive file was overwritten: its old bytes are gone.
     Overwritten,
     /// The member is truncated or corrupt.
@@ -26,7 +26,7 @@ pub enum Error {
 
 /// The error of a failed request, and how to log it.
 #[derive(Debug, Clone)]
-pub struct Failure {
+pub(crate) struct Failure {
     /// Why the request failed.
     pub error: Error,
     /// How often the same failure came since its last line in the log. `None` if this failure is
@@ -43,7 +43,7 @@ impl From<Error> for Failure {
 
 /// What is wrong with a member.
 #[derive(Debug, Clone)]
-pub enum Damage {
+pub(crate) enum Damage {
     /// The archive contradicts itself, or the member does not match its checksum.
     Archive(Arc<archive::Error>),
     /// The member's DEFLATE stream is damaged.
@@ -61,8 +61,7 @@ impl fmt::Display for Damage {
 
 impl Error {
     /// A number for the kind of failure, for [`Reports`](super::Reports).
-    #[must_use]
-    pub fn reason(&self) -> i64 {
+    pub(crate) fn reason(&self) -> i64 {
         match self {
             Self::Overwritten => -1,
             Self::Damaged(_) => -2,
@@ -77,8 +76,7 @@ impl Error {
     }
 
     /// Whether the archive was overwritten, so that its old bytes are gone.
-    #[must_use]
-    pub fn is_overwritten(&self) -> bool {
+    pub(crate) fn is_overwritten(&self) -> bool {
         matches!(self, Self::Overwritten)
     }
 }

@@ -23,7 +23,7 @@ const STALE: Duration = Duration::from_secs(1);
 /// The idle cores, and the helpers: threads of the pool that decode speculatively while a core is
 /// idle.
 #[derive(Debug, Default)]
-pub struct IdleCores {
+pub(super) struct IdleCores {
     helpers: AtomicUsize,
     /// Processor time that helpers have used, in nanoseconds.
     helped: AtomicU64,
@@ -44,12 +44,12 @@ struct Sample {
 
 impl IdleCores {
     /// Whether there is an idle core for one more helper.
-    pub fn have_one(&self) -> bool {
+    pub(super) fn have_one(&self) -> bool {
         self.helpers.load(Ordering::Relaxed) < self.spare()
     }
 
     /// Runs `step` as a helper until it returns `false`, `go_on` returns `false`, or no core is idle.
-    pub fn use_one(&self, go_on: impl Fn() -> bool, step: impl Fn() -> bool) {
+    pub(super) fn use_one(&self, go_on: impl Fn() -> bool, step: impl Fn() -> bool) {
         let _helper = Helper::new(&self.helpers);
         let mut before = thread_time();
         while go_on() && self.helpers.load(Ordering::Relaxed) <= self.spare() && step() {

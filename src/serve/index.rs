@@ -24,7 +24,7 @@ use crate::{
 
 /// The smallest stream whose index is saved. Encoded bytes. A smaller stream is decoded again in 2
 /// or 3 milliseconds, so an index would not save time.
-pub const LEAST_ENCODED: u64 = 1 << 20;
+pub(super) const LEAST_ENCODED: u64 = 1 << 20;
 
 /// An index is saved after this many new decoded bytes, although its pass goes on. Decoding them
 /// takes about a second, which is what a killed server loses.
@@ -52,7 +52,7 @@ type EntrySources<'a> = BTreeMap<StreamKey, (u64, EntrySource<'a>)>;
 type Identify = Box<dyn Fn() -> io::Result<Identity> + Send + Sync>;
 
 /// The saved indexes of one open archive.
-pub struct ArchiveIndex {
+pub(super) struct ArchiveIndex {
     store: Arc<Indexes>,
     saver: Spawner,
     source: Arc<SourceFile>,
@@ -83,7 +83,7 @@ impl fmt::Debug for ArchiveIndex {
 impl ArchiveIndex {
     /// The indexes in `store` of the archive `source`. `identify` computes the identity of the
     /// archive, and `saver` runs the writes.
-    pub fn new(
+    pub(super) fn new(
         store: Arc<Indexes>,
         saver: Spawner,
         source: Arc<SourceFile>,
@@ -107,7 +107,7 @@ impl ArchiveIndex {
     }
 
     /// Gives the saved index, if there is one, to a stream that has just been opened.
-    pub fn adopt(&self, key: StreamKey, stream: &Deflated) {
+    pub(super) fn adopt(&self, key: StreamKey, stream: &Deflated) {
         let is_wrong = || self.refuted.lock().contains(&key);
         if self.identity().is_none() || stream.has_refused() || is_wrong() {
             return;
@@ -119,7 +119,7 @@ impl ArchiveIndex {
     }
 
     /// Whether this mount or an earlier one compared all bytes of a member with its CRC-32.
-    pub fn is_verified(&self, key: StreamKey) -> bool {
+    pub(super) fn is_verified(&self, key: StreamKey) -> bool {
         if self.identity().is_none() {
             return false;
         }
@@ -128,7 +128,7 @@ impl ArchiveIndex {
     }
 
     /// Notes that all bytes of a member were compared and are right. The next mounts can use this.
-    pub fn set_verified(self: &Arc<Self>, key: StreamKey) {
+    pub(super) fn set_verified(self: &Arc<Self>, key: StreamKey) {
         if self.is_verified(key) {
             return;
         }
@@ -159,12 +159,12 @@ impl ArchiveIndex {
     }
 
     /// Adds a stream to those whose indexes are saved as they grow.
-    pub fn register(&self, key: StreamKey, stream: &Arc<Deflated>) {
+    pub(super) fn register(&self, key: StreamKey, stream: &Arc<Deflated>) {
         self.streams.lock().insert(key, Arc::downgrade(stream));
     }
 
     /// Removes the saved index of a stream: decoding showed that the index does not fit the stream.
-    pub fn refute(self: &Arc<Self>, key: StreamKey) {
+    pub(super) fn refute(self: &Arc<Self>, key: StreamKey) {
         let Some(identity) = self.identity() else { return };
         self.refuted.lock().insert(key);
         self.warn(&identity, &saved::Error::Stream(StaleIndex));
@@ -180,7 +180,7 @@ impl ArchiveIndex {
     }
 
     /// Rewrites the index file, because windows of a stream in it are damaged.
-    pub fn mend(self: &Arc<Self>) {
+    pub(super) fn mend(self: &Arc<Self>) {
         let Some(identity) = self.identity() else { return };
         self.warn(&identity, &saved::Error::Unfit("windows in it are damaged"));
         let this = self.clone();
@@ -188,7 +188,7 @@ impl ArchiveIndex {
     }
 
     /// Notes that a stream has been decoded `bytes` farther. `ended`: to its end.
-    pub fn progress(self: &Arc<Self>, bytes: u64, ended: bool) {
+    pub(super) fn progress(self: &Arc<Self>, bytes: u64, ended: bool) {
         let unsaved = self.unsaved.fetch_add(bytes, Ordering::Relaxed) + bytes;
         let saved = self.saved.load(Ordering::Relaxed);
         // All writes together are a few times the size of the last file, since each file is larger
@@ -207,7 +207,7 @@ impl ArchiveIndex {
     }
 
     /// Saves the indexes that have grown, on another thread.
-    pub fn save_later(self: Arc<Self>) {
+    pub(super) fn save_later(self: Arc<Self>) {
         let streams = self.unsaved();
         if !streams.is_empty() || !self.verified.lock().is_empty() {
             self.saver.clone().spawn(move || {
@@ -218,7 +218,7 @@ impl ArchiveIndex {
     }
 
     /// Saves the indexes that have grown.
-    pub fn save(&self) {
+    pub(super) fn save(&self) {
         self.queued.store(false, Ordering::Release);
         let _one_at_a_time = self.saving.lock();
         let (unsaved, verified) = (self.unsaved(), mem::take(&mut *self.verified.lock()));

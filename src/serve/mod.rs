@@ -40,18 +40,18 @@ use std::{
     time::Duration,
 };
 
-pub use asker::Asker;
-pub use container::OpenContainer;
-pub use content::Content;
+pub(crate) use asker::Asker;
+pub(crate) use container::OpenContainer;
+pub(crate) use content::Content;
 #[cfg(test)]
 use content::Readiness;
 pub(crate) use content::with_buffer;
-pub use error::{Error, Failure};
-pub use open_file::{Backing, OpenFile};
-pub use reports::{Repeats, Reports};
-pub use room::Reserved;
-pub use scratch::is_out_of_descriptors;
-pub use verify::Verify;
+pub(crate) use error::{Error, Failure};
+pub(crate) use open_file::{Backing, OpenFile};
+pub(crate) use reports::{Repeats, Reports};
+pub(crate) use room::Reserved;
+pub(crate) use scratch::is_out_of_descriptors;
+pub(crate) use verify::Verify;
 
 use background::Background;
 use copy::{Copier, MemberCopy};
@@ -71,11 +71,11 @@ use crate::{
 };
 
 /// The function that answers one read. It may be called on any thread.
-pub type Reply = Box<dyn FnOnce(Result<&[u8], Error>) + Send>;
+pub(crate) type Reply = Box<dyn FnOnce(Result<&[u8], Error>) + Send>;
 
 /// Settings of a [`Server`].
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Memory that the process may use. Bytes.
     pub memory_limit: u64,
     /// The part of `memory_limit` for decoded spans and for the windows of indexes. Bytes.
@@ -119,7 +119,7 @@ impl Default for Settings {
 /// The thread pools and the memory that all contents share. Contents are opened by
 /// [`OpenContainer`].
 #[derive(Debug)]
-pub struct Server {
+pub(crate) struct Server {
     shared: Arc<Shared>,
     // The fields are dropped in this order. Each pool waits for its threads when it is dropped.
     decoders: Pool,
@@ -227,7 +227,7 @@ impl Server {
     ///
     /// # Errors
     /// When a thread cannot be started.
-    pub fn new(settings: Settings) -> std::io::Result<Self> {
+    pub(crate) fn new(settings: Settings) -> std::io::Result<Self> {
         let decode = Pool::new("decode", settings.threads.max(1))?;
         let other = |name: &str, threads| {
             if settings.few_threads { Ok(decode.alias()) } else { Pool::new(name, threads) }
@@ -287,19 +287,21 @@ impl Server {
 
     /// Calls `listener` with each inode whose pages in the kernel's cache may be wrong, and with the
     /// error if it is to be logged. To be called once, before anything is served.
-    pub fn on_condemned(&self, listener: impl Fn(u64, Option<&Error>) + Send + Sync + 'static) {
+    pub(crate) fn on_condemned(
+        &self,
+        listener: impl Fn(u64, Option<&Error>) + Send + Sync + 'static,
+    ) {
         self.shared.alarm.listen(Box::new(listener));
     }
 
     /// Closes the file of a decoded member to free its descriptor; `false` if no such file is open.
-    #[must_use]
-    pub fn give_up_descriptor(&self) -> bool {
+    pub(crate) fn give_up_descriptor(&self) -> bool {
         self.shared.scratch.give_one_up()
     }
 
     /// Adds threads to pools whose threads are stuck in the source, and fits the cache to the free
     /// memory.
-    pub fn relieve(&self) {
+    pub(crate) fn relieve(&self) {
         let Shared { memory, room, cache_size, .. } = &*self.shared;
         let cache = memory.used().saturating_add_signed(room.look());
         memory.set_limit(cache.clamp(cache_size / LEAST_CACHE, *cache_size));
@@ -311,7 +313,7 @@ impl Server {
     /// Sets the function that frees other memory when shrinking the cache to its smallest size does
     /// not free enough. Its argument is the number of bytes that are still missing. To be called
     /// once, before anything is served.
-    pub fn on_memory_shortage(&self, give_way: impl Fn(u64) + Send + Sync + 'static) {
+    pub(crate) fn on_memory_shortage(&self, give_way: impl Fn(u64) + Send + Sync + 'static) {
         let memory = self.shared.memory.clone();
         let least = self.shared.cache_size / LEAST_CACHE;
         self.shared.room.on_shortage(move |bytes| {
@@ -329,7 +331,7 @@ impl Server {
     ///
     /// # Errors
     /// `OutOfMemory`.
-    pub fn check_memory(&self) -> io::Result<()> {
+    pub(crate) fn check_memory(&self) -> io::Result<()> {
         self.shared.room.check()
     }
 
@@ -337,33 +339,33 @@ impl Server {
     ///
     /// # Errors
     /// `OutOfMemory`, at once or after two seconds.
-    pub fn reserve_memory(&self, bytes: u64) -> io::Result<Reserved> {
+    pub(crate) fn reserve_memory(&self, bytes: u64) -> io::Result<Reserved> {
         self.shared.room.reserve(bytes)
     }
 
     /// Runs `task`, which may take seconds, on threads that do nothing else.
-    pub fn spawn_heavy(&self, task: impl FnOnce() + Send + 'static) {
+    pub(crate) fn spawn_heavy(&self, task: impl FnOnce() + Send + 'static) {
         self.heavy.spawner().spawn(task);
     }
 
     /// Runs `task`, which may decode the start of a member, in the pool that decodes spans.
-    pub fn spawn(&self, task: impl FnOnce() + Send + 'static) {
+    pub(crate) fn spawn(&self, task: impl FnOnce() + Send + 'static) {
         self.shared.decode.spawn(task);
     }
 }
 
 /// A flag for work that is done only once.
 #[derive(Debug, Default)]
-pub struct Once(AtomicBool);
+pub(crate) struct Once(AtomicBool);
 
 impl Once {
     /// True for the first call.
-    pub fn first(&self) -> bool {
+    pub(crate) fn first(&self) -> bool {
         !self.0.swap(true, Ordering::Relaxed)
     }
 
     /// Whether [`first`](Self::first) has been called.
-    pub fn is_set(&self) -> bool {
+    pub(crate) fn is_set(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }

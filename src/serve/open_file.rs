@@ -13,7 +13,7 @@ use crate::sync::Mutex;
 
 /// An open file of a member.
 #[derive(Debug)]
-pub struct OpenFile {
+pub(crate) struct OpenFile {
     content: Arc<Content>,
     /// Keeps the container, and so its generation of the archive file, open as long as this file.
     container: Arc<OpenContainer>,
@@ -23,7 +23,7 @@ pub struct OpenFile {
 
 /// The file that kernel passthrough may read instead of an open file.
 #[derive(Debug)]
-pub enum Backing {
+pub(crate) enum Backing {
     /// There is none, and there will be none.
     Never,
     /// There is none now. A later open of the same inode may find one.
@@ -39,7 +39,7 @@ impl OpenFile {
     ///
     /// # Errors
     /// When the member is known to be damaged.
-    pub fn open(
+    pub(crate) fn open(
         content: Arc<Content>,
         container: Arc<OpenContainer>,
         inode: u64,
@@ -64,20 +64,18 @@ impl OpenFile {
     }
 
     /// The content, which all handles of the member share.
-    #[must_use]
-    pub fn content(&self) -> &Arc<Content> {
+    pub(crate) fn content(&self) -> &Arc<Content> {
         &self.content
     }
 
     /// The address of the container. Two open files with the same address share one file
     /// descriptor.
-    #[must_use]
-    pub fn container_address(&self) -> usize {
+    pub(crate) fn container_address(&self) -> usize {
         Arc::as_ptr(&self.container).addr()
     }
 
     /// Notes that the handle was closed. Drops data that may not be needed any more.
-    pub fn closed(&self) {
+    pub(crate) fn closed(&self) {
         self.content.closed();
         self.container.closed(&self.content);
     }
@@ -90,7 +88,7 @@ impl OpenFile {
     /// got. Then their buffers are used again, and pages in the kernel's cache are not kept twice.
     /// Fresh pages for 64 MiB took a tenth of a pass over 256 MiB (cat of labels: 1488 MB/s before,
     /// 1656 now).
-    pub fn read(
+    pub(crate) fn read(
         &self,
         asker: Asker,
         offset: u64,

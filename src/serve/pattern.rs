@@ -31,7 +31,7 @@ const SPAN: u64 = 2 << 20;
 
 /// What to do after one read of a handle.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Prediction {
+pub(super) struct Prediction {
     /// The range to decode next for a sequential reader.
     pub read_ahead: Option<Range<u64>>,
     /// The next reads, if the strides stay even.
@@ -42,7 +42,7 @@ pub struct Prediction {
 
 /// The recent reads of one handle. All offsets are in decoded bytes.
 #[derive(Debug, Default)]
-pub struct Pattern {
+pub(super) struct Pattern {
     /// Where the run of sequential reads began.
     start: u64,
     /// End of the farthest read of the run.
@@ -62,7 +62,7 @@ pub struct Pattern {
 impl Pattern {
     /// Notes a read of `size` bytes at `offset`. A sequential reader gets read-ahead of `distance`
     /// bytes.
-    pub fn follow(&mut self, offset: u64, size: u64, distance: u64) -> Prediction {
+    pub(super) fn follow(&mut self, offset: u64, size: u64, distance: u64) -> Prediction {
         let is_sequential = offset.abs_diff(self.end) <= SLACK;
         if !is_sequential {
             let stride = offset.wrapping_sub(self.start) as i64;

@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Threads that run tasks in the order in which these were queued. Dropping the pool runs the
 /// queued tasks and waits for the threads.
 #[derive(Debug)]
-pub struct Pool {
+pub(super) struct Pool {
     shared: Arc<Shared>,
     name: String,
     patience: Duration,
@@ -41,7 +41,7 @@ struct Progress {
 
 /// Queues tasks in a pool. It does not keep the threads of the pool alive.
 #[derive(Debug, Clone)]
-pub struct Spawner(Arc<Shared>);
+pub(super) struct Spawner(Arc<Shared>);
 
 struct Shared {
     queue: Mutex<Queue>,
@@ -75,7 +75,7 @@ impl Pool {
     ///
     /// # Errors
     /// When not even one thread can be started.
-    pub fn new(name: &str, threads: usize) -> io::Result<Self> {
+    pub(super) fn new(name: &str, threads: usize) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
             more: Condvar::new(),
@@ -94,7 +94,7 @@ impl Pool {
 
     /// The same threads under another name. The threads end when either of the two pools is
     /// dropped.
-    pub fn alias(&self) -> Self {
+    pub(super) fn alias(&self) -> Self {
         let (shared, name) = (self.shared.clone(), self.name.clone());
         Self { shared, name, patience: self.patience, last: Mutex::default() }
     }
@@ -109,19 +109,19 @@ impl Pool {
     }
 
     /// Sets how long dropping the pool waits for the next task to end.
-    pub fn with_patience(mut self, patience: Duration) -> Self {
+    pub(super) fn with_patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
     }
 
-    pub fn spawner(&self) -> Spawner {
+    pub(super) fn spawner(&self) -> Spawner {
         Spawner(self.shared.clone())
     }
 
     /// Starts another thread if tasks wait, and if since the last call no thread has ended a task
     /// or used processor time: then all threads wait for a source that hangs. No thread is added
     /// while a decoder works: the new thread would only take the decoder's core.
-    pub fn relieve(&self) {
+    pub(super) fn relieve(&self) {
         let queue = self.shared.queue.lock();
         let is_short = queue.tasks.len() > queue.idle && queue.threads < MOST_THREADS;
         let (done, numbers) = (queue.done, queue.numbers.clone());
@@ -167,29 +167,29 @@ impl Drop for Pool {
 
 impl Spawner {
     /// Whether a task waits for a thread.
-    pub fn has_work(&self) -> bool {
+    pub(super) fn has_work(&self) -> bool {
         !self.0.queue.lock().tasks.is_empty()
     }
 
     /// Whether a task waits for a thread, and all threads are busy.
-    pub fn is_short(&self) -> bool {
+    pub(super) fn is_short(&self) -> bool {
         self.short_of() > 0
     }
 
     /// How many of the waiting tasks have no idle thread to run them.
-    pub fn short_of(&self) -> usize {
+    pub(super) fn short_of(&self) -> usize {
         let queue = self.0.queue.lock();
         queue.tasks.len().saturating_sub(queue.idle)
     }
 
     /// Queues `task`. Once the pool has been dropped, drops `task` and does not run it.
-    pub fn spawn(&self, task: impl FnOnce() + Send + 'static) {
+    pub(super) fn spawn(&self, task: impl FnOnce() + Send + 'static) {
         let queue = self.0.queue.lock();
         self.push(queue, Box::new(task));
     }
 
     /// Queues `task` if there is an idle thread for it. Else drops it.
-    pub fn spawn_if_idle(&self, task: impl FnOnce() + Send + 'static) {
+    pub(super) fn spawn_if_idle(&self, task: impl FnOnce() + Send + 'static) {
         let queue = self.0.queue.lock();
         if queue.idle > queue.tasks.len() {
             self.push(queue, Box::new(task));

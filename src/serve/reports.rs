@@ -22,7 +22,7 @@ const MOST: usize = 1024;
 
 /// The failures that were logged.
 #[derive(Debug, Default)]
-pub struct Reports {
+pub(crate) struct Reports {
     /// Failures that are logged once, by member and reason.
     once: Mutex<HashSet<(u32, i64)>>,
     /// Failures that are logged now and then, by operation and reason.
@@ -40,11 +40,11 @@ struct Report {
 /// How often the same failure came without a line in the log. The `Display` text goes after the
 /// text of the failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Repeats(u64);
+pub(crate) struct Repeats(u64);
 
 impl Repeats {
     /// The log has a line for every such failure.
-    pub const NONE: Self = Self(0);
+    pub(crate) const NONE: Self = Self(0);
 }
 
 impl fmt::Display for Repeats {
@@ -59,19 +59,18 @@ impl fmt::Display for Repeats {
 impl Reports {
     /// Whether this is the first failure of `member` for `reason`, since the start or the last
     /// `clear`.
-    #[must_use]
-    pub fn is_first(&self, member: u32, reason: i64) -> bool {
+    pub(crate) fn is_first(&self, member: u32, reason: i64) -> bool {
         self.once.lock().insert((member, reason))
     }
 
     /// Forgets the failure of `member` for `reason`, so that the next one is logged again.
-    pub fn clear(&self, member: u32, reason: i64) {
+    pub(crate) fn clear(&self, member: u32, reason: i64) {
         self.once.lock().remove(&(member, reason));
     }
 
     /// The repeats to log with a failure of `operation` for `reason`; `None` if this failure is not
     /// to be logged.
-    pub fn repeats(&self, operation: &'static str, reason: i64) -> Option<Repeats> {
+    pub(crate) fn repeats(&self, operation: &'static str, reason: i64) -> Option<Repeats> {
         self.repeats_at(operation, reason, Instant::now())
     }
 
@@ -96,8 +95,7 @@ impl Reports {
     /// because the kernel reads each page of a damaged place again, and a program reads each row.
     /// Errors of the source and of disks are logged once for the whole container, and then now and
     /// then.
-    #[must_use]
-    pub fn failure(&self, operation: &'static str, member: u32, error: Error) -> Failure {
+    pub(crate) fn failure(&self, operation: &'static str, member: u32, error: Error) -> Failure {
         let repeats = match &error {
             Error::Io(_) => self.repeats(operation, error.reason()),
             // The wrong saved index has a line of its own in the log.

@@ -14,7 +14,7 @@ const MOST: usize = 4096;
 
 /// The most recently closed members of all archives.
 #[derive(Debug)]
-pub struct Resting(Mutex<LruCache<(usize, MemberId), Weak<OpenContainer>>>);
+pub(super) struct Resting(Mutex<LruCache<(usize, MemberId), Weak<OpenContainer>>>);
 
 impl Default for Resting {
     fn default() -> Self {
@@ -25,7 +25,7 @@ impl Default for Resting {
 impl Resting {
     /// Notes that a handle of a member was closed. May drop the content that was closed longest
     /// ago.
-    pub fn closed(&self, archive: &Weak<OpenContainer>, member: MemberId) {
+    pub(super) fn closed(&self, archive: &Weak<OpenContainer>, member: MemberId) {
         let mut resting = self.0.lock();
         resting.put((archive.as_ptr().addr(), member), archive.clone());
         let oldest = if resting.len() > MOST { resting.pop_lru() } else { None };

@@ -34,7 +34,7 @@ type Measure = Box<dyn Fn() -> u64 + Send + Sync>;
 type GiveWay = Box<dyn Fn(u64) + Send + Sync>;
 
 /// The memory limit of the process, and its reservations.
-pub struct Room {
+pub(super) struct Room {
     /// Bytes.
     limit: u64,
     measure: Measure,
@@ -59,7 +59,7 @@ struct RoomUse {
 /// A reservation of memory. It ends when this is dropped.
 #[derive(Debug)]
 #[must_use]
-pub struct Reserved {
+pub(crate) struct Reserved {
     room: Arc<Room>,
     bytes: u64,
 }
@@ -73,7 +73,7 @@ impl Drop for Reserved {
 
 impl Room {
     /// A limit of `limit` bytes for this process.
-    pub fn new(limit: u64) -> Arc<Self> {
+    pub(super) fn new(limit: u64) -> Arc<Self> {
         Self::with_measure(limit, resident)
     }
 
@@ -90,7 +90,7 @@ impl Room {
 
     /// Sets the function that evicts caches. To be called once. The function runs on the thread
     /// that calls `look` or `reserve`, and no lock of this type is held then.
-    pub fn on_shortage(&self, give_way: impl Fn(u64) + Send + Sync + 'static) {
+    pub(super) fn on_shortage(&self, give_way: impl Fn(u64) + Send + Sync + 'static) {
         let is_first = self.give_way.set(Box::new(give_way)).is_ok();
         debug_assert!(is_first, "what gives way is set once");
     }
@@ -102,7 +102,7 @@ impl Room {
 
     /// Measures the memory in use, and evicts caches if it is above the mark. Returns the bytes
     /// left below the mark; negative if the use is above it.
-    pub fn look(&self) -> i64 {
+    pub(super) fn look(&self) -> i64 {
         let mut used = (self.measure)();
         if used > self.mark() && self.is_worth_trying(used) {
             self.give_way(used - self.mark());
@@ -129,7 +129,7 @@ impl Room {
 
     /// Checks that another file may be opened or another name looked up, which takes memory for
     /// long.
-    pub fn check(&self) -> io::Result<()> {
+    pub(super) fn check(&self) -> io::Result<()> {
         if !self.full.load(Ordering::Relaxed) {
             return Ok(());
         }
@@ -146,7 +146,7 @@ impl Room {
     ///
     /// # Errors
     /// `OutOfMemory` if there is still too little room.
-    pub fn reserve(self: &Arc<Self>, bytes: u64) -> io::Result<Reserved> {
+    pub(super) fn reserve(self: &Arc<Self>, bytes: u64) -> io::Result<Reserved> {
         let refused = |leaves: u64| {
             out_of_memory(&format!(
                 "it takes {} MiB of memory, and --memory-limit leaves {}",

@@ -36,11 +36,11 @@ const DESCRIPTORS: u64 = 8;
 
 /// Identifies a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct ScratchId(u64);
+pub(super) struct ScratchId(u64);
 
 /// The scratch files of all members of all archives.
 #[derive(Debug)]
-pub struct Scratch {
+pub(super) struct Scratch {
     directory: PathBuf,
     /// Most bytes of all files together; `None` for a share of the free space.
     limit: Option<u64>,
@@ -63,14 +63,14 @@ struct Files {
 
 /// A file that is being written. Dropping it removes the file and releases its room.
 #[derive(Debug)]
-pub struct ScratchDraft<'a> {
+pub(super) struct ScratchDraft<'a> {
     room: TakenRoom<'a>,
     file: Arc<File>,
 }
 
 impl Scratch {
     /// Keeps files in `directory`, of at most `limit` bytes together.
-    pub fn new(directory: PathBuf, limit: Option<u64>) -> Arc<Self> {
+    pub(super) fn new(directory: PathBuf, limit: Option<u64>) -> Arc<Self> {
         let descriptors = rustix::process::getrlimit(Resource::Nofile).current;
         let most = descriptors.map_or(1024, |limit| (limit / DESCRIPTORS).clamp(4, 1024)) as usize;
         Arc::new(Self {
@@ -88,17 +88,17 @@ impl Scratch {
     }
 
     /// The id of a file that will be written.
-    pub fn name(&self) -> ScratchId {
+    pub(super) fn name(&self) -> ScratchId {
         ScratchId(self.next.fetch_add(1, Ordering::Relaxed))
     }
 
     /// The file of `id`, if it was not closed. It becomes the most recently used.
-    pub fn get(&self, id: ScratchId) -> Option<Arc<File>> {
+    pub(super) fn get(&self, id: ScratchId) -> Option<Arc<File>> {
         self.files.lock().kept.get(&id).map(|(file, _)| file.clone())
     }
 
     /// Closes the least recently used file to free its descriptor; `false` if there is no file.
-    pub fn give_one_up(&self) -> bool {
+    pub(super) fn give_one_up(&self) -> bool {
         let mut files = self.files.lock();
         let gone = files.evict();
         drop(files);
@@ -110,7 +110,7 @@ impl Scratch {
     /// # Errors
     /// `FileTooLarge` if `size` is above the limit, `StorageFull` if there is no room now, or the
     /// error of the filesystem.
-    pub fn begin(&self, size: u64) -> io::Result<ScratchDraft<'_>> {
+    pub(super) fn begin(&self, size: u64) -> io::Result<ScratchDraft<'_>> {
         let mut gone = Vec::new();
         {
             let mut files = self.files.lock();
@@ -192,12 +192,12 @@ impl Files {
 }
 
 impl ScratchDraft<'_> {
-    pub fn file(&self) -> &File {
+    pub(super) fn file(&self) -> &File {
         &self.file
     }
 
     /// Keeps the file under `id` until another file needs its room.
-    pub fn keep(self, id: ScratchId) -> Arc<File> {
+    pub(super) fn keep(self, id: ScratchId) -> Arc<File> {
         let Self { room, file } = self;
         let mut files = room.scratch.files.lock();
         files.written -= 1;
@@ -236,7 +236,7 @@ fn free(stat: &StatVfs) -> u64 {
 }
 
 /// Whether neither the process nor the system has a descriptor left.
-pub fn is_out_of_descriptors(error: &io::Error) -> bool {
+pub(crate) fn is_out_of_descriptors(error: &io::Error) -> bool {
     [Errno::MFILE, Errno::NFILE]
         .iter()
         .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))

@@ -16,7 +16,7 @@ const PIECE: u64 = 1 << 20;
 
 /// A stored member: `size` bytes of the archive file from `start`.
 #[derive(Debug)]
-pub struct Stored {
+pub(super) struct Stored {
     source: Arc<SourceFile>,
     /// Offset in the archive file.
     start: u64,
@@ -47,7 +47,7 @@ impl fmt::Debug for Pass {
 }
 
 impl Stored {
-    pub fn new(
+    pub(super) fn new(
         source: Arc<SourceFile>,
         start: u64,
         size: u64,
@@ -59,17 +59,17 @@ impl Stored {
     }
 
     /// Fills `buf` with the member's bytes from `offset`.
-    pub fn read(&self, buf: &mut [u8], offset: u64) -> Result<(), Error> {
+    pub(super) fn read(&self, buf: &mut [u8], offset: u64) -> Result<(), Error> {
         Ok(self.source.read_exact_at(buf, self.start + offset)?)
     }
 
     /// How many bytes have been compared.
-    pub fn passed(&self) -> u64 {
+    pub(super) fn passed(&self) -> u64 {
         self.pass.lock().at
     }
 
     /// Compares the member up to byte `target` at least, then calls `reply` with no bytes.
-    pub fn pass_to(self: &Arc<Self>, target: u64, reply: Reply) {
+    pub(super) fn pass_to(self: &Arc<Self>, target: u64, reply: Reply) {
         let mut pass = self.pass.lock();
         pass.waiting.push((target.min(self.size), reply));
         if !mem::replace(&mut pass.is_running, true) {
@@ -79,7 +79,7 @@ impl Stored {
     }
 
     /// Compares the whole member in this thread, unless another thread runs the pass.
-    pub fn compare_at_once(self: &Arc<Self>) {
+    pub(super) fn compare_at_once(self: &Arc<Self>) {
         let mut pass = self.pass.lock();
         if !mem::replace(&mut pass.is_running, true) {
             drop(pass);

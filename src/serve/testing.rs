@@ -15,10 +15,10 @@ use crate::archive::{
 };
 
 /// How long a test waits before it fails.
-pub const WAIT: Duration = Duration::from_secs(60);
+pub(super) const WAIT: Duration = Duration::from_secs(60);
 
 /// Settings with a cache of 8 MiB and a memory limit of 1 GiB, without saved indexes or copies.
-pub fn settings(threads: usize, verify: Verify) -> Settings {
+pub(super) fn settings(threads: usize, verify: Verify) -> Settings {
     Settings {
         memory_limit: 1 << 30,
         cache_size: 8 << 20,
@@ -34,12 +34,12 @@ pub fn settings(threads: usize, verify: Verify) -> Settings {
 
 /// A server with `threads` threads and a cache of `memory` bytes. It never compares members by
 /// itself.
-pub fn server(threads: usize, memory: u64) -> Server {
+pub(super) fn server(threads: usize, memory: u64) -> Server {
     Server::new(Settings { cache_size: memory, ..settings(threads, Verify::Never) }).unwrap()
 }
 
 /// Opens an archive of `members`. Their contents are returned in the order of their names.
-pub fn serve(members: &[RawMember], server: &Server) -> (OpenContainer, Vec<Arc<Content>>) {
+pub(super) fn serve(members: &[RawMember], server: &Server) -> (OpenContainer, Vec<Arc<Content>>) {
     let archive = RawZip::of(members.iter().cloned()).open().unwrap();
     let open = OpenContainer::new(archive, server);
     let contents = testing::paths(open.container()).into_iter().map(|(_, entry)| match entry {
@@ -51,7 +51,7 @@ pub fn serve(members: &[RawMember], server: &Server) -> (OpenContainer, Vec<Arc<
 }
 
 /// Starts a read of 8 bytes at `offset`.
-pub fn read(content: &Arc<Content>, offset: u64) -> Receiver<Result<Vec<u8>, Error>> {
+pub(super) fn read(content: &Arc<Content>, offset: u64) -> Receiver<Result<Vec<u8>, Error>> {
     let (sender, receiver) = mpsc::channel();
     content.read(None, Asker::unknown(), offset, 8, move |bytes| {
         let _ = sender.send(bytes.map(<[u8]>::to_vec)); // the receiver may be gone
@@ -59,7 +59,7 @@ pub fn read(content: &Arc<Content>, offset: u64) -> Receiver<Result<Vec<u8>, Err
     receiver
 }
 
-pub fn wait_until(condition: impl Fn() -> bool) {
+pub(super) fn wait_until(condition: impl Fn() -> bool) {
     let start = Instant::now();
     while !condition() {
         assert!(start.elapsed() < WAIT);

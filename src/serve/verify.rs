@@ -17,7 +17,7 @@ use crate::{archive::SourceFile, saved::StreamKey, sync::Mutex};
 
 /// When the bytes of a member are compared with its CRC-32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Verify {
+pub(crate) enum Verify {
     /// Small members before their first byte is served. Larger members in the background, after
     /// their first read.
     #[default]
@@ -32,7 +32,7 @@ pub enum Verify {
 
 /// The largest deflated member that is compared before its first byte is served, in bytes, decoded
 /// and encoded. The decoder needs 28 ms for 16 MiB of noise here, 10 ms for sensor data.
-pub const SMALL_DEFLATED: u64 = 16 << 20;
+pub(super) const SMALL_DEFLATED: u64 = 16 << 20;
 
 /// The largest stored member that is compared before its first byte is served, in bytes. It is read
 /// at the speed of its disk: 4 MiB at 150 MB/s take 28 ms.
@@ -40,11 +40,11 @@ const SMALL_STORED: u64 = 4 << 20;
 
 /// A member of at most this many bytes, decoded and encoded, is compared by the thread that opens
 /// it: another thread would take longer to wake.
-pub const AT_ONCE: u64 = 64 << 10;
+pub(super) const AT_ONCE: u64 = 64 << 10;
 
 /// A stored member of fewer bytes is compared again by the next mount. That takes less time than to
 /// look up whether an earlier mount compared it.
-pub const LEAST_REMEMBERED: u64 = 1 << 20;
+pub(super) const LEAST_REMEMBERED: u64 = 1 << 20;
 
 impl Verify {
     /// Whether a member is compared before its first byte is served.
@@ -65,11 +65,11 @@ type Listener = Box<dyn Fn(u64, Option<&Error>) + Send + Sync>;
 
 /// The listener that is called when a member is condemned.
 #[derive(Default)]
-pub struct Alarm(OnceLock<Listener>);
+pub(super) struct Alarm(OnceLock<Listener>);
 
 impl Alarm {
     /// Sets the listener. Further calls have no effect.
-    pub fn listen(&self, listener: Listener) {
+    pub(super) fn listen(&self, listener: Listener) {
         // The listener is not set yet: the one mount sets it once.
         let _ = self.0.set(listener);
     }
@@ -84,10 +84,10 @@ impl fmt::Debug for Alarm {
 /// The members of one archive that have been compared with their CRC-32 and are right. One bit for
 /// each member.
 #[derive(Debug)]
-pub struct Confirmed(Box<[AtomicU64]>);
+pub(super) struct Confirmed(Box<[AtomicU64]>);
 
 impl Confirmed {
-    pub fn new(members: u32) -> Arc<Self> {
+    pub(super) fn new(members: u32) -> Arc<Self> {
         Arc::new(Self((0..members.div_ceil(64)).map(|_| AtomicU64::new(0)).collect()))
     }
 
@@ -108,7 +108,7 @@ impl Confirmed {
 
 /// The properties of a member that its verdict depends on.
 #[derive(Debug)]
-pub struct Subject {
+pub(super) struct Subject {
     /// The archive file.
     pub source: Arc<SourceFile>,
     /// Number among the members of its archive.
@@ -123,7 +123,7 @@ pub struct Subject {
 
 /// Whether the bytes of one member, as a whole, are right, wrong, or not compared yet.
 #[derive(Debug)]
-pub struct Verdict {
+pub(super) struct Verdict {
     subject: Subject,
     policy: Verify,
     before_serving: bool,
@@ -144,7 +144,7 @@ pub struct Verdict {
 impl Verdict {
     /// A new verdict. The member starts as confirmed if it is empty, or recorded as right in
     /// `members` or `index`.
-    pub fn new(
+    pub(super) fn new(
         subject: Subject,
         policy: Verify,
         cache: u64,
@@ -173,45 +173,45 @@ impl Verdict {
     }
 
     /// Number of the member in its archive.
-    pub fn number(&self) -> u32 {
+    pub(super) fn number(&self) -> u32 {
         self.subject.number
     }
 
     /// Whether the bytes are to be compared with the CRC-32 at all, and have not been yet.
-    pub fn is_open(&self) -> bool {
+    pub(super) fn is_open(&self) -> bool {
         self.policy != Verify::Never && !self.is_settled()
     }
 
     /// Whether the member must be compared before its first byte is served, and has not been yet.
-    pub fn must_come_first(&self) -> bool {
+    pub(super) fn must_come_first(&self) -> bool {
         self.before_serving && !self.is_settled()
     }
 
     /// Condemns the member because its stream cannot be decoded to its end. The bytes before the
     /// fault may be wrong as well, and cannot be compared any more.
-    pub fn stops(&self, error: Error) {
+    pub(super) fn stops(&self, error: Error) {
         if self.policy != Verify::Never {
             self.condemn(error);
         }
     }
 
     /// Whether the member is confirmed or condemned.
-    pub fn is_settled(&self) -> bool {
+    pub(super) fn is_settled(&self) -> bool {
         self.is_confirmed() || self.condemned.get().is_some()
     }
 
     /// Whether all bytes have been compared and are right.
-    pub fn is_confirmed(&self) -> bool {
+    pub(super) fn is_confirmed(&self) -> bool {
         self.confirmed.load(Ordering::Relaxed)
     }
 
     /// Why the member is not served, if it is condemned.
-    pub fn error(&self) -> Option<&Error> {
+    pub(super) fn error(&self) -> Option<&Error> {
         self.condemned.get()
     }
 
     /// Returns `result`, or the error of the member if it has been condemned.
-    pub fn judge<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
+    pub(super) fn judge<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
         match self.condemned.get() {
             Some(error) => Err(error.clone()),
             None => result,
@@ -219,7 +219,7 @@ impl Verdict {
     }
 
     /// Confirms the member: its bytes were compared and are right.
-    pub fn confirm(&self) {
+    pub(super) fn confirm(&self) {
         if self.condemned.get().is_none() && !self.confirmed.swap(true, Ordering::Relaxed) {
             self.members.set(self.subject.number, true);
             if let Some((key, index)) = &self.index {
@@ -229,7 +229,7 @@ impl Verdict {
     }
 
     /// Condemns the member: its bytes are wrong, or wrong bytes may have been served.
-    pub fn condemn(&self, error: Error) {
+    pub(super) fn condemn(&self, error: Error) {
         // While the file is being overwritten, its bytes may look damaged. That is not damage.
         if self.subject.source.check().is_err() || self.condemned.set(error).is_err() {
             return;
@@ -249,13 +249,13 @@ impl Verdict {
 
     /// Makes the failure of `operation` on the member with `error`. It holds whether the failure is
     /// to be logged.
-    pub fn failure(&self, operation: &'static str, error: Error) -> Failure {
+    pub(super) fn failure(&self, operation: &'static str, error: Error) -> Failure {
         self.reports.failure(operation, self.subject.number, error)
     }
 
     /// Notes that the member is opened as `inode`. If the member is condemned later, the pages of
     /// that inode are dropped. Check after this call whether the member has been condemned already.
-    pub fn watch(&self, inode: u64) {
+    pub(super) fn watch(&self, inode: u64) {
         let mut inodes = self.inodes.lock();
         if !inodes.contains(&inode) {
             inodes.push(inode);

@@ -8,7 +8,7 @@ use super::{Error, Reply};
 use crate::sync::Mutex;
 
 /// A read, a read-ahead or a pass that waits for spans.
-pub struct Waiter {
+pub(super) struct Waiter {
     /// The decoded bytes that are still missing.
     pub missing: Range<u64>,
     want: Want,
@@ -54,7 +54,7 @@ fn keep_spare(buffer: Vec<u8>) {
 }
 
 /// A waiter that has got all its bytes, or an error, and can be answered.
-pub struct Served {
+pub(super) struct Served {
     reply: Reply,
     bytes: Bytes,
 }
@@ -68,17 +68,17 @@ enum Bytes {
 
 impl Waiter {
     /// A read of `range`, which must not be empty.
-    pub fn read(range: Range<u64>, reply: Reply) -> Self {
+    pub(super) fn read(range: Range<u64>, reply: Reply) -> Self {
         Self { missing: range, want: Want::Read { got: Vec::new(), reply } }
     }
 
     /// Read-ahead of `range`, which must not be empty.
-    pub fn read_ahead(range: Range<u64>) -> Self {
+    pub(super) fn read_ahead(range: Range<u64>) -> Self {
         Self { missing: range, want: Want::ReadAhead }
     }
 
     /// A first pass over `range`, which must not be empty. `reply` gets no bytes.
-    pub fn pass(range: Range<u64>, keep: bool, reply: Reply) -> Self {
+    pub(super) fn pass(range: Range<u64>, keep: bool, reply: Reply) -> Self {
         Self { missing: range, want: Want::Pass { keep, reply } }
     }
 
@@ -129,7 +129,7 @@ impl Waiter {
 
 impl Served {
     /// Calls the reply. Not to be called under a lock, because the reply writes to the kernel.
-    pub fn reply(self) {
+    pub(super) fn reply(self) {
         match self.bytes {
             Bytes::InSpan(span, range) => (self.reply)(Ok(&span.bytes()[range])),
             Bytes::Collected(bytes) => {
@@ -144,7 +144,7 @@ impl Served {
 
 /// The waiters of one member, and the tasks that decode for them.
 #[derive(Default)]
-pub struct Waiting {
+pub(super) struct Waiting {
     pub list: Vec<Waiter>,
     /// Whether a task is about to decode the span at the frontier.
     pub advancing: bool,
@@ -157,7 +157,7 @@ pub struct Waiting {
 
 /// The progress of a task that decodes a span.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
+pub(super) enum Stage {
     /// The task waits for a thread. Another task may decode this span along with its own.
     Queued,
     /// A thread is decoding the span.
@@ -166,7 +166,7 @@ pub enum Stage {
 
 impl Waiting {
     /// Whether a waiter wants a byte of `range`. A pass that does not keep spans does not count.
-    pub fn want(&self, range: &Range<u64>) -> bool {
+    pub(super) fn want(&self, range: &Range<u64>) -> bool {
         let wants = |waiter: &&Waiter| !matches!(waiter.want, Want::Pass { keep: false, .. });
         let mut missing = self.list.iter().filter(wants).map(|waiter| &waiter.missing);
         missing.any(|missing| missing.start < range.end && range.start < missing.end)
@@ -174,7 +174,7 @@ impl Waiting {
 
     /// Gives every waiter the bytes of `span` that it misses. Returns the waiters that have all
     /// their bytes.
-    pub fn deliver(&mut self, span: &Span) -> Vec<Served> {
+    pub(super) fn deliver(&mut self, span: &Span) -> Vec<Served> {
         let mut done = Vec::new();
         for waiter in std::mem::take(&mut self.list) {
             match waiter.feed(span) {
@@ -186,7 +186,7 @@ impl Waiting {
     }
 
     /// Ends the waiters whose next missing byte is in `range`. Returns them with `error`.
-    pub fn fail(&mut self, range: &Range<u64>, error: &Error) -> Vec<Served> {
+    pub(super) fn fail(&mut self, range: &Range<u64>, error: &Error) -> Vec<Served> {
         let mut done = Vec::new();
         for waiter in std::mem::take(&mut self.list) {
             if range.contains(&waiter.missing.start) {

@@ -41,7 +41,7 @@ const CHEAP_ONES: u32 = 8;
 const LOOK_EVERY: u64 = 4 << 20;
 
 /// A member that is decoded whole.
-pub struct Whole {
+pub(super) struct Whole {
     archive: Arc<Container>,
     member: MemberId,
     shared: Arc<Shared>,
@@ -69,7 +69,7 @@ struct WholeRead {
 
 /// The members that wait to be decoded.
 #[derive(Default)]
-pub struct WholeQueue(Mutex<Queue>);
+pub(super) struct WholeQueue(Mutex<Queue>);
 
 #[derive(Default)]
 struct Queue {
@@ -148,7 +148,7 @@ impl fmt::Debug for Whole {
 }
 
 impl Whole {
-    pub fn new(
+    pub(super) fn new(
         archive: Arc<Container>,
         member: MemberId,
         shared: Arc<Shared>,
@@ -172,7 +172,7 @@ impl Whole {
     }
 
     /// The reason why the member cannot be decoded, if it is known.
-    pub fn failure(&self) -> Option<Error> {
+    pub(super) fn failure(&self) -> Option<Error> {
         match &*self.state.lock() {
             Progress::Failed(error) => Some(error.clone()),
             _ => None,
@@ -180,7 +180,7 @@ impl Whole {
     }
 
     /// The file with the decoded bytes, if it exists.
-    pub fn decoded(&self) -> Option<Arc<File>> {
+    pub(super) fn decoded(&self) -> Option<Arc<File>> {
         match &*self.state.lock() {
             Progress::Decoded(Some(file)) => Some(file.clone()),
             Progress::Decoded(None) => self.shared.scratch.get(self.id),
@@ -189,7 +189,7 @@ impl Whole {
     }
 
     /// Calls `reply` with the bytes of `range` once the member is decoded.
-    pub fn read_later(self: &Arc<Self>, range: Range<u64>, asker: Asker, reply: Reply) {
+    pub(super) fn read_later(self: &Arc<Self>, range: Range<u64>, asker: Asker, reply: Reply) {
         if let Some(file) = self.decoded() {
             return answer(&Ok(file), range, reply);
         }
@@ -287,7 +287,7 @@ impl Whole {
     }
 
     /// The first `len` bytes, or all if there are fewer. Does not decode the other bytes.
-    pub fn head(&self, len: u64) -> Result<Vec<u8>, Error> {
+    pub(super) fn head(&self, len: u64) -> Result<Vec<u8>, Error> {
         if let Some(error) = self.failure() {
             return Err(error);
         }

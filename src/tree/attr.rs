@@ -6,7 +6,7 @@ use crate::archive::{Device, Generation, Timestamp};
 
 /// The kind of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub(crate) enum Kind {
     File,
     Directory,
     Symlink,
@@ -33,7 +33,7 @@ impl Kind {
 
 /// The attributes that stat(2) returns for an inode, without its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Attr {
+pub(crate) struct Attr {
     /// The kind of file.
     pub kind: Kind,
     /// Size in bytes.
@@ -88,7 +88,7 @@ pub(super) struct FileId {
 pub(super) struct Stat(pub Statx);
 
 impl Stat {
-    pub fn kind(&self) -> Kind {
+    pub(super) fn kind(&self) -> Kind {
         let kind = Kind::of(FileType::from_raw_mode(self.0.stx_mode.into()));
         kind.unwrap_or(Kind::File)
     }
@@ -97,7 +97,7 @@ impl Stat {
         Device { major: self.0.stx_dev_major, minor: self.0.stx_dev_minor }
     }
 
-    pub fn id(&self) -> FileId {
+    pub(super) fn id(&self) -> FileId {
         let known = self.0.stx_mask & StatxFlags::BTIME.bits() != 0;
         FileId {
             dev: self.device(),
@@ -108,14 +108,14 @@ impl Stat {
 
     /// Whether the file has one path only within the filesystem and the mount of `root`: it lies
     /// there, and it is a directory or has one link.
-    pub fn has_one_path(&self, root: &Self) -> bool {
+    pub(super) fn has_one_path(&self, root: &Self) -> bool {
         let is_known = self.0.stx_mask & root.0.stx_mask & StatxFlags::MNT_ID.bits() != 0;
         let same_mount = !is_known || self.0.stx_mnt_id == root.0.stx_mnt_id;
         let one_link = self.kind() == Kind::Directory || self.0.stx_nlink == 1;
         same_mount && one_link && self.id().dev == root.id().dev
     }
 
-    pub fn generation(&self) -> Generation {
+    pub(super) fn generation(&self) -> Generation {
         Generation {
             dev: self.device(),
             ino: self.0.stx_ino,
@@ -126,7 +126,7 @@ impl Stat {
     }
 
     /// The attributes of the file itself.
-    pub fn attr(&self) -> Attr {
+    pub(super) fn attr(&self) -> Attr {
         Attr {
             kind: self.kind(),
             size: self.0.stx_size,
@@ -143,7 +143,7 @@ impl Stat {
     }
 
     /// The attributes of a directory with that many entries. This stat is that of the archive file.
-    pub fn archive_dir(&self, entries: usize) -> Attr {
+    pub(super) fn archive_dir(&self, entries: usize) -> Attr {
         let read = self.0.stx_mode & 0o444;
         Attr {
             kind: Kind::Directory,
@@ -157,7 +157,7 @@ impl Stat {
     }
 
     /// The attributes of a member. This stat is that of the archive file.
-    pub fn member(&self, size: u64, encoded_size: u64) -> Attr {
+    pub(super) fn member(&self, size: u64, encoded_size: u64) -> Attr {
         Attr {
             kind: Kind::File,
             size,

@@ -36,17 +36,17 @@ struct Chunk {
 }
 
 impl<N> Block<N> {
-    pub fn new(len: u32, node_of: NodeOf<N>) -> Self {
+    pub(super) fn new(len: u32, node_of: NodeOf<N>) -> Self {
         Self { len, node_of, chunks: Vec::new(), users: 0 }
     }
 
     /// How many inode numbers the block has.
-    pub fn len(&self) -> u32 {
+    pub(super) fn len(&self) -> u32 {
         self.len
     }
 
     /// The lookup count of the inode at `place` goes up by one.
-    pub fn look_up(&mut self, place: u32) {
+    pub(super) fn look_up(&mut self, place: u32) {
         if place >= self.len {
             return;
         }
@@ -79,7 +79,7 @@ impl<N> Block<N> {
     }
 
     /// The node of the inode at `place`, if the kernel refers to the inode.
-    pub fn get(&self, place: u32) -> Option<N> {
+    pub(super) fn get(&self, place: u32) -> Option<N> {
         let chunk = &self.chunks[self.find(place).ok()?];
         let lookups = chunk.lookups.get((place % CHUNK) as usize)?;
         (*lookups > 0).then(|| (self.node_of)(place))
@@ -87,7 +87,7 @@ impl<N> Block<N> {
 
     /// Notes that the inode at `place` is opened. Returns whether this is the first open since the
     /// kernel refers to the inode.
-    pub fn open(&mut self, place: u32) -> bool {
+    pub(super) fn open(&mut self, place: u32) -> bool {
         let Some(chunk) = self.chunk(place) else { return false };
         let bit = 1 << (place % CHUNK);
         let is_first = chunk.opened & bit == 0;
@@ -96,7 +96,7 @@ impl<N> Block<N> {
     }
 
     /// The kernel drops `count` references to the inode at `place`.
-    pub fn forget(&mut self, place: u32, count: u64) {
+    pub(super) fn forget(&mut self, place: u32, count: u64) {
         let Ok(at) = self.find(place) else { return };
         let chunk = &mut self.chunks[at];
         let Some(lookups) = chunk.lookups.get_mut((place % CHUNK) as usize) else { return };
@@ -117,12 +117,12 @@ impl<N> Block<N> {
     }
 
     /// Whether the kernel refers to none of the inodes, and no thread is about to look one up.
-    pub fn is_unused(&self) -> bool {
+    pub(super) fn is_unused(&self) -> bool {
         self.chunks.is_empty() && self.users == 0
     }
 
     /// About how many bytes of memory the block takes, without those that `node_of` holds.
-    pub fn memory(&self) -> u64 {
+    pub(super) fn memory(&self) -> u64 {
         let chunks = size_of::<Chunk>() * self.chunks.capacity();
         let lookups = size_of::<u64>() * CHUNK.min(self.len) as usize * self.chunks.len();
         (size_of::<Self>() + chunks + lookups) as u64
@@ -130,7 +130,7 @@ impl<N> Block<N> {
 
     /// The number of live inodes, and the sum of their lookup counts.
     #[cfg(test)]
-    pub fn count(&self) -> (usize, u64) {
+    pub(super) fn count(&self) -> (usize, u64) {
         let live: u32 = self.chunks.iter().map(|chunk| chunk.live).sum();
         (live as usize, self.chunks.iter().flat_map(|chunk| &chunk.lookups).sum())
     }

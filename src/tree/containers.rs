@@ -84,7 +84,7 @@ fn key_of(generation: &Generation, format: &Format) -> FileKey {
 
 impl Containers {
     /// Keeps at most `files` containers open, with a budget of `memory` bytes.
-    pub fn new(files: NonZeroUsize, memory: u64) -> Self {
+    pub(super) fn new(files: NonZeroUsize, memory: u64) -> Self {
         Self {
             open: Mutex::new(LruCache::new(files)),
             plain: Mutex::new(LruCache::new(PLAIN)),
@@ -97,7 +97,7 @@ impl Containers {
 
     /// Closes containers whose file was removed: they cannot be looked up, and while they are open
     /// their bytes stay on the disk. Open handles keep their containers open.
-    pub fn close_removed(&self) {
+    pub(super) fn close_removed(&self) {
         let open: Vec<_> =
             self.open.lock().iter().map(|(key, known)| (*key, known.what.clone())).collect();
         for (key, container) in open {
@@ -116,7 +116,7 @@ impl Containers {
 
     /// Closes the least recently used containers that no handle holds, until `bytes` of memory are
     /// free. Returns how many bytes that freed.
-    pub fn give_up(&self, bytes: u64) -> u64 {
+    pub(super) fn give_up(&self, bytes: u64) -> u64 {
         let mut given = 0;
         let mut closed = Vec::new();
         let mut open = self.open.lock();
@@ -138,7 +138,7 @@ impl Containers {
     }
 
     /// Closes the least recently used container, to free a descriptor. `false` if none is open.
-    pub fn close_oldest(&self) -> bool {
+    pub(super) fn close_oldest(&self) -> bool {
         let closed = self.open.lock().pop_lru();
         if let Some((_, known)) = &closed {
             self.used.fetch_sub(known.what.container().memory(), Ordering::Relaxed);
@@ -147,7 +147,7 @@ impl Containers {
     }
 
     /// Whether the file of this `stat` is a container, if that is known.
-    pub fn known(&self, stat: &Stat, format: &Format) -> Option<Found> {
+    pub(super) fn known(&self, stat: &Stat, format: &Format) -> Option<Found> {
         let generation = stat.generation();
         let key = key_of(&generation, format);
         if let Some(known) = self.plain.lock().get(&key)
@@ -175,14 +175,14 @@ impl Containers {
     }
 
     /// Whether it is known for any generation of this file whether it is a container.
-    pub fn remembers(&self, dev: Device, ino: u64, format: &Format) -> bool {
+    pub(super) fn remembers(&self, dev: Device, ino: u64, format: &Format) -> bool {
         let key = (dev, ino, format.suffix());
         self.open.lock().contains(&key) || self.plain.lock().contains(&key)
     }
 
     /// Whether a file is a container, and the stat of the examined file. Opens the file with `open`
     /// if that is not known. Calls `warn` at most once, with a warning for the log.
-    pub fn find(
+    pub(super) fn find(
         &self,
         stat: Stat,
         format: &Format,
@@ -217,7 +217,7 @@ impl Containers {
 
     /// Whether an open file is a container. `stat` must have been taken of that open file. If
     /// parsing would be slow, a caller that does not wait gets `WouldBlock`.
-    pub fn examine(
+    pub(super) fn examine(
         &self,
         file: File,
         stat: &Stat,
@@ -280,14 +280,14 @@ impl Containers {
 
     /// Whether `used` equals the memory of the open containers.
     #[cfg(test)]
-    pub fn is_counted_right(&self) -> bool {
+    pub(super) fn is_counted_right(&self) -> bool {
         let open = self.open.lock();
         let sum: u64 = open.iter().map(|(_, known)| known.what.container().memory()).sum();
         sum == self.used.load(Ordering::Relaxed)
     }
 
     /// Calls `work` with each open container.
-    pub fn for_each(&self, work: impl Fn(&OpenContainer)) {
+    pub(super) fn for_each(&self, work: impl Fn(&OpenContainer)) {
         let open: Vec<_> = self.open.lock().iter().map(|(_, known)| known.what.clone()).collect();
         open.iter().for_each(|container| work(container));
     }

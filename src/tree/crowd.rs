@@ -31,8 +31,7 @@ const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 
 impl Tree {
     /// Whether inodes take more than a quarter of the memory limit.
-    #[must_use]
-    pub fn is_crowded(&self) -> bool {
+    pub(crate) fn is_crowded(&self) -> bool {
         self.too_many().is_some()
     }
 
@@ -53,8 +52,7 @@ impl Tree {
     /// Names to forget, each with the inode of its directory. They are names of files that are not
     /// open, and of archives: with the name of an archive the kernel forgets all names in it. Each
     /// `round` chooses other names. Reads the source.
-    #[must_use]
-    pub fn names_to_forget(&self, round: u64) -> Vec<(Ino, OsString)> {
+    pub(crate) fn names_to_forget(&self, round: u64) -> Vec<(Ino, OsString)> {
         let Some(part) = self.too_many() else { return Vec::new() };
         let is_meant = |ino: Ino| ((ino.0 ^ round).wrapping_mul(SPREAD) >> 32) < part;
         let mut directories = HashMap::new();

@@ -9,7 +9,7 @@ use crate::{archive, serve};
 /// Why an operation fails.
 #[derive(Debug)]
 #[non_exhaustive]
-pub enum FsError {
+pub(crate) enum FsError {
     /// There is no such name.
     NotFound,
     /// There is no such inode, or the kernel has forgotten it.
@@ -45,8 +45,7 @@ pub enum FsError {
 
 impl FsError {
     /// The errno for the kernel. It is chosen here and nowhere else.
-    #[must_use]
-    pub fn errno(&self) -> i32 {
+    pub(crate) fn errno(&self) -> i32 {
         let errno = match self {
             Self::NotFound => Errno::NOENT,
             Self::NoInode | Self::Stale => Errno::STALE,
@@ -74,8 +73,7 @@ impl FsError {
     }
 
     /// Whether the file may exist, but was not opened, so that its kind is not known.
-    #[must_use]
-    pub fn leaves_open(&self) -> bool {
+    pub(crate) fn leaves_open(&self) -> bool {
         match self {
             Self::Heavy => true,
             Self::Io(error) => error.kind() == io::ErrorKind::OutOfMemory,
@@ -84,8 +82,7 @@ impl FsError {
     }
 
     /// Whether the source failed (EIO, ENOMEM). Other errors are normal replies to a request.
-    #[must_use]
-    pub fn is_of_source(&self) -> bool {
+    pub(crate) fn is_of_source(&self) -> bool {
         let errnos = [Errno::IO, Errno::NOMEM].map(Errno::raw_os_error);
         matches!(self, Self::Io(_)) && errnos.contains(&self.errno())
     }

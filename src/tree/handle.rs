@@ -14,11 +14,11 @@ use crate::{
 
 /// The number that the kernel sends to identify a handle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct HandleId(pub u64);
+pub(crate) struct HandleId(pub u64);
 
 /// An open file.
 #[derive(Debug)]
-pub enum Handle {
+pub(crate) enum Handle {
     /// A member of a container.
     Member(OpenFile),
     /// A file of the source that is not an archive.
@@ -49,7 +49,7 @@ struct Holders {
 impl Handles {
     /// Handles may hold at most half of `descriptors`, and the handles of one user at most three
     /// eighths. All handles of one file, or of one container, share one descriptor.
-    pub fn new(descriptors: u64) -> Self {
+    pub(super) fn new(descriptors: u64) -> Self {
         let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
         let holders = Holders {
             by_file: HashMap::new(),
@@ -64,18 +64,18 @@ impl Handles {
     ///
     /// # Errors
     /// `TooManyOpen`.
-    pub fn insert(&self, handle: Handle, user: u32) -> Result<HandleId, FsError> {
+    pub(super) fn insert(&self, handle: Handle, user: u32) -> Result<HandleId, FsError> {
         self.holders.lock().take(handle.file(), user)?;
         let id = HandleId(self.next.fetch_add(1, Ordering::Relaxed));
         self.open.write().insert(id, Arc::new(handle));
         Ok(id)
     }
 
-    pub fn get(&self, id: HandleId) -> Option<Arc<Handle>> {
+    pub(super) fn get(&self, id: HandleId) -> Option<Arc<Handle>> {
         self.open.read().get(&id).cloned()
     }
 
-    pub fn remove(&self, id: HandleId) {
+    pub(super) fn remove(&self, id: HandleId) {
         // The handle is dropped after the lock is released, because that may close files.
         let handle = self.open.write().remove(&id);
         let Some(handle) = handle else { return };
@@ -86,7 +86,7 @@ impl Handles {
     }
 
     #[cfg(test)]
-    pub fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         self.open.read().len()
     }
 }
@@ -126,7 +126,7 @@ impl Holders {
 impl Handle {
     /// Reads at most `size` bytes from `offset` for `asker`, fewer only at the end of the file.
     /// `reply` is called before this returns if the bytes are available, else from another thread.
-    pub fn read(
+    pub(crate) fn read(
         &self,
         asker: Asker,
         offset: u64,

@@ -19,11 +19,11 @@ use crate::sync::{Condvar, Mutex};
 
 /// An inode number of the mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Ino(pub u64);
+pub(crate) struct Ino(pub u64);
 
 impl Ino {
     /// The root of the mount.
-    pub const ROOT: Self = Self(1);
+    pub(crate) const ROOT: Self = Self(1);
 }
 
 /// About how many bytes all inodes of an archive share: the archive's `Version`, and the memory
@@ -60,7 +60,7 @@ struct Entry<K, N> {
 }
 
 impl<K: Eq + Hash, N> Inodes<K, N> {
-    pub fn new(root: N) -> Self {
+    pub(super) fn new(root: N) -> Self {
         let entry = Entry { key: None, node: Arc::new(root), lookups: 0 };
         let table = Table {
             by_number: HashMap::from([(Ino::ROOT, entry)]),
@@ -71,7 +71,7 @@ impl<K: Eq + Hash, N> Inodes<K, N> {
         Self { table: Mutex::new(table), opened: Condvar::new() }
     }
 
-    pub fn get(&self, ino: Ino) -> Option<Arc<N>> {
+    pub(super) fn get(&self, ino: Ino) -> Option<Arc<N>> {
         let mut table = self.table.lock();
         match table.by_number.get(&ino) {
             Some(entry) => Some(entry.node.clone()),
@@ -85,7 +85,7 @@ impl<K: Eq + Hash, N> Inodes<K, N> {
     /// The inode of `key`; its lookup count goes up by one. If there is none yet, it is made from
     /// `node` and gets the first free number of `numbers`. Call this before the reply is sent: as
     /// soon as the reply is sent, another thread may serve the FORGET.
-    pub fn look_up<I: Iterator<Item = Ino>>(
+    pub(super) fn look_up<I: Iterator<Item = Ino>>(
         &self,
         key: K,
         numbers: impl FnOnce(&K) -> I,
@@ -112,7 +112,7 @@ impl<K: Eq + Hash, N> Inodes<K, N> {
     /// The block of `key`, which lives at least as long as the result. If there is none yet, `make`
     /// returns how many numbers the block has and the function that builds their nodes; the block
     /// starts at the first of `numbers` from which on that many numbers are free.
-    pub fn block<I: Iterator<Item = Ino>>(
+    pub(super) fn block<I: Iterator<Item = Ino>>(
         &self,
         key: K,
         numbers: impl FnOnce(&K) -> I,
@@ -139,7 +139,7 @@ impl<K: Eq + Hash, N> Inodes<K, N> {
 
     /// Calls `work` if `ino`, an inode of a block, is opened for the first time. Other threads that
     /// open the same inode meanwhile wait until `work` has returned.
-    pub fn at_first_open(&self, ino: Ino, work: impl FnOnce()) {
+    pub(super) fn at_first_open(&self, ino: Ino, work: impl FnOnce()) {
         let mut table = self.table.lock();
         while table.opening.contains(&ino) {
             table = self.opened.wait(table);
@@ -155,7 +155,7 @@ impl<K: Eq + Hash, N> Inodes<K, N> {
     }
 
     /// The kernel drops `count` references to `ino`.
-    pub fn forget(&self, ino: Ino, count: u64) {
+    pub(super) fn forget(&self, ino: Ino, count: u64) {
         let mut table = self.table.lock();
         let Some(entry) = table.by_number.get_mut(&ino) else {
             if let Some((first, place, block)) = table.block_of(ino) {
@@ -175,18 +175,18 @@ impl<K: Eq + Hash, N> Inodes<K, N> {
     }
 
     /// The number of blocks and of inodes outside blocks, without the root.
-    pub fn things(&self) -> usize {
+    pub(super) fn things(&self) -> usize {
         self.table.lock().by_key.len()
     }
 
     /// The inode number of `key`, or the first number of its block, if the kernel refers to it.
-    pub fn number_of(&self, key: &K) -> Option<Ino> {
+    pub(super) fn number_of(&self, key: &K) -> Option<Ino> {
         self.table.lock().by_key.get(key).copied()
     }
 
     /// The nodes of the inodes for whose number `is_meant` returns `true`. Of a block, only its
     /// first number is considered.
-    pub fn some(&self, is_meant: impl Fn(Ino) -> bool) -> Vec<Arc<N>> {
+    pub(super) fn some(&self, is_meant: impl Fn(Ino) -> bool) -> Vec<Arc<N>> {
         let table = self.table.lock();
         let single = table.by_number.iter().filter(|(ino, _)| is_meant(**ino));
         let single = single.map(|(_, entry)| entry.node.clone());
@@ -196,7 +196,7 @@ impl<K: Eq + Hash, N> Inodes<K, N> {
     }
 
     /// About how many bytes of memory are in use.
-    pub fn memory(&self) -> u64 {
+    pub(super) fn memory(&self) -> u64 {
         let table = self.table.lock();
         // Counts the capacity, because the maps keep the memory of removed entries.
         let single = size_of::<(Ino, Entry<K, N>)>() + size_of::<(Arc<K>, Ino)>();
@@ -209,7 +209,7 @@ impl<K: Eq + Hash, N> Inodes<K, N> {
 
     /// How many inodes live, and the sum of their lookup counts.
     #[cfg(test)]
-    pub fn count(&self) -> (usize, u64) {
+    pub(super) fn count(&self) -> (usize, u64) {
         let table = self.table.lock();
         let single = table.by_number.values().map(|entry| (1, entry.lookups));
         let in_blocks = table.blocks.values().map(|(_, block)| block.count());
@@ -278,7 +278,7 @@ pub(super) struct InBlock<'a, K: Eq + Hash, N> {
 impl<K: Eq + Hash, N> InBlock<'_, K, N> {
     /// The inode at `place` in the block; its lookup count goes up by one, as with
     /// [`Inodes::look_up`].
-    pub fn look_up(&self, place: u32) -> Ino {
+    pub(super) fn look_up(&self, place: u32) -> Ino {
         if let Some((_, block)) = self.inodes.table.lock().blocks.get_mut(&self.first) {
             block.look_up(place);
         }
@@ -286,7 +286,7 @@ impl<K: Eq + Hash, N> InBlock<'_, K, N> {
     }
 
     /// The inode number of `place`, whether or not the inode was looked up.
-    pub fn number(&self, place: u32) -> Ino {
+    pub(super) fn number(&self, place: u32) -> Ino {
         Ino(self.first.0 + u64::from(place))
     }
 }

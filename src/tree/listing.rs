@@ -34,7 +34,7 @@ use crate::{
 
 /// One entry of a listing.
 #[derive(Debug)]
-pub struct Listed<'a> {
+pub(crate) struct Listed<'a> {
     /// Name of the entry.
     pub name: &'a OsStr,
     /// The kind of file; `None` for a file called `.npz` that has not been opened yet, so that it
@@ -69,7 +69,7 @@ impl Tree {
     ///
     /// # Errors
     /// `NoInode`, `NotADirectory`, `Stale`, or an error of the source.
-    pub fn read_directory(
+    pub(crate) fn read_directory(
         &self,
         ino: Ino,
         cookie: u64,

@@ -30,19 +30,19 @@ use std::time::Duration;
 
 use crate::serve;
 
-pub use crate::archive::Timestamp;
-pub use attr::{Attr, Kind};
-pub use error::FsError;
-pub use handle::{Handle, HandleId};
-pub use inode::Ino;
-pub use listing::Listed;
-pub use source::{PlainFile, Source};
-pub use tree::{Opened, Opening, Tree};
-pub use xattr::Xattr;
+pub(crate) use crate::archive::Timestamp;
+pub(crate) use attr::{Attr, Kind};
+pub(crate) use error::FsError;
+pub(crate) use handle::{Handle, HandleId};
+pub(crate) use inode::Ino;
+pub(crate) use listing::Listed;
+pub(crate) use source::{PlainFile, Source};
+pub(crate) use tree::{Opened, Opening, Tree};
+pub(crate) use xattr::Xattr;
 
 /// Under which names archives are shown as directories.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Layout {
+pub(crate) enum Layout {
     /// `foo.npz` itself is the directory.
     #[default]
     Replace,
@@ -52,7 +52,7 @@ pub enum Layout {
 
 /// Settings of the tree, and of how its contents are served.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Under which names archives are shown as directories.
     pub layout: Layout,
     /// How long the kernel may use names and attributes without asking again.

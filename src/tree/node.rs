@@ -66,17 +66,17 @@ pub(super) struct SourceNode {
 }
 
 impl SourceNode {
-    pub fn new(path: Arc<Path>, id: FileId, kind: Kind) -> Self {
+    pub(super) fn new(path: Arc<Path>, id: FileId, kind: Kind) -> Self {
         Self { path: Mutex::new(path), id, kind, open: Mutex::default() }
     }
 
     /// The path within the source at the last lookup.
-    pub fn path(&self) -> Arc<Path> {
+    pub(super) fn path(&self) -> Arc<Path> {
         self.path.lock().clone()
     }
 
     /// Notes that the file was found at `path`.
-    pub fn seen_at(&self, path: &Arc<Path>) {
+    pub(super) fn seen_at(&self, path: &Arc<Path>) {
         let mut known = self.path.lock();
         if *known != *path {
             *known = path.clone();
@@ -84,13 +84,13 @@ impl SourceNode {
     }
 
     /// The open file, if a handle has it open.
-    pub fn open_file(&self) -> Option<Arc<File>> {
+    pub(super) fn open_file(&self) -> Option<Arc<File>> {
         self.open.lock().upgrade()
     }
 
     /// Shares `file` among the handles of this inode. If a handle already has the file open,
     /// returns that one instead.
-    pub fn share(&self, file: File) -> Arc<File> {
+    pub(super) fn share(&self, file: File) -> Arc<File> {
         let mut open = self.open.lock();
         open.upgrade().unwrap_or_else(|| {
             let file = Arc::new(file);
@@ -112,7 +112,7 @@ pub(super) struct Version {
 }
 
 impl Version {
-    pub fn new(
+    pub(super) fn new(
         key: Arc<VersionKey>,
         format: &'static Format,
         container: &Arc<OpenContainer>,
@@ -122,13 +122,13 @@ impl Version {
     }
 
     /// Whether the container is closed, and opening it again takes long.
-    pub fn is_slow(&self) -> bool {
+    pub(super) fn is_slow(&self) -> bool {
         self.is_slow && self.container.lock().strong_count() == 0
     }
 
     /// The open container. If it is closed, `reopen` is called, which must return the same
     /// generation.
-    pub fn open<E>(
+    pub(super) fn open<E>(
         &self,
         reopen: impl FnOnce() -> Result<Arc<OpenContainer>, E>,
     ) -> Result<Arc<OpenContainer>, E> {

@@ -30,7 +30,7 @@ impl Tree {
     ///
     /// # Errors
     /// `NotFound`, `NotADirectory`, `Stale`, or an error of the source.
-    pub fn lookup(&self, parent: Ino, name: &OsStr) -> Result<(Ino, Attr), FsError> {
+    pub(crate) fn lookup(&self, parent: Ino, name: &OsStr) -> Result<(Ino, Attr), FsError> {
         self.lookup_now(parent, name, true)
     }
 
@@ -39,7 +39,7 @@ impl Tree {
     ///
     /// # Errors
     /// As `lookup`, and `Heavy`.
-    pub fn lookup_now(
+    pub(crate) fn lookup_now(
         &self,
         parent: Ino,
         name: &OsStr,
@@ -259,7 +259,7 @@ impl Tree {
 
     /// Whether a request about `ino` has to open a large archive first, which takes long: the
     /// archive was closed, and the kernel still knows inodes of it.
-    pub fn is_slow(&self, ino: Ino) -> bool {
+    pub(crate) fn is_slow(&self, ino: Ino) -> bool {
         match self.inodes.get(ino).as_deref() {
             Some(Node::ArchiveDir(version, _) | Node::Member(version, _)) => version.is_slow(),
             _ => false,

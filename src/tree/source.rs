@@ -24,7 +24,7 @@ use crate::{mounts, serve::is_out_of_descriptors};
 
 /// The directory or the archive that is mounted. Open it before the mount covers it.
 #[derive(Debug)]
-pub struct Source {
+pub(crate) struct Source {
     /// The mounted directory, or the directory that contains the mounted archive.
     directory: OwnedFd,
     /// The archive's name in `directory`, if a single archive is mounted.
@@ -50,7 +50,7 @@ impl Source {
     ///
     /// # Errors
     /// When `path` cannot be opened.
-    pub fn open(path: &Path) -> io::Result<Self> {
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let open = |path: &Path| {
             rustix::fs::open(
                 path,
@@ -72,8 +72,7 @@ impl Source {
     }
 
     /// A source that is an open directory.
-    #[must_use]
-    pub fn directory(directory: OwnedFd) -> Self {
+    pub(crate) fn directory(directory: OwnedFd) -> Self {
         Self { directory, archive: None, shortage: Shortage::default() }
     }
 
@@ -210,24 +209,27 @@ pub(super) struct SourceDir<'a> {
 
 impl SourceDir<'_> {
     /// stat of `name`. A symbolic link is not followed.
-    pub fn stat(&self, name: &OsStr) -> io::Result<Stat> {
+    pub(super) fn stat(&self, name: &OsStr) -> io::Result<Stat> {
         stat_of(self.open_at(name, OFlags::PATH | OFlags::NOFOLLOW)?)
     }
 
     /// Opens the regular file `name` for reading. Returns its stat too.
-    pub fn open_file(&self, name: &OsStr) -> io::Result<(File, Stat)> {
+    pub(super) fn open_file(&self, name: &OsStr) -> io::Result<(File, Stat)> {
         regular(self.open_at(name, FOR_READING)?)
     }
 
     /// Another descriptor of the directory, if it is open.
-    pub fn try_clone(&self) -> Option<OwnedFd> {
+    pub(super) fn try_clone(&self) -> Option<OwnedFd> {
         self.open.as_ref()?.try_clone().ok()
     }
 
     /// The names in the directory except `.` and `..`, with their inode numbers, and with their
     /// kinds if the directory holds them. Calls `grow` before it adds every [`NAMES_AT_ONCE`]-th
     /// name.
-    pub fn list(&self, mut grow: impl FnMut() -> io::Result<()>) -> io::Result<Vec<SourceName>> {
+    pub(super) fn list(
+        &self,
+        mut grow: impl FnMut() -> io::Result<()>,
+    ) -> io::Result<Vec<SourceName>> {
         let mut names = Vec::new();
         // Opened by its path: opening `.` at its descriptor fails if the directory may be listed
         // but not searched.
@@ -300,7 +302,7 @@ pub(super) fn stat_of(file: impl std::os::fd::AsFd) -> io::Result<Stat> {
 
 /// An open file that is not an archive. All handles of its inode share it.
 #[derive(Debug, Clone)]
-pub struct PlainFile(pub(super) Arc<File>);
+pub(crate) struct PlainFile(pub(super) Arc<File>);
 
 impl PlainFile {
     /// Reads from `offset` into `buf`. Returns how many bytes were read: fewer than `buf` holds
@@ -308,7 +310,7 @@ impl PlainFile {
     ///
     /// # Errors
     /// The error of pread(2).
-    pub fn read(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+    pub(crate) fn read(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut done = 0;
         while done < buf.len() {
             match self.0.read_at(&mut buf[done..], offset + done as u64) {

@@ -20,7 +20,7 @@ pub(super) struct Sweep {
 }
 
 impl Sweep {
-    pub fn new(begin: Instant) -> Self {
+    pub(super) fn new(begin: Instant) -> Self {
         Self { begin, last: AtomicU64::new(0) }
     }
 

@@ -32,7 +32,7 @@ const GIVEN_AT_OPEN: u64 = 32 << 10;
 
 /// The tree. All its operations may be called from many threads at once.
 #[derive(Debug)]
-pub struct Tree {
+pub(crate) struct Tree {
     pub(super) source: Source,
     pub(super) settings: Settings,
     pub(super) server: Arc<Server>,
@@ -49,7 +49,7 @@ pub struct Tree {
 
 /// An opened file.
 #[derive(Debug)]
-pub struct Opened {
+pub(crate) struct Opened {
     /// The number of its handle.
     pub id: HandleId,
     /// The file that kernel passthrough may read instead, if any.
@@ -58,7 +58,7 @@ pub struct Opened {
 
 /// The result of an open.
 #[derive(Debug)]
-pub enum Opening {
+pub(crate) enum Opening {
     /// The file is open.
     Done(Opened),
     /// The member must be [verified](Content::verify) before it can be opened.
@@ -70,7 +70,7 @@ impl Tree {
     ///
     /// # Errors
     /// When a single archive cannot be parsed, or threads cannot be started.
-    pub fn new(source: Source, settings: Settings) -> io::Result<Self> {
+    pub(crate) fn new(source: Source, settings: Settings) -> io::Result<Self> {
         let server = Server::new(settings.serve.clone())?;
         let directory = source.stat(Path::new(""))?;
         let root = match source.archive() {
@@ -123,36 +123,35 @@ impl Tree {
     }
 
     /// The settings of this tree.
-    #[must_use]
-    pub fn settings(&self) -> &Settings {
+    pub(crate) fn settings(&self) -> &Settings {
         &self.settings
     }
 
     /// Runs `task` on a thread that may wait for decoding.
-    pub fn spawn(&self, task: impl FnOnce() + Send + 'static) {
+    pub(crate) fn spawn(&self, task: impl FnOnce() + Send + 'static) {
         self.server.spawn(task);
     }
 
     /// Runs `task` on the thread that may wait for large archives.
-    pub fn spawn_heavy(&self, task: impl FnOnce() + Send + 'static) {
+    pub(crate) fn spawn_heavy(&self, task: impl FnOnce() + Send + 'static) {
         self.server.spawn_heavy(task);
     }
 
     /// Adds threads to the pools whose threads are stuck in reads of the source. Call it repeatedly
     /// while there are requests.
-    pub fn relieve(&self) {
+    pub(crate) fn relieve(&self) {
         self.server.relieve();
     }
 
     /// Saves the indexes of members that have not been decoded to their ends.
-    pub fn save_indexes(&self) {
+    pub(crate) fn save_indexes(&self) {
         self.containers.for_each(OpenContainer::save_indexes);
     }
 
     // -- names and attributes
 
     /// The kernel drops `count` references to `ino`.
-    pub fn forget(&self, ino: Ino, count: u64) {
+    pub(crate) fn forget(&self, ino: Ino, count: u64) {
         self.inodes.forget(ino, count);
     }
 
@@ -160,7 +159,7 @@ impl Tree {
     ///
     /// # Errors
     /// `NoInode`, `Stale`, or an error of the source.
-    pub fn getattr(&self, ino: Ino) -> Result<Attr, FsError> {
+    pub(crate) fn getattr(&self, ino: Ino) -> Result<Attr, FsError> {
         match &*self.node(ino)? {
             Node::Source(node) => self.source_attr(node),
             Node::ArchiveRoot => {
@@ -192,7 +191,7 @@ impl Tree {
     ///
     /// # Errors
     /// `NotASymlink`, or an error of the source.
-    pub fn read_link(&self, ino: Ino) -> Result<OsString, FsError> {
+    pub(crate) fn read_link(&self, ino: Ino) -> Result<OsString, FsError> {
         match &*self.node(ino)? {
             Node::Source(node) if node.kind == Kind::Symlink => {
                 Ok(self.source.read_link(&node.path())?)
@@ -206,7 +205,13 @@ impl Tree {
     ///
     /// # Errors
     /// `ReadOnly`, `NotPermitted`, `NoInode`, `Stale`, or an error of the source.
-    pub fn access(&self, ino: Ino, read: bool, write: bool, execute: bool) -> Result<(), FsError> {
+    pub(crate) fn access(
+        &self,
+        ino: Ino,
+        read: bool,
+        write: bool,
+        execute: bool,
+    ) -> Result<(), FsError> {
         if write {
             return Err(FsError::ReadOnly);
         }
@@ -224,7 +229,7 @@ impl Tree {
     ///
     /// # Errors
     /// An error of the source.
-    pub fn stat_vfs(&self) -> Result<StatVfs, FsError> {
+    pub(crate) fn stat_vfs(&self) -> Result<StatVfs, FsError> {
         Ok(self.source.stat_vfs()?)
     }
 
@@ -235,7 +240,7 @@ impl Tree {
     /// # Errors
     /// `IsADirectory`; `Stale` when the name must be looked up again; `Content` if it is known that
     /// the member cannot be read; or an error of the source.
-    pub fn open(&self, ino: Ino, user: u32) -> Result<Opening, FsError> {
+    pub(crate) fn open(&self, ino: Ino, user: u32) -> Result<Opening, FsError> {
         self.server.check_memory()?;
         match &*self.node(ino)? {
             Node::Source(node) if node.kind == Kind::File => {
@@ -283,7 +288,7 @@ impl Tree {
 
     /// From now on calls `listener` with each inode whose pages in the kernel's cache may be wrong,
     /// and with the reason if it is to be logged. Call this once, before anything is served.
-    pub fn on_condemned(
+    pub(crate) fn on_condemned(
         &self,
         listener: impl Fn(Ino, Option<&serve::Error>) + Send + Sync + 'static,
     ) {
@@ -293,7 +298,7 @@ impl Tree {
     /// Calls `take` with the whole content of the member that was just opened as `id`, if the
     /// member is small and its inode was never opened before. Other opens of the inode wait until
     /// `take` returns.
-    pub fn at_first_open(&self, ino: Ino, id: HandleId, take: impl FnOnce(&[u8])) {
+    pub(crate) fn at_first_open(&self, ino: Ino, id: HandleId, take: impl FnOnce(&[u8])) {
         let (Ok(node), Ok(handle)) = (self.node(ino), self.handle(id)) else { return };
         let (Node::Member(..), Handle::Member(file)) = (&*node, &*handle) else { return };
         let content = file.content();
@@ -311,20 +316,19 @@ impl Tree {
     ///
     /// # Errors
     /// `NoHandle`.
-    pub fn handle(&self, id: HandleId) -> Result<Arc<Handle>, FsError> {
+    pub(crate) fn handle(&self, id: HandleId) -> Result<Arc<Handle>, FsError> {
         self.sweep();
         self.handles.get(id).ok_or(FsError::NoHandle)
     }
 
     /// Closes a file.
-    pub fn release(&self, id: HandleId) {
+    pub(crate) fn release(&self, id: HandleId) {
         self.handles.remove(id);
     }
 
     /// The number of repeats to log with a failure of `operation` with `error`; `None` if the
     /// failure is not to be logged now.
-    #[must_use]
-    pub fn repeats(&self, operation: &'static str, error: &FsError) -> Option<Repeats> {
+    pub(crate) fn repeats(&self, operation: &'static str, error: &FsError) -> Option<Repeats> {
         match error {
             FsError::Content(failure) => failure.repeats,
             error if error.is_of_source() => self.reports.repeats(operation, error.errno().into()),
@@ -335,8 +339,7 @@ impl Tree {
     // -- below
 
     /// Describes an inode for the log: by its path if that is known, else by a number.
-    #[must_use]
-    pub fn describe(&self, ino: Ino) -> String {
+    pub(crate) fn describe(&self, ino: Ino) -> String {
         let Some(node) = self.inodes.get(ino) else { return format!("inode {}", ino.0) };
         let in_archive =
             |version: &Version, what: String| format!("{}: {what}", version.key.path.display());
@@ -361,17 +364,15 @@ impl Tree {
     }
 
     /// About how many bytes of memory all inodes take.
-    #[must_use]
     #[cfg(test)]
-    pub fn inode_memory(&self) -> u64 {
+    pub(crate) fn inode_memory(&self) -> u64 {
         self.inodes.memory()
     }
 
     /// The number of inodes that the kernel refers to, the sum of their lookup counts, and the
     /// number of open handles.
-    #[must_use]
     #[cfg(test)]
-    pub fn references(&self) -> (usize, u64, usize) {
+    pub(crate) fn references(&self) -> (usize, u64, usize) {
         let (inodes, lookups) = self.inodes.count();
         (inodes, lookups, self.handles.count())
     }

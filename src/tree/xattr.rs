@@ -14,7 +14,7 @@ use crate::{
 
 /// An extended attribute that npzfs offers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Xattr {
+pub(crate) enum Xattr {
     /// How the member is encoded.
     Method,
     /// CRC-32 of the decoded bytes, eight hex digits.
@@ -33,7 +33,7 @@ pub enum Xattr {
 
 impl Xattr {
     /// All attributes, in the order of a listing.
-    pub const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::Method,
         Self::Crc32,
         Self::EncodedSize,
@@ -44,8 +44,7 @@ impl Xattr {
     ];
 
     /// The full name of the attribute.
-    #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Method => "user.npzfs.method",
             Self::Crc32 => "user.npzfs.crc32",
@@ -58,14 +57,12 @@ impl Xattr {
     }
 
     /// The attribute with this full name.
-    #[must_use]
-    pub fn named(name: &OsStr) -> Option<Self> {
+    pub(crate) fn named(name: &OsStr) -> Option<Self> {
         Self::ALL.into_iter().find(|xattr| name == xattr.name())
     }
 
     /// Whether the value comes from the `.npy` header, which may have to be decoded first.
-    #[must_use]
-    pub fn needs_header(self) -> bool {
+    pub(crate) fn needs_header(self) -> bool {
         matches!(self, Self::Dtype | Self::Shape | Self::FortranOrder)
     }
 }
@@ -77,7 +74,7 @@ impl Tree {
     ///
     /// # Errors
     /// `NoInode`, `Stale`, or an error of the source.
-    pub fn list_xattrs(&self, ino: Ino) -> Result<Vec<Xattr>, FsError> {
+    pub(crate) fn list_xattrs(&self, ino: Ino) -> Result<Vec<Xattr>, FsError> {
         let mut list = Vec::new();
         for xattr in Xattr::ALL.into_iter().filter(|xattr| !xattr.needs_header()) {
             match self.xattr(ino, xattr) {
@@ -94,7 +91,7 @@ impl Tree {
     ///
     /// # Errors
     /// `NoAttribute`, `NoInode`, `Stale`, or an error of the source.
-    pub fn xattr(&self, ino: Ino, xattr: Xattr) -> Result<String, FsError> {
+    pub(crate) fn xattr(&self, ino: Ino, xattr: Xattr) -> Result<String, FsError> {
         match &*self.node(ino)? {
             Node::Source(node) => self.source_state(node, xattr),
             Node::ArchiveRoot if xattr == Xattr::State => Ok(match self.root_archive() {

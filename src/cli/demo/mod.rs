@@ -24,7 +24,7 @@ const OTHER_ROWS: usize = 500;
 
 /// Make a small data directory, mount it and show it
 #[derive(Debug, Args)]
-pub struct Arguments {
+pub(super) struct Arguments {
     /// Do not wait for Ctrl-C at the end
     #[arg(long)]
     once: bool,
@@ -50,7 +50,7 @@ impl fmt::Display for Stop {
     }
 }
 
-pub fn run(arguments: &Arguments) -> ExitCode {
+pub(super) fn run(arguments: &Arguments) -> ExitCode {
     match daemon::start_log(&Log::Stderr, LevelFilter::Warn).map_err(Stop::Mount).and_then(|()| {
         let directory = tempfile::Builder::new()
             .prefix("npzfs-demo-")

@@ -11,14 +11,14 @@ use flate2::{Compression, write::GzEncoder};
 use super::zip::ZipFile;
 
 /// Rows of the deflated array. Each has [`COLUMNS`] float32 values; the array has 96 MiB.
-pub const ROWS: usize = 24 << 10;
+pub(super) const ROWS: usize = 24 << 10;
 /// Values in a row. The row takes one page.
-pub const COLUMNS: usize = 1024;
+pub(super) const COLUMNS: usize = 1024;
 /// Bytes in a row.
-pub const ROW_BYTES: usize = COLUMNS * 4;
+pub(super) const ROW_BYTES: usize = COLUMNS * 4;
 
 /// The archive that contains the deflated array, and the name of the array in the archive.
-pub const DEFLATED: (&str, &str) = ("run2.npz", "sensor.npy");
+pub(super) const DEFLATED: (&str, &str) = ("run2.npz", "sensor.npy");
 
 /// Rows that are written between two calls of `go_on`.
 const BATCH: usize = 256;
@@ -27,7 +27,7 @@ const BATCH: usize = 256;
 ///
 /// # Errors
 /// When a file cannot be written, or `go_on` fails.
-pub fn write(directory: &Path, mut go_on: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+pub(super) fn write(directory: &Path, mut go_on: impl FnMut() -> io::Result<()>) -> io::Result<()> {
     std::fs::write(directory.join("notes.txt"), "Any other file is shown as it is.\n")?;
 
     let mut archive = ZipFile::create(&directory.join("run1.npz"))?;
@@ -72,8 +72,7 @@ pub fn write(directory: &Path, mut go_on: impl FnMut() -> io::Result<()>) -> io:
 
 /// The bytes of one row: a slow wave and two bits of noise, like the values of a sensor with a
 /// coarse analog-to-digital converter.
-#[must_use]
-pub fn row(index: usize) -> [u8; ROW_BYTES] {
+pub(super) fn row(index: usize) -> [u8; ROW_BYTES] {
     let mut bytes = [0; ROW_BYTES];
     let mut noise = (index as u32).wrapping_mul(0x9e37_79b9) | 1;
     for (column, value) in bytes.chunks_exact_mut(4).enumerate() {
@@ -100,7 +99,7 @@ fn header(descr: &str, shape: &str) -> Vec<u8> {
 }
 
 /// Offset of the data in every .npy file of the sample, in bytes.
-pub const DATA_OFFSET: usize = 128;
+pub(super) const DATA_OFFSET: usize = 128;
 
 #[cfg(test)]
 mod tests {

@@ -9,10 +9,10 @@ use std::{
 use flate2::{Compression, CrcWriter, write::DeflateEncoder};
 
 /// Length of a local file header without the name, in bytes.
-pub const LOCAL_HEADER: usize = 30;
+pub(super) const LOCAL_HEADER: usize = 30;
 
 /// An archive that is being written.
-pub struct ZipFile {
+pub(super) struct ZipFile {
     file: File,
     /// Offset of the next member, in bytes.
     at: u32,
@@ -21,12 +21,12 @@ pub struct ZipFile {
 }
 
 impl ZipFile {
-    pub fn create(path: &Path) -> io::Result<Self> {
+    pub(super) fn create(path: &Path) -> io::Result<Self> {
         Ok(Self { file: File::create(path)?, at: 0, central_directory: Vec::new(), members: 0 })
     }
 
     /// Adds a stored member, whose content is what `write` writes.
-    pub fn store(
+    pub(super) fn store(
         &mut self,
         name: &str,
         write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
@@ -39,7 +39,7 @@ impl ZipFile {
     }
 
     /// Adds a deflated member, whose decoded content is what `write` writes.
-    pub fn deflate(
+    pub(super) fn deflate(
         &mut self,
         name: &str,
         write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
@@ -82,7 +82,7 @@ impl ZipFile {
     }
 
     /// Completes the archive with the central directory and its end record.
-    pub fn finish(mut self) -> io::Result<()> {
+    pub(super) fn finish(mut self) -> io::Result<()> {
         let length = self.central_directory.len() as u32;
         let mut end = [b"PK\x05\x06", &[0; 4][..]].concat();
         end.extend([self.members.to_le_bytes(); 2].concat());
