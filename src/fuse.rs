@@ -59,7 +59,6 @@ const MAX_STACK_DEPTH: u32 = 1;
 const UNKNOWN_INO: INodeNo = INodeNo(0xffff_ffff);
 
 /// Answers the requests of one mount.
-#[derive(Debug)]
 pub(crate) struct Npzfs {
     tree: Arc<Tree>,
     passthrough: Arc<Passthrough>,

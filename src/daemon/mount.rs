@@ -48,7 +48,6 @@ const SAVING: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(5);
 
 /// A mount, and the threads that serve it. Dropping this value unmounts.
-#[derive(Debug)]
 pub(crate) struct Mount {
     path: PathBuf,
     source: PathBuf,

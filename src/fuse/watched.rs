@@ -24,7 +24,6 @@ use super::{
 use crate::{serve, tree::Ino};
 
 /// A filesystem that several sessions serve.
-#[derive(Debug)]
 pub(crate) struct Watched {
     /// The filesystem before INIT, the request in which the kernel reports what it supports.
     fresh: Option<Npzfs>,

@@ -7,7 +7,6 @@
 
 use std::{
     collections::VecDeque,
-    fmt,
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -52,12 +51,6 @@ struct Queue {
     /// Weak, so that the pass over a content ends when its archive drops the content.
     contents: VecDeque<Weak<Content>>,
     is_over: bool,
-}
-
-impl fmt::Debug for Background {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Background")
-    }
 }
 
 impl Background {

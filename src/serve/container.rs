@@ -25,7 +25,6 @@ use crate::{
 
 /// An open container. The contents of its members, and their indexes, live as long as the
 /// container.
-#[derive(Debug)]
 pub(crate) struct OpenContainer {
     container: Arc<Container>,
     shared: Arc<Shared>,

@@ -19,7 +19,6 @@ use super::{
 use crate::archive::SourceFile;
 
 /// The decoded bytes of one member, shared by all its handles.
-#[derive(Debug)]
 pub(crate) struct Content {
     /// The archive file.
     source: Arc<SourceFile>,
@@ -36,7 +35,6 @@ pub(crate) struct Content {
     is_queued: Once,
 }
 
-#[derive(Debug)]
 pub(super) enum Encoding {
     Stored(Arc<Stored>),
     Deflated(Arc<Deflated>),

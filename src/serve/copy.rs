@@ -40,7 +40,7 @@ const COPY: i64 = 2;
 const ALL_MEMBERS: u32 = u32::MAX;
 
 /// What the copy of any member needs.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Copier {
     pub store: Arc<Copies>,
     pub thread: Spawner,

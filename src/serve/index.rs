@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt, io, mem,
+    io, mem,
     sync::{
         Arc, OnceLock, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -72,12 +72,6 @@ pub(super) struct ArchiveIndex {
     saved: AtomicU64,
     /// Decoded bytes by which the first passes have gone beyond the file. Approximate.
     unsaved: AtomicU64,
-}
-
-impl fmt::Debug for ArchiveIndex {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ArchiveIndex").field("saved", &self.saved).finish_non_exhaustive()
-    }
 }
 
 impl ArchiveIndex {

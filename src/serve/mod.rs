@@ -118,7 +118,6 @@ impl Default for Settings {
 
 /// The thread pools and the memory that all contents share. Contents are opened by
 /// [`OpenContainer`].
-#[derive(Debug)]
 pub(crate) struct Server {
     shared: Arc<Shared>,
     // The fields are dropped in this order. Each pool waits for its threads when it is dropped.
@@ -142,7 +141,6 @@ impl Drop for Server {
 }
 
 /// The parts of the server that contents use.
-#[derive(Debug)]
 struct Shared {
     memory: Arc<Memory>,
     /// The limit of `memory` when the process is not short of memory. Bytes.

@@ -12,7 +12,6 @@ use super::{
 use crate::sync::Mutex;
 
 /// An open file of a member.
-#[derive(Debug)]
 pub(crate) struct OpenFile {
     content: Arc<Content>,
     /// Keeps the container, and so its generation of the archive file, open as long as this file.

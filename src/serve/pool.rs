@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    fmt, io,
+    io,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     thread,
@@ -22,7 +22,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Threads that run tasks in the order in which these were queued. Dropping the pool runs the
 /// queued tasks and waits for the threads.
-#[derive(Debug)]
 pub(super) struct Pool {
     shared: Arc<Shared>,
     name: String,
@@ -40,7 +39,7 @@ struct Progress {
 }
 
 /// Queues tasks in a pool. It does not keep the threads of the pool alive.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Spawner(Arc<Shared>);
 
 struct Shared {
@@ -62,12 +61,6 @@ struct Queue {
     /// Tasks that have ended.
     done: u64,
     closed: bool,
-}
-
-impl fmt::Debug for Shared {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Shared")
-    }
 }
 
 impl Pool {

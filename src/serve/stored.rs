@@ -1,6 +1,6 @@
 //! A stored member. Its bytes lie in the archive as they are.
 
-use std::{fmt, mem, sync::Arc};
+use std::{mem, sync::Arc};
 
 use seekable_deflate::ReadAt;
 
@@ -15,7 +15,6 @@ use crate::{
 const PIECE: u64 = 1 << 20;
 
 /// A stored member: `size` bytes of the archive file from `start`.
-#[derive(Debug)]
 pub(super) struct Stored {
     source: Arc<SourceFile>,
     /// Offset in the archive file.
@@ -38,12 +37,6 @@ struct Pass {
     /// Replies to call when the pass has reached the offset before each. Bytes of the member.
     waiting: Vec<(u64, Reply)>,
     is_running: bool,
-}
-
-impl fmt::Debug for Pass {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pass").field("at", &self.at).finish_non_exhaustive()
-    }
 }
 
 impl Stored {

@@ -122,7 +122,6 @@ pub(super) struct Subject {
 }
 
 /// Whether the bytes of one member, as a whole, are right, wrong, or not compared yet.
-#[derive(Debug)]
 pub(super) struct Verdict {
     subject: Subject,
     policy: Verify,

@@ -6,7 +6,6 @@
 //! now and then whether a read still waits, and stops if none does.
 
 use std::{
-    fmt,
     fs::File,
     io::{self, Seek, Write},
     mem,
@@ -81,12 +80,6 @@ struct Queue {
     passed: u32,
 }
 
-impl fmt::Debug for WholeQueue {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("WholeQueue")
-    }
-}
-
 impl WholeQueue {
     fn put(self: &Arc<Self>, whole: Arc<Whole>, threads: &Spawner) {
         self.0.lock().waiting.push(whole);
@@ -138,12 +131,6 @@ impl Queue {
         let whole = self.waiting.remove(place);
         self.long += usize::from(whole.is_long());
         Some(whole)
-    }
-}
-
-impl fmt::Debug for Whole {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Whole").field("member", &self.member).finish()
     }
 }
 

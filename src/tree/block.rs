@@ -4,8 +4,6 @@
 //! matters because one large archive may lie under many names. The node of an inode is built each
 //! time it is needed.
 
-use std::fmt;
-
 /// Builds the node of the inode at a place of the block.
 pub(super) type NodeOf<N> = Box<dyn Fn(u32) -> N + Send + Sync>;
 
@@ -139,12 +137,6 @@ impl<N> Block<N> {
 impl Chunk {
     fn new(number: u32, len: u32) -> Self {
         Self { number, live: 0, opened: 0, lookups: vec![0; len as usize].into() }
-    }
-}
-
-impl<N> fmt::Debug for Block<N> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Block").field("len", &self.len).finish_non_exhaustive()
     }
 }
 

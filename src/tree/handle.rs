@@ -17,7 +17,6 @@ use crate::{
 pub(crate) struct HandleId(pub u64);
 
 /// An open file.
-#[derive(Debug)]
 pub(crate) enum Handle {
     /// A member of a container.
     Member(OpenFile),
@@ -26,7 +25,6 @@ pub(crate) enum Handle {
 }
 
 /// The handles that the kernel refers to.
-#[derive(Debug)]
 pub(super) struct Handles {
     open: RwLock<HashMap<HandleId, Arc<Handle>>>,
     next: AtomicU64,

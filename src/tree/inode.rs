@@ -34,14 +34,12 @@ const VERSION: usize = 300;
 const PATH: usize = 96;
 
 /// The inodes that the kernel refers to.
-#[derive(Debug)]
 pub(super) struct Inodes<K, N> {
     table: Mutex<Table<K, N>>,
     /// Notified when the first open of an inode ends.
     opened: Condvar,
 }
 
-#[derive(Debug)]
 struct Table<K, N> {
     by_number: HashMap<Ino, Entry<K, N>>,
     by_key: HashMap<Arc<K>, Ino>,
@@ -269,7 +267,6 @@ impl<K: Eq + Hash, N> Table<K, N> {
 }
 
 /// Keeps a block alive while a thread looks up inodes in it.
-#[derive(Debug)]
 pub(super) struct InBlock<'a, K: Eq + Hash, N> {
     inodes: &'a Inodes<K, N>,
     first: Ino,

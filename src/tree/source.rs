@@ -6,7 +6,6 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    fmt,
     fs::File,
     io,
     os::{fd::OwnedFd, unix::ffi::OsStrExt, unix::ffi::OsStringExt, unix::fs::FileExt},
@@ -23,7 +22,6 @@ use super::attr::{Kind, Stat};
 use crate::{mounts, serve::is_out_of_descriptors};
 
 /// The directory or the archive that is mounted. Open it before the mount covers it.
-#[derive(Debug)]
 pub(crate) struct Source {
     /// The mounted directory, or the directory that contains the mounted archive.
     directory: OwnedFd,
@@ -38,12 +36,6 @@ type GiveUp = Box<dyn Fn() -> bool + Send + Sync>;
 /// The function to call when no descriptor is left.
 #[derive(Default)]
 struct Shortage(OnceLock<GiveUp>);
-
-impl fmt::Debug for Shortage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Shortage")
-    }
-}
 
 impl Source {
     /// Opens a directory, or a single archive.
@@ -197,7 +189,6 @@ impl Source {
 pub(super) type SourceName = (OsString, u64, Option<Kind>);
 
 /// A directory of the source. If it is open, names in it are resolved without walking its path.
-#[derive(Debug)]
 pub(super) struct SourceDir<'a> {
     source: &'a Source,
     /// The directory's path within the source.

@@ -31,7 +31,6 @@ const OPEN_MEMORY: u64 = 64 << 20;
 const GIVEN_AT_OPEN: u64 = 32 << 10;
 
 /// The tree. All its operations may be called from many threads at once.
-#[derive(Debug)]
 pub(crate) struct Tree {
     pub(super) source: Source,
     pub(super) settings: Settings,
@@ -57,7 +56,6 @@ pub(crate) struct Opened {
 }
 
 /// The result of an open.
-#[derive(Debug)]
 pub(crate) enum Opening {
     /// The file is open.
     Done(Opened),

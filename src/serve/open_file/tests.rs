@@ -10,7 +10,7 @@ use crate::serve::{
 };
 
 fn open_file(open: OpenContainer, content: &Arc<Content>) -> OpenFile {
-    OpenFile::open(content.clone(), Arc::new(open), 1).unwrap().unwrap().0
+    OpenFile::open(content.clone(), Arc::new(open), 1).unwrap().ok().unwrap().0
 }
 
 /// Starts a read of the first 8 bytes of `row`. The receiver gets the number of the row.

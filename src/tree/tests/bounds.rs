@@ -25,7 +25,7 @@ fn why_a_file_is_no_container_is_remembered_in_200_bytes() {
     let tree = dir.tree(Settings::default());
     let at = tree.source.at(Path::new(""));
     let stat = at.stat(name("a.npy.gz")).unwrap();
-    let why = tree.container_at(&at, name("a.npy.gz"), &NPY_GZ, stat).unwrap().0.unwrap_err();
+    let why = tree.container_at(&at, name("a.npy.gz"), &NPY_GZ, stat).unwrap().0.err().unwrap();
     let why = why.reason().to_string();
     assert!(why.contains("dtype") && (100..=200).contains(&why.len()), "{why}");
 }
@@ -60,7 +60,7 @@ fn that_there_is_no_memory_for_an_archive_is_known_for_a_while() {
             at.open_file(name("large.npz"))
         };
         let found = tree.containers.find(stat, &NPZ, &tree.server, true, &mut open, |_| ());
-        let error = found.unwrap_err();
+        let error = found.err().unwrap();
         assert_eq!(error.kind(), std::io::ErrorKind::OutOfMemory);
         assert!(error.to_string().contains("--memory-limit"), "{error}");
     }
