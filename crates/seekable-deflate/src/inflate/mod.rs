@@ -2,7 +2,7 @@
 //!
 //! It rejects the same malformed codes as zlib, with the same messages. The fast loops are in
 //! `fast`, which may be replaced as a whole: `decoder.rs` decodes any stream without them, symbol
-//! by symbol. In tests, both must agree with the simple decoder in `slow.rs`.
+//! by symbol. In tests, both must agree with the simple decoder in `tests/slow.rs`.
 
 mod block;
 mod decoder;
@@ -14,11 +14,7 @@ mod matches;
 mod output;
 mod pair;
 #[cfg(test)]
-pub(crate) mod slow;
-#[cfg(test)]
-mod synthetic;
-#[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub(crate) use block::check_header;
 #[cfg(test)]

@@ -1,12 +1,13 @@
-//! Tests that the decoder agrees with the simple one in `slow.rs`, which gives the errors of zlib.
+//! Tests that the decoder agrees with the simple one in `tests/slow.rs`, which gives the errors of zlib.
+
+pub(crate) mod slow;
+pub(super) mod synthetic;
 
 use proptest::prelude::*;
 
-use super::{
-    Bits, Decoder, Fault, Input, Loops, Output, Place, Stop, slow,
-    synthetic::{self, Random},
-};
+use super::{Bits, Decoder, Fault, Input, Loops, Output, Place, Stop};
 use crate::{BitOffset, ReadAt};
+use synthetic::Random;
 
 /// Decodes `encoded` in steps of `step` bytes. If `resume`, each step has a new decoder that
 /// resumes from the checkpoint and window of the step before. Returns the result in the form of

@@ -103,7 +103,7 @@ mod tests {
     use std::io::Write;
 
     use super::*;
-    use crate::inflate::slow;
+    use crate::inflate::tests::slow;
 
     /// For each of the `window` bytes before `at`, whether one of the `len` bytes from `at` on is a
     /// copy of it. `origins` has the place that each byte was copied from.

@@ -5,8 +5,10 @@ use crate::{
     BitOffset,
     inflate::{
         Input, Loops, Place, Stop,
-        synthetic::{self, Random},
-        tests::Unlent,
+        tests::{
+            Unlent,
+            synthetic::{self, Random},
+        },
     },
 };
 

@@ -1,6 +1,6 @@
 //! A simple decoder that goes bit by bit. The tests compare the fast decoder with it.
 
-use super::{HISTORY, huffman};
+use crate::inflate::{HISTORY, huffman};
 
 /// The decoded bytes of a stream, and how the stream ends: `Ok` with its length in bits, or `Err`
 /// with zlib's message or `"truncated"`.

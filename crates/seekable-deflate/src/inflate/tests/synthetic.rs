@@ -1,33 +1,33 @@
 //! Makes valid streams that no real encoder would write: random codes, symbols and blocks.
 
-use super::{
+use crate::inflate::{
     HISTORY,
     huffman::{self, DISTANCE_SYMBOLS, LITLEN_SYMBOLS},
 };
 
 /// Pseudo-random numbers (xorshift64*).
-pub(super) struct Random(u64);
+pub(in crate::inflate) struct Random(u64);
 
 impl Random {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(in crate::inflate) fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
     /// A number below `bound`.
-    pub(super) fn below(&mut self, bound: usize) -> usize {
+    pub(in crate::inflate) fn below(&mut self, bound: usize) -> usize {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
         (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32) as usize % bound
     }
 
-    pub(super) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+    pub(in crate::inflate) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.below(from.len())]
     }
 }
 
 /// A valid stream of about `len` decoded bytes.
-pub(super) fn stream(random: &mut Random, len: usize) -> Vec<u8> {
+pub(in crate::inflate) fn stream(random: &mut Random, len: usize) -> Vec<u8> {
     let mut writer = Writer { bytes: Vec::new(), count: 0 };
     let mut decoded = 0;
     loop {
