@@ -119,7 +119,7 @@ impl Npzfs {
     }
 
     fn fail(&self, operation: &'static str, ino: INodeNo, error: &FsError) -> Errno {
-        fail(&self.tree, operation, ino, error)
+        fail(&self.tree, operation, ino, None, error)
     }
 
     fn opener(&self) -> Opener {
@@ -138,35 +138,22 @@ fn number_in(directory: INodeNo, entry: &Listed<'_>) -> INodeNo {
     }
 }
 
-/// The place of a failure: an inode, and the offset in it if the request was a read.
-struct Place {
-    ino: Ino,
+/// Returns the errno for a request about `ino` that failed with `error`. Logs the failure if the
+/// log does not have it yet, with the `offset` of a read. Every failed request must come here.
+fn fail(
+    tree: &Tree,
+    operation: &'static str,
+    ino: INodeNo,
     offset: Option<u64>,
-}
-
-impl From<INodeNo> for Place {
-    fn from(ino: INodeNo) -> Self {
-        Self { ino: Ino(ino.0), offset: None }
-    }
-}
-
-impl From<(INodeNo, u64)> for Place {
-    fn from((ino, offset): (INodeNo, u64)) -> Self {
-        Self { ino: Ino(ino.0), offset: Some(offset) }
-    }
-}
-
-/// Returns the errno for a request that failed with `error`. Logs the failure if the log does not
-/// have it yet. Every failed request must come here.
-fn fail(tree: &Tree, operation: &'static str, place: impl Into<Place>, error: &FsError) -> Errno {
+    error: &FsError,
+) -> Errno {
     if let Some(repeats) = tree.repeats(operation, error) {
-        let Place { ino, offset } = place.into();
         let at = offset.map_or_else(String::new, |offset| format!(" at {offset}"));
         let advice = match error {
             FsError::Content(failure) => advice_on(&failure.error),
             _ => "",
         };
-        log::warn!("{operation} {}{at}: {error}{advice}{repeats}", tree.describe(ino));
+        log::warn!("{operation} {}{at}: {error}{advice}{repeats}", tree.describe(Ino(ino.0)));
     }
     Errno::from_i32(error.errno())
 }
@@ -233,12 +220,12 @@ impl Npzfs {
         let tree = self.tree.clone();
         let handle = match tree.handle(HandleId(fh.0)) {
             Ok(handle) => handle,
-            Err(error) => return reply.error(fail(&tree, "read", (ino, offset), &error)),
+            Err(error) => return reply.error(fail(&tree, "read", ino, Some(offset), &error)),
         };
         handle.read(asker, offset, size, move |result| {
             match result {
                 Ok(bytes) => reply.data(bytes),
-                Err(error) => reply.error(fail(&tree, "read", (ino, offset), &error)),
+                Err(error) => reply.error(fail(&tree, "read", ino, Some(offset), &error)),
             }
             drop(ticket);
         });
@@ -343,7 +330,7 @@ impl Npzfs {
         let answer = move || {
             match tree.xattr(Ino(ino.0), xattr) {
                 Ok(value) => reply_xattr(value.as_bytes(), size, reply),
-                Err(error) => reply.error(fail(&tree, "getxattr", ino, &error)),
+                Err(error) => reply.error(fail(&tree, "getxattr", ino, None, &error)),
             }
             drop(ticket);
         };

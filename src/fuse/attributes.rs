@@ -62,12 +62,12 @@ pub(super) fn dots_attr(ino: INodeNo) -> FileAttr {
 /// A kind of file as fuser's type.
 pub(super) fn file_type(kind: Kind) -> FileType {
     match kind {
-        Kind::File => FileType::RegularFile,
+        Kind::RegularFile | Kind::Unknown => FileType::RegularFile,
         Kind::Directory => FileType::Directory,
         Kind::Symlink => FileType::Symlink,
         Kind::Fifo => FileType::NamedPipe,
         Kind::Socket => FileType::Socket,
-        Kind::CharDevice => FileType::CharDevice,
+        Kind::CharacterDevice => FileType::CharDevice,
         Kind::BlockDevice => FileType::BlockDevice,
     }
 }

@@ -90,7 +90,7 @@ impl<'a> Listing<'a> {
         let is_full = match &mut self.reply {
             Reply::Names(reply) => {
                 self.is_plain &= kind.is_some();
-                reply.add(ino, cookie, file_type(kind.unwrap_or(Kind::File)), name)
+                reply.add(ino, cookie, file_type(kind.unwrap_or(Kind::RegularFile)), name)
             }
             Reply::Entries(reply) => {
                 self.is_plain &= looked_up.is_some() || name == "." || name == "..";
@@ -178,15 +178,7 @@ fn push_name(out: &mut Vec<u8>, ino: INodeNo, cookie: u64, kind: Option<Kind>, n
 
 /// The type of a directory entry (dirent.h): the file type bits of its mode, shifted right by 12.
 fn dirent_type(kind: Kind) -> u32 {
-    match kind {
-        Kind::Fifo => 1,
-        Kind::CharDevice => 2,
-        Kind::Directory => 4,
-        Kind::BlockDevice => 6,
-        Kind::File => 8,
-        Kind::Symlink => 10,
-        Kind::Socket => 12,
-    }
+    kind.as_raw_mode() >> 12
 }
 
 #[cfg(test)]

@@ -43,6 +43,6 @@ fn answer(
         Ok((ino, attr)) => {
             reply.entry(&tree.settings().ttl, &file_attr(ino, &attr), Generation(0));
         }
-        Err(error) => reply.error(fail(tree, "lookup in", parent, &error)),
+        Err(error) => reply.error(fail(tree, "lookup in", parent, None, &error)),
     }
 }

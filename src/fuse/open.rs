@@ -45,11 +45,11 @@ impl Opener {
                     Err(serve::Error::Overwritten) => reply.error(Errno::ESTALE),
                     Err(error) => {
                         let error = FsError::Content(verified.failure("open", error));
-                        reply.error(fail(&self.tree, "open", ino, &error));
+                        reply.error(fail(&self.tree, "open", ino, None, &error));
                     }
                 }));
             }
-            Err(error) => reply.error(fail(&self.tree, "open", ino, &error)),
+            Err(error) => reply.error(fail(&self.tree, "open", ino, None, &error)),
         }
     }
 

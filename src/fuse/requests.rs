@@ -34,8 +34,8 @@ pub(crate) trait Relief: Send {
     /// Called when all `threads` threads that answer are stuck. Starts more of them, and returns
     /// how many.
     fn answer(&mut self, threads: usize) -> usize;
-    /// Adds threads to pools whose threads are stuck, and frees memory if too much is used. If a
-    /// request `is_old`, its reader may hold a directory locked.
+    /// Called at every check. Adds threads to pools whose threads are stuck, and frees memory if too
+    /// much is used. If a request `is_old`, its reader may hold a directory locked.
     fn serve(&mut self, is_old: bool);
     /// Called when the mount is gone and some of its requests do not end. Ends the server without
     /// them.
@@ -173,9 +173,7 @@ impl<R: Relief> Watch<R> {
             if is_stuck {
                 self.threads += self.relief.answer(self.threads);
             }
-            if idle == 0 {
-                self.relief.serve(!look.old.is_empty());
-            }
+            self.relief.serve(!look.old.is_empty());
             for (unique, reader) in look.old {
                 if wants_to_end(reader) {
                     self.interrupt(unique);

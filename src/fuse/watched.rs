@@ -52,7 +52,7 @@ impl Watched {
     }
 
     /// Adds threads to pools whose threads are stuck, and frees memory if too much is used. To be
-    /// called every 50 ms while there are requests. `is_old` is whether a request has waited for
+    /// called every 50 ms until there were no requests for a second. `is_old` is whether a request has waited for
     /// long.
     pub(crate) fn relieve(&self, is_old: bool) {
         let Some(Npzfs { tree, cache, .. }) = self.served.get() else { return };

@@ -1,35 +1,9 @@
 //! The attributes of an inode, as stat(2) returns them.
 
-use rustix::fs::{FileType, Statx, StatxFlags};
+pub(crate) use rustix::fs::FileType as Kind;
+use rustix::fs::{Statx, StatxFlags};
 
 use crate::archive::{Device, Generation, Timestamp};
-
-/// The kind of a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Kind {
-    File,
-    Directory,
-    Symlink,
-    Fifo,
-    Socket,
-    CharDevice,
-    BlockDevice,
-}
-
-impl Kind {
-    pub(super) fn of(file_type: FileType) -> Option<Self> {
-        Some(match file_type {
-            FileType::RegularFile => Self::File,
-            FileType::Directory => Self::Directory,
-            FileType::Symlink => Self::Symlink,
-            FileType::Fifo => Self::Fifo,
-            FileType::Socket => Self::Socket,
-            FileType::CharacterDevice => Self::CharDevice,
-            FileType::BlockDevice => Self::BlockDevice,
-            FileType::Unknown => return None,
-        })
-    }
-}
 
 /// The attributes that stat(2) returns for an inode, without its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,8 +63,10 @@ pub(super) struct Stat(pub Statx);
 
 impl Stat {
     pub(super) fn kind(&self) -> Kind {
-        let kind = Kind::of(FileType::from_raw_mode(self.0.stx_mode.into()));
-        kind.unwrap_or(Kind::File)
+        match Kind::from_raw_mode(self.0.stx_mode.into()) {
+            Kind::Unknown => Kind::RegularFile,
+            kind => kind,
+        }
     }
 
     fn device(&self) -> Device {
@@ -159,7 +135,7 @@ impl Stat {
     /// The attributes of a member. This stat is that of the archive file.
     pub(super) fn member(&self, size: u64, encoded_size: u64) -> Attr {
         Attr {
-            kind: Kind::File,
+            kind: Kind::RegularFile,
             size,
             blocks: encoded_size.div_ceil(512),
             mode: self.0.stx_mode & 0o444,

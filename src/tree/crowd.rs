@@ -75,7 +75,7 @@ impl Tree {
     /// The path in the source and the name in the mount, if the inode may be forgotten.
     fn name_of(&self, node: &Node) -> Option<(PathBuf, OsString)> {
         let (path, name) = match node {
-            Node::Source(node) if node.kind == Kind::File && node.open_file().is_none() => {
+            Node::Source(node) if node.kind == Kind::RegularFile && node.open_file().is_none() => {
                 let path = node.path();
                 let name = split(&path).1.to_owned();
                 (path, name)

@@ -139,7 +139,7 @@ impl Tree {
             }));
             let kind = Some(match entry {
                 Entry::Dir(_) => Kind::Directory,
-                Entry::Member(_) => Kind::File,
+                Entry::Member(_) => Kind::RegularFile,
             });
             if !self.offer(Listed { name, kind, cookie, number, looked_up }, show) {
                 break;
@@ -254,7 +254,7 @@ impl Tree {
         format: &'static Format,
     ) -> Result<bool, FsError> {
         match at.stat(name) {
-            Ok(stat) if stat.kind() == Kind::File => {
+            Ok(stat) if stat.kind() == Kind::RegularFile => {
                 Ok(self.container_at(at, name, format, stat)?.0.is_ok())
             }
             _ => Ok(false),
@@ -304,7 +304,7 @@ impl Tree {
                 },
             };
             let mut archive = None;
-            if kind == Kind::File
+            if kind == Kind::RegularFile
                 && let Some(format) = Format::of(name)
             {
                 let directory = beside::directory_of(name);
@@ -320,7 +320,7 @@ impl Tree {
                     Some(member)
                         if !has(member) && self.is_container(at, name, format).unwrap_or(false) =>
                     {
-                        shown.push(Name::new(member.to_owned(), Kind::File));
+                        shown.push(Name::new(member.to_owned(), Kind::RegularFile));
                         if !beside {
                             continue;
                         }
@@ -339,7 +339,7 @@ impl Tree {
         let beside = self.settings.layout == Layout::Beside;
         let unknown = |(name, ino, kind): &SourceName| {
             let format = Format::of(name).filter(|format| beside || !format.is_directory())?;
-            let may_be_file = kind.is_none_or(|kind| kind == Kind::File);
+            let may_be_file = kind.is_none_or(|kind| kind == Kind::RegularFile);
             let is_unknown = may_be_file && !self.containers.remembers(device, *ino, format);
             is_unknown.then(|| (name.clone(), format))
         };
@@ -458,7 +458,7 @@ mod tests {
     use super::*;
 
     fn listing(names: &[&str], before: Option<&Listing>) -> Listing {
-        let names = names.iter().map(|name| Name::new(name.into(), Kind::File)).collect();
+        let names = names.iter().map(|name| Name::new(name.into(), Kind::RegularFile)).collect();
         Listing::new(names, before)
     }
 
@@ -482,7 +482,7 @@ mod tests {
     fn listings_that_were_read_last_are_kept_and_all_others_dropped() {
         let listings = Listings::default();
         let many: Vec<_> =
-            (0..KEPT / 4).map(|n| Name::new(n.to_string().into(), Kind::File)).collect();
+            (0..KEPT / 4).map(|n| Name::new(n.to_string().into(), Kind::RegularFile)).collect();
         let many = Arc::new(Listing::new(many, None));
         for ino in 1..=5 {
             listings.put(Ino(ino), many.clone());

@@ -18,7 +18,6 @@ mod number;
 mod open_rows;
 mod resolve;
 mod source;
-mod sweep;
 #[expect(clippy::module_inception, reason = "the type this folder is named for")]
 mod tree;
 mod xattr;

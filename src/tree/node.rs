@@ -152,7 +152,7 @@ mod tests {
     #[test]
     fn two_who_open_a_file_at_once_share_what_the_first_opened() {
         let id = FileId { dev: Device { major: 0, minor: 1 }, ino: 2, btime: Timestamp::default() };
-        let node = SourceNode::new(Path::new("f").into(), id, Kind::File);
+        let node = SourceNode::new(Path::new("f").into(), id, Kind::RegularFile);
         let open = || tempfile::tempfile().unwrap();
         let (first, second) = (node.share(open()), node.share(open()));
         assert!(Arc::ptr_eq(&first, &second));

@@ -135,7 +135,7 @@ impl Tree {
             }
         };
         let path = || at.path.join(name).into();
-        if stat.kind() == Kind::File
+        if stat.kind() == Kind::RegularFile
             && self.settings.layout == Layout::Replace
             && let Some(format) = Format::of(name)
         {
@@ -323,7 +323,7 @@ fn file_at(at: &SourceDir<'_>, name: &OsStr) -> Result<Stat, FsError> {
         }
         stat => stat?,
     };
-    if stat.kind() == Kind::File { Ok(stat) } else { Err(FsError::NotFound) }
+    if stat.kind() == Kind::RegularFile { Ok(stat) } else { Err(FsError::NotFound) }
 }
 
 fn version_key(path: Arc<Path>, stat: &Stat, source: &SourceFile) -> Arc<VersionKey> {

@@ -229,7 +229,7 @@ impl SourceDir<'_> {
             let entry = entry?;
             let name = entry.file_name().to_bytes();
             if name != b"." && name != b".." {
-                let kind = Kind::of(entry.file_type());
+                let kind = Some(entry.file_type()).filter(|kind| *kind != Kind::Unknown);
                 if names.len() % NAMES_AT_ONCE == NAMES_AT_ONCE - 1 {
                     grow()?;
                 }
@@ -267,7 +267,7 @@ pub(super) fn open_regular(directory: &OwnedFd, name: &OsStr) -> io::Result<(Fil
 /// The open file and its stat. Fails with ESTALE if it is not a regular file.
 fn regular(file: OwnedFd) -> io::Result<(File, Stat)> {
     let stat = stat_of(&file)?;
-    if stat.kind() != Kind::File {
+    if stat.kind() != Kind::RegularFile {
         return Err(Errno::STALE.into());
     }
     Ok((file.into(), stat))

@@ -124,11 +124,11 @@ fn an_archive_is_a_directory_of_its_members() {
     dir.write("notes.txt", b"hello");
     let tree = dir.tree(Settings::default());
 
-    let expected = [("a.npz", Kind::Directory), ("notes.txt", Kind::File)];
+    let expected = [("a.npz", Kind::Directory), ("notes.txt", Kind::RegularFile)];
     assert_eq!(names(&tree, Ino::ROOT), expected.map(|(n, k)| (n.into(), k)).into());
     let (archive, attr) = tree.lookup(Ino::ROOT, name("a.npz")).unwrap();
     assert_eq!(attr.kind, Kind::Directory);
-    let expected = [("x.npy", Kind::File), ("d", Kind::Directory)];
+    let expected = [("x.npy", Kind::RegularFile), ("d", Kind::Directory)];
     assert_eq!(names(&tree, archive), expected.map(|(n, k)| (n.into(), k)).into());
 
     let (x, attr) = tree.lookup(archive, name("x.npy")).unwrap();
@@ -257,8 +257,8 @@ fn a_pending_archive_is_a_file_until_it_is_whole() {
     dir.write("a.npz", &whole[..whole.len() - 1]);
     let tree = dir.tree(Settings::default());
     let (file, attr) = tree.lookup(Ino::ROOT, name("a.npz")).unwrap();
-    assert_eq!((attr.kind, attr.size), (Kind::File, whole.len() as u64 - 1));
-    assert_eq!(names(&tree, Ino::ROOT)[name("a.npz")], Kind::File);
+    assert_eq!((attr.kind, attr.size), (Kind::RegularFile, whole.len() as u64 - 1));
+    assert_eq!(names(&tree, Ino::ROOT)[name("a.npz")], Kind::RegularFile);
     let state = tree.xattr(file, Xattr::State).unwrap();
     assert_eq!(state, "pending: no end of central directory record");
     dir.write("a.npz", &whole);
@@ -348,7 +348,7 @@ fn a_listing_with_inodes_says_what_lookups_say() {
         assert_eq!(entries.len(), 302);
         for (name, (ino, attr)) in entries {
             let expected = match name.to_str().unwrap().split('.').next().unwrap().parse::<u64>() {
-                Ok(number) if number % 4 == 0 => Kind::File,
+                Ok(number) if number % 4 == 0 => Kind::RegularFile,
                 Err(_) if name == "l.npz" => Kind::Symlink,
                 _ => Kind::Directory,
             };
@@ -378,7 +378,7 @@ fn a_listing_of_names_opens_no_archive_until_one_is_looked_up() {
     };
     let entries = listed(&tree, Ino::ROOT, 0);
     for (name, _, kind) in &entries[2..] {
-        assert_eq!(*kind, (name == "notes.txt").then_some(Kind::File), "{name:?}");
+        assert_eq!(*kind, (name == "notes.txt").then_some(Kind::RegularFile), "{name:?}");
     }
     assert_eq!(count(), 0);
     let (_, half, _) = entries[50];
@@ -388,7 +388,11 @@ fn a_listing_of_names_opens_no_archive_until_one_is_looked_up() {
     assert_eq!(rest.len(), entries.len() - 51);
     for (name, _, kind) in rest {
         let is_file = name == "notes.txt" || name == "none.npz";
-        assert_eq!(kind, Some(if is_file { Kind::File } else { Kind::Directory }), "{name:?}");
+        assert_eq!(
+            kind,
+            Some(if is_file { Kind::RegularFile } else { Kind::Directory }),
+            "{name:?}"
+        );
     }
 }
 

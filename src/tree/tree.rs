@@ -1,7 +1,9 @@
 //! The operations on inodes and files. Operations on names are in `resolve`, on lists in `listing`,
 //! on extended attributes in `xattr`.
 
-use std::{ffi::OsString, io, num::NonZeroUsize, path::Path, sync::Arc, time::Instant};
+use std::{
+    ffi::OsString, io, num::NonZeroUsize, path::Path, sync::Arc, time::Duration, time::Instant,
+};
 
 use rustix::{fs::StatVfs, process::Resource};
 
@@ -15,11 +17,11 @@ use super::{
     node::{Key, Node, SourceNode, Version},
     resolve::{of_version, stat_of},
     source,
-    sweep::Sweep,
 };
 use crate::{
     archive::{self, DirId},
     serve::{self, Backing, Content, OpenContainer, OpenFile, Repeats, Reports, Server},
+    sync::Mutex,
 };
 
 /// Memory budget for all parsed archives, in bytes. A single archive may exceed it.
@@ -30,13 +32,18 @@ const OPEN_MEMORY: u64 = 64 << 20;
 /// 8 KiB.
 const GIVEN_AT_OPEN: u64 = 32 << 10;
 
+/// The interval at which containers whose files were removed are closed. Each asks for the link
+/// count of all open containers.
+const SWEEP_EVERY: Duration = Duration::from_secs(10);
+
 /// The tree. All its operations may be called from many threads at once.
 pub(crate) struct Tree {
     pub(super) source: Source,
     pub(super) settings: Settings,
     pub(super) server: Arc<Server>,
     pub(super) containers: Arc<Containers>,
-    pub(super) sweep: Sweep,
+    /// When containers whose files were removed were last closed.
+    swept: Mutex<Instant>,
     /// The failures of the source that have been logged.
     reports: Reports,
     /// stat of the source's directory.
@@ -87,7 +94,7 @@ impl Tree {
             settings,
             server: Arc::new(server),
             containers: Arc::new(Containers::new(open, OPEN_MEMORY)),
-            sweep: Sweep::new(Instant::now()),
+            swept: Mutex::new(Instant::now()),
             reports: Reports::default(),
             root: directory,
             inodes: Inodes::new(root),
@@ -135,10 +142,17 @@ impl Tree {
         self.server.spawn_heavy(task);
     }
 
-    /// Adds threads to the pools whose threads are stuck in reads of the source. Call it repeatedly
-    /// while there are requests.
+    /// Adds threads to the pools whose threads are stuck in reads of the source. Now and then closes
+    /// containers whose files were removed: while they are open, their bytes stay on the disk. Call
+    /// it repeatedly while there are requests.
     pub(crate) fn relieve(&self) {
         self.server.relieve();
+        let mut swept = self.swept.lock();
+        if swept.elapsed() >= SWEEP_EVERY {
+            *swept = Instant::now();
+            let containers = self.containers.clone();
+            self.spawn(move || containers.close_removed());
+        }
     }
 
     /// Saves the indexes of members that have not been decoded to their ends.
@@ -241,7 +255,7 @@ impl Tree {
     pub(crate) fn open(&self, ino: Ino, user: u32) -> Result<Opening, FsError> {
         self.server.check_memory()?;
         match &*self.node(ino)? {
-            Node::Source(node) if node.kind == Kind::File => {
+            Node::Source(node) if node.kind == Kind::RegularFile => {
                 let file = match node.open_file() {
                     Some(file) => file,
                     None => {
@@ -315,7 +329,6 @@ impl Tree {
     /// # Errors
     /// `NoHandle`.
     pub(crate) fn handle(&self, id: HandleId) -> Result<Arc<Handle>, FsError> {
-        self.sweep();
         self.handles.get(id).ok_or(FsError::NoHandle)
     }
 
@@ -376,7 +389,6 @@ impl Tree {
     }
 
     pub(super) fn node(&self, ino: Ino) -> Result<Arc<Node>, FsError> {
-        self.sweep();
         self.inodes.get(ino).ok_or(FsError::NoInode)
     }
 

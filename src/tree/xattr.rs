@@ -127,7 +127,7 @@ impl Tree {
     fn source_state(&self, node: &SourceNode, xattr: Xattr) -> Result<String, FsError> {
         let path = node.path();
         let format = path.file_name().and_then(Format::of).filter(|format| format.is_directory());
-        let (Xattr::State, Kind::File, Some(format)) = (xattr, node.kind, format) else {
+        let (Xattr::State, Kind::RegularFile, Some(format)) = (xattr, node.kind, format) else {
             return Err(FsError::NoAttribute);
         };
         let (directory, name) = split(&path);

@@ -31,7 +31,7 @@ impl Lister {
         for number in 1..=NAMES {
             let is_known = number != 20 || !self.unknown;
             let attr = Attr {
-                kind: Kind::File,
+                kind: Kind::RegularFile,
                 size: number << 33,
                 blocks: number + 1,
                 atime: time(-5),
@@ -45,7 +45,7 @@ impl Lister {
             };
             let entry = Listed {
                 name: OsStr::new(&"name"[..1 + number as usize % 4]),
-                kind: is_known.then_some(Kind::File),
+                kind: is_known.then_some(Kind::RegularFile),
                 cookie: number << 40,
                 number: None,
                 looked_up: is_known.then_some((Ino(number), attr)),

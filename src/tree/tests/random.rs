@@ -100,7 +100,7 @@ fn check_root(kernel: &mut Kernel, model: &BTreeMap<String, Model>) {
         .iter()
         .map(|(name, model)| match model {
             Model::Archive(_) => (name.into(), Kind::Directory),
-            Model::Plain(_) => (name.into(), Kind::File),
+            Model::Plain(_) => (name.into(), Kind::RegularFile),
         })
         .collect();
     assert_eq!(names(&kernel.tree, Ino::ROOT), expected);
@@ -117,7 +117,7 @@ fn open_one(random: &mut Random, kernel: &mut Kernel, model: &BTreeMap<String, M
     let (ino, attr) = found.unwrap();
     let (ino, bytes) = match content {
         Model::Plain(bytes) => {
-            assert_eq!((attr.kind, attr.size), (Kind::File, bytes.len() as u64));
+            assert_eq!((attr.kind, attr.size), (Kind::RegularFile, bytes.len() as u64));
             // The handle is closed at once: a plain file may change in place, so later reads cannot
             // be checked.
             let id = open(&kernel.tree, ino).id;
@@ -136,7 +136,7 @@ fn open_one(random: &mut Random, kernel: &mut Kernel, model: &BTreeMap<String, M
                 return;
             };
             let (ino, attr) = found.unwrap();
-            assert_eq!((attr.kind, attr.size), (Kind::File, bytes.len() as u64));
+            assert_eq!((attr.kind, attr.size), (Kind::RegularFile, bytes.len() as u64));
             kernel.note_number(ino, file, member, bytes);
             (ino, bytes)
         }
