@@ -55,6 +55,10 @@ const MAX_BACKGROUND: u16 = 64;
 /// on top of data directories need: the kernel limits the depth of a stack.
 const MAX_STACK_DEPTH: u32 = 1;
 
+/// The answer to a request that was interrupted. Only fuser gets it: the kernel has got EINTR
+/// already (`requests`). Without an answer, fuser would log a warning.
+const INTERRUPTED: Errno = Errno::EINTR;
+
 /// The inode number of a listed name that was not looked up (libfuse's FUSE_UNKNOWN_INO).
 const UNKNOWN_INO: INodeNo = INodeNo(0xffff_ffff);
 
@@ -282,7 +286,7 @@ impl Npzfs {
             is_added
         });
         if listed.is_ok() && !ticket.take() {
-            listing.fail(Errno::EINTR); // only for fuser: the kernel has got EINTR already
+            listing.fail(INTERRUPTED);
             return references.into_iter().for_each(|found| self.tree.forget(found, 1));
         }
         self.answer_listing(ino, offset, unique, listing, listed);

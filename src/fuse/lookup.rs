@@ -4,7 +4,7 @@ use std::{ffi::OsString, sync::Arc};
 
 use fuser::{Generation, INodeNo, ReplyEntry};
 
-use super::{attributes::file_attr, fail, requests::Ticket};
+use super::{INTERRUPTED, attributes::file_attr, fail, requests::Ticket};
 use crate::tree::{Attr, FsError, Ino, Tree};
 
 /// Looks `name` up in `parent` and answers. Opening an archive of many members takes a millisecond
@@ -38,7 +38,10 @@ fn answer(
 ) {
     match found {
         // The request was interrupted: the kernel does not know this reference and will not forget it.
-        Ok((ino, _)) if !ticket.take() => tree.forget(ino, 1),
+        Ok((ino, _)) if !ticket.take() => {
+            tree.forget(ino, 1);
+            reply.error(INTERRUPTED);
+        }
         // Inode numbers are never reused, so one generation number is enough.
         Ok((ino, attr)) => {
             reply.entry(&tree.settings().ttl, &file_attr(ino, &attr), Generation(0));

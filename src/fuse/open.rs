@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use fuser::{Errno, FileHandle, FopenFlags, INodeNo, ReplyOpen};
 
-use super::{KernelCache, fail, passthrough::Passthrough, requests::Ticket};
+use super::{INTERRUPTED, KernelCache, fail, passthrough::Passthrough, requests::Ticket};
 use crate::{
     serve::{self, Backing},
     tree::{FsError, Ino, Opened, Opening, Tree},
@@ -56,7 +56,8 @@ impl Opener {
     fn answer(&self, ino: INodeNo, opened: Opened, ticket: Ticket, reply: ReplyOpen) {
         // The request was interrupted: the kernel does not know this handle and will not release it.
         if !ticket.take() {
-            return self.tree.release(opened.id);
+            self.tree.release(opened.id);
+            return reply.error(INTERRUPTED);
         }
         let id = FileHandle(opened.id.0);
         // KEEP_CACHE is safe: a changed archive gets new inodes, and a plain file that changes in

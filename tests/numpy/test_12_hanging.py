@@ -164,6 +164,27 @@ def test_12_2_what_is_opened_for_a_killed_reader_is_closed(source, mount, hung):
     poll(lambda: hung.released() >= before + STUCK, 20, "what was opened for nobody is closed")
 
 
+@pytest.mark.parametrize("way", ["open", "stat"])
+def test_12_2_a_reader_that_is_killed_leaves_no_line_in_the_log(source, mount, hung, way):
+    operation, code, name = WAYS[way]
+    m = mount(source)
+    paths = [str(m / "hung" / name.format(number)) for number in range(4)]
+    if way == "open":
+        for path in paths:
+            os.stat(path)
+    else:
+        os.stat(m / "hung")
+    hung.hang(operation)
+    stuck = readers(code, paths)
+    # The look-ups in one directory take turns.
+    poll(lambda: hung.held() >= (len(paths) if way == "open" else 1), 20, "they are stuck")
+    end(stuck)
+    hung.hang()
+    # The server ends when it has finished all that was asked of it.
+    m.stop()
+    assert not m.log()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_12_3_the_server_ends_while_requests_are_stuck(source, mount, hung, number):
     m = mount(source)
