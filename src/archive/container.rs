@@ -170,7 +170,13 @@ impl Container {
         Ok(decode::dictionary(&self.source, self.member(id), self.data_offset(id)?)?)
     }
 
-    /// About how many bytes of memory the container takes.
+    /// About how many bytes of memory parsing the file again takes. See
+    /// [`Format::memory`](super::Format::memory).
+    pub fn parsing_memory(&self) -> u64 {
+        self.headers.as_ref().map_or(MEMORY_OF_ONE, LocalHeaders::parsing_memory)
+    }
+
+    /// About how many bytes of memory the container takes. Looks at all directories.
     pub fn memory(&self) -> u64 {
         let Some(headers) = &self.headers else { return MEMORY_OF_ONE };
         let tables = size_of::<Self>()

@@ -55,9 +55,13 @@ pub(super) fn parse(
 /// About how many bytes of memory [`parse`] takes for these arguments. The container keeps that
 /// much.
 pub(super) fn memory(source: &SourceFile, tail: &[u8]) -> u64 {
-    // An entry of the central directory has 46 bytes and a name. The data kept for it takes about
-    // one and a half times as much.
-    central::directory_len(source, tail).saturating_mul(3) / 2
+    memory_of(central::directory_len(source, tail))
+}
+
+/// About how many bytes of memory it takes to parse a central directory of `len` bytes. An entry of
+/// it has 46 bytes and a name. The data kept for it takes about one and a half times as much.
+fn memory_of(len: u64) -> u64 {
+    len.saturating_mul(3) / 2
 }
 
 /// Finds the local headers of a zip, and remembers where the bytes of each opened member start.
@@ -95,6 +99,11 @@ impl LocalHeaders {
             }
             offset => Ok(offset),
         }
+    }
+
+    /// About how many bytes of memory it takes to parse the central directory again.
+    pub(super) fn parsing_memory(&self) -> u64 {
+        memory_of(self.central.end - self.central.start)
     }
 
     /// Bytes of memory that the tables take.

@@ -117,7 +117,7 @@ impl Version {
         format: &'static Format,
         container: &Arc<OpenContainer>,
     ) -> Self {
-        let is_slow = container.container().memory() > SLOW;
+        let is_slow = container.container().parsing_memory() > SLOW;
         Self { key, format, is_slow, container: Mutex::new(Arc::downgrade(container)) }
     }
 
