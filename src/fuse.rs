@@ -15,7 +15,6 @@ mod requests;
 mod watched;
 
 use std::{
-    ffi::OsStr,
     os::{fd::OwnedFd, unix::ffi::OsStrExt},
     panic::{self, AssertUnwindSafe},
     sync::Arc,
@@ -326,28 +325,45 @@ impl Npzfs {
         }
     }
 
-    fn getxattr(&self, ino: INodeNo, name: &OsStr, size: u32, ticket: Ticket, reply: ReplyXattr) {
-        let Some(xattr) = Xattr::named(name) else {
-            return reply.error(self.fail("getxattr", ino, &FsError::NoAttribute));
-        };
+    fn getxattr(&self, ino: INodeNo, xattr: Xattr, size: u32, ticket: Ticket, reply: ReplyXattr) {
         let tree = self.tree.clone();
-        let answer = move || {
-            match tree.xattr(Ino(ino.0), xattr) {
+        let answer = move |value: Result<String, FsError>| {
+            match value {
                 Ok(value) => reply_xattr(value.as_bytes(), size, reply),
                 Err(error) => reply.error(fail(&tree, "getxattr", ino, None, &error)),
             }
             drop(ticket);
         };
-        if xattr.needs_header() { self.tree.spawn(answer) } else { answer() }
+        let (tree, ino) = (self.tree.clone(), Ino(ino.0));
+        if xattr.needs_header() {
+            return self.tree.spawn(move || answer(tree.xattr(ino, xattr, true)));
+        }
+        match self.tree.xattr(ino, xattr, false) {
+            Err(FsError::Heavy) => {
+                self.tree.spawn_heavy(move || answer(tree.xattr(ino, xattr, true)));
+            }
+            value => answer(value),
+        }
     }
 
-    fn listxattr(&self, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        match self.tree.list_xattrs(Ino(ino.0)) {
-            Ok(list) => {
-                let names: String = list.iter().flat_map(|xattr| [xattr.name(), "\0"]).collect();
-                reply_xattr(names.as_bytes(), size, reply);
+    fn listxattr(&self, ino: INodeNo, size: u32, ticket: Ticket, reply: ReplyXattr) {
+        let tree = self.tree.clone();
+        let answer = move |list: Result<Vec<Xattr>, FsError>| {
+            match list {
+                Ok(list) => {
+                    let names = list.iter().flat_map(|xattr| [xattr.name(), "\0"]);
+                    reply_xattr(names.collect::<String>().as_bytes(), size, reply);
+                }
+                Err(error) => reply.error(fail(&tree, "listxattr", ino, None, &error)),
             }
-            Err(error) => reply.error(self.fail("listxattr", ino, &error)),
+            drop(ticket);
+        };
+        let (tree, ino) = (self.tree.clone(), Ino(ino.0));
+        match self.tree.list_xattrs(ino, false) {
+            Err(FsError::Heavy) => {
+                self.tree.spawn_heavy(move || answer(tree.list_xattrs(ino, true)));
+            }
+            list => answer(list),
         }
     }
 }

@@ -21,7 +21,10 @@ use super::{
     Npzfs, lookup,
     requests::{Requests, Ticket},
 };
-use crate::{serve, tree::Ino};
+use crate::{
+    serve,
+    tree::{FsError, Ino, Xattr},
+};
 
 /// A filesystem that several sessions serve.
 pub(crate) struct Watched {
@@ -206,14 +209,22 @@ impl Filesystem for Watched {
     }
 
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let name = name.to_owned();
+        // Programs ask for attributes of the system, such as security.capability. Nothing needs to
+        // be opened to answer that.
+        let Some(xattr) = Xattr::named(name) else {
+            return self.answer(req, |npzfs, _ticket| {
+                reply.error(npzfs.fail("getxattr", ino, &FsError::NoAttribute));
+            });
+        };
         self.answer_about(req, ino, move |npzfs, ticket| {
-            npzfs.getxattr(ino, &name, size, ticket, reply);
+            npzfs.getxattr(ino, xattr, size, ticket, reply);
         });
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        self.answer_about(req, ino, move |npzfs, _ticket| npzfs.listxattr(ino, size, reply));
+        self.answer_about(req, ino, move |npzfs, ticket| {
+            npzfs.listxattr(ino, size, ticket, reply);
+        });
     }
 
     // The following requests come from the close(2) of old kernels, fsync(2), isatty(3) and

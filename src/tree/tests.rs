@@ -259,7 +259,7 @@ fn a_pending_archive_is_a_file_until_it_is_whole() {
     let (file, attr) = tree.lookup(Ino::ROOT, name("a.npz")).unwrap();
     assert_eq!((attr.kind, attr.size), (Kind::RegularFile, whole.len() as u64 - 1));
     assert_eq!(names(&tree, Ino::ROOT)[name("a.npz")], Kind::RegularFile);
-    let state = tree.xattr(file, Xattr::State).unwrap();
+    let state = tree.xattr(file, Xattr::State, true).unwrap();
     assert_eq!(state, "pending: no end of central directory record");
     dir.write("a.npz", &whole);
     let (archive, attr) = tree.lookup(Ino::ROOT, name("a.npz")).unwrap();

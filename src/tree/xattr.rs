@@ -72,12 +72,15 @@ impl Tree {
     /// without decoding. Tools that copy attributes fail if a listed attribute cannot be read, or
     /// if its value is too long for their filesystem.
     ///
+    /// If a large archive must be opened for that, it is opened only if the caller `waits`; else
+    /// the error is `Heavy`.
+    ///
     /// # Errors
-    /// `NoInode`, `Stale`, or an error of the source.
-    pub(crate) fn list_xattrs(&self, ino: Ino) -> Result<Vec<Xattr>, FsError> {
+    /// `NoInode`, `Stale`, `Heavy`, or an error of the source.
+    pub(crate) fn list_xattrs(&self, ino: Ino, waits: bool) -> Result<Vec<Xattr>, FsError> {
         let mut list = Vec::new();
         for xattr in Xattr::ALL.into_iter().filter(|xattr| !xattr.needs_header()) {
-            match self.xattr(ino, xattr) {
+            match self.xattr(ino, xattr, waits) {
                 Ok(_) => list.push(xattr),
                 Err(FsError::NoAttribute) => {}
                 Err(error) => return Err(error),
@@ -87,13 +90,13 @@ impl Tree {
     }
 
     /// The value of an extended attribute. May wait for decoding if the attribute
-    /// [`needs_header`](Xattr::needs_header).
+    /// [`needs_header`](Xattr::needs_header). `waits` is as in [`list_xattrs`](Self::list_xattrs).
     ///
     /// # Errors
-    /// `NoAttribute`, `NoInode`, `Stale`, or an error of the source.
-    pub(crate) fn xattr(&self, ino: Ino, xattr: Xattr) -> Result<String, FsError> {
+    /// `NoAttribute`, `NoInode`, `Stale`, `Heavy`, or an error of the source.
+    pub(crate) fn xattr(&self, ino: Ino, xattr: Xattr, waits: bool) -> Result<String, FsError> {
         match &*self.node(ino)? {
-            Node::Source(node) => self.source_state(node, xattr),
+            Node::Source(node) => self.source_state(node, xattr, waits),
             Node::ArchiveRoot if xattr == Xattr::State => Ok(match self.root_archive() {
                 Ok(_) => "ready".to_owned(),
                 Err(error) => error.to_string(),
@@ -124,14 +127,20 @@ impl Tree {
         }
     }
 
-    fn source_state(&self, node: &SourceNode, xattr: Xattr) -> Result<String, FsError> {
+    fn source_state(
+        &self,
+        node: &SourceNode,
+        xattr: Xattr,
+        waits: bool,
+    ) -> Result<String, FsError> {
         let path = node.path();
         let format = path.file_name().and_then(Format::of).filter(|format| format.is_directory());
         let (Xattr::State, Kind::RegularFile, Some(format)) = (xattr, node.kind, format) else {
             return Err(FsError::NoAttribute);
         };
         let (directory, name) = split(&path);
-        let at = self.source.at(directory);
+        let mut at = self.source.at(directory);
+        at.waits = waits;
         Ok(match self.container_at(&at, name, format, at.stat(name)?)? {
             (Ok(_), _) => "ready".to_owned(),
             (Err(why), _) => why.to_string(),

@@ -69,3 +69,36 @@ fn that_there_is_no_memory_for_an_archive_is_known_for_a_while() {
     dir.replace("large.npz", &testing::zip(&[("x", b"bytes", false)]));
     assert!(tree.lookup(Ino::ROOT, name("large.npz")).is_ok());
 }
+
+#[test]
+fn whether_opening_an_archive_again_is_slow_depends_on_the_length_of_its_directory() {
+    let dir = Dir::new();
+    for (file, comment, is_slow) in [("a.npz", 0, false), ("b.npz", 60_000, true)] {
+        let member = |name| testing::RawMember {
+            comment: vec![b'.'; comment],
+            ..testing::RawMember::stored(name, b"bytes")
+        };
+        dir.write(file, &testing::RawZip::of(["u", "v", "w", "x"].map(member)).bytes());
+        let tree = dir.tree(Settings::default());
+        assert_eq!(tree.lookup_now(Ino::ROOT, name(file), false).is_err(), is_slow, "{file}");
+        let (archive, _) = tree.lookup(Ino::ROOT, name(file)).unwrap();
+        let (member, _) = tree.lookup(archive, name("x")).unwrap();
+        assert!(!tree.is_slow(archive) && !tree.is_slow(member), "it is open");
+        assert!(tree.containers.close_oldest());
+        assert_eq!([archive, member].map(|ino| tree.is_slow(ino)), [is_slow; 2], "{file}");
+    }
+}
+
+#[test]
+fn the_state_of_a_large_archive_beside_its_directory_is_not_found_without_waiting() {
+    let dir = Dir::new();
+    let members = (0..5000).map(|number| testing::RawMember::stored(format!("{number}"), b""));
+    dir.write("a.npz", &testing::RawZip::of(members).bytes());
+    let tree = dir.tree(Settings { layout: Layout::Beside, ..Settings::default() });
+    let (file, attr) = tree.lookup_now(Ino::ROOT, name("a.npz"), false).unwrap();
+    assert_eq!(attr.kind, Kind::RegularFile);
+    assert!(matches!(tree.xattr(file, Xattr::State, false), Err(FsError::Heavy)));
+    assert!(matches!(tree.list_xattrs(file, false), Err(FsError::Heavy)));
+    assert_eq!(tree.list_xattrs(file, true).unwrap(), [Xattr::State]);
+    assert_eq!(tree.xattr(file, Xattr::State, false).unwrap(), "ready", "it is open by now");
+}
