@@ -5,7 +5,7 @@
 use std::{collections::HashSet, fs::File, io::Write, sync::Arc};
 
 use libfuzzer_sys::fuzz_target;
-use npzfs::archive::{DirId, Entry, MAX_DICTIONARY, NPZ, SourceFile};
+use npzfs::archive::{DirId, Entry, Generation, MAX_DICTIONARY, NPZ, SourceFile};
 use rustix::fs::MemfdFlags;
 
 /// Larger members take too long for a fuzzer, and their decoders are others'.
@@ -18,8 +18,9 @@ fuzz_target!(|input: &[u8]| {
     let file = rustix::fs::memfd_create("archive", MemfdFlags::CLOEXEC).expect("memfd");
     let mut file = File::from(file);
     file.write_all(input).expect("memory takes all");
-    let Ok(source) = SourceFile::new(file) else { return };
-    let Ok(archive) = NPZ.open(Arc::new(source)) else { return };
+    let generation = Generation::of(&file).expect("it is open");
+    let Ok((source, tail)) = SourceFile::with_tail(file, generation) else { return };
+    let Ok(archive) = NPZ.parse(Arc::new(source), tail, &mut |_| Ok(())) else { return };
     let (dirs, members) = archive.counts();
     let mut shown = HashSet::new();
     for dir in (0..dirs).map(DirId) {

@@ -9,9 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use seekable_deflate::ReadAt;
-
-use super::{Container, Error, Grow, SourceFile, container, gzip, source::TAIL_READ, zip};
+use super::{Container, Error, Grow, SourceFile, container, gzip, zip};
 
 /// All formats. If two files would be shown under the same name, the file whose format comes first
 /// in this list is shown.
@@ -108,17 +106,6 @@ impl Format {
         grow: &mut Grow<'_>,
     ) -> Result<Container, Error> {
         (self.parse)(source, tail, grow)
-    }
-
-    /// Reads the end of a file and parses the file, without a limit of memory.
-    ///
-    /// # Errors
-    /// As `parse`.
-    pub fn open(&self, source: Arc<SourceFile>) -> Result<Container, Error> {
-        let size = source.generation().size;
-        let mut tail = vec![0; size.min(TAIL_READ) as usize];
-        source.read_exact_at(&mut tail, size - size.min(TAIL_READ))?;
-        self.parse(source, tail, &mut |_| Ok(()))
     }
 
     /// About how many bytes of memory parsing takes, and the container after it.

@@ -73,22 +73,14 @@ pub struct SourceFile {
 }
 
 impl SourceFile {
-    /// Takes an open file. Reads will succeed only while the file keeps its current generation.
+    /// Takes an open file and the generation that stat(2) has just returned for it. Reads will
+    /// succeed only while the file keeps that generation. Returns the last `TAIL_READ` bytes of the
+    /// file too: they are read for the fingerprint, and to parse a small archive no others are
+    /// needed.
     ///
     /// # Errors
     /// When fstat(2) or reading the start and the end fails, or the file is being written at this
     /// moment.
-    pub fn new(file: File) -> io::Result<Self> {
-        let generation = Generation::of(&file)?;
-        Ok(Self::with_tail(file, generation)?.0)
-    }
-
-    /// Takes an open file and the generation that stat(2) has just returned for it. Returns the
-    /// last `TAIL_READ` bytes of the file too: they are read for the fingerprint, and to parse a
-    /// small archive no others are needed.
-    ///
-    /// # Errors
-    /// As `new`.
     pub fn with_tail(file: File, generation: Generation) -> io::Result<(Self, Vec<u8>)> {
         let (fingerprint, tail) = Fingerprint::of(&file, generation.size)?;
         let after = Generation::of(&file)?;

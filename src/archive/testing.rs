@@ -1,9 +1,36 @@
 //! Helpers for tests: unnamed files that disappear when they are closed, and zips built byte by
 //! byte.
 
-use std::{fs::File, io::Write, sync::Arc};
+use std::{
+    fs::File,
+    io::{self, Write},
+    sync::Arc,
+};
 
-use super::{Container, Dir, DirId, Entry, Error, MAX_DICTIONARY, NPZ, SourceFile};
+use seekable_deflate::ReadAt;
+
+use super::{
+    Container, Dir, DirId, Entry, Error, Format, Generation, MAX_DICTIONARY, NPZ, SourceFile,
+    source::TAIL_READ,
+};
+
+impl SourceFile {
+    /// The current generation of an open file.
+    pub(crate) fn new(file: File) -> io::Result<Self> {
+        let generation = Generation::of(&file)?;
+        Ok(Self::with_tail(file, generation)?.0)
+    }
+}
+
+impl Format {
+    /// Parses a file without a limit of memory.
+    pub(crate) fn open(&self, source: Arc<SourceFile>) -> Result<Container, Error> {
+        let size = source.generation().size;
+        let mut tail = vec![0; size.min(TAIL_READ) as usize];
+        source.read_exact_at(&mut tail, size - size.min(TAIL_READ))?;
+        self.parse(source, tail, &mut |_| Ok(()))
+    }
+}
 
 /// An unnamed file that holds `bytes`.
 pub(crate) fn file_of(bytes: &[u8]) -> File {
