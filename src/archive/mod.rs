@@ -30,7 +30,7 @@ pub use format::{Format, NPY_GZ, NPZ};
 pub use generation::{Device, Generation, Timestamp};
 pub use identity::Identity;
 pub use member::{Member, MemberId, Method};
-pub use source::{SameFile, SourceFile};
+pub use source::{SameFile, SourceFile, read_up_to};
 
 #[cfg(test)]
 mod random_tests;

@@ -274,17 +274,27 @@ impl Fingerprint {
 /// Reads `len` bytes at `offset`, or fewer if the file ends before.
 fn read_at_most(file: &File, len: usize, offset: u64) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; len];
+    let filled = read_up_to(file, &mut bytes, offset)?;
+    bytes.truncate(filled);
+    Ok(bytes)
+}
+
+/// Reads from `offset` into `buf`. Returns how many bytes were read: fewer than `buf` holds only at
+/// the end of the file.
+///
+/// # Errors
+/// The error of pread(2).
+pub fn read_up_to(file: &File, buf: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut filled = 0;
-    while filled < len {
-        match file.read_at(&mut bytes[filled..], offset + filled as u64) {
+    while filled < buf.len() {
+        match file.read_at(&mut buf[filled..], offset + filled as u64) {
             Ok(0) => break,
             Ok(read) => filled += read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }
-    bytes.truncate(filled);
-    Ok(bytes)
+    Ok(filled)
 }
 
 /// A time as one number. Two times have the same number only if they are 584 years apart.

@@ -3,11 +3,13 @@
 
 use std::{
     collections::HashMap,
+    fs::File,
     sync::{Arc, atomic::AtomicU64, atomic::Ordering},
 };
 
-use super::{FsError, source::PlainFile};
+use super::FsError;
 use crate::{
+    archive,
     serve::{self, Asker, OpenFile},
     sync::{Mutex, RwLock},
 };
@@ -20,8 +22,8 @@ pub(crate) struct HandleId(pub u64);
 pub(crate) enum Handle {
     /// A member of a container.
     Member(OpenFile),
-    /// A file of the source that is not an archive.
-    Plain(PlainFile),
+    /// A file of the source that is not an archive. All handles of its inode share it.
+    Plain(Arc<File>),
 }
 
 /// The handles that the kernel refers to.
@@ -136,7 +138,7 @@ impl Handle {
                 reply(result.map_err(FsError::Content));
             }),
             Self::Plain(file) => serve::with_buffer(size as usize, |buffer| {
-                let read = file.read(buffer, offset);
+                let read = archive::read_up_to(file, buffer, offset);
                 reply(read.map(|read| &buffer[..read]).map_err(FsError::from));
             }),
         }
@@ -145,7 +147,7 @@ impl Handle {
     /// The address of the open file or container that owns the descriptor of this handle.
     fn file(&self) -> usize {
         match self {
-            Self::Plain(PlainFile(file)) => Arc::as_ptr(file).addr(),
+            Self::Plain(file) => Arc::as_ptr(file).addr(),
             Self::Member(file) => file.container_address(),
         }
     }

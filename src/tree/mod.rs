@@ -35,7 +35,7 @@ pub(crate) use error::FsError;
 pub(crate) use handle::{Handle, HandleId};
 pub(crate) use inode::Ino;
 pub(crate) use listing::Listed;
-pub(crate) use source::{PlainFile, Source};
+pub(crate) use source::Source;
 pub(crate) use tree::{Opened, Opening, Tree};
 pub(crate) use xattr::Xattr;
 

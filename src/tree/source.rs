@@ -8,9 +8,9 @@ use std::{
     ffi::{OsStr, OsString},
     fs::File,
     io,
-    os::{fd::OwnedFd, unix::ffi::OsStrExt, unix::ffi::OsStringExt, unix::fs::FileExt},
+    os::{fd::OwnedFd, unix::ffi::OsStrExt, unix::ffi::OsStringExt},
     path::Path,
-    sync::{Arc, OnceLock},
+    sync::OnceLock,
 };
 
 use rustix::{
@@ -289,28 +289,4 @@ fn open_beneath(
 pub(super) fn stat_of(file: impl std::os::fd::AsFd) -> io::Result<Stat> {
     let mask = StatxFlags::BASIC_STATS | StatxFlags::BTIME | StatxFlags::MNT_ID;
     Ok(Stat(rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, mask)?))
-}
-
-/// An open file that is not an archive. All handles of its inode share it.
-#[derive(Debug, Clone)]
-pub(crate) struct PlainFile(pub(super) Arc<File>);
-
-impl PlainFile {
-    /// Reads from `offset` into `buf`. Returns how many bytes were read: fewer than `buf` holds
-    /// only at the end of the file.
-    ///
-    /// # Errors
-    /// The error of pread(2).
-    pub(crate) fn read(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        let mut done = 0;
-        while done < buf.len() {
-            match self.0.read_at(&mut buf[done..], offset + done as u64) {
-                Ok(0) => break,
-                Ok(read) => done += read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(done)
-    }
 }

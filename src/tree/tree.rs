@@ -8,7 +8,7 @@ use std::{
 use rustix::{fs::StatVfs, process::Resource};
 
 use super::{
-    Attr, FsError, Handle, HandleId, Ino, Kind, PlainFile, Settings, Source,
+    Attr, FsError, Handle, HandleId, Ino, Kind, Settings, Source,
     attr::Stat,
     containers::Containers,
     handle::Handles,
@@ -266,7 +266,7 @@ impl Tree {
                         node.share(file)
                     }
                 };
-                let id = self.handles.insert(Handle::Plain(PlainFile(file.clone())), user)?;
+                let id = self.handles.insert(Handle::Plain(file.clone()), user)?;
                 Ok(Opening::Done(Opened { id, backing: Backing::File(file) }))
             }
             Node::Member(version, id) => {
