@@ -173,8 +173,8 @@ impl Shared {
             if listings.is_over {
                 return None;
             }
-            listings = match listings.waiting.front() {
-                None => self.changed.wait(listings),
+            match listings.waiting.front() {
+                None => self.changed.wait(&mut listings),
                 Some(&(time, ino)) => {
                     let left = time.saturating_duration_since(Instant::now());
                     // Dropping a listing a little early does no harm, and after a walk over
@@ -183,9 +183,9 @@ impl Shared {
                         listings.waiting.pop_front();
                         return Some(ino);
                     }
-                    self.changed.wait_timeout(listings, left).0
+                    self.changed.wait_for(&mut listings, left);
                 }
-            };
+            }
         }
     }
 }

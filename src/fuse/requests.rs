@@ -196,14 +196,14 @@ impl<R: Relief> Watch<R> {
         if *idle >= IDLE && table.is_idle() {
             table.asleep = true;
             while table.asleep && !table.over {
-                table = changed.wait(table);
+                changed.wait(&mut table);
             }
             *idle = 0;
         }
         if table.over {
             return None;
         }
-        table = changed.wait_timeout(table, TICK).0;
+        changed.wait_for(&mut table, TICK);
         table.tick += 1;
         *idle = if table.is_idle() { *idle + 1 } else { 0 };
         let is_old = |open: &OpenRequest| table.tick - open.since >= OLD;

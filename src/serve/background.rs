@@ -104,7 +104,7 @@ impl Background {
         loop {
             let mut queue = self.queue.lock();
             while queue.contents.is_empty() && !queue.is_over {
-                queue = self.changed.wait(queue);
+                self.changed.wait(&mut queue);
             }
             if queue.is_over {
                 return None;
@@ -157,7 +157,7 @@ impl Background {
             if left.is_zero() {
                 return false;
             }
-            queue = self.changed.wait_timeout(queue, left).0;
+            self.changed.wait_for(&mut queue, left);
         }
         true
     }

@@ -146,8 +146,7 @@ impl Drop for Pool {
         let left = usize::from(queue.numbers.contains(&own));
         let mut before = (queue.threads, queue.done);
         while queue.threads > left {
-            let (next, timeout) = self.shared.less.wait_timeout(queue, self.patience);
-            queue = next;
+            let timeout = self.shared.less.wait_for(&mut queue, self.patience);
             let now = (queue.threads, queue.done);
             if timeout.timed_out() && now == before {
                 log::debug!("{}: {} threads do not end", self.name, now.0);
@@ -214,7 +213,7 @@ impl Shared {
                     return;
                 }
                 queue.idle += 1;
-                queue = self.more.wait(queue);
+                self.more.wait(&mut queue);
                 queue.idle -= 1;
             };
             drop(queue);

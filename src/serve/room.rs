@@ -184,7 +184,7 @@ impl Room {
             let Some(left) = left else {
                 return Err(refused(bytes.saturating_sub(missing)));
             };
-            drop(self.changed.wait_timeout(state, left.min(PATIENCE / 40)));
+            self.changed.wait_for(&mut state, left.min(PATIENCE / 40));
             has_given = false;
         }
     }

@@ -140,7 +140,7 @@ impl<K: Eq + Hash, N> Inodes<K, N> {
     pub(super) fn at_first_open(&self, ino: Ino, work: impl FnOnce()) {
         let mut table = self.table.lock();
         while table.opening.contains(&ino) {
-            table = self.opened.wait(table);
+            self.opened.wait(&mut table);
         }
         let is_first = table.block_of(ino).is_some_and(|(_, place, block)| block.open(place));
         if !is_first {

@@ -134,7 +134,7 @@ impl RowsToOpen {
     fn wait(&self) -> FoundRows {
         let mut done = self.done.lock();
         while done.over < self.rows.len() {
-            done = self.changed.wait(done);
+            self.changed.wait(&mut done);
         }
         let mut found = std::mem::take(&mut done.found);
         found.sort_unstable_by_key(|(row, ..)| *row);
