@@ -38,6 +38,7 @@ fuzz_target!(|input: &[u8]| {
 
     let mut random = Random(u64::from(seed) + 1);
     let mut bytes = vec![0; plain.len() + 10];
+    let mut works = Vec::new();
     for number in 0..8 {
         let at = random.below(plain.len() as u64 + 10);
         let len = match number {
@@ -64,19 +65,23 @@ fuzz_target!(|input: &[u8]| {
         if random.below(4) == 0 {
             memory.clear();
         }
-        let pair = [at, random.below(plain.len() as u64 + 10)];
-        for (span, at) in reader.span_pair_at(pair).into_iter().flatten().zip(pair) {
-            match span {
-                Ok(span) => {
-                    let start = span.start() as usize;
-                    assert!((start..start + span.bytes().len()).contains(&(at as usize)));
-                    let expected = plain.get(start..).unwrap_or_default();
-                    let known = span.bytes().len().min(expected.len());
-                    assert!(span.bytes()[..known] == expected[..known], "two spans, {number}");
-                    assert!(!is_good || known == span.bytes().len(), "two spans, {number}");
+        // Two who are called back, and whose works one thread runs.
+        for at in [at, random.below(plain.len() as u64 + 10)] {
+            let (plain, len) = (plain.clone(), 1 + random.below(5000));
+            works.extend(reader.ask(at..at + len, move |bytes| match bytes {
+                Ok(bytes) => {
+                    let expected = plain.get(at as usize..).unwrap_or_default();
+                    let known = bytes.len().min(expected.len());
+                    assert!(bytes[..known] == expected[..known], "a call at {at}");
+                    assert!(!is_good || bytes.len() == expected.len().min(len as usize));
                 }
                 Err(error) => assert!(!is_good, "{error}, which zlib-rs does not find"),
-            }
+            }));
+        }
+        while let Some(work) = works.pop() {
+            let outcome = work.run(number % 2 == 0);
+            outcome.answers.send();
+            works.extend(outcome.next);
         }
     }
 });

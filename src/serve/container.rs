@@ -94,6 +94,11 @@ impl OpenContainer {
         self.shared.resting.closed(&Arc::downgrade(self), MemberId(content.number()));
     }
 
+    #[cfg(test)]
+    pub(super) fn rests(self: &Arc<Self>, content: &Content) -> bool {
+        self.shared.resting.has(&Arc::downgrade(self), MemberId(content.number()))
+    }
+
     /// Drops the content of a member, unless the content is in use or worth keeping.
     pub(super) fn drop_content(&self, id: MemberId) {
         let mut contents = self.contents.lock();

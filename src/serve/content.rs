@@ -85,22 +85,18 @@ thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Lends the buffer of this thread, which holds arbitrary bytes. A nested call in `work` gets a
-/// fresh buffer.
-fn with_vec<T>(work: impl FnOnce(&mut Vec<u8>) -> T) -> T {
-    BUFFER.with(|buffer| match buffer.try_borrow_mut() {
-        Ok(mut buffer) => work(&mut buffer),
-        Err(_) => work(&mut Vec::new()),
-    })
-}
-
-/// Lends `len` bytes of the buffer of this thread. Their content is arbitrary.
+/// Lends `len` bytes of the buffer of this thread. Their content is arbitrary. A nested call in
+/// `work` gets a fresh buffer.
 pub(crate) fn with_buffer<T>(len: usize, work: impl FnOnce(&mut [u8]) -> T) -> T {
-    with_vec(|buffer| {
+    let lend = |buffer: &mut Vec<u8>| {
         if buffer.len() < len {
             buffer.resize(len, 0);
         }
         work(&mut buffer[..len])
+    };
+    BUFFER.with(|buffer| match buffer.try_borrow_mut() {
+        Ok(mut buffer) => lend(&mut buffer),
+        Err(_) => lend(&mut Vec::new()),
     })
 }
 
@@ -197,7 +193,7 @@ impl Content {
         match &self.bytes {
             _ if self.verdict.is_confirmed() => self.size,
             Encoding::Stored(stored) => stored.passed(),
-            Encoding::Deflated(deflated) => deflated.reader().frontier(),
+            Encoding::Deflated(deflated) => deflated.frontier(),
             Encoding::Whole(..) => 0,
         }
     }
@@ -331,10 +327,7 @@ impl Content {
                 {
                     copy.make(deflated);
                 }
-                let parked = with_vec(|buffer| deflated.read_ready(range.clone(), buffer, reply));
-                if let Err(reply) = parked {
-                    deflated.read_later(range, Box::new(reply));
-                }
+                deflated.read(range, reply);
             }
             Encoding::Whole(whole, _) => match whole.decoded() {
                 Some(file) => read_file(&file, &range, reply),
@@ -351,12 +344,6 @@ impl Content {
         }
     }
 
-    /// Whether a handle of the member was closed and no read has needed decoding since.
-    #[cfg(test)]
-    pub(crate) fn rests(&self) -> bool {
-        matches!(&self.bytes, Encoding::Deflated(deflated) if deflated.rests())
-    }
-
     /// The first `len` bytes of the member, or all if there are fewer. Waits for decoding.
     ///
     /// # Errors
@@ -364,17 +351,16 @@ impl Content {
     pub(crate) fn head(self: &Arc<Self>, len: u64) -> Result<Vec<u8>, Error> {
         self.begin_verifying();
         let len = len.min(self.size);
-        let mut head = vec![0; len as usize];
-        match &self.bytes {
-            Encoding::Stored(stored) => stored.read(&mut head, 0)?,
-            Encoding::Deflated(deflated) => {
-                let read = deflated.reader().read_at(&mut head, 0);
-                deflated.judge();
-                head.truncate(read?);
+        let head = match &self.bytes {
+            _ if len == 0 => Ok(Vec::new()),
+            Encoding::Stored(stored) => {
+                let mut head = vec![0; len as usize];
+                stored.read(&mut head, 0).map(|()| head)
             }
-            Encoding::Whole(whole, _) => head = whole.head(len)?,
-        }
-        self.verdict.judge(Ok(head))
+            Encoding::Deflated(deflated) => deflated.read_here(0..len).0,
+            Encoding::Whole(whole, _) => whole.head(len),
+        };
+        self.verdict.judge(head)
     }
 
     /// The reason why no byte of the member is served, if there is one and it is known.
@@ -399,9 +385,9 @@ impl Content {
                 Readiness::Unverified { done: self.verified(), size }
             }
             (None, Encoding::Stored(_)) => Readiness::Ready,
-            (None, Encoding::Deflated(deflated)) => match deflated.reader().verdict().stopped() {
+            (None, Encoding::Deflated(deflated)) => match deflated.stream_verdict().stopped() {
                 Some(error) => Readiness::Corrupt(Error::from(error.clone()).to_string()),
-                None => match deflated.reader().frontier() {
+                None => match deflated.frontier() {
                     done if done >= size => Readiness::Ready,
                     done => Readiness::Indexing { done, size },
                 },

@@ -29,6 +29,9 @@ use crate::{
 /// and the end of the server waits for no more bytes than these.
 const SYNC_EVERY: u64 = 64 << 20;
 
+/// Bytes that are read at a time. As large as the largest span, or larger.
+const PART: u64 = 1 << 20;
+
 /// The smallest member that gets a copy. Decoded bytes. A smaller member is decoded again in a few
 /// milliseconds.
 pub(super) const LEAST_SIZE: u64 = 1 << 20;
@@ -188,7 +191,7 @@ impl MemberCopy {
     }
 
     /// Copies the member span by span and returns the new state.
-    fn copy_spans(&self, member: &Deflated) -> Result<CopyState, saved::Error> {
+    fn copy_spans(&self, member: &Arc<Deflated>) -> Result<CopyState, saved::Error> {
         // The task may have waited long, until other copies were made.
         if self.copier.ending.load(Ordering::Relaxed) {
             return Ok(CopyState::ABSENT);
@@ -226,34 +229,33 @@ impl MemberCopy {
         Ok(())
     }
 
-    /// Writes all spans. Returns whether all were written and match the CRC-32. Does not log
+    /// Writes all bytes. Returns whether all were written and match the CRC-32. Does not log
     /// damage: the reads of the member do.
-    fn write_spans(&self, member: &Deflated, file: &File) -> io::Result<bool> {
-        let reader = member.reader();
+    fn write_spans(&self, member: &Arc<Deflated>, file: &File) -> io::Result<bool> {
         let mut crc32 = crc32fast::Hasher::new();
         let (mut at, mut synced) = (0, 0);
         while at < self.size {
             if self.copier.ending.load(Ordering::Relaxed) {
                 return Ok(false);
             }
-            let cached = reader.cached_span_at(at);
-            let was_cached = cached.is_some();
-            let Ok(span) = cached.map_or_else(|| member.span_at(at), Ok) else { return Ok(false) };
-            let bytes = &span.bytes()[(at - span.start()) as usize..];
-            file.write_all_at(bytes, at)?;
-            crc32.update(bytes);
-            at += bytes.len() as u64;
+            let end = self.size.min(at + PART);
+            let (bytes, was_cached) = member.read_here(at..end);
+            let Ok(bytes) = bytes else { return Ok(false) };
+            file.write_all_at(&bytes, at)?;
+            crc32.update(&bytes);
             if !was_cached {
-                reader.give_up(span.start()..at);
+                // Spans that lie in two parts go with the second.
+                member.give_up(at.saturating_sub(PART)..end);
             }
+            at = end;
             if at - synced >= SYNC_EVERY {
                 file.sync_data()?;
                 synced = at;
             }
         }
         // The engine checks the member as a whole at the end of the stream.
-        let ends = matches!(reader.span_at(at), Ok(None)) && at == self.size;
-        Ok(ends && self.crc32.is_none_or(|wanted| wanted == crc32.finalize()))
+        Ok(member.stream_verdict().is_ended()
+            && self.crc32.is_none_or(|wanted| wanted == crc32.finalize()))
     }
 
     fn find(&self) -> Option<File> {

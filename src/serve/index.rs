@@ -235,7 +235,7 @@ impl ArchiveIndex {
             }
             Err(error @ saved::Error::TooLarge { .. }) => {
                 // Mark the streams as saved: each later attempt would fail as well.
-                unsaved.values().for_each(|stream| stream.set_saved(stream.reader().frontier()));
+                unsaved.values().for_each(|stream| stream.set_saved(stream.frontier()));
                 log::warn!("{}: no index saved: {error}", self.store.path().display());
             }
             // The archive was overwritten, so its index is useless.
@@ -275,7 +275,7 @@ impl ArchiveIndex {
             let (key, source) = (*key, *source);
             let entry: (Trust, WriteIndex) = match source {
                 EntrySource::Stream(stream) => {
-                    let trust = self.trust(true, stream.reader().verdict().is_ended())?;
+                    let trust = self.trust(true, stream.stream_verdict().is_ended())?;
                     (trust, Box::new(move |out| stream.write_index(out)))
                 }
                 EntrySource::File(file, trust) => (trust, file.copy(key)),
@@ -317,7 +317,7 @@ impl ArchiveIndex {
             }
         }
         for (key, stream) in unsaved {
-            let frontier = stream.reader().frontier();
+            let frontier = stream.frontier();
             let is_farther = sources.get(key).is_none_or(|(other, _)| *other < frontier);
             if is_farther || stream.has_refused() {
                 sources.insert(*key, (frontier, EntrySource::Stream(stream)));

@@ -27,7 +27,6 @@ mod stored;
 #[cfg(test)]
 mod testing;
 mod verify;
-mod waiting;
 mod whole;
 
 use std::{

@@ -79,6 +79,12 @@ impl OpenFile {
         self.container.closed(&self.content);
     }
 
+    /// Whether a handle of the member was closed before, and its content is kept for the next open.
+    #[cfg(test)]
+    pub(crate) fn rests(&self) -> bool {
+        self.container.rests(&self.content)
+    }
+
     /// Calls `reply` with the bytes from `offset`: `size` of them, or fewer at the end of the
     /// member. `reply` is called before this returns if the bytes are available, else from another
     /// thread. `asker` is the thread that waits for the bytes.
@@ -104,7 +110,7 @@ impl OpenFile {
         };
         let prediction = self.pattern.lock().follow(offset, size.into(), self.content.read_ahead);
         if let Some(range) = prediction.passed {
-            deflated.reader().give_up(range);
+            deflated.give_up(range);
         }
         if let Some(range) = prediction.read_ahead {
             let range = range.start..range.end.min(self.content.size());

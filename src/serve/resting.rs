@@ -36,4 +36,9 @@ impl Resting {
             archive.drop_content(member);
         }
     }
+
+    #[cfg(test)]
+    pub(super) fn has(&self, archive: &Weak<OpenContainer>, member: MemberId) -> bool {
+        self.0.lock().contains(&(archive.as_ptr().addr(), member))
+    }
 }

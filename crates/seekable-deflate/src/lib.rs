@@ -39,9 +39,9 @@
 //!   checkpoint, and `index` holds the checkpoints.
 //! - `memory` is the budget, the cache of spans, and the buffers that are used again.
 //! - `speculation` lets other threads decode parts of a first pass.
-//! - `core` is what all readers of a stream share: the state of the stream (`state`), the first
-//!   pass (`frontier`), decoding of known spans (`spans`), waiting for a span that another thread
-//!   decodes (`flight`), packing of windows, and adopting and writing saved indexes.
+//! - `core` is the state of a stream (`state`), its first pass (`frontier`), decoding of known spans
+//!   (`spans`), packing of windows, and adopting and writing saved indexes.
+//! - `reader` is the interface: who waits for which span, and the works to be run for them.
 //!
 //! [`inflate()`] decodes a whole stream at once, without a reader.
 // Unsafe code is allowed only in `inflate::fast`.
@@ -75,7 +75,7 @@ use error::ByteOffset;
 pub use error::{BitOffset, Error};
 pub use memory::Memory;
 pub use options::{Format, Options};
-pub use reader::DeflateReader;
+pub use reader::{Answers, DeflateReader, Outcome, Progress, Work};
 pub use saved::{IndexError, SavedIndex};
 pub use source::ReadAt;
 pub use spacing::spacing_for;

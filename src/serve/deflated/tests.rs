@@ -36,7 +36,7 @@ fn a_long_pass_lets_the_readers_of_other_members_have_their_turn() {
         let reply = move |bytes: Result<&[u8], Error>| {
             sender.send(u64::from_le_bytes(bytes.unwrap().try_into().unwrap())).unwrap();
         };
-        deflated(content).read_later(offset..offset + 8, Box::new(reply));
+        deflated(content).read(offset..offset + 8, reply);
     }
     drop(release);
     let [first, second] = [(); 2].map(|()| replies.recv_timeout(WAIT).unwrap());
@@ -108,7 +108,7 @@ fn what_was_decoded_ahead_goes_with_the_last_reader() {
     content.closed();
     let after = held(&server);
     assert!(after + (4 << 20) < before);
-    deflated(content).reader().drop_speculative();
+    deflated(content).rest();
     assert_eq!(held(&server), after, "nothing was left");
 
     // While the pass goes on, the speculative spans are kept: the pass is about to use them.

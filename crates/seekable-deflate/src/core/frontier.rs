@@ -4,7 +4,6 @@ use std::{sync::Arc, time::Instant};
 
 use super::{
     Core,
-    flight::Turn,
     state::{Frontier, PassEnd, StreamVerdict, Trust},
 };
 use crate::{
@@ -18,6 +17,17 @@ use crate::{
     windows::{Reach, Window},
 };
 
+/// The right to decode at the frontier.
+struct Turn<'a>(&'a Arc<Core>);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if self.0.lock().give_back() {
+            self.0.take_over_adopted();
+        }
+    }
+}
+
 /// What decoding found between a checkpoint and the next.
 struct Pass {
     /// The decoded bytes, if there are any, and their CRC-32.
@@ -29,30 +39,24 @@ struct Pass {
 }
 
 impl Core {
-    /// Decodes the span at the frontier and gives it to the threads that wait for it. `None` if the
-    /// stream turned out to end at the frontier, so that there is no span.
-    pub(crate) fn advance(
-        self: &Arc<Self>,
-        source: &dyn ReadAt,
-        turn: Turn<'_>,
-        frontier: Frontier,
-    ) -> Result<Option<Span>, Error> {
+    /// Decodes the span at the frontier. `None` if the stream turned out to end there, so that there
+    /// is no span, or if another thread is at work there.
+    pub(crate) fn advance(self: &Arc<Self>, source: &dyn ReadAt) -> Result<Option<Span>, Error> {
+        let Some(frontier) = self.lock().take_frontier(self.spacing) else { return Ok(None) };
+        let _turn = Turn(self);
         let began = Instant::now();
         let Frontier { start, number, end, sums, live } = frontier;
         let pass = match self.made_pass(source, &start, number, end, sums) {
             Some(pass) => Ok(pass),
             None => self.pass(source, live, &start, number, end, sums),
         };
-        let result = self.unless_stale(pass).map(|mut pass| {
-            self.report(&pass, began);
-            if let Some(reach) = pass.reach.take() {
-                self.keep_reach(number, &start, reach);
-            }
-            self.pack_if_tight(source);
-            self.publish(number, pass)
-        });
-        turn.land(result.clone());
-        result
+        let mut pass = self.unless_stale(pass)?;
+        self.report(&pass, began);
+        if let Some(reach) = pass.reach.take() {
+            self.keep_reach(number, &start, reach);
+        }
+        self.pack_if_tight(source);
+        Ok(self.publish(number, pass))
     }
 
     /// Turns a verdict of damage into `StaleIndex` if a wrong saved index may be its reason. Then

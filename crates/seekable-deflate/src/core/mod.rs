@@ -2,33 +2,29 @@
 //!
 //! A lock, held only briefly, covers the state (`state`); no thread decodes or reads the source
 //! while it holds the lock. `frontier` decodes the stream for the first time, `spans` decodes spans
-//! before the frontier again.
+//! before the frontier again. No thread waits here for another: `reader` sees to it that a span
+//! is decoded once for all who wait for it.
 
 mod adopt;
-mod flight;
 mod frontier;
 mod packing;
 mod save;
 mod spans;
 mod state;
-#[cfg(test)]
-mod waiting;
 
 use std::{ops::Range, sync::Arc};
 
-use flight::Turn;
-
 use crate::{
-    Error, Memory, Options, ReadAt, Span,
+    Error, Memory, Options, Span,
     index::Spacing,
     memory::{ReaderId, Thin},
     speculation::{Speculation, Tuning},
     sync::{Mutex, MutexGuard},
 };
 
+use state::State;
 pub use state::StreamVerdict;
-pub(crate) use state::Trust;
-use state::{Place, State};
+pub(crate) use state::{Place, Trust};
 
 /// A reader of a stream, without the source.
 pub(crate) struct Core {
@@ -78,54 +74,28 @@ impl Core {
         self.state.lock()
     }
 
-    /// See `DeflateReader::span_at`.
-    pub(crate) fn span_at(
-        self: &Arc<Self>,
-        source: &dyn ReadAt,
-        offset: u64,
-    ) -> Result<Option<Span>, Error> {
-        loop {
-            let mut state = self.lock();
-            match state.find(offset, self.options.decoded_len)? {
-                Place::Span(number) => {
-                    drop(state);
-                    let span = self.span(source, number).map_err(|error| self.or_stale(error));
-                    return span.map(Some);
-                }
-                Place::AfterEnd => return Ok(None),
-                Place::Beyond => {
-                    let number = state.index().len();
-                    let span = match Turn::take(self, &mut state, number) {
-                        Ok(turn) => {
-                            let frontier = state.take_frontier(self.spacing);
-                            drop(state);
-                            self.advance(source, turn, frontier)?
-                        }
-                        Err(flight) => {
-                            drop(state);
-                            flight.wait()?
-                        }
-                    };
-                    if let Some(span) = span.filter(|span| span.bytes_from(offset).is_some()) {
-                        return Ok(Some(span));
-                    }
-                }
-            }
-        }
+    /// Where decoded byte `offset` lies.
+    ///
+    /// # Errors
+    /// The damage that makes every read of this byte fail.
+    pub(crate) fn place(&self, offset: u64) -> Result<Place, Error> {
+        self.lock().find(offset, self.options.decoded_len)
     }
 
-    /// See `DeflateReader::cached_span_at`.
+    /// Number of spans before the frontier.
+    pub(crate) fn spans(&self) -> usize {
+        self.lock().index().len()
+    }
+
+    /// Decoded offset up to which the stream has been decoded once.
+    pub(crate) fn frontier(&self) -> u64 {
+        self.lock().index().frontier()
+    }
+
+    /// The span that holds decoded byte `offset`, if it is cached.
     pub(crate) fn cached_span_at(&self, offset: u64) -> Option<Span> {
-        let state = self.lock();
-        let Ok(Place::Span(number)) = state.find(offset, None) else { return None };
-        drop(state);
+        let Ok(Place::Span(number, _)) = self.place(offset) else { return None };
         self.memory.span(self.id, number)
-    }
-
-    /// See `DeflateReader::span_range`.
-    pub(crate) fn span_range(&self, offset: u64) -> Option<Range<u64>> {
-        let state = self.lock();
-        state.index().find(offset).map(|number| state.index().range(number))
     }
 
     /// See `DeflateReader::give_up`.
@@ -149,6 +119,29 @@ impl Core {
     pub(crate) fn forget(&self) {
         self.speculation.clear();
         self.memory.remove_reader(self.id);
+    }
+}
+
+#[cfg(test)]
+impl Core {
+    /// The span that holds decoded byte `offset`, for tests with one thread at the frontier.
+    pub(crate) fn span_at(
+        self: &Arc<Self>,
+        source: &dyn crate::ReadAt,
+        offset: u64,
+    ) -> Result<Option<Span>, Error> {
+        loop {
+            match self.place(offset)? {
+                Place::AfterEnd => return Ok(None),
+                Place::Span(number, _) => return self.span(source, number).map(Some),
+                Place::Beyond(_) => {
+                    let span = self.advance(source)?;
+                    if let Some(span) = span.filter(|span| span.bytes_from(offset).is_some()) {
+                        return Ok(Some(span));
+                    }
+                }
+            }
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Core, flight::Turn};
+use super::Core;
 use crate::{
     Error, ReadAt, Span,
     index::Known,
@@ -12,8 +12,7 @@ use crate::{
 };
 
 impl Core {
-    /// Span `number`, which must exist: from the cache, from the thread that decodes it now, or
-    /// decoded by the calling thread.
+    /// Span `number`, which must exist: from the cache, or decoded.
     pub(crate) fn span(
         self: &Arc<Self>,
         source: &dyn ReadAt,
@@ -22,8 +21,10 @@ impl Core {
         if let Some(span) = self.memory.span(self.id, number) {
             return Ok(span);
         }
-        let window = self.window(source, number)?;
-        self.decode_once(source, number, &window)
+        let span = self
+            .window(source, number)
+            .and_then(|window| SpanDecode::start(self, source, number, &window).finish(source));
+        span.map_err(|error| self.or_stale(error))
     }
 
     /// The window before checkpoint `number`; bytes that nothing refers to may be wrong. Fills in
@@ -36,7 +37,10 @@ impl Core {
         let (mut at, mut window) = self.nearest_start(number);
         let mut bytes = None;
         while at < number {
-            let span = self.decode_once(source, at, &window)?;
+            let span = match self.memory.span(self.id, at) {
+                Some(span) => span,
+                None => SpanDecode::start(self, source, at, &window).finish(source)?,
+            };
             let keep = HISTORY.saturating_sub(span.bytes().len()).min(window.len());
             window.drain(..window.len() - keep);
             window.extend_from_slice(&span.bytes()[span.bytes().len().saturating_sub(HISTORY)..]);
@@ -69,92 +73,33 @@ impl Core {
         }
     }
 
-    /// Decodes span `number`, or waits for the thread that decodes it.
-    fn decode_once(
-        self: &Arc<Self>,
-        source: &dyn ReadAt,
-        number: usize,
-        window: &[u8],
-    ) -> Result<Span, Error> {
-        loop {
-            let taken = Turn::take(self, &mut self.lock(), number);
-            match taken {
-                Ok(turn) => {
-                    // Another thread may have cached the span after this thread last looked.
-                    let result = match self.memory.span(self.id, number) {
-                        Some(span) => Ok(span),
-                        None => SpanDecode::start(self, source, number, window).finish(source),
-                    };
-                    turn.land(result.clone().map(Some));
-                    return result;
-                }
-                Err(flight) => {
-                    if let Some(span) = flight.wait()? {
-                        return Ok(span);
-                    }
-                }
-            }
-        }
-    }
-
-    /// See `DeflateReader::span_pair_at`.
-    pub(crate) fn span_pair_at(
-        self: &Arc<Self>,
-        source: &dyn ReadAt,
-        offsets: [u64; 2],
-    ) -> Option<[Result<Span, Error>; 2]> {
-        let pair = self.span_pair(source, self.pair(offsets)?)?;
-        Some(pair.map(|span| span.map_err(|error| self.or_stale(error))))
-    }
-
-    /// The numbers of the two spans that hold these decoded offsets, if decoding both at once is
-    /// faster than one after the other.
-    pub(crate) fn pair(&self, offsets: [u64; 2]) -> Option<[usize; 2]> {
+    /// Whether two spans are decoded faster at once than one after the other.
+    pub(crate) fn is_faster_as_pair(&self, numbers: [usize; 2]) -> bool {
         let state = self.lock();
-        if state.verdict().damage().is_some() {
-            return None;
-        }
-        let [first, second] = offsets.map(|offset| state.index().find(offset));
-        let numbers = [first?, second?];
         let encoded_len = self.encoded.end - self.encoded.start;
-        let are_dense = numbers.iter().all(|number| state.index().is_dense(*number, encoded_len));
-        (numbers[0] != numbers[1] && are_dense).then_some(numbers)
+        let is_dense = |number: &usize| {
+            *number < state.index().len() && state.index().is_dense(*number, encoded_len)
+        };
+        numbers[0] != numbers[1] && numbers.iter().all(is_dense)
     }
 
     /// Two different spans, which must exist, decoded at once by this thread. `None` if one of them
-    /// is cached, is being decoded, or cannot be decoded without the spans before it.
-    fn span_pair(
+    /// cannot be decoded without the spans before it.
+    pub(crate) fn span_pair(
         self: &Arc<Self>,
         source: &dyn ReadAt,
         numbers: [usize; 2],
     ) -> Option<[Result<Span, Error>; 2]> {
-        let are_at_hand = || numbers.iter().any(|n| self.memory.peek(self.id, *n).is_some());
-        if are_at_hand() {
-            return None;
-        }
         let [first, second] = numbers.map(|number| {
             let (at, window) = self.nearest_start(number);
             (at == number).then_some(window)
         });
         let windows = [first?, second?];
-
-        // A thread that has a turn must not wait for another turn: two threads could wait for each
-        // other.
-        let mut state = self.lock();
-        let turns = numbers.map(|number| Turn::take(self, &mut state, number));
-        drop(state);
-        let [Ok(first_turn), Ok(second_turn)] = turns else { return None };
-        if are_at_hand() {
-            return None;
-        }
         let [mut first, mut second] =
             [0, 1].map(|side| SpanDecode::start(self, source, numbers[side], &windows[side]));
         first.go_on_with(&mut second, source);
-        let first = first.finish(source);
-        first_turn.land(first.clone().map(Some));
-        let second = second.finish(source);
-        second_turn.land(second.clone().map(Some));
-        Some([first, second])
+        let pair = [first.finish(source), second.finish(source)];
+        Some(pair.map(|span| span.map_err(|error| self.or_stale(error))))
     }
 }
 

@@ -1,12 +1,11 @@
-//! The state of one stream: its checkpoints and checksums, the verdict on it, an adopted saved
-//! index, and which spans threads are decoding now.
+//! The state of one stream: its checkpoints and checksums, the verdict on it, and an adopted saved
+//! index.
 //!
 //! The methods keep these parts consistent: the frontier moves only together with its checksum, and
 //! it no longer moves after a verdict. This module never decodes, reads or waits.
 
-use std::{collections::HashMap, sync::Arc};
+use std::ops::Range;
 
-use super::flight::Flight;
 use crate::{
     Error, IndexError, Span,
     crc::Sums,
@@ -70,10 +69,10 @@ pub(crate) struct Adopted {
 
 /// Where a decoded byte lies.
 pub(crate) enum Place {
-    /// In the span of this number.
-    Span(usize),
-    /// Beyond the frontier.
-    Beyond,
+    /// In the span of this number, which has these decoded bytes.
+    Span(usize, Range<u64>),
+    /// Beyond the frontier. The span at the frontier gets this number.
+    Beyond(usize),
     /// After the end of the stream.
     AfterEnd,
 }
@@ -106,9 +105,8 @@ pub(crate) struct State {
     verdict: StreamVerdict,
     /// The decoder that is paused at the frontier. `None` while it runs or after it was given up.
     live: Option<Box<Stream>>,
-    /// Spans that threads decode now, by number. The number of the span at the frontier is the
-    /// number of spans before it.
-    flights: HashMap<usize, Arc<Flight>>,
+    /// Whether a thread decodes at the frontier.
+    is_advancing: bool,
     trust: Trust,
     /// Whether saved windows turned out to be damaged since the index was last written.
     has_damaged_windows: bool,
@@ -123,7 +121,7 @@ impl State {
             sums: Sums::default(),
             verdict: StreamVerdict::Open,
             live: None,
-            flights: HashMap::new(),
+            is_advancing: false,
             trust,
             has_damaged_windows: false,
             adopting: None,
@@ -157,10 +155,10 @@ impl State {
     pub(crate) fn find(&self, offset: u64, promised: Option<u64>) -> Result<Place, Error> {
         match (&self.verdict, self.index.find(offset)) {
             (StreamVerdict::Damaged(error), _) => Err(error.clone()),
-            (_, Some(number)) => Ok(Place::Span(number)),
+            (_, Some(number)) => Ok(Place::Span(number, self.index.range(number))),
             (StreamVerdict::Ended, None) => Ok(Place::AfterEnd),
             (_, None) if promised.is_some_and(|len| offset >= len) => Ok(Place::AfterEnd),
-            (StreamVerdict::Open, None) => Ok(Place::Beyond),
+            (StreamVerdict::Open, None) => Ok(Place::Beyond(self.index.len())),
             (StreamVerdict::Stopped(error), None) => Err(error.clone()),
         }
     }
@@ -187,12 +185,24 @@ impl State {
 
     // For the thread that decodes at the frontier.
 
-    /// The checkpoint, decoder and checksums with which the thread at the frontier continues. There
-    /// must be no verdict yet.
-    pub(crate) fn take_frontier(&mut self, spacing: Spacing) -> Frontier {
+    /// The checkpoint, decoder and checksums with which the calling thread continues at the
+    /// frontier, until [`give_back`](Self::give_back). `None` if another thread does, or if there is
+    /// a verdict.
+    pub(crate) fn take_frontier(&mut self, spacing: Spacing) -> Option<Frontier> {
+        if self.is_advancing || self.is_over() {
+            return None;
+        }
+        self.is_advancing = true;
         let start = self.index.last().expect("without a verdict a checkpoint is last").clone();
         let (number, end) = (self.index.len(), self.index.next_end(spacing));
-        Frontier { start, number, end, sums: self.sums, live: self.live.take() }
+        Some(Frontier { start, number, end, sums: self.sums, live: self.live.take() })
+    }
+
+    /// Notes that no thread decodes at the frontier any more. Returns whether a saved index has
+    /// waited for that.
+    pub(crate) fn give_back(&mut self) -> bool {
+        self.is_advancing = false;
+        self.adopting.is_some()
     }
 
     /// Records the span that was decoded at the frontier, if there is one, with its CRC-32; and
@@ -210,37 +220,6 @@ impl State {
         if let Some((span, crc32)) = span {
             self.index.push(*crc32, span.start() + span.bytes().len() as u64, next);
         }
-    }
-
-    // Spans that are being decoded.
-
-    /// Records that the calling thread decodes span `number`. If another thread does, `Err` has the
-    /// flight to wait for.
-    pub(crate) fn take_off(&mut self, number: usize) -> Result<Arc<Flight>, Arc<Flight>> {
-        if let Some(flight) = self.flights.get(&number) {
-            return Err(Arc::clone(flight));
-        }
-        let flight = Arc::new(Flight::new());
-        self.flights.insert(number, Arc::clone(&flight));
-        Ok(flight)
-    }
-
-    pub(crate) fn is_in_flight(&self, number: usize) -> bool {
-        self.flights.contains_key(&number)
-    }
-
-    /// Number of threads that wait for span `number`. They share its flight with the table and the
-    /// decoding thread, which are not counted.
-    #[cfg(test)]
-    pub(crate) fn waiting_for(&self, number: usize) -> usize {
-        self.flights.get(&number).map_or(0, |flight| Arc::strong_count(flight) - 2)
-    }
-
-    /// Records that no thread decodes span `number` any more. Returns `true` if a saved index has
-    /// waited for that.
-    pub(crate) fn end_flight(&mut self, number: usize) -> bool {
-        self.flights.remove(&number);
-        self.adopting.is_some()
     }
 
     // Windows.
@@ -290,7 +269,7 @@ impl State {
     pub(crate) fn take_over(&mut self) -> Option<bool> {
         let adopted = self.adopting.take()?;
         let moves = self.reaches_less_than(&adopted);
-        if moves && self.is_in_flight(self.index.len()) {
+        if moves && self.is_advancing {
             self.adopting = Some(adopted);
             return None;
         }

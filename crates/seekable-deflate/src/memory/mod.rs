@@ -209,6 +209,24 @@ impl Memory {
         (used.unwrap_or_else(|| vec![0; len]), Lent { memory: self, bytes })
     }
 
+    /// An empty buffer in which a reply of `len` bytes is collected.
+    pub(crate) fn reply_buffer(&self, len: usize) -> Vec<u8> {
+        let kept = self.lock().pool.take_reply();
+        let mut buffer = kept.unwrap_or_default();
+        buffer.clear();
+        buffer.reserve_exact(len);
+        buffer
+    }
+
+    /// Keeps the buffer of a reply for the next ones, if the budget has room for it.
+    pub(crate) fn keep_reply_buffer(&self, buffer: Vec<u8>) {
+        let mut state = self.lock();
+        let has_room = state.taken() + buffer.capacity() as u64 <= self.limit();
+        let dropped = if has_room { state.pool.keep_reply(buffer) } else { Some(buffer) };
+        drop(state);
+        drop(dropped);
+    }
+
     /// Bytes of the budget that are set aside for speculation.
     pub(crate) fn reserved(&self) -> u64 {
         self.lock().reserved_bytes

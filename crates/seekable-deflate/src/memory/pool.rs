@@ -13,6 +13,9 @@ use crate::windows::Packer;
 const SPARES: usize = 4;
 const SPARE_BYTES: u64 = 4 << 20;
 
+/// Most buffers of replies that are kept.
+const REPLIES: usize = 4;
+
 /// Lengths of buffers are multiples of this number of bytes.
 pub(super) const PAGE: usize = 4096;
 
@@ -21,6 +24,9 @@ pub(super) const PAGE: usize = 4096;
 pub(super) struct Pool {
     /// Idle buffers of spans that were given up.
     spares: Vec<Vec<u8>>,
+    /// Idle buffers in which replies were collected from several spans. Page faults for fresh ones
+    /// took a fifth of a first pass over noise, whose spans are small.
+    replies: Vec<Vec<u8>>,
     /// Bytes of the buffers that spans are being decoded into.
     pub(super) lent_bytes: u64,
     /// An idle packer of half a MiB, so that the next packing of windows need not allocate one. Not
@@ -31,7 +37,8 @@ pub(super) struct Pool {
 impl Pool {
     /// Bytes of the idle buffers.
     pub(super) fn spare_bytes(&self) -> u64 {
-        self.spares.iter().map(|buffer| buffer.capacity() as u64).sum()
+        let buffers = self.spares.iter().chain(&self.replies);
+        buffers.map(|buffer| buffer.capacity() as u64).sum()
     }
 
     /// Takes out a buffer that serves for `len` bytes, if there is one.
@@ -49,9 +56,25 @@ impl Pool {
         None
     }
 
+    /// Takes out a buffer for a reply, if there is one.
+    pub(super) fn take_reply(&mut self) -> Option<Vec<u8>> {
+        self.replies.pop()
+    }
+
+    /// Keeps the buffer of a reply, or returns it if enough are kept already.
+    pub(super) fn keep_reply(&mut self, buffer: Vec<u8>) -> Option<Vec<u8>> {
+        if self.replies.len() >= REPLIES {
+            return Some(buffer);
+        }
+        self.replies.push(buffer);
+        None
+    }
+
     /// Takes out all spare buffers.
     pub(super) fn take_spares(&mut self) -> Vec<Vec<u8>> {
-        std::mem::take(&mut self.spares)
+        let mut spares = std::mem::take(&mut self.spares);
+        spares.append(&mut self.replies);
+        spares
     }
 }
 

@@ -21,7 +21,10 @@ fn streams_of_every_strategy_and_flush_of_zlib_are_read() {
             let reader = reader(&encoded[..], known(&plain, spacing));
             let reads = if spacing < 100 { 4 } else { 40 };
             check_reads(&reader, &plain, &mut Random::new(spacing), reads);
-            assert!(reader.verdict().damage().is_none() && reader.verdict().stopped().is_none());
+            assert!(
+                reader.progress().verdict.damage().is_none()
+                    && reader.progress().verdict.stopped().is_none()
+            );
         }
     }
     assert_eq!(streams, 11, "make.py writes as many");

@@ -57,12 +57,12 @@ fn a_stream_cut_off_at_any_byte_is_readable_up_to_there() {
                     Some(Error::Truncated { decoded }) => assert_eq!(decoded, found.len() as u64),
                     error => assert!(error.is_none() && complete, "cut at {cut}: {error:?}"),
                 }
-                assert_eq!(reader.frontier(), found.len() as u64);
+                assert_eq!(reader.progress().frontier, found.len() as u64);
                 let is_stopped =
-                    matches!(reader.verdict().stopped(), Some(Error::Truncated { .. }));
+                    matches!(reader.progress().verdict.stopped(), Some(Error::Truncated { .. }));
                 // All bytes are there, and have the CRC-32 that was promised.
                 assert_eq!(is_stopped, !complete);
-                assert_eq!(reader.verdict().is_ended(), complete);
+                assert_eq!(reader.progress().verdict.is_ended(), complete);
                 // Again, now that it is known; short at the damage.
                 let again = read(&reader, 0, plain.len());
                 assert_eq!(again.ok(), (!found.is_empty()).then_some(found));
@@ -86,9 +86,9 @@ fn a_stream_with_any_bit_flipped_never_yields_wrong_bytes_once_that_is_known() {
 
             let reader = reader(&encoded[..], known(&plain, spacing));
             let (found, error) = read_all(&reader, 500);
-            if reader.verdict().damage().is_some() {
+            if reader.progress().verdict.damage().is_some() {
                 assert!(reader.read_at(&mut [0], 0).is_err());
-                assert!(reader.cached_span_at(0).is_none());
+                assert!(!is_cached(&reader, 0));
             }
             match error {
                 // Zeros behind the final block are all that may change without being seen.
@@ -109,7 +109,7 @@ fn a_wrong_checksum_is_known_at_the_end_and_fails_every_read_from_then_on() {
     let reader = reader_within(&source, options, &memory);
 
     assert!(read(&reader, 0, 200_000).unwrap() == plain[..200_000]);
-    assert!(reader.verdict().damage().is_none() && reader.cached_span_at(0).is_some());
+    assert!(reader.progress().verdict.damage().is_none() && is_cached(&reader, 0));
     let error = read(&reader, 250_000, 50_000).unwrap_err();
     let crc = crc32fast::hash(&plain);
     assert!(matches!(
@@ -120,12 +120,13 @@ fn a_wrong_checksum_is_known_at_the_end_and_fails_every_read_from_then_on() {
     let bytes_read = source.bytes_read();
     for offset in [0, 100_000, 299_999] {
         assert!(matches!(read(&reader, offset, 1), Err(Error::Checksum { .. })));
-        assert!(reader.cached_span_at(offset).is_none());
+        assert!(!is_cached(&reader, offset));
     }
-    assert!(matches!(reader.verdict().damage(), Some(Error::Checksum { .. })));
+    assert!(matches!(reader.progress().verdict.damage(), Some(Error::Checksum { .. })));
     assert_eq!(source.bytes_read(), bytes_read);
     // What nobody may have is not kept.
-    assert!(memory.used() <= reader.index_bytes(), "{}", memory.used());
+    let used = memory.used();
+    assert_eq!(used, index_bytes(&memory));
 }
 
 #[test]
@@ -142,7 +143,7 @@ fn a_stream_longer_than_promised_is_unfit() {
             assert_eq!(expected, promised);
             // No more is decoded than shows that it is too long.
             assert!((promised + 1..promised + 259).contains(&found), "{found}");
-            assert!(reader.verdict().damage().is_some());
+            assert!(reader.progress().verdict.damage().is_some());
             assert!(reader.read_at(&mut [0], 0).is_err());
         }
     }
@@ -160,14 +161,15 @@ fn a_stream_shorter_than_promised_ends_in_damage_and_with_a_checksum_is_unfit() 
             let short = reader(&encoded[..], options.clone());
             assert!(is_length(&read(&short, 200_000, 1).unwrap_err()));
             assert!(
-                short.verdict().damage().is_none() && is_length(short.verdict().stopped().unwrap())
+                short.progress().verdict.damage().is_none()
+                    && is_length(short.progress().verdict.stopped().unwrap())
             );
             assert!(read(&short, 0, 300_000).unwrap() == plain);
 
             options.crc32 = Some(0);
             let unfit = reader(&encoded[..], options);
             assert!(is_length(&read(&unfit, 200_000, 1).unwrap_err()));
-            assert!(is_length(unfit.verdict().damage().unwrap()));
+            assert!(is_length(unfit.progress().verdict.damage().unwrap()));
             assert!(is_length(&read(&unfit, 0, 1).unwrap_err()));
         }
     }
@@ -187,7 +189,7 @@ fn an_error_of_the_source_is_no_short_read_of_a_stream_that_is_cut_off() {
     });
     let memory = Memory::new(PLENTY);
     let reader = reader_within(&source, known(&plain, 10_000), &memory);
-    assert!(read(&reader, 90_000, 1).is_err() && reader.verdict().stopped().is_some());
+    assert!(read(&reader, 90_000, 1).is_err() && reader.progress().verdict.stopped().is_some());
 
     memory.clear();
     assert!(read(&reader, 0, 10).unwrap() == plain[..10]);
@@ -223,7 +225,7 @@ fn damage_in_the_middle_is_remembered_and_bytes_before_it_stay_readable() {
     let error = read(&reader, 200, 1).unwrap_err();
     let Error::Corrupt { at, what: "invalid block type" } = error else { panic!("{error:?}") };
     assert_eq!(at.0, 205 * 8);
-    assert!(reader.verdict().damage().is_none());
+    assert!(reader.progress().verdict.damage().is_none());
     let bytes_read = source.bytes_read();
     for offset in [200, 201, 250_000] {
         assert!(matches!(read(&reader, offset, 1), Err(Error::Corrupt { .. })));
@@ -236,7 +238,7 @@ fn damage_in_the_middle_is_remembered_and_bytes_before_it_stay_readable() {
         assert_eq!(read(&reader, 0, 200).unwrap(), plain[..200]);
         assert_eq!(read(&reader, 150, 1000).unwrap(), plain[150..200], "short at the damage");
     }
-    assert_eq!(reader.frontier(), 200);
+    assert_eq!(reader.progress().frontier, 200);
 }
 
 #[test]
@@ -251,9 +253,9 @@ fn bytes_that_change_behind_the_frontier_are_never_returned() {
     source.bytes.lock().unwrap()[45_000] ^= 1;
     let error = read(&reader, 40_000, 10).unwrap_err();
     assert!(matches!(error, Error::Checksum { start: 40_000, end: 50_000, .. }), "{error:?}");
-    assert!(reader.cached_span_at(40_000).is_none());
+    assert!(!is_cached(&reader, 40_000));
     assert!(read(&reader, 39_990, 10).unwrap() == plain[39_990..40_000]);
-    assert!(reader.verdict().damage().is_none());
+    assert!(reader.progress().verdict.damage().is_none());
 
     // Put right again it is read again.
     source.bytes.lock().unwrap()[45_000] ^= 1;
@@ -270,9 +272,11 @@ fn spans_of_a_damaged_stream_are_no_pair() {
     let reader = reader_within(&encoded[..], options, &memory);
     let offsets = [10, 100_010];
     read(&reader, 0, 300_000).unwrap();
+    assert!(are_paired(&reader, &memory, offsets));
     memory.clear();
-    assert!(reader.is_faster_as_pair(offsets));
+    let works = expect_two(&reader, offsets);
     read(&reader, 300_000, 100_000).unwrap_err();
-    assert!(!reader.is_faster_as_pair(offsets));
-    assert!(reader.span_pair_at(offsets).is_none());
+    works.into_iter().for_each(run);
+    assert!(offsets.into_iter().all(|offset| !is_cached(&reader, offset)));
+    assert!(expect_two(&reader, offsets).is_empty());
 }

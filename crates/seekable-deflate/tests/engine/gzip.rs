@@ -67,7 +67,8 @@ fn members_follow_each_other() {
                 let reader = reader(&encoded[..], options);
                 check_reads(&reader, &plain, &mut random, 20);
                 assert!(
-                    reader.verdict().damage().is_none() && reader.verdict().stopped().is_none()
+                    reader.progress().verdict.damage().is_none()
+                        && reader.progress().verdict.stopped().is_none()
                 );
             }
         }
@@ -135,7 +136,7 @@ fn zeros_may_follow_the_last_member_and_nothing_else() {
             Error::Truncated { decoded: 5 } if junk.len() == 1 => (),
             error => panic!("{error:?}"),
         }
-        assert!(reader.verdict().damage().is_none());
+        assert!(reader.progress().verdict.damage().is_none());
     }
 }
 
@@ -155,7 +156,7 @@ fn a_bad_trailer_makes_the_whole_unfit() {
             5..=8 => assert!(matches!(error, Error::Checksum { start: 16, end: 26, .. })),
             _ => assert!(matches!(error, Error::Length { found: 10, .. })),
         }
-        assert!(reader.verdict().damage().is_some());
+        assert!(reader.progress().verdict.damage().is_some());
         assert!(reader.read_at(&mut [0], 0).is_err());
     }
 }
@@ -203,7 +204,8 @@ fn what_follows_a_member_that_holds_all_that_was_promised_does_not_matter() {
             let reader = reader(&encoded[..], promised);
             assert!(read(&reader, 0, 1 << 22).unwrap() == plain);
             assert!(
-                reader.verdict().is_ended() && reader.verdict().stopped().is_none(),
+                reader.progress().verdict.is_ended()
+                    && reader.progress().verdict.stopped().is_none(),
                 "{garbage:?}"
             );
             // Who knows of no length cannot know that it is garbage.
@@ -214,7 +216,11 @@ fn what_follows_a_member_that_holds_all_that_was_promised_does_not_matter() {
             let promised = Options { decoded_len: Some(plain.len() as u64), ..gzip(spacing) };
             let reader = reader(&good[..good.len() - cut], promised);
             assert!(read(&reader, 0, 1 << 22).unwrap() == plain);
-            assert!(!reader.verdict().is_ended() && reader.verdict().stopped().is_some(), "{cut}");
+            assert!(
+                !reader.progress().verdict.is_ended()
+                    && reader.progress().verdict.stopped().is_some(),
+                "{cut}"
+            );
         }
     }
 }

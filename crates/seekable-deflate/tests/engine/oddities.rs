@@ -446,7 +446,8 @@ fn bits_and_streams_behind_the_final_block_are_ignored() {
                 let found = read(&reader, 0, plain.len() + 100).unwrap();
                 assert!(found == plain, "{}", oddity.name);
                 assert!(
-                    reader.verdict().damage().is_none() && reader.verdict().stopped().is_none()
+                    reader.progress().verdict.damage().is_none()
+                        && reader.progress().verdict.stopped().is_none()
                 );
             }
         }

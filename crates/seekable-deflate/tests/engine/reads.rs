@@ -18,9 +18,15 @@ fn random_reads_equal_the_plain_bytes_for_all_data_and_encoders() {
                 for options in [bare(spacing), known(&plain, spacing)] {
                     let reader = reader(&encoded[..], options);
                     check_reads(&reader, &plain, &mut random, 8);
-                    assert!(reader.verdict().damage().is_none(), "{kind:?} {encoder:?} {spacing}");
-                    assert!(reader.verdict().stopped().is_none(), "{kind:?} {encoder:?} {spacing}");
-                    assert_eq!(reader.frontier(), plain.len() as u64);
+                    assert!(
+                        reader.progress().verdict.damage().is_none(),
+                        "{kind:?} {encoder:?} {spacing}"
+                    );
+                    assert!(
+                        reader.progress().verdict.stopped().is_none(),
+                        "{kind:?} {encoder:?} {spacing}"
+                    );
+                    assert_eq!(reader.progress().frontier, plain.len() as u64);
                 }
             }
         }
@@ -65,7 +71,7 @@ fn bytes_behind_the_final_block_are_ignored() {
     encoded.extend([0xff; 100]);
     let reader = reader(&encoded[..], known(&plain, 4096));
     assert_eq!(read(&reader, 0, 20_000).unwrap(), plain);
-    assert!(reader.verdict().damage().is_none());
+    assert!(reader.progress().verdict.damage().is_none());
 }
 
 #[test]
@@ -94,12 +100,11 @@ fn of_two_spans_at_once_only_that_fails_whose_bytes_are_damaged() {
         let flip = || source.bytes.lock().unwrap()[bit / 8] ^= 1 << (bit % 8);
         memory.clear();
         flip();
-        for [one, other] in [[100_000, 50_000], [50_000, 100_000]] {
-            let pair = reader.span_pair_at([one, other]).unwrap();
-            for (span, at) in pair.into_iter().zip([one, other]) {
-                assert_eq!(span.is_ok(), at == 50_000, "{span:?}");
-            }
+        for offsets in [[100_000, 50_000], [50_000, 100_000]] {
             memory.clear();
+            let mut works = expect_two(&reader, offsets);
+            run(works.remove(0));
+            assert!(is_cached(&reader, 50_000) && !is_cached(&reader, 100_000));
         }
         assert!(read(&reader, 50_000, 60_000).is_err());
         assert_eq!(read(&reader, 50_000, 20_000).unwrap(), plain[50_000..70_000]);
@@ -108,28 +113,26 @@ fn of_two_spans_at_once_only_that_fails_whose_bytes_are_damaged() {
 }
 
 #[test]
-fn two_spans_of_noise_are_decoded_at_once_where_neither_is_at_hand() {
+fn two_spans_of_noise_are_decoded_at_once_where_neither_is_cached() {
     let plain = literals(300_000);
     let encoded = deflate(&plain, Encoder::Flate2(6));
     let memory = seekable_deflate::Memory::new(PLENTY);
     let reader = reader_within(&encoded[..], known(&plain, 40_000), &memory);
-    assert!(reader.span_pair_at([0, 100_000]).is_none(), "they lie ahead of the frontier");
+    assert_eq!(expect_two(&reader, [0, 100_000]).len(), 1, "both lie beyond the frontier");
     assert_eq!(read(&reader, 0, plain.len()).unwrap(), plain);
-    assert!(reader.span_pair_at([0, 100_000]).is_none(), "they are cached");
-    memory.clear();
+    assert!(expect_two(&reader, [0, 100_000]).is_empty(), "both are cached");
     for [one, other] in [[0, 100_000], [250_000, 210_000], [130_000, 299_999]] {
-        assert!(reader.is_faster_as_pair([one, other]));
-        for (span, at) in reader.span_pair_at([one, other]).unwrap().into_iter().zip([one, other]) {
-            let span = span.unwrap();
+        assert!(are_paired(&reader, &memory, [one, other]));
+        for at in [one, other] {
+            let span = reader.span_at(at).unwrap().unwrap();
             let range = span.start() as usize..span.start() as usize + span.bytes().len();
             assert!(range.contains(&(at as usize)) && span.bytes() == &plain[range]);
-            assert!(reader.cached_span_at(at).is_some());
         }
-        memory.clear();
     }
-    assert!(!reader.is_faster_as_pair([1, 2]), "they are in one span");
-    assert!(!reader.is_faster_as_pair([1, 300_000]), "there is one");
+    assert!(!are_paired(&reader, &memory, [1, 2]), "they are in one span");
+    assert!(!are_paired(&reader, &memory, [1, 300_000]), "there is one");
     // All of it, by pairs where there is one.
+    memory.clear();
     assert_eq!(read(&reader, 3, plain.len()).unwrap(), plain[3..]);
 }
 
@@ -141,8 +144,6 @@ fn spans_of_what_compresses_well_are_not_paired() {
         let memory = seekable_deflate::Memory::new(PLENTY);
         let reader = reader_within(&encoded[..], known(&plain, 40_000), &memory);
         assert_eq!(read(&reader, 0, plain.len()).unwrap(), plain);
-        memory.clear();
-        assert!(!reader.is_faster_as_pair([0, 100_000]), "{kind:?}");
-        assert!(reader.span_pair_at([0, 100_000]).is_none(), "{kind:?}");
+        assert!(!are_paired(&reader, &memory, [0, 100_000]), "{kind:?}");
     }
 }

@@ -12,7 +12,9 @@ fn is_rejected_or_right(encoded: &[u8], plain: &[u8], options: &Options, index: 
         for offset in [1100, 650, 350, 0] {
             assert!(read(&reader, offset, 1200).unwrap() == slice(plain, offset, 1200));
         }
-        assert!(reader.verdict().is_ended() && reader.verdict().damage().is_none());
+        assert!(
+            reader.progress().verdict.is_ended() && reader.progress().verdict.damage().is_none()
+        );
     }
     true
 }
@@ -54,7 +56,7 @@ fn an_index_whose_windows_are_all_damaged_still_tells_where_to_go_on() {
             *byte = !*byte;
         }
         let later = resumed(&encoded[..], options, index);
-        assert_eq!(later.frontier(), first.frontier());
+        assert_eq!(later.progress().frontier, first.progress().frontier);
         let end = read(&later, plain.len() as u64 - 1, 1);
         assert!(end.unwrap() == plain[plain.len() - 1..], "{name}");
         check_reads(&later, &plain, &mut Random::new(1), 4);
@@ -78,17 +80,23 @@ fn damaged_windows_are_made_anew_and_the_index_written_next_has_them() {
                 continue;
             }
             let later = resumed(&encoded[..], options.clone(), damaged);
-            assert!(!later.has_damaged_windows());
+            assert!(!later.progress().has_damaged_windows);
             read(&later, plain.len() as u64 - 1, 1).unwrap();
-            assert!(later.has_damaged_windows(), "{name}");
+            assert!(later.progress().has_damaged_windows, "{name}");
             assert!(matches!(later.write_index(&mut Full), Err(Error::Sink(_))));
-            assert!(later.has_damaged_windows(), "{name}: there is none that was written since");
+            assert!(
+                later.progress().has_damaged_windows,
+                "{name}: there is none that was written since"
+            );
             let again = written(&later).unwrap();
-            assert!(!later.has_damaged_windows() && !later.has_dropped_index(), "{name}");
+            assert!(
+                !later.progress().has_damaged_windows && !later.progress().has_dropped_index,
+                "{name}"
+            );
             let last = resumed(&encoded[..], options, again);
             check_reads(&last, &plain, &mut Random::new(1), 6);
             read(&last, 0, plain.len() + 1).unwrap();
-            assert!(!last.has_damaged_windows(), "{name}");
+            assert!(!last.progress().has_damaged_windows, "{name}");
         }
     }
 }

@@ -37,12 +37,12 @@ fn an_error_of_the_source_is_passed_on_and_the_next_read_goes_on() {
             countdown.store(fail_at, Ordering::SeqCst);
             let mut failures = 0;
             for offset in (0..300_000).step_by(50_000) {
-                let frontier = reader.frontier();
+                let frontier = reader.progress().frontier;
                 match read(&reader, offset, 50_000) {
                     Ok(bytes) => assert!(bytes == slice(&plain, offset, 50_000)),
                     Err(Error::Source(error)) => {
                         assert_eq!(error.to_string(), "unplugged");
-                        assert_eq!(reader.frontier(), frontier);
+                        assert_eq!(reader.progress().frontier, frontier);
                         failures += 1;
                         let again = read(&reader, offset, 50_000).unwrap();
                         assert!(again == slice(&plain, offset, 50_000));
@@ -52,7 +52,10 @@ fn an_error_of_the_source_is_passed_on_and_the_next_read_goes_on() {
             }
             // Each round takes five chunks or more.
             assert!(failures == 1 || failures == 0 && fail_at > 5, "{round}, read {fail_at}");
-            assert!(reader.verdict().damage().is_none() && reader.verdict().stopped().is_none());
+            assert!(
+                reader.progress().verdict.damage().is_none()
+                    && reader.progress().verdict.stopped().is_none()
+            );
             memory.clear();
         }
     }
@@ -87,7 +90,7 @@ fn a_source_shorter_than_the_range_is_an_error_of_the_source() {
         matches!(&error, Error::Source(error) if error.kind() == io::ErrorKind::UnexpectedEof),
         "{error:?}"
     );
-    assert!(reader.verdict().stopped().is_none());
+    assert!(reader.progress().verdict.stopped().is_none());
 }
 
 #[test]
@@ -102,8 +105,8 @@ fn ranges_that_cannot_be_are_errors_and_not_panics() {
 fn nothing_is_read_before_the_first_read() {
     let source = Probe::new(vec![0; 100]);
     let reader = reader(&source, bare(1000));
-    assert_eq!(reader.frontier(), 0);
-    assert!(reader.cached_span_at(0).is_none());
+    assert_eq!(reader.progress().frontier, 0);
+    assert!(!is_cached(&reader, 0));
     assert_eq!(read(&reader, 0, 0).unwrap(), []);
     assert_eq!(source.bytes_read(), 0);
 }

@@ -49,12 +49,15 @@ fn an_index_of_what_the_stream_was_before_is_dropped_and_every_byte_is_right() {
             assert!(read(&first, 0, plain.len()).unwrap() == old_plain);
             for offset in [0, 310_000, 400_000, 590_000, 899_000] {
                 let later = resumed(&new[..], options.clone(), index.clone());
-                assert!(!later.has_dropped_index());
+                assert!(!later.progress().has_dropped_index);
                 let right = slice(&plain, offset, 20_000);
                 assert!(read(&later, offset, 20_000).unwrap() == right, "{known} {offset}");
                 assert!(read(&later, 0, plain.len() + 1).unwrap() == plain, "{known} {offset}");
-                assert!(later.verdict().is_ended() && later.verdict().damage().is_none());
-                assert_eq!(later.has_dropped_index(), frontier_of(&index) > 300_000);
+                assert!(
+                    later.progress().verdict.is_ended()
+                        && later.progress().verdict.damage().is_none()
+                );
+                assert_eq!(later.progress().has_dropped_index, frontier_of(&index) > 300_000);
                 check_reads(&later, &plain, &mut Random::new(1), 4);
                 let again = written(&later).unwrap();
                 later.adopt_index(load(again).unwrap()).unwrap();
@@ -83,15 +86,17 @@ fn damage_behind_an_index_is_found_out_once_and_stays() {
     let source = Probe::new(damaged);
     let later = resumed(&source, options, index.clone());
     assert!(read(&later, 800_000, 10).unwrap() == slice(&plain, 800_000, 10), "behind the damage");
-    assert!(!later.has_dropped_index());
+    assert!(!later.progress().has_dropped_index);
     let (mut failed, mut offset) = (0, 0);
     while offset < 900_000 {
         failed += u32::from(read(&later, offset, 10_000).is_err());
         offset += 10_000;
     }
     assert!((30..60).contains(&failed), "{failed}");
-    assert!(later.has_dropped_index());
-    assert!(later.verdict().stopped().is_some() || later.verdict().damage().is_some());
+    assert!(later.progress().has_dropped_index);
+    assert!(
+        later.progress().verdict.stopped().is_some() || later.progress().verdict.damage().is_some()
+    );
     let refused = later.adopt_index(load(index).unwrap());
     assert!(matches!(refused, Err(IndexError::Distrusted | IndexError::OtherSpans)));
     // It does not begin again each time.
@@ -162,11 +167,11 @@ fn after_a_wrong_index_no_other_is_believed_that_goes_farther() {
         let right = written(&second).unwrap();
 
         let later = resumed(&new[..], options.clone(), wrong);
-        while !later.has_dropped_index() {
+        while !later.progress().has_dropped_index {
             let _ = read(&later, 310_000, 200_000).unwrap();
         }
         // It fits, as far as the reader can tell: what would be next may be as wrong.
-        assert!(later.frontier() < plain.len() as u64);
+        assert!(later.progress().frontier < plain.len() as u64);
         let refused = later.adopt_index(load(right.clone()).unwrap());
         assert!(matches!(refused, Err(IndexError::Distrusted)), "{refused:?}");
         // Nothing is believed of one that goes no farther.

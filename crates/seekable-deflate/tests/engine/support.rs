@@ -5,10 +5,11 @@ use std::{
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
+        mpsc,
     },
 };
 
-use seekable_deflate::{DeflateReader, Format, Memory, Options, ReadAt};
+use seekable_deflate::{DeflateReader, Format, Memory, Options, ReadAt, Work};
 
 /// A budget that nothing here exceeds.
 pub const PLENTY: u64 = 256 << 20;
@@ -264,4 +265,50 @@ pub fn check_reads<R: ReadAt>(
         let found = read(reader, offset, len).expect("the stream is good");
         assert!(found == slice(plain, offset, len), "read of {len} bytes at {offset}");
     }
+}
+
+/// Whether a decoded byte is cached, so that an asker gets it at once.
+pub fn is_cached<R: ReadAt>(reader: &DeflateReader<R>, offset: u64) -> bool {
+    let (answer, answered) = mpsc::channel();
+    // The receiver is gone if the answer comes later.
+    let works = reader.ask(offset..offset + 1, move |byte| _ = answer.send(byte.is_ok()));
+    let is_cached = answered.try_recv() == Ok(true);
+    drop(works);
+    is_cached
+}
+
+/// Bytes that the checkpoints of the only reader within `memory` take, and its paused decoder.
+pub fn index_bytes(memory: &Memory) -> u64 {
+    memory.clear();
+    memory.used()
+}
+
+/// Runs a work, and all that follow from it.
+pub fn run<R: ReadAt>(work: Work<R>) {
+    let mut works = vec![work];
+    while let Some(work) = works.pop() {
+        let outcome = work.run(true);
+        outcome.answers.send();
+        works.extend(outcome.next);
+    }
+}
+
+/// The works for the spans that hold two decoded bytes.
+pub fn expect_two<R: ReadAt>(reader: &DeflateReader<R>, offsets: [u64; 2]) -> Vec<Work<R>> {
+    offsets.into_iter().flat_map(|offset| reader.expect(offset..offset + 1)).collect()
+}
+
+/// Whether one thread decodes the spans of two decoded bytes at once.
+pub fn are_paired<R: ReadAt>(
+    reader: &DeflateReader<R>,
+    memory: &Memory,
+    offsets: [u64; 2],
+) -> bool {
+    memory.clear();
+    let mut works = expect_two(reader, offsets);
+    if works.is_empty() {
+        return false;
+    }
+    run(works.remove(0));
+    !works.is_empty() && is_cached(reader, offsets[1])
 }

@@ -81,7 +81,7 @@ fn eight_threads_read_one_stream() {
                 });
             }
         });
-        assert!(reader.verdict().damage().is_none());
+        assert!(reader.progress().verdict.damage().is_none());
     }
 }
 
@@ -99,8 +99,9 @@ fn threads_that_decode_two_spans_at_once_get_their_bytes_and_wait_for_nobody_for
                     let mut random = Random::new(seed);
                     for _ in 0..40 {
                         let ats = [0; 2].map(|_| random.below(plain.len() as u64));
-                        for span in reader.span_pair_at(ats).into_iter().flatten() {
-                            let span = span.unwrap();
+                        expect_two(reader, ats).into_iter().for_each(run);
+                        for at in ats {
+                            let span = reader.span_at(at).unwrap().unwrap();
                             assert!(plain[span.start() as usize..].starts_with(span.bytes()));
                         }
                         let len = random.below(200_000) as usize;
@@ -111,7 +112,7 @@ fn threads_that_decode_two_spans_at_once_get_their_bytes_and_wait_for_nobody_for
                 });
             }
         });
-        assert!(reader.verdict().damage().is_none());
+        assert!(reader.progress().verdict.damage().is_none());
     }
 }
 
@@ -145,8 +146,8 @@ fn a_reader_behind_the_frontier_is_not_held_up_by_one_ahead() {
         assert!(read(&reader, 0, 400_000).unwrap() == plain[..400_000]);
         memory.clear();
         assert!(read(&reader, 0, 400_000).unwrap() == plain[..400_000]);
-        assert!(reader.cached_span_at(999_990).is_none());
-        assert!(reader.frontier() < 800_000);
+        assert!(!is_cached(&reader, 999_990));
+        assert!(reader.progress().frontier < 800_000);
         gate.open();
         assert!(ahead.join().unwrap().unwrap() == plain[999_990..]);
     });

@@ -1,0 +1,235 @@
+//! The decoding of one span for all who wait for it.
+
+use std::{fmt, io, ops::Range, sync::Arc};
+
+use super::{Answers, Asker, Due, Shared, Stage, Table, Ticket};
+use crate::{Error, ReadAt, Span, core::Core};
+
+/// The right, and the duty, to decode one span. Others wait for it.
+///
+/// If it is dropped, those who wait get an error, unless one of them is a thread that is blocked in
+/// [`span_at`](crate::DeflateReader::span_at) or [`read_at`](crate::DeflateReader::read_at): then
+/// that thread does it.
+#[must_use = "others wait for it"]
+pub struct Work<R: ReadAt> {
+    shared: Arc<Shared<R>>,
+    ticket: Ticket,
+    /// The stage up to which this work has brought its entry. `None` once it is over.
+    stage: Option<Stage>,
+}
+
+/// What follows from a work.
+#[must_use = "others wait for it"]
+#[derive(Debug)]
+pub struct Outcome<R: ReadAt> {
+    /// For those who have all their bytes now, or fail.
+    pub answers: Answers,
+    /// For those who miss more bytes. The first is the one that is best run next.
+    pub next: Vec<Work<R>>,
+    /// Decoded bytes by which the frontier has moved.
+    pub advanced: u64,
+}
+
+/// What a thread has to decode.
+enum Task<R: ReadAt> {
+    /// The span at the frontier.
+    Frontier,
+    /// A span before the frontier.
+    Span,
+    /// That span, and another one before the frontier.
+    Pair(Work<R>),
+}
+
+impl<R: ReadAt> Work<R> {
+    pub(super) fn new(shared: &Arc<Shared<R>>, ticket: Ticket) -> Self {
+        Self { shared: Arc::clone(shared), ticket, stage: Some(Stage::Queued) }
+    }
+
+    /// Whether it decodes at the frontier, and other threads could help: see
+    /// [`help`](crate::DeflateReader::help). Cheap.
+    #[must_use]
+    pub fn wants_help(&self) -> bool {
+        let core = self.shared.core();
+        core.spans() == self.ticket.number && core.speculation.wants_help()
+    }
+
+    /// Decodes the span. With `may_pair` it also decodes a second span that others wait for and no
+    /// thread decodes, if that takes less time than one after the other, which is so for noise
+    /// (three fifths). For callers that have no thread for that other span.
+    pub fn run(mut self, may_pair: bool) -> Outcome<R> {
+        let shared = Arc::clone(&self.shared);
+        let mut due = Due::new(&shared.core().memory);
+        let Some((core, task)) = shared.begin(self.ticket, may_pair, &mut due) else {
+            self.stage = None;
+            return Outcome { answers: due.answers, next: due.works, advanced: 0 };
+        };
+        // From here on a panic of the source drops this work.
+        self.stage = Some(Stage::Running);
+        let (source, before) = (&shared.source, core.frontier());
+        let number = self.ticket.number;
+        let one = |span| vec![(self.ticket, span)];
+        let spans = match task {
+            Task::Frontier => one(core.advance(source)),
+            Task::Span => one(core.span(source, number).map(Some)),
+            Task::Pair(mut other) => match core.span_pair(source, [number, other.ticket.number]) {
+                Some(pair) => {
+                    let [first, second] = pair.map(|span| span.map(Some));
+                    other.stage = None;
+                    vec![(self.ticket, first), (other.ticket, second)]
+                }
+                // One of them cannot be decoded from where it begins.
+                None => {
+                    shared.table.lock().requeue(other.ticket);
+                    other.stage = Some(Stage::Queued);
+                    due.works.push(other);
+                    one(core.span(source, number).map(Some))
+                }
+            },
+        };
+        let passed = before..core.frontier();
+        shared.complete(&core, spans, passed.clone(), &mut due);
+        self.stage = None;
+        let advanced = passed.end.saturating_sub(passed.start);
+        Outcome { answers: due.answers, next: due.works, advanced }
+    }
+
+    #[cfg(test)]
+    pub(super) fn ticket(&self) -> Ticket {
+        self.ticket
+    }
+
+    /// Ends the work without running it, if nobody waits for it or a blocked thread can run it. Else
+    /// returns it.
+    pub(super) fn hand_over(mut self) -> Option<Self> {
+        let mut table = self.shared.table.lock();
+        let askers = table.askers(self.ticket, Stage::Queued);
+        let is_taken = askers.iter().any(|asker| asker.take_work(self.ticket));
+        if !is_taken && askers.iter().any(Asker::has_call) {
+            drop(table);
+            return Some(self);
+        }
+        if !is_taken && !askers.is_empty() {
+            drop(table.remove(self.ticket));
+        }
+        drop(table);
+        self.stage = None;
+        None
+    }
+}
+
+impl<R: ReadAt> Drop for Work<R> {
+    fn drop(&mut self) {
+        let Some(stage) = self.stage else { return };
+        // The work was never run, or the source panicked.
+        let mut answers = Answers::new(&self.shared.core().memory);
+        let mut table = self.shared.table.lock();
+        let askers = table.askers(self.ticket, stage);
+        if askers.iter().any(|asker| asker.take_work(self.ticket)) {
+            table.requeue(self.ticket);
+        } else if !askers.is_empty() {
+            let error = Error::Source(Arc::new(io::Error::other("its decoder failed")));
+            for asker in table.remove(self.ticket) {
+                answers.push(asker.fail(error.clone()));
+            }
+        }
+        drop(table);
+        answers.send();
+    }
+}
+
+impl<R: ReadAt> Shared<R> {
+    /// Begins the work of `ticket`. `None` if there is nothing to decode for it any more.
+    fn begin(
+        self: &Arc<Self>,
+        ticket: Ticket,
+        may_pair: bool,
+        due: &mut Due<R>,
+    ) -> Option<(Arc<Core>, Task<R>)> {
+        let mut table = self.table.lock();
+        let core = self.core();
+        // Since they were noted, the span may have been cached, or the frontier may have moved.
+        for asker in table.begin(ticket)? {
+            self.place(&core, &mut table, asker, due);
+        }
+        if table.askers(ticket, Stage::Running).is_empty() {
+            drop(table.remove(ticket));
+            return None;
+        }
+        let task = if ticket.number >= core.spans() {
+            Task::Frontier
+        } else if let Some(other) = may_pair
+            .then(|| table.begin_another(|other| core.is_faster_as_pair([ticket.number, other])))
+            .flatten()
+        {
+            let (shared, stage) = (Arc::clone(self), Some(Stage::Running));
+            Task::Pair(Work { shared, ticket: other, stage })
+        } else {
+            Task::Span
+        };
+        drop(table);
+        Some((core, task))
+    }
+
+    /// Gives the spans that a thread has decoded with `core` to those who wait. `passed` are the
+    /// decoded bytes by which the frontier has moved.
+    fn complete(
+        self: &Arc<Self>,
+        core: &Arc<Core>,
+        spans: Vec<(Ticket, Result<Option<Span>, Error>)>,
+        passed: Range<u64>,
+        due: &mut Due<R>,
+    ) {
+        let mut table = self.table.lock();
+        if spans.iter().any(|(_, span)| matches!(span, Err(Error::StaleIndex))) {
+            self.drop_index(core, &mut table, due);
+        }
+        let is_passed_over = !passed.is_empty() && !table.wants(&passed);
+        for (ticket, span) in spans {
+            for asker in table.remove(ticket) {
+                let start = asker.missing().start;
+                match &span {
+                    Ok(Some(span)) if span.bytes_from(start).is_some() => {
+                        match asker.feed(span, &core.memory) {
+                            Ok(answer) => due.answers.push(answer),
+                            Err(more) => self.place(core, &mut table, more, due),
+                        }
+                    }
+                    Ok(_) => self.place(core, &mut table, asker, due),
+                    Err(error) => due.answers.push(asker.fail(error.clone())),
+                }
+            }
+        }
+        self.drop_speculative(&self.core(), &table);
+        drop(table);
+        if is_passed_over {
+            // The pass only goes through this span. The next span is decoded into its buffer, which
+            // is still in the caches of the processor.
+            core.give_up(passed);
+        }
+    }
+
+    /// Replaces `stale`, whose saved index was wrong, by a core that begins at the start of the
+    /// stream. All who wait begin again.
+    fn drop_index(self: &Arc<Self>, stale: &Arc<Core>, table: &mut Table, due: &mut Due<R>) {
+        let mut core = self.core.write();
+        if !Arc::ptr_eq(&core, stale) {
+            return;
+        }
+        *core = stale.anew();
+        drop(core);
+        stale.forget();
+        let core = self.core();
+        for asker in table.clear() {
+            match asker.start_again() {
+                Ok(asker) => self.place(&core, table, asker, due),
+                Err(answer) => due.answers.push(answer),
+            }
+        }
+    }
+}
+
+impl<R: ReadAt> fmt::Debug for Work<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Work({:?})", self.ticket)
+    }
+}
