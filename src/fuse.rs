@@ -339,8 +339,8 @@ impl Npzfs {
             return self.tree.spawn(move || answer(tree.xattr(ino, xattr, true)));
         }
         match self.tree.xattr(ino, xattr, false) {
-            Err(FsError::Heavy) => {
-                self.tree.spawn_heavy(move || answer(tree.xattr(ino, xattr, true)));
+            Err(FsError::Heavy(weight)) => {
+                self.tree.spawn_heavy(weight, move || answer(tree.xattr(ino, xattr, true)));
             }
             value => answer(value),
         }
@@ -360,8 +360,8 @@ impl Npzfs {
         };
         let (tree, ino) = (self.tree.clone(), Ino(ino.0));
         match self.tree.list_xattrs(ino, false) {
-            Err(FsError::Heavy) => {
-                self.tree.spawn_heavy(move || answer(tree.list_xattrs(ino, true)));
+            Err(FsError::Heavy(weight)) => {
+                self.tree.spawn_heavy(weight, move || answer(tree.list_xattrs(ino, true)));
             }
             list => answer(list),
         }

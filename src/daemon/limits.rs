@@ -12,10 +12,10 @@ use crate::sync::Mutex;
 const LAST_DESCRIPTOR: u64 = (32 << 10) - 1;
 
 /// Threads beside those that decode and those that answer requests: two that decode whole members,
-/// two that open archives of many members, two spare ones, and one for each of these tasks: to
+/// three that open archives of many members, two spare ones, and one for each of these tasks: to
 /// reply, save, copy, compare, drop listings, watch requests, wait for the session, and ask a
 /// filesystem that may hang.
-const OTHER_THREADS: usize = 14;
+const OTHER_THREADS: usize = 15;
 
 /// Threads without which a mount cannot run: one that decodes, one that answers requests, one
 /// spare, and one for each of these tasks: to drop listings, watch requests, wait for the session,

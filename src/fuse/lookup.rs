@@ -18,9 +18,9 @@ pub(super) fn look_up(
     reply: ReplyEntry,
 ) {
     match tree.lookup_now(Ino(parent.0), &name, false) {
-        Err(FsError::Heavy) => {
+        Err(FsError::Heavy(weight)) => {
             let waiting = tree.clone();
-            tree.spawn_heavy(move || {
+            tree.spawn_heavy(weight, move || {
                 let found = waiting.lookup(Ino(parent.0), &name);
                 answer(&waiting, parent, found, ticket, reply);
             });

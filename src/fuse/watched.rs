@@ -55,8 +55,8 @@ impl Watched {
     }
 
     /// Adds threads to pools whose threads are stuck, and frees memory if too much is used. To be
-    /// called every 50 ms until there were no requests for a second. `is_old` is whether a request has waited for
-    /// long.
+    /// called every 50 ms until there were no requests for a second. `is_old` is whether a request
+    /// has waited for long.
     pub(crate) fn relieve(&self, is_old: bool) {
         let Some(Npzfs { tree, cache, .. }) = self.served.get() else { return };
         tree.relieve();
@@ -86,11 +86,11 @@ impl Watched {
         work: impl FnOnce(&Npzfs, Ticket) + Send + 'static,
     ) {
         self.answer(request, |npzfs, ticket| {
-            if !npzfs.tree.is_slow(Ino(ino.0)) {
+            let Some(weight) = npzfs.tree.weight_to_open(Ino(ino.0)) else {
                 return work(npzfs, ticket);
-            }
+            };
             let served = self.served.clone();
-            npzfs.tree.spawn_heavy(move || {
+            npzfs.tree.spawn_heavy(weight, move || {
                 if let Some(npzfs) = served.get() {
                     work(npzfs, ticket);
                 }

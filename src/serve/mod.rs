@@ -125,7 +125,8 @@ pub(crate) struct Server {
     _reply: Pool,
     _saver: Pool,
     _copier: Option<Pool>,
-    heavy: Pool,
+    large: Pool,
+    huge: Pool,
     _background: Pool,
 }
 
@@ -206,9 +207,9 @@ impl Shared {
 /// Threads that decode members whole. Two, so that one slow member does not delay the next.
 const WHOLE_THREADS: usize = 2;
 
-/// Threads that open archives of many members. Two, so that an archive of some thousands of members
-/// does not wait for one of a million. The largest archives are opened one at a time.
-const HEAVY_THREADS: usize = 2;
+/// Threads that open archives of some thousands of members. Archives of more members have a thread
+/// of their own, because they are opened one at a time, and no other archive must wait for them.
+const LARGE_THREADS: usize = 2;
 
 /// How long the end of the server waits until an index has been written.
 const SAVING: Duration = Duration::from_secs(60);
@@ -241,7 +242,8 @@ impl Server {
             ending: Arc::default(),
             reports: Arc::default(),
         });
-        let heavy = other("heavy", HEAVY_THREADS)?;
+        let large = other("large", LARGE_THREADS)?;
+        let huge = other("huge", 1)?;
         let comparing = other("verify", 1)?;
         let background = Background::new(decode.spawner());
         let finisher = background.clone();
@@ -277,7 +279,8 @@ impl Server {
             _reply: reply,
             _saver: saver,
             _copier: copying,
-            heavy,
+            large,
+            huge,
             _background: comparing,
         })
     }
@@ -302,7 +305,7 @@ impl Server {
         let Shared { memory, room, cache_size, .. } = &*self.shared;
         let cache = memory.used().saturating_add_signed(room.look());
         memory.set_limit(cache.clamp(cache_size / LEAST_CACHE, *cache_size));
-        for pool in [&self.decoders, &self.whole_decoders, &self.heavy] {
+        for pool in [&self.decoders, &self.whole_decoders, &self.large, &self.huge] {
             pool.relieve();
         }
     }
@@ -340,9 +343,15 @@ impl Server {
         self.shared.room.reserve(bytes)
     }
 
-    /// Runs `task`, which may take seconds, on threads that do nothing else.
-    pub(crate) fn spawn_heavy(&self, task: impl FnOnce() + Send + 'static) {
-        self.heavy.spawner().spawn(task);
+    /// Runs `task`, which opens an archive of some thousands of members, on threads that do nothing
+    /// else.
+    pub(crate) fn spawn_large(&self, task: impl FnOnce() + Send + 'static) {
+        self.large.spawner().spawn(task);
+    }
+
+    /// Runs `task`, which opens an archive of more members, on a thread that does nothing else.
+    pub(crate) fn spawn_huge(&self, task: impl FnOnce() + Send + 'static) {
+        self.huge.spawner().spawn(task);
     }
 
     /// Runs `task`, which may decode the start of a member, in the pool that decodes spans.

@@ -25,14 +25,47 @@ use crate::{
     sync::Mutex,
 };
 
-/// A file whose container takes more bytes of memory than this is slow to open: an archive of some
-/// 3,000 members, or one whose names (1 MiB in all) make a quarter of a million directories, which
-/// takes most of a second.
-pub(super) const SLOW: u64 = 256 << 10;
+/// A file that takes more bytes of memory to parse than this is large: an archive of some 3,000
+/// members, or one whose names (1 MiB in all) make a quarter of a million directories, which takes
+/// most of a second.
+const LARGE: u64 = 256 << 10;
 
-/// A file whose container takes more bytes of memory than this is heavy: an archive of some 50,000
+/// A file that takes more bytes of memory to parse than this is huge: an archive of some 50,000
 /// members.
-const HEAVY: u64 = 4 << 20;
+const HUGE: u64 = 4 << 20;
+
+/// What opening a file takes, if a thread that receives requests must not do it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Weight {
+    /// Milliseconds.
+    Large,
+    /// Seconds, and the end of the parsing of all huge files before it.
+    Huge,
+}
+
+impl Weight {
+    /// The weight of a file that takes so many bytes of memory to parse.
+    pub(super) fn of(memory: u64) -> Option<Self> {
+        if memory > HUGE {
+            return Some(Self::Huge);
+        }
+        (memory > LARGE).then_some(Self::Large)
+    }
+}
+
+/// Why a file was not opened.
+#[derive(Debug)]
+pub(super) enum NotOpened {
+    /// The caller does not wait for a file of this weight.
+    Heavy(Weight),
+    Io(io::Error),
+}
+
+impl From<io::Error> for NotOpened {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
 
 /// How long opening a file is refused after there was not enough memory for it.
 const REFUSED: Duration = Duration::from_secs(5);
@@ -63,7 +96,7 @@ pub(super) struct Containers {
     memory: u64,
     /// How much of that budget is in use, in bytes.
     used: AtomicU64,
-    /// Held while a heavy file is parsed, which takes a multiple of the memory that it keeps.
+    /// Held while a huge file is parsed, which takes a multiple of the memory that it keeps.
     parsing: Mutex<()>,
 }
 
@@ -190,7 +223,7 @@ impl Containers {
         waits: bool,
         open: impl FnOnce() -> io::Result<(File, Stat)>,
         warn: impl FnOnce(&str),
-    ) -> io::Result<(Found, Stat)> {
+    ) -> Result<(Found, Stat), NotOpened> {
         if let Some(found) = self.known(&stat, format) {
             return Ok((found, stat));
         }
@@ -215,8 +248,8 @@ impl Containers {
         }
     }
 
-    /// Whether an open file is a container. `stat` must have been taken of that open file. If
-    /// parsing would be slow, a caller that does not wait gets `WouldBlock`.
+    /// Whether an open file is a container. `stat` must have been taken of that open file. If the
+    /// file has a weight, a caller that does not wait gets `Heavy`.
     pub(super) fn examine(
         &self,
         file: File,
@@ -225,7 +258,7 @@ impl Containers {
         server: &Server,
         waits: bool,
         warn: impl FnOnce(&str),
-    ) -> io::Result<Found> {
+    ) -> Result<Found, NotOpened> {
         if let Some(found) = self.known(stat, format) {
             return Ok(found);
         }
@@ -233,10 +266,11 @@ impl Containers {
         let key = key_of(&generation, format);
         let (source, tail) = SourceFile::with_tail(file, generation)?;
         let memory = format.memory(&source, &tail);
-        if memory > SLOW && !waits {
-            return Err(io::ErrorKind::WouldBlock.into());
+        let weight = Weight::of(memory);
+        if let Some(weight) = weight.filter(|_| !waits) {
+            return Err(NotOpened::Heavy(weight));
         }
-        let parsing = (memory > HEAVY).then(|| self.parsing.lock());
+        let parsing = (weight == Some(Weight::Huge)).then(|| self.parsing.lock());
         if parsing.is_some() {
             // Another thread may have parsed the file meanwhile.
             if let Some(found) = self.known(stat, format) {
@@ -268,7 +302,7 @@ impl Containers {
                     let what = (Instant::now(), error.to_string());
                     self.refused.lock().put(key, Known { generation, what });
                 }
-                Err(error)
+                Err(error.into())
             }
             Err(error) => {
                 let why = Arc::new(error.shortened());

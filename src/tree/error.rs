@@ -4,6 +4,7 @@ use std::{fmt, io, sync::Arc};
 
 use rustix::io::Errno;
 
+use super::Weight;
 use crate::{archive, serve};
 
 /// Why an operation fails.
@@ -37,8 +38,8 @@ pub(crate) enum FsError {
     NotAnArchive(Arc<archive::Error>),
     /// Bytes of a member cannot be read or decoded.
     Content(serve::Failure),
-    /// A large archive must be opened first. Repeat the call on a thread that may wait.
-    Heavy,
+    /// A large archive must be opened first. Repeat the call on a thread for this weight.
+    Heavy(Weight),
     /// An operation on the source failed.
     Io(io::Error),
 }
@@ -55,7 +56,7 @@ impl FsError {
             Self::NotASymlink => Errno::INVAL,
             Self::NoAttribute => Errno::NODATA,
             Self::TooManyOpen => Errno::NFILE,
-            Self::Heavy => Errno::AGAIN,
+            Self::Heavy(_) => Errno::AGAIN,
             Self::ReadOnly => Errno::ROFS,
             Self::NotPermitted => Errno::ACCESS,
             Self::Content(failure) => match &failure.error {
@@ -75,7 +76,7 @@ impl FsError {
     /// Whether the file may exist, but was not opened, so that its kind is not known.
     pub(crate) fn leaves_open(&self) -> bool {
         match self {
-            Self::Heavy => true,
+            Self::Heavy(_) => true,
             Self::Io(error) => error.kind() == io::ErrorKind::OutOfMemory,
             _ => false,
         }
@@ -109,7 +110,7 @@ impl fmt::Display for FsError {
             Self::NotASymlink => f.write_str("not a symbolic link"),
             Self::NoAttribute => f.write_str("no such extended attribute"),
             Self::TooManyOpen => f.write_str("too many files are open"),
-            Self::Heavy => f.write_str("a large archive is to be opened first"),
+            Self::Heavy(_) => f.write_str("a large archive is to be opened first"),
             Self::ReadOnly => f.write_str("the mount is read-only"),
             Self::NotPermitted => f.write_str("its mode does not allow it"),
             Self::Stale => f.write_str("replaced since it was looked up"),

@@ -31,6 +31,7 @@ use crate::serve;
 
 pub(crate) use crate::archive::Timestamp;
 pub(crate) use attr::{Attr, Kind};
+pub(crate) use containers::Weight;
 pub(crate) use error::FsError;
 pub(crate) use handle::{Handle, HandleId};
 pub(crate) use inode::Ino;

@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     attr::{FileId, Kind},
-    containers::SLOW,
+    containers::Weight,
 };
 use crate::{
     archive::{DirId, Format, MemberId, Timestamp},
@@ -106,8 +106,8 @@ impl SourceNode {
 pub(super) struct Version {
     pub key: Arc<VersionKey>,
     pub format: &'static Format,
-    /// Whether opening the container again takes long.
-    is_slow: bool,
+    /// The weight of the container, if it is opened again.
+    weight: Option<Weight>,
     container: Mutex<Weak<OpenContainer>>,
 }
 
@@ -117,13 +117,13 @@ impl Version {
         format: &'static Format,
         container: &Arc<OpenContainer>,
     ) -> Self {
-        let is_slow = container.container().parsing_memory() > SLOW;
-        Self { key, format, is_slow, container: Mutex::new(Arc::downgrade(container)) }
+        let weight = Weight::of(container.container().parsing_memory());
+        Self { key, format, weight, container: Mutex::new(Arc::downgrade(container)) }
     }
 
-    /// Whether the container is closed, and opening it again takes long.
-    pub(super) fn is_slow(&self) -> bool {
-        self.is_slow && self.container.lock().strong_count() == 0
+    /// The weight of the container if it is closed; `None` as well if it has no weight.
+    pub(super) fn weight_to_open(&self) -> Option<Weight> {
+        self.weight.filter(|_| self.container.lock().strong_count() == 0)
     }
 
     /// The open container. If it is closed, `reopen` is called, which must return the same

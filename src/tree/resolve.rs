@@ -6,7 +6,7 @@ use super::{
     Attr, FsError, Ino, Kind, Layout, Tree,
     attr::Stat,
     beside,
-    containers::Found,
+    containers::{Found, NotOpened, Weight},
     inode::InBlock,
     listing::Name,
     node::{Key, Node, SourceNode, Version, VersionKey},
@@ -194,14 +194,12 @@ impl Tree {
         let warn = |warning: &str| log::warn!("{}: {warning}", at.path.join(name).display());
         match self.containers.find(stat, format, &self.server, at.waits, open, warn) {
             Ok(found) => Ok(found),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock && !at.waits => {
-                Err(FsError::Heavy)
-            }
-            Err(error) if error.kind() == io::ErrorKind::OutOfMemory => {
+            Err(NotOpened::Heavy(weight)) => Err(FsError::Heavy(weight)),
+            Err(NotOpened::Io(error)) if error.kind() == io::ErrorKind::OutOfMemory => {
                 let path = at.path.join(name);
                 Err(io::Error::new(error.kind(), format!("{}: {error}", path.display())).into())
             }
-            Err(error) => Ok((Err(Arc::new(error.into())), stat)),
+            Err(NotOpened::Io(error)) => Ok((Err(Arc::new(error.into())), stat)),
         }
     }
 
@@ -257,12 +255,12 @@ impl Tree {
         }
     }
 
-    /// Whether a request about `ino` has to open a large archive first, which takes long: the
+    /// The weight of the archive that a request about `ino` has to open first, if it has one: the
     /// archive was closed, and the kernel still knows inodes of it.
-    pub(crate) fn is_slow(&self, ino: Ino) -> bool {
-        match self.inodes.get(ino).as_deref() {
-            Some(Node::ArchiveDir(version, _) | Node::Member(version, _)) => version.is_slow(),
-            _ => false,
+    pub(crate) fn weight_to_open(&self, ino: Ino) -> Option<Weight> {
+        match self.inodes.get(ino).as_deref()? {
+            Node::ArchiveDir(version, _) | Node::Member(version, _) => version.weight_to_open(),
+            _ => None,
         }
     }
 

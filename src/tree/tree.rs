@@ -10,7 +10,7 @@ use rustix::{fs::StatVfs, process::Resource};
 use super::{
     Attr, FsError, Handle, HandleId, Ino, Kind, Settings, Source,
     attr::Stat,
-    containers::Containers,
+    containers::{Containers, Weight},
     handle::Handles,
     inode::Inodes,
     listing::Listings,
@@ -137,9 +137,12 @@ impl Tree {
         self.server.spawn(task);
     }
 
-    /// Runs `task` on the thread that may wait for large archives.
-    pub(crate) fn spawn_heavy(&self, task: impl FnOnce() + Send + 'static) {
-        self.server.spawn_heavy(task);
+    /// Runs `task` on a thread that may wait for archives of this weight.
+    pub(crate) fn spawn_heavy(&self, weight: Weight, task: impl FnOnce() + Send + 'static) {
+        match weight {
+            Weight::Large => self.server.spawn_large(task),
+            Weight::Huge => self.server.spawn_huge(task),
+        }
     }
 
     /// Adds threads to the pools whose threads are stuck in reads of the source. Now and then closes

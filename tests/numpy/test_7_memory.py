@@ -82,6 +82,19 @@ def test_7_13_large_archives_that_were_closed_do_not_keep_those_who_answer(sourc
         os.close(file)
 
 
+def test_7_13_an_archive_of_some_thousands_of_members_waits_for_no_larger_ones(source, mount):
+    large_archive(source / "0.npz", 200_000)
+    for number in range(1, 8):
+        shutil.copy(source / "0.npz", source / f"{number}.npz")
+    large_archive(source / "medium.npz", 5_000)
+    mnt = mount(source)
+    children = [Child((mnt / f"{number}.npz/{number:08}.npy").read_bytes) for number in range(8)]
+    assert in_child((mnt / "medium.npz/00004999.npy").read_bytes) == b"x"
+    # The larger ones are opened one after the other.
+    assert sum(child.running() for child in children) > 2
+    assert [child.result() for child in children] == [b"x"] * len(children)
+
+
 def test_7_13_listing_large_archives_keeps_few_of_them(source, mount):
     large_archive(source / "0.npz", 200_000)
     for number in range(1, 12):

@@ -2,7 +2,10 @@
 
 use std::{io::Write, num::NonZeroUsize, path::Path};
 
-use super::{super::containers::Containers, *};
+use super::{
+    super::containers::{Containers, NotOpened, Weight},
+    *,
+};
 use crate::archive::{NPY_GZ, NPZ};
 
 #[test]
@@ -60,7 +63,7 @@ fn that_there_is_no_memory_for_an_archive_is_known_for_a_while() {
             at.open_file(name("large.npz"))
         };
         let found = tree.containers.find(stat, &NPZ, &tree.server, true, &mut open, |_| ());
-        let error = found.err().unwrap();
+        let Err(NotOpened::Io(error)) = found else { panic!("there is no memory for it") };
         assert_eq!(error.kind(), std::io::ErrorKind::OutOfMemory);
         assert!(error.to_string().contains("--memory-limit"), "{error}");
     }
@@ -83,9 +86,10 @@ fn whether_opening_an_archive_again_is_slow_depends_on_the_length_of_its_directo
         assert_eq!(tree.lookup_now(Ino::ROOT, name(file), false).is_err(), is_slow, "{file}");
         let (archive, _) = tree.lookup(Ino::ROOT, name(file)).unwrap();
         let (member, _) = tree.lookup(archive, name("x")).unwrap();
-        assert!(!tree.is_slow(archive) && !tree.is_slow(member), "it is open");
+        assert_eq!([archive, member].map(|ino| tree.weight_to_open(ino)), [None; 2], "it is open");
         assert!(tree.containers.close_oldest());
-        assert_eq!([archive, member].map(|ino| tree.is_slow(ino)), [is_slow; 2], "{file}");
+        let weight = is_slow.then_some(Weight::Large);
+        assert_eq!([archive, member].map(|ino| tree.weight_to_open(ino)), [weight; 2], "{file}");
     }
 }
 
@@ -97,8 +101,8 @@ fn the_state_of_a_large_archive_beside_its_directory_is_not_found_without_waitin
     let tree = dir.tree(Settings { layout: Layout::Beside, ..Settings::default() });
     let (file, attr) = tree.lookup_now(Ino::ROOT, name("a.npz"), false).unwrap();
     assert_eq!(attr.kind, Kind::RegularFile);
-    assert!(matches!(tree.xattr(file, Xattr::State, false), Err(FsError::Heavy)));
-    assert!(matches!(tree.list_xattrs(file, false), Err(FsError::Heavy)));
+    assert!(matches!(tree.xattr(file, Xattr::State, false), Err(FsError::Heavy(Weight::Large))));
+    assert!(matches!(tree.list_xattrs(file, false), Err(FsError::Heavy(Weight::Large))));
     assert_eq!(tree.list_xattrs(file, true).unwrap(), [Xattr::State]);
     assert_eq!(tree.xattr(file, Xattr::State, false).unwrap(), "ready", "it is open by now");
 }
