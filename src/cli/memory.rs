@@ -30,8 +30,8 @@ pub(super) fn divide(limit: Option<u64>, cache: Option<u64>) -> Result<(u64, u64
         )),
         (Some(limit), None) => Ok((limit, DEFAULT_CACHE.min(limit / 4).min(limit - BESIDE))),
         (Some(limit), Some(cache)) if cache > limit - BESIDE => Err(format!(
-            "--cache-size of {} MiB does not fit into --memory-limit: it must be {} MiB less than \
-             that",
+            "--cache-size of {} MiB does not fit into --memory-limit: it must be at least {} \
+             MiB less",
             mib(cache),
             mib(BESIDE)
         )),

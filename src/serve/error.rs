@@ -34,13 +34,6 @@ pub(crate) struct Failure {
     pub repeats: Option<Repeats>,
 }
 
-/// Makes a failure that is not to be logged.
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        Self { error, repeats: None }
-    }
-}
-
 /// What is wrong with a member.
 #[derive(Debug, Clone)]
 pub(crate) enum Damage {

@@ -46,7 +46,7 @@ pub(crate) use content::Content;
 use content::Readiness;
 pub(crate) use content::with_buffer;
 pub(crate) use error::{Error, Failure};
-pub(crate) use open_file::{Backing, OpenFile};
+pub(crate) use open_file::{Backing, MemberOpening, OpenFile};
 pub(crate) use reports::{Repeats, Reports};
 pub(crate) use room::Reserved;
 pub(crate) use scratch::is_out_of_descriptors;

@@ -31,10 +31,16 @@ pub(crate) enum Backing {
     File(Arc<File>),
 }
 
+/// The result of opening a member.
+pub(crate) enum MemberOpening {
+    /// The open file, and the file that passthrough may read instead.
+    Open(OpenFile, Backing),
+    /// The content must be [verified](Content::verify) before the member can be opened.
+    Unverified(Arc<Content>),
+}
+
 impl OpenFile {
-    /// Opens `content`, a member of `container`, as `inode`. Returns the open file and the file
-    /// that passthrough may read instead. Returns `Ok(Err(content))` if the content must be
-    /// [verified](Content::verify) first.
+    /// Opens `content`, a member of `container`, as `inode`.
     ///
     /// # Errors
     /// When the member is known to be damaged.
@@ -42,7 +48,7 @@ impl OpenFile {
         content: Arc<Content>,
         container: Arc<OpenContainer>,
         inode: u64,
-    ) -> Result<Result<(Self, Backing), Arc<Content>>, Failure> {
+    ) -> Result<MemberOpening, Failure> {
         content.watch(inode);
         let copy = CopyHandle::default();
         let copied = content.open_copy(&copy);
@@ -52,14 +58,15 @@ impl OpenFile {
             return Err(content.failure("open", damage));
         }
         if must_be_verified {
-            return Ok(Err(content));
+            return Ok(MemberOpening::Unverified(content));
         }
         let backing = match copied {
             Some(file) => Backing::File(file),
             None if content.may_be_copied() => Backing::NotYet,
             None => Backing::Never,
         };
-        Ok(Ok((Self { content, container, copy, pattern: Mutex::default() }, backing)))
+        let file = Self { content, container, copy, pattern: Mutex::default() };
+        Ok(MemberOpening::Open(file, backing))
     }
 
     /// The content, which all handles of the member share.

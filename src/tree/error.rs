@@ -132,12 +132,6 @@ impl std::error::Error for FsError {
     }
 }
 
-impl From<serve::Error> for FsError {
-    fn from(error: serve::Error) -> Self {
-        Self::Content(error.into())
-    }
-}
-
 impl From<io::Error> for FsError {
     fn from(error: io::Error) -> Self {
         if error.kind() == io::ErrorKind::NotFound { Self::NotFound } else { Self::Io(error) }

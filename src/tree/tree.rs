@@ -20,7 +20,9 @@ use super::{
 };
 use crate::{
     archive::{self, DirId},
-    serve::{self, Backing, Content, OpenContainer, OpenFile, Repeats, Reports, Server},
+    serve::{
+        self, Backing, Content, MemberOpening, OpenContainer, OpenFile, Repeats, Reports, Server,
+    },
     sync::Mutex,
 };
 
@@ -293,11 +295,11 @@ impl Tree {
         container: Arc<OpenContainer>,
     ) -> Result<Opening, FsError> {
         match OpenFile::open(content, container, ino.0).map_err(FsError::Content)? {
-            Ok((file, backing)) => {
+            MemberOpening::Open(file, backing) => {
                 let id = self.handles.insert(Handle::Member(file), user)?;
                 Ok(Opening::Done(Opened { id, backing }))
             }
-            Err(unverified) => Ok(Opening::Verify(unverified)),
+            MemberOpening::Unverified(content) => Ok(Opening::Verify(content)),
         }
     }
 

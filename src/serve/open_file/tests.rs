@@ -10,7 +10,10 @@ use crate::serve::{
 };
 
 fn open_file(open: OpenContainer, content: &Arc<Content>) -> OpenFile {
-    OpenFile::open(content.clone(), Arc::new(open), 1).unwrap().ok().unwrap().0
+    match OpenFile::open(content.clone(), Arc::new(open), 1) {
+        Ok(MemberOpening::Open(file, _)) => file,
+        _ => panic!("the member can be opened"),
+    }
 }
 
 /// Starts a read of the first 8 bytes of `row`. The receiver gets the number of the row.
