@@ -8,13 +8,13 @@
 mod attributes;
 mod cache;
 mod direct;
-mod lookup;
 mod open;
 mod passthrough;
 mod requests;
 mod watched;
 
 use std::{
+    ffi::OsString,
     os::{fd::OwnedFd, unix::ffi::OsStrExt},
     panic::{self, AssertUnwindSafe},
     sync::Arc,
@@ -22,9 +22,9 @@ use std::{
 };
 
 use fuser::{
-    AccessFlags, Errno, FileHandle, FopenFlags, INodeNo, InitFlags, KernelConfig, ReplyAttr,
-    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyOpen, ReplyStatfs, ReplyXattr,
-    RequestId,
+    AccessFlags, Errno, FileHandle, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig,
+    ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen,
+    ReplyStatfs, ReplyXattr, RequestId,
 };
 
 use self::{
@@ -197,6 +197,23 @@ impl Npzfs {
         let _ = config.set_max_background(MAX_BACKGROUND);
     }
 
+    fn lookup(&self, parent: INodeNo, name: OsString, ticket: Ticket, reply: ReplyEntry) {
+        let look_up = move |tree: &Tree, waits| tree.look_up(Ino(parent.0), &name, waits);
+        unless_heavy(&self.tree, look_up, move |tree, found| match found {
+            // The request was interrupted: the kernel does not know this reference and will not
+            // forget it.
+            Ok((ino, _)) if !ticket.take() => {
+                tree.forget(ino, 1);
+                reply.error(INTERRUPTED);
+            }
+            // Inode numbers are never reused, so one generation number is enough.
+            Ok((ino, attr)) => {
+                reply.entry(&tree.settings().ttl, &file_attr(ino, &attr), Generation(0));
+            }
+            Err(error) => reply.error(fail(tree, "lookup in", parent, None, &error)),
+        });
+    }
+
     fn getattr(&self, ino: INodeNo, reply: ReplyAttr) {
         match self.tree.getattr(Ino(ino.0)) {
             Ok(attr) => reply.attr(&self.ttl(), &file_attr(Ino(ino.0), &attr)),
@@ -326,45 +343,54 @@ impl Npzfs {
     }
 
     fn getxattr(&self, ino: INodeNo, xattr: Xattr, size: u32, ticket: Ticket, reply: ReplyXattr) {
-        let tree = self.tree.clone();
-        let answer = move |value: Result<String, FsError>| {
-            match value {
-                Ok(value) => reply_xattr(value.as_bytes(), size, reply),
-                Err(error) => reply.error(fail(&tree, "getxattr", ino, None, &error)),
-            }
-            drop(ticket);
-        };
-        let (tree, ino) = (self.tree.clone(), Ino(ino.0));
+        let value = move |tree: &Tree, waits| tree.xattr(Ino(ino.0), xattr, waits);
+        let answer = xattr_answer("getxattr", ino, size, ticket, reply);
         if xattr.needs_header() {
-            return self.tree.spawn(move || answer(tree.xattr(ino, xattr, true)));
+            let tree = self.tree.clone();
+            return self.tree.spawn(move || answer(&tree, value(&tree, true)));
         }
-        match self.tree.xattr(ino, xattr, false) {
-            Err(FsError::Heavy(weight)) => {
-                self.tree.spawn_heavy(weight, move || answer(tree.xattr(ino, xattr, true)));
-            }
-            value => answer(value),
-        }
+        unless_heavy(&self.tree, value, answer);
     }
 
     fn listxattr(&self, ino: INodeNo, size: u32, ticket: Ticket, reply: ReplyXattr) {
-        let tree = self.tree.clone();
-        let answer = move |list: Result<Vec<Xattr>, FsError>| {
-            match list {
-                Ok(list) => {
-                    let names = list.iter().flat_map(|xattr| [xattr.name(), "\0"]);
-                    reply_xattr(names.collect::<String>().as_bytes(), size, reply);
-                }
-                Err(error) => reply.error(fail(&tree, "listxattr", ino, None, &error)),
-            }
-            drop(ticket);
-        };
-        let (tree, ino) = (self.tree.clone(), Ino(ino.0));
-        match self.tree.list_xattrs(ino, false) {
-            Err(FsError::Heavy(weight)) => {
-                self.tree.spawn_heavy(weight, move || answer(tree.list_xattrs(ino, true)));
-            }
-            list => answer(list),
+        let names = move |tree: &Tree, waits| tree.list_xattrs(Ino(ino.0), waits);
+        unless_heavy(&self.tree, names, xattr_answer("listxattr", ino, size, ticket, reply));
+    }
+}
+
+/// Calls `answer` with the result of `work`, which gets whether it may wait until a large archive is
+/// opened. If it has to, it runs again on a thread of the pool for archives: opening an archive of
+/// many members takes a millisecond to a second, and may wait for other archives.
+fn unless_heavy<T>(
+    tree: &Arc<Tree>,
+    work: impl Fn(&Tree, bool) -> Result<T, FsError> + Send + 'static,
+    answer: impl FnOnce(&Tree, Result<T, FsError>) + Send + 'static,
+) {
+    match work(tree, false) {
+        Err(FsError::Heavy(weight)) => {
+            let waiting = tree.clone();
+            tree.spawn_heavy(weight, move || answer(&waiting, work(&waiting, true)));
         }
+        result => answer(tree, result),
+    }
+}
+
+/// Answers a request for an extended attribute, or for the list of their names.
+fn xattr_answer(
+    operation: &'static str,
+    ino: INodeNo,
+    size: u32,
+    ticket: Ticket,
+    reply: ReplyXattr,
+) -> impl FnOnce(&Tree, Result<String, FsError>) + Send {
+    move |tree, value| {
+        match value {
+            Ok(value) if size == 0 => reply.size(value.len() as u32),
+            Ok(value) if value.len() > size as usize => reply.error(Errno::ERANGE),
+            Ok(value) => reply.data(value.as_bytes()),
+            Err(error) => reply.error(fail(tree, operation, ino, None, &error)),
+        }
+        drop(ticket);
     }
 }
 
@@ -373,12 +399,4 @@ impl Npzfs {
 /// the last of them is gone, every program that uses the mount hangs.
 fn contain(work: impl FnOnce()) {
     let _ = panic::catch_unwind(AssertUnwindSafe(work));
-}
-
-fn reply_xattr(value: &[u8], size: u32, reply: ReplyXattr) {
-    match size as usize {
-        0 => reply.size(value.len() as u32),
-        room if room < value.len() => reply.error(Errno::ERANGE),
-        _ => reply.data(value),
-    }
 }

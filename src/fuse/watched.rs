@@ -18,7 +18,7 @@ use fuser::{
 };
 
 use super::{
-    Npzfs, lookup,
+    Npzfs,
     requests::{Requests, Ticket},
 };
 use crate::{
@@ -119,7 +119,7 @@ impl Filesystem for Watched {
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let name = name.to_owned();
         self.answer_about(req, parent, move |npzfs, ticket| {
-            lookup::look_up(&npzfs.tree, parent, name, ticket, reply);
+            npzfs.lookup(parent, name, ticket, reply);
         });
     }
 

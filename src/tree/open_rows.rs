@@ -7,10 +7,12 @@ use std::{
     ffi::{OsStr, OsString},
     ops::Range,
     os::fd::OwnedFd,
+    panic::{self, AssertUnwindSafe},
     path::Path,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
+        mpsc::{self, Sender},
     },
     thread,
 };
@@ -25,7 +27,6 @@ use super::{
 use crate::{
     archive::{Device, Format},
     serve::Server,
-    sync::{Condvar, Mutex},
 };
 
 /// One more thread is woken for every 16 files: opening an archive takes about 10 us, waking a
@@ -53,14 +54,6 @@ struct RowsToOpen {
     rows: Vec<Row>,
     /// Index of the first of `rows` that no thread has taken yet.
     next: AtomicUsize,
-    done: Mutex<OpenedRows>,
-    changed: Condvar,
-}
-
-struct OpenedRows {
-    found: Vec<FoundRow>,
-    /// How many of `rows` are done: opened or left out.
-    over: usize,
 }
 
 impl Tree {
@@ -95,26 +88,31 @@ impl Tree {
             path: at.path.into(),
             rows,
             next: AtomicUsize::new(0),
-            done: Mutex::new(OpenedRows { found: Vec::new(), over: 0 }),
-            changed: Condvar::new(),
         });
+        let (sender, done) = mpsc::channel();
         for _ in 0..helpers {
-            let work = work.clone();
-            self.server.spawn(move || work.help());
+            let (work, sender) = (work.clone(), sender.clone());
+            self.server.spawn(move || work.help(&sender));
         }
-        work.help();
-        work.wait()
+        work.help(&sender);
+        // Waits for all rows, but not for threads that have not taken any.
+        let mut found: Vec<FoundRow> = done.iter().take(work.rows.len()).flatten().collect();
+        found.sort_unstable_by_key(|(row, ..)| *row);
+        found.into_iter().peekable()
     }
 }
 
 impl RowsToOpen {
-    /// Takes one row after the other and opens its file, until no row is left.
-    fn help(&self) {
+    /// Takes one row after the other and opens its file, until no row is left. Sends `None` for a
+    /// row that is left out.
+    fn help(&self, done: &Sender<Option<FoundRow>>) {
         while let Some((row, name, format)) =
             self.rows.get(self.next.fetch_add(1, Ordering::Relaxed))
         {
-            let mut turn = RowTurn { work: self, found: None };
-            turn.found = self.open(*row, name, format);
+            let open = AssertUnwindSafe(|| self.open(*row, name, format));
+            // After a panic the row is left out: without an answer the listing would wait forever.
+            let found = panic::catch_unwind(open).unwrap_or(None);
+            let _ = done.send(found); // fails only after the last row
         }
     }
 
@@ -128,34 +126,5 @@ impl RowsToOpen {
         let warn = |warning: &str| log::warn!("{}: {warning}", self.path.join(name).display());
         let found = self.containers.examine(file, &stat, format, &self.server, false, warn).ok()?;
         Some((row, found, stat))
-    }
-
-    /// Waits until all rows are done. Does not wait for threads that have not taken any row.
-    fn wait(&self) -> FoundRows {
-        let mut done = self.done.lock();
-        while done.over < self.rows.len() {
-            self.changed.wait(&mut done);
-        }
-        let mut found = std::mem::take(&mut done.found);
-        found.sort_unstable_by_key(|(row, ..)| *row);
-        found.into_iter().peekable()
-    }
-}
-
-/// A row that a thread has taken. It counts as done even if opening it panics: else `wait` would
-/// never return.
-struct RowTurn<'a> {
-    work: &'a RowsToOpen,
-    found: Option<FoundRow>,
-}
-
-impl Drop for RowTurn<'_> {
-    fn drop(&mut self) {
-        let mut done = self.work.done.lock();
-        done.found.extend(self.found.take());
-        done.over += 1;
-        if done.over == self.work.rows.len() {
-            self.work.changed.notify_all();
-        }
     }
 }

@@ -26,20 +26,13 @@ enum Resolved {
 }
 
 impl Tree {
-    /// Looks up `name` in the directory `parent`. The kernel then owes one `forget`.
+    /// Looks up `name` in the directory `parent`. The kernel then owes one `forget`. If a large
+    /// archive must be opened for that, it is opened only if the caller `waits`.
     ///
     /// # Errors
-    /// `NotFound`, `NotADirectory`, `Stale`, or an error of the source.
-    pub(crate) fn lookup(&self, parent: Ino, name: &OsStr) -> Result<(Ino, Attr), FsError> {
-        self.lookup_now(parent, name, true)
-    }
-
-    /// As [`lookup`](Self::lookup). If that requires opening a large archive, it is opened only if
-    /// the caller `waits`; else the error is `Heavy`.
-    ///
-    /// # Errors
-    /// As `lookup`, and `Heavy`.
-    pub(crate) fn lookup_now(
+    /// `NotFound`, `NotADirectory`, `Stale`, an error of the source, or `Heavy` if the caller does
+    /// not wait.
+    pub(crate) fn look_up(
         &self,
         parent: Ino,
         name: &OsStr,

@@ -48,6 +48,12 @@ impl Dir {
     }
 }
 
+impl Tree {
+    fn lookup(&self, parent: Ino, name: &OsStr) -> Result<(Ino, Attr), FsError> {
+        self.look_up(parent, name, true)
+    }
+}
+
 fn name(name: &str) -> &OsStr {
     OsStr::new(name)
 }

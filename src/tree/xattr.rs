@@ -32,33 +32,20 @@ pub(crate) enum Xattr {
 }
 
 impl Xattr {
-    /// All attributes, in the order of a listing.
-    pub(crate) const ALL: [Self; 7] = [
-        Self::Method,
-        Self::Crc32,
-        Self::EncodedSize,
-        Self::Dtype,
-        Self::Shape,
-        Self::FortranOrder,
-        Self::State,
+    /// All attributes with their full names, in the order of a listing.
+    const ALL: [(Self, &'static str); 7] = [
+        (Self::Method, "user.npzfs.method"),
+        (Self::Crc32, "user.npzfs.crc32"),
+        (Self::EncodedSize, "user.npzfs.encoded_size"),
+        (Self::Dtype, "user.npzfs.dtype"),
+        (Self::Shape, "user.npzfs.shape"),
+        (Self::FortranOrder, "user.npzfs.fortran_order"),
+        (Self::State, "user.npzfs.state"),
     ];
-
-    /// The full name of the attribute.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Method => "user.npzfs.method",
-            Self::Crc32 => "user.npzfs.crc32",
-            Self::EncodedSize => "user.npzfs.encoded_size",
-            Self::Dtype => "user.npzfs.dtype",
-            Self::Shape => "user.npzfs.shape",
-            Self::FortranOrder => "user.npzfs.fortran_order",
-            Self::State => "user.npzfs.state",
-        }
-    }
 
     /// The attribute with this full name.
     pub(crate) fn named(name: &OsStr) -> Option<Self> {
-        Self::ALL.into_iter().find(|xattr| name == xattr.name())
+        Self::ALL.into_iter().find_map(|(xattr, full)| (name == full).then_some(xattr))
     }
 
     /// Whether the value comes from the `.npy` header, which may have to be decoded first.
@@ -68,25 +55,26 @@ impl Xattr {
 }
 
 impl Tree {
-    /// The extended attributes that are listed for an inode: those whose values are short and known
-    /// without decoding. Tools that copy attributes fail if a listed attribute cannot be read, or
-    /// if its value is too long for their filesystem.
+    /// The names of the extended attributes that are listed for an inode, each with a zero byte
+    /// after it: those whose values are short and known without decoding. Tools that copy
+    /// attributes fail if a listed attribute cannot be read, or if its value is too long for their
+    /// filesystem.
     ///
     /// If a large archive must be opened for that, it is opened only if the caller `waits`; else
     /// the error is `Heavy`.
     ///
     /// # Errors
     /// `NoInode`, `Stale`, `Heavy`, or an error of the source.
-    pub(crate) fn list_xattrs(&self, ino: Ino, waits: bool) -> Result<Vec<Xattr>, FsError> {
-        let mut list = Vec::new();
-        for xattr in Xattr::ALL.into_iter().filter(|xattr| !xattr.needs_header()) {
+    pub(crate) fn list_xattrs(&self, ino: Ino, waits: bool) -> Result<String, FsError> {
+        let mut names = String::new();
+        for (xattr, name) in Xattr::ALL.into_iter().filter(|(xattr, _)| !xattr.needs_header()) {
             match self.xattr(ino, xattr, waits) {
-                Ok(_) => list.push(xattr),
+                Ok(_) => names.extend([name, "\0"]),
                 Err(FsError::NoAttribute) => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(list)
+        Ok(names)
     }
 
     /// The value of an extended attribute. May wait for decoding if the attribute
