@@ -14,7 +14,7 @@ use std::{
 
 use seekable_deflate::ReadAt;
 
-use super::{Error, Member, Method, SourceFile, gunzip, lzma};
+use super::{Error, Member, Method, SourceFile, lzma};
 
 /// Bytes that are read and decoded at a time.
 const PIECE: usize = 64 << 10;
@@ -43,7 +43,7 @@ pub(super) fn decode(
             .map_err(|error| undecodable(member, 0, most, error))
             .and_then(|decoder| copy(decoder, member, most, out)),
         Method::Xz => copy(lzma::xz_reader(encoded, most), member, most, out),
-        Method::Gzip => gunzip::with_decoded(encoded, |decoder| copy(decoder, member, most, out)),
+        Method::Gzip => copy(flate2::bufread::MultiGzDecoder::new(encoded), member, most, out),
         Method::Deflate64 => {
             copy(deflate64::Deflate64Decoder::with_buffer(encoded), member, most, out)
         }
@@ -130,7 +130,7 @@ fn undecodable(member: &Member, decoded: u64, most: u32, cause: io::Error) -> Er
 /// A reader of a range of a file. Stores the error of a failed read in `failure`, because decoders
 /// do not return it unchanged.
 #[derive(Debug)]
-pub(super) struct Encoded<'a> {
+struct Encoded<'a> {
     source: &'a SourceFile,
     /// Start of the part that has not been read into `piece`, in bytes from the start of the file.
     offset: u64,
@@ -142,7 +142,7 @@ pub(super) struct Encoded<'a> {
 }
 
 impl<'a> Encoded<'a> {
-    pub(super) fn new(
+    fn new(
         source: &'a SourceFile,
         offset: u64,
         len: u64,

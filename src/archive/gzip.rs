@@ -3,19 +3,27 @@
 //! The size at the end of a gzip file is that of its last gzip member alone, modulo 2^32. So the
 //! size is computed from the header of the `.npy`. A pass over the whole stream checks it later.
 
-use std::{
-    cell::RefCell,
-    io::{self, Read},
-    sync::Arc,
-};
+use std::{cell::RefCell, sync::Arc};
+
+use seekable_deflate::{Error::Corrupt, Format, StartDecoder};
 
 use super::{
     Container, Error, Grow, Member, Method, SourceFile,
-    decode::Encoded,
-    gunzip,
     member::MAX_DEFLATE_RATIO,
     npy::{self, NpyError},
 };
+
+thread_local! {
+    /// Each thread keeps its decoder. A decoder for each file would allocate its tables and free
+    /// them after the header. Small allocations that live longer then split the freed memory, so
+    /// that it cannot be reused: after listing 30,000 files, 203 MiB were resident, of which 25 MiB
+    /// were in use.
+    static START: RefCell<StartDecoder> = RefCell::new(StartDecoder::new(Format::Gzip));
+}
+
+/// How many bytes are decoded first. np.save writes a header of 128 bytes, or a longer one for a
+/// dtype with fields.
+const USUAL_HEADER_LEN: usize = 128;
 
 /// At most how many encoded bytes are read to find the header. The longest header (1 MiB) grows by
 /// less than half when encoded, but a gzip file may start with any number of empty gzip members.
@@ -52,42 +60,32 @@ pub(super) fn parse_npy(
     Ok(Container::of_one(source, member))
 }
 
-/// Inflates only as many bytes as the header has.
+/// Decodes only the bytes of the header, or a few more.
 fn read_header(source: &SourceFile) -> Result<npy::Header, Error> {
-    let read_error = RefCell::new(None);
-    let len = source.generation().size.min(MAX_ENCODED);
-    let encoded = Encoded::new(source, 0, len, &read_error);
-    gunzip::with_decoded(encoded, |decoded| {
-        let mut start = Vec::new();
-        let mut wanted = npy::MIN_HEADER_LEN;
+    let encoded = 0..source.generation().size.min(MAX_ENCODED);
+    let mut wanted = USUAL_HEADER_LEN;
+    START.with_borrow_mut(|decoder| {
         loop {
-            let filled = fill(decoded, &mut start, wanted);
-            if let Some(error) = read_error.take() {
-                return Err(Error::Io(error));
-            }
-            filled.map_err(|error| {
-                Error::Corrupt(format!("gzip after {} decoded bytes: {error}", start.len()))
-            })?;
-            match npy::Header::parse(&start) {
-                Ok(header) => return Ok(header),
-                Err(NpyError::Truncated { needed }) if needed > wanted && start.len() == wanted => {
+            let (start, result) = decoder.decode(source, encoded.clone(), wanted);
+            match (npy::Header::parse(start), result) {
+                (Ok(header), _) => return Ok(header),
+                (_, Err(seekable_deflate::Error::Source(error))) => {
+                    let kind = error.kind();
+                    return Err(Error::Io(Arc::into_inner(error).unwrap_or_else(|| kind.into())));
+                }
+                (Err(NpyError::Truncated { needed }), Ok(())) if start.len() >= wanted => {
                     wanted = needed;
                 }
-                Err(error) => return Err(Error::Corrupt(format!("no .npy inside: {error}"))),
+                (Err(NpyError::Truncated { .. }), Err(error @ Corrupt { .. })) => {
+                    return Err(Error::Corrupt(format!(
+                        "gzip after {} decoded bytes: {error}",
+                        start.len()
+                    )));
+                }
+                (Err(error), _) => return Err(Error::Corrupt(format!("no .npy inside: {error}"))),
             }
         }
     })
-}
-
-/// Reads until `buf` has `wanted` bytes or the stream ends. A stream that is cut short is not an
-/// error here: parsing the bytes before its end may give a better reason.
-fn fill(decoded: &mut dyn Read, buf: &mut Vec<u8>, wanted: usize) -> io::Result<()> {
-    let missing = (wanted - buf.len()) as u64;
-    match decoded.take(missing).read_to_end(buf) {
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(()),
-        Err(error) => Err(error),
-    }
 }
 
 #[cfg(test)]

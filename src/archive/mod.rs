@@ -12,7 +12,6 @@ mod dir;
 mod error;
 mod format;
 mod generation;
-mod gunzip;
 mod gzip;
 mod identity;
 mod lzma;

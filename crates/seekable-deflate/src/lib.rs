@@ -43,7 +43,8 @@
 //!   (`spans`), packing of windows, and adopting and writing saved indexes.
 //! - `reader` is the interface: who waits for which span, and the works to be run for them.
 //!
-//! [`inflate()`] decodes a whole stream at once, without a reader.
+//! [`inflate()`] decodes a whole stream at once, and [`StartDecoder`] the start of one, both without a
+//! reader.
 // Unsafe code is allowed only in `inflate::fast`.
 #![deny(unsafe_code)]
 #![deny(unreachable_pub)]
@@ -63,6 +64,7 @@ mod source;
 mod spacing;
 mod span;
 mod speculation;
+mod start;
 mod stream;
 mod sync;
 #[cfg(test)]
@@ -80,6 +82,7 @@ pub use saved::{IndexError, SavedIndex};
 pub use source::ReadAt;
 pub use spacing::spacing_for;
 pub use span::Span;
+pub use start::StartDecoder;
 pub use whole::inflate;
 
 /// Decoded bytes aimed at between two checkpoints if the ratio of the stream is not known. Also the

@@ -28,6 +28,15 @@ enum Phase {
     Ended,
 }
 
+impl Phase {
+    fn first(format: Format) -> Self {
+        match format {
+            Format::Deflate => Self::Blocks,
+            Format::Gzip => Self::FirstHeader,
+        }
+    }
+}
+
 /// A stream that is being decoded, paused between two symbols.
 pub(crate) struct Stream {
     format: Format,
@@ -39,11 +48,15 @@ pub(crate) struct Stream {
 impl Stream {
     /// A stream at its start.
     pub(crate) fn new(format: Format, encoded: Range<u64>) -> Self {
-        let phase = match format {
-            Format::Deflate => Phase::Blocks,
-            Format::Gzip => Phase::FirstHeader,
-        };
-        Self { format, input: Input::new(encoded), decoder: Decoder::new(), phase }
+        let (input, decoder, phase) = (Input::new(encoded), Decoder::new(), Phase::first(format));
+        Self { format, input, decoder, phase }
+    }
+
+    /// Turns to the start of another stream with the same framing.
+    pub(crate) fn restart(&mut self, encoded: Range<u64>) {
+        self.input = Input::new(encoded);
+        self.decoder.start_stream();
+        self.phase = Phase::first(self.format);
     }
 
     /// The place of the next bit to decode.
