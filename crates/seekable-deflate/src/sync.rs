@@ -4,9 +4,8 @@
 //! std poisons a lock when a thread panics while it holds the lock, since the value may be half
 //! changed. In this crate no value can be half changed: code that runs under a lock either cannot
 //! panic, or panics only before or after changes that belong together. So a poisoned lock is taken
-//! like any other. If a thread panics while others wait for its span, `reader` sees to them.
-//! (`src/sync.rs` of the product does the same; a crate of its own for these lines would be one
-//! more to publish.)
+//! like any other. If a thread panics while others wait for its span, `reader` sees to them. (The
+//! product uses `parking_lot`, which would be one more dependency here.)
 
 use std::sync::{self, PoisonError, RwLockReadGuard, RwLockWriteGuard};
 
