@@ -59,6 +59,8 @@ pub(super) struct Central {
     pub names: Vec<u8>,
     /// Where the name of each member ends in `names`.
     pub name_ends: Vec<u32>,
+    /// Where the end record starts, in bytes from the start of the file.
+    pub end_record: u64,
 }
 
 impl Central {
@@ -74,14 +76,17 @@ impl Central {
     ) -> Result<Self, Error> {
         let size = source.generation().size;
         let tail_start = size - tail.len() as u64;
-        let mut bytes = Bytes { source, size, piece: tail.clone(), piece_start: tail_start };
+        let mut bytes =
+            Bytes { source, size, least: PIECE, piece: tail.clone(), piece_start: tail_start };
 
         let mut first_error = None;
         let mut empty = None;
         for position in end_records(&tail).take(MAX_END_RECORDS) {
             let record = &tail[position..position + END_LEN];
-            let read = Extent::find(&mut bytes, record, tail_start + position as u64)
-                .and_then(|extent| Self::read_extent(&mut bytes, extent, grow));
+            let end_record = tail_start + position as u64;
+            let read = Extent::find(&mut bytes, record, end_record)
+                .and_then(|extent| Self::read_extent(&mut bytes, extent, grow))
+                .map(|central| Self { end_record, ..central });
             match read {
                 // An end record without members may be a signature and zeros inside a comment: it
                 // is used only if no other end record leads to members.
@@ -210,7 +215,7 @@ pub(super) fn directory_len(source: &SourceFile, tail: &[u8]) -> u64 {
     let size = source.generation().size;
     let tail_start = size - tail.len() as u64;
     // A zip64 end record outside `tail`, which is rare, is read from the file.
-    let mut bytes = Bytes { source, size, piece: Vec::new(), piece_start: 0 };
+    let mut bytes = Bytes::of(source, PIECE);
     let len = |position: usize| {
         let record = &tail[position..position + END_LEN];
         let locator = position.checked_sub(LOCATOR64_LEN as usize).map(|at| &tail[at..]);
@@ -310,15 +315,28 @@ impl Record64 {
     }
 }
 
-/// An entry of the central directory.
-struct Entry<'a> {
-    flags: u16,
-    method: u16,
-    crc32: u32,
-    encoded_size: u64,
-    size: u64,
+/// An entry of the central directory (APPNOTE 4.3.12). The values of a zip64 extra field are in
+/// place of those that do not fit 32 bits.
+#[derive(Debug)]
+pub(super) struct Entry<'a> {
+    /// The version of the format that wrote the member, and the system of its attributes.
+    pub made_by: u16,
+    pub version_needed: u16,
+    pub flags: u16,
+    /// Number of the method.
+    pub method: u16,
+    /// DOS time and date.
+    pub modified: u32,
+    pub crc32: u32,
+    pub encoded_size: u64,
+    pub size: u64,
+    pub internal_attributes: u16,
+    pub external_attributes: u32,
     header_offset: u64,
-    name: &'a [u8],
+    pub name: &'a [u8],
+    /// The extra fields, one after the other.
+    pub extra: &'a [u8],
+    pub comment: &'a [u8],
     /// The name in UTF-8 from an Info-ZIP Unicode Path field, if there is one.
     unicode_name: Option<&'a [u8]>,
     /// Length of the whole entry in bytes.
@@ -326,12 +344,12 @@ struct Entry<'a> {
 }
 
 /// Tags of extra fields (APPNOTE 4.5.3 and 4.6.9).
-const ZIP64: u16 = 0x0001;
-const UNICODE_PATH: u16 = 0x7075;
+pub(super) const ZIP64: u16 = 0x0001;
+pub(super) const UNICODE_PATH: u16 = 0x7075;
 
 impl<'a> Entry<'a> {
     /// Parses the entry at the start of `bytes`, which may contain more after the entry.
-    fn parse(bytes: &'a [u8]) -> Result<Self, &'static str> {
+    pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, &'static str> {
         if bytes.len() < HEADER_LEN {
             return Err("a header is cut short");
         }
@@ -344,32 +362,38 @@ impl<'a> Entry<'a> {
         // As in zipfile, a field that the end of the directory cuts off is shorter or empty.
         let rest = &bytes[HEADER_LEN..];
         let (name, rest) = rest.split_at(name_len.min(rest.len()));
+        let (extra, rest) = rest.split_at(extra_len.min(rest.len()));
         let mut entry = Entry {
+            made_by: le16(&bytes[4..]),
+            version_needed: le16(&bytes[6..]),
             flags: le16(&bytes[8..]),
             method: le16(&bytes[10..]),
+            modified: le32(&bytes[12..]),
             crc32: le32(&bytes[16..]),
             encoded_size: u64::from(le32(&bytes[20..])),
             size: u64::from(le32(&bytes[24..])),
+            internal_attributes: le16(&bytes[36..]),
+            external_attributes: le32(&bytes[38..]),
             header_offset: u64::from(le32(&bytes[42..])),
             name,
+            extra,
+            comment: &rest[..comment_len.min(rest.len())],
             unicode_name: None,
             len: HEADER_LEN + name_len + extra_len + comment_len,
         };
-        entry.apply_extra(&rest[..extra_len.min(rest.len())])?;
+        entry.apply_extra()?;
         Ok(entry)
     }
 
     /// Takes the values that do not fit 32 bits from the zip64 extra field (APPNOTE 4.5.3), and the
     /// name from an Info-ZIP Unicode Path field (4.6.9). Other fields are skipped. After a field
     /// that is cut short, nothing more is read.
-    fn apply_extra(&mut self, mut extra: &'a [u8]) -> Result<(), &'static str> {
-        while extra.len() >= 4 {
-            let len = usize::from(le16(&extra[2..]));
-            let Some(mut field) = extra.get(4..4 + len) else { break };
-            if le16(extra) == UNICODE_PATH {
+    fn apply_extra(&mut self) -> Result<(), &'static str> {
+        for (tag, mut field) in extra_fields(self.extra) {
+            if tag == UNICODE_PATH {
                 self.unicode_name = unicode_name(field, self.name).or(self.unicode_name);
             }
-            if le16(extra) == ZIP64 {
+            if tag == ZIP64 {
                 for value in [&mut self.size, &mut self.encoded_size, &mut self.header_offset] {
                     if *value == u64::from(u32::MAX) {
                         let (bytes, rest) =
@@ -378,10 +402,19 @@ impl<'a> Entry<'a> {
                     }
                 }
             }
-            extra = &extra[4 + len..];
         }
         Ok(())
     }
+}
+
+/// The tag and the data of each extra field, up to a field that is cut short.
+pub(super) fn extra_fields(mut extra: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let (header, rest) = extra.split_at_checked(4)?;
+        let (field, rest) = rest.split_at_checked(usize::from(le16(&header[2..])))?;
+        extra = rest;
+        Some((le16(header), field))
+    })
 }
 
 /// The name in a Unicode Path field, for a member whose plain name is `name`. The name is used if
@@ -395,20 +428,29 @@ fn unicode_name<'a>(field: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
 }
 
 /// Reads bytes of a file in large pieces, and keeps the last piece.
-struct Bytes<'a> {
+#[derive(Debug)]
+pub(super) struct Bytes<'a> {
     source: &'a SourceFile,
     size: u64,
+    /// Least bytes that are read at a time.
+    least: u64,
     piece: Vec<u8>,
     piece_start: u64,
 }
 
-impl Bytes<'_> {
+impl<'a> Bytes<'a> {
+    /// Reads at least `least` bytes of `source` at a time, or up to the end of the file.
+    pub(super) fn of(source: &'a SourceFile, least: u64) -> Self {
+        let size = source.generation().size;
+        Self { source, size, least, piece: Vec::new(), piece_start: 0 }
+    }
+
     /// `len` bytes at `offset`. The caller must know that the file has them.
-    fn get(&mut self, offset: u64, len: u64) -> Result<&[u8], Error> {
+    pub(super) fn get(&mut self, offset: u64, len: u64) -> Result<&[u8], Error> {
         let is_in_piece = offset >= self.piece_start
             && offset + len <= self.piece_start + self.piece.len() as u64;
         if !is_in_piece {
-            let piece_len = len.max(PIECE).min(self.size - offset);
+            let piece_len = len.max(self.least).min(self.size - offset);
             self.piece.resize(piece_len as usize, 0);
             self.piece_start = offset;
             if let Err(error) = self.source.read_exact_at(&mut self.piece, offset) {

@@ -10,8 +10,13 @@ use std::{
 };
 
 use super::{
-    Dir, DirId, Entry, Error, Identity, Member, MemberId, Method, SourceFile, decode, dir::Tree,
-    lzma, zip::LocalHeaders,
+    DecodedArchive, Dir, DirId, Entry, Error, Grow, Identity, Member, MemberId, Method, SourceFile,
+    central::GROWS_BY,
+    decode,
+    decoded_archive::{DecodedLayout, MEMORY_PER_MEMBER},
+    dir::Tree,
+    lzma,
+    zip::LocalHeaders,
 };
 
 /// The largest dictionary or window of a decoder, in bytes.
@@ -32,6 +37,8 @@ pub struct Container {
     /// The local headers of a zip, which determine where the members' bytes start; `None` for other
     /// formats.
     headers: Option<LocalHeaders>,
+    /// Where everything lies in the decoded archive, if that was asked for.
+    decoded: Option<DecodedLayout>,
 }
 
 impl Container {
@@ -49,6 +56,7 @@ impl Container {
             warning: tree.warning.map(String::into_boxed_str),
             identity: OnceLock::new(),
             headers: Some(headers),
+            decoded: None,
         }
     }
 
@@ -61,6 +69,7 @@ impl Container {
             warning: None,
             identity: OnceLock::new(),
             headers: None,
+            decoded: None,
         }
     }
 
@@ -82,6 +91,34 @@ impl Container {
             None => Identity::by_ends(&self.source)?,
         };
         Ok(*self.identity.get_or_init(|| identity))
+    }
+
+    /// Lays out the decoded archive of a zip, which reads the central directory again.
+    ///
+    /// # Errors
+    /// `Io`, `Corrupt` if the directory has changed since it was parsed, and errors of `grow`.
+    pub fn lay_out_decoded(&mut self, grow: &mut Grow<'_>) -> Result<(), Error> {
+        let Some(headers) = &self.headers else { return Ok(()) };
+        let memory = self.members.len() as u64 * MEMORY_PER_MEMBER;
+        if memory > GROWS_BY {
+            grow(memory)?;
+        }
+        self.decoded = DecodedLayout::new(&self.source, &self.members, headers)?;
+        Ok(())
+    }
+
+    /// The decoded archive. `None` if it was not laid out, or would be larger than a file can be.
+    #[must_use]
+    pub fn decoded(&self) -> Option<DecodedArchive<'_>> {
+        DecodedArchive::of(self, self.decoded.as_ref())
+    }
+
+    pub(super) fn members(&self) -> &[Member] {
+        &self.members
+    }
+
+    pub(super) fn local_headers(&self) -> Option<&LocalHeaders> {
+        self.headers.as_ref()
     }
 
     /// The member with this `id`. Panics if `id` is out of range.
@@ -182,6 +219,7 @@ impl Container {
         let tables = size_of::<Self>()
             + size_of_val(&*self.members)
             + headers.memory()
+            + self.decoded.as_ref().map_or(0, DecodedLayout::memory)
             + self.warning.as_ref().map_or(0, |warning| warning.len());
         tables as u64 + self.dirs.iter().map(Dir::memory).sum::<u64>()
     }

@@ -47,6 +47,7 @@ pub(super) fn parse(
     let headers = LocalHeaders {
         data_offsets: central.members.iter().map(|_| AtomicU64::new(0)).collect(),
         central: central.range,
+        end_record: central.end_record,
         positions: central.positions.into(),
     };
     Ok(Container::of_many(source, central.members, tree, headers))
@@ -69,6 +70,8 @@ fn memory_of(len: u64) -> u64 {
 pub(super) struct LocalHeaders {
     /// Range of the central directory, in bytes from the start of the file.
     pub central: Range<u64>,
+    /// Where the end record starts, in bytes from the start of the file.
+    pub end_record: u64,
     /// Where the central directory entry of each member starts, in bytes from `central.start`.
     positions: Box<[u32]>,
     /// Where the encoded bytes of each member start, in bytes from the start of the file; 0 until
@@ -93,7 +96,8 @@ impl LocalHeaders {
         let known = &self.data_offsets[id.0 as usize];
         match known.load(Ordering::Relaxed) {
             0 => {
-                let offset = self.read_data_offset(source, id, member)?;
+                check_sizes(member)?;
+                let offset = self.encoded_offset(source, id, member)?;
                 known.store(offset, Ordering::Relaxed);
                 Ok(offset)
             }
@@ -106,21 +110,34 @@ impl LocalHeaders {
         memory_of(self.central.end - self.central.start)
     }
 
+    /// Where the central directory entry of a member lies, in bytes from the start of the file. The
+    /// range may hold more bytes after the entry.
+    pub(super) fn entry(&self, index: usize) -> Range<u64> {
+        let start = |position: &u32| self.central.start + u64::from(*position);
+        let end = self.positions.get(index + 1).map_or(self.central.end, start);
+        start(&self.positions[index])..end
+    }
+
     /// Bytes of memory that the tables take.
     pub(super) fn memory(&self) -> usize {
         size_of_val(&*self.positions) + size_of_val(&*self.data_offsets)
     }
 
-    fn read_data_offset(
+    /// As `data_offset`, for a member of any method and any sizes. Reads the local header each time.
+    pub(super) fn encoded_offset(
         &self,
         source: &SourceFile,
         id: MemberId,
         member: &Member,
     ) -> Result<u64, Error> {
-        check_sizes(member)?;
         let header = self.local_header(source, member)?;
         let method = Method::from_number(le16(&header[8..]));
-        if method != member.method {
+        let expected = match member.method {
+            // Patched data has the method `Other` whatever its number.
+            Method::Other(number) => Method::from_number(number),
+            method => method,
+        };
+        if method != expected {
             return Err(Error::Corrupt(format!(
                 "the local header says {method}, the central directory {}",
                 member.method
@@ -178,8 +195,7 @@ impl LocalHeaders {
     /// The decoded name in the central directory. It is read from the file again, because names are
     /// not kept: nothing else needs them.
     fn central_name(&self, source: &SourceFile, id: MemberId) -> Result<Vec<u8>, Error> {
-        let start = self.central.start + u64::from(self.positions[id.0 as usize]);
-        let range = start..self.central.end;
+        let range = self.entry(id.0 as usize).start..self.central.end;
         let entry = read_with_name(source, range, central::HEADER_LEN, CENTRAL_NAME_LEN)?;
         let (header, rest) = entry.split_at(central::HEADER_LEN);
         let name_len = usize::from(le16(&header[CENTRAL_NAME_LEN..]));
@@ -206,8 +222,13 @@ fn read_with_name(
     Ok(bytes)
 }
 
+/// Whether a member can be decoded, by its method and flags.
+pub(super) fn is_decodable(member: &Member) -> bool {
+    !member.encrypted && !matches!(member.method, Method::Other(_))
+}
+
 /// Checks whether the sizes of a member in the central directory are possible.
-fn check_sizes(member: &Member) -> Result<(), Error> {
+pub(super) fn check_sizes(member: &Member) -> Result<(), Error> {
     let &Member { method, encoded_size, size, crc32, .. } = member;
     // Some writers count in 32 bits: for a member of 4 GiB they store size 0 and a CRC-32.
     if let (0, Some(crc32 @ 1..)) = (size, crc32) {
