@@ -156,7 +156,8 @@ fn fail(
             FsError::Content(failure) => advice_on(&failure.error),
             _ => "",
         };
-        log::warn!("{operation} {}{at}: {error}{advice}{repeats}", tree.describe(Ino(ino.0)));
+        let what = tree.describe_cause(Ino(ino.0), error);
+        log::warn!("{operation} {what}{at}: {error}{advice}{repeats}");
     }
     Errno::from_i32(error.errno())
 }

@@ -9,8 +9,9 @@
 //! start. The data of a small `.npy` starts at a multiple of 64 bytes. A large member shares no page
 //! of the kernel's cache with other bytes: reading a header never waits until the member before it
 //! is decoded, and damage of a member spreads to no other. So a large member ends where a page ends,
-//! and its start is as aligned as its size allows: to 64 bytes, if the size is a multiple of 64. The
-//! last member starts with a page instead. The directory starts with the next page.
+//! and its start is as aligned as its size allows: to 64 bytes, if the size is a multiple of 64. If
+//! it is the last member, it starts with a page instead. The directory starts with a page, too: who
+//! opens the archive decodes nothing.
 //!
 //! This module computes places and headers. It decodes nothing.
 
@@ -150,10 +151,7 @@ impl DecodedLayout {
             let Some(end) = end else { return Ok(None) };
             offset = end;
         }
-        let central = match members.last().is_some_and(is_large) {
-            true => offset.next_multiple_of(PAGE),
-            false => offset,
-        };
+        let central = offset.next_multiple_of(PAGE);
         let mut central_starts = Vec::with_capacity(members.len());
         let mut end = central;
         for (index, member) in members.iter().enumerate() {
@@ -318,11 +316,11 @@ impl<'a> DecodedArchive<'a> {
             return if bytes.len() as u64 == len { Ok((start, bytes)) } else { Err(changed()) };
         }
         let data_end = start + len + data_len(&self.members[index]);
-        if made.descriptor_len() > 0 {
-            return Ok((data_end, made.descriptor()));
-        }
-        // Only the directory may start later than where the last member ends.
-        Ok((data_end, vec![0; (central - data_end) as usize]))
+        let next = starts.get(index + 1).unwrap_or(central);
+        let mut bytes = made.descriptor();
+        // Zeros up to the page in which the directory starts.
+        bytes.resize((next - data_end) as usize, 0);
+        Ok((data_end, bytes))
     }
 
     fn made<'e>(&self, entries: &'e mut Entries<'_>, index: usize) -> Result<Headers<'e>, Error> {

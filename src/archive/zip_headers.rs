@@ -106,8 +106,11 @@ impl<'a> Headers<'a> {
         }
     }
 
-    /// The data descriptor after the member's bytes (APPNOTE 4.3.9).
+    /// The data descriptor after the member's bytes (APPNOTE 4.3.9); empty if there is none.
     pub(super) fn descriptor(&self) -> Vec<u8> {
+        if !self.has_descriptor() {
+            return Vec::new();
+        }
         let mut out = b"PK\x07\x08".to_vec();
         put32(&mut out, &[self.entry.crc32]);
         match self.has_zip64_sizes() {

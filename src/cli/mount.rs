@@ -44,8 +44,8 @@ pub(super) struct Arguments {
 /// Options that `-o` accepts, too: `-o disk_cache=DIR,noexec` is `--disk-cache=DIR --noexec`.
 #[derive(Debug, Args)]
 pub(super) struct MountOptions {
-    /// Show foo.npz as a directory in its place, or beside it as foo.npz.d
-    #[arg(long, value_name = "replace|beside", value_parser = parse_layout,
+    /// foo.npz is a directory (replace), or a file, plain (beside) or decoded (stored)
+    #[arg(long, value_name = "LAYOUT", value_parser = parse_layout,
           default_value = "replace", hide_default_value = true)]
     layout: Layout,
     /// How long the kernel may keep names and attributes
@@ -182,7 +182,8 @@ fn parse_layout(text: &str) -> Result<Layout, String> {
     match text {
         "replace" => Ok(Layout::Replace),
         "beside" => Ok(Layout::Beside),
-        _ => Err(format!("{text:?} is no layout: give replace or beside")),
+        "stored" => Ok(Layout::Stored),
+        _ => Err(format!("{text:?} is no layout: give replace, beside or stored")),
     }
 }
 

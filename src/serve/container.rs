@@ -127,6 +127,16 @@ impl OpenContainer {
         self.reports.failure("open", id.0, error)
     }
 
+    /// Makes the failure of a read of the archive itself, not of a member.
+    pub(super) fn failure(&self, error: Error) -> Failure {
+        let repeats = self.reports.repeats("read", error.reason());
+        Failure { error, repeats, member: None }
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
     /// The members that have been compared with their CRC-32 and are right.
     #[cfg(test)]
     pub(super) fn confirmed_members(&self) -> &Confirmed {

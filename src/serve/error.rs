@@ -32,6 +32,8 @@ pub(crate) struct Failure {
     /// How often the same failure came since its last line in the log. `None` if this failure is
     /// not to be logged.
     pub repeats: Option<Repeats>,
+    /// The number of the member in its archive, if a member is the cause.
+    pub member: Option<u32>,
 }
 
 /// What is wrong with a member.

@@ -7,6 +7,7 @@
 //! wrong.
 #![forbid(unsafe_code)]
 
+mod archive_file;
 mod asker;
 mod background;
 mod container;
@@ -39,6 +40,7 @@ use std::{
     time::Duration,
 };
 
+pub(crate) use archive_file::ArchiveFile;
 pub(crate) use asker::Asker;
 pub(crate) use container::OpenContainer;
 pub(crate) use content::Content;

@@ -4,7 +4,7 @@
 //! which spans are decoded before they are requested, and which spans are given up. Knows nothing
 //! of inodes, except the number that it passes on for an alarm.
 
-use std::{fs::File, sync::Arc};
+use std::{fs::File, ops::Range, sync::Arc};
 
 use super::{
     Asker, Content, Failure, OpenContainer, content::Encoding, copy::CopyHandle, pattern::Pattern,
@@ -80,6 +80,17 @@ impl OpenFile {
         Arc::as_ptr(&self.container).addr()
     }
 
+    /// Decodes `range`, which ends with the member at the latest, before it is requested.
+    pub(super) fn read_ahead(&self, range: Range<u64>) {
+        let range = range.start..range.end.min(self.content.size());
+        if let (Encoding::Deflated(deflated), None) =
+            (&self.content.bytes, self.content.copy(&self.copy))
+            && !range.is_empty()
+        {
+            deflated.read_ahead(range);
+        }
+    }
+
     /// Notes that the handle was closed. Drops data that may not be needed any more.
     pub(crate) fn closed(&self) {
         self.content.closed();
@@ -120,10 +131,7 @@ impl OpenFile {
             deflated.give_up(range);
         }
         if let Some(range) = prediction.read_ahead {
-            let range = range.start..range.end.min(self.content.size());
-            if !range.is_empty() {
-                deflated.read_ahead(range);
-            }
+            self.read_ahead(range);
         }
         self.content.read(None, asker, offset, size, reply);
         // Last, so that these tasks come after the read itself in the queue of the pool.

@@ -102,7 +102,7 @@ impl Reports {
             Error::Refuted => None,
             _ => self.is_first(member, error.reason()).then_some(Repeats::NONE),
         };
-        Failure { error, repeats }
+        Failure { error, repeats, member: Some(member) }
     }
 }
 

@@ -132,6 +132,11 @@ impl Stat {
         }
     }
 
+    /// The attributes of a decoded archive of `size` bytes. This stat is that of the archive file.
+    pub(super) fn decoded_archive(&self, size: u64) -> Attr {
+        Attr { blocks: self.0.stx_blocks, ..self.member(size, 0) }
+    }
+
     /// The attributes of a member. This stat is that of the archive file.
     pub(super) fn member(&self, size: u64, encoded_size: u64) -> Attr {
         Attr {

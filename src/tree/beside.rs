@@ -1,4 +1,4 @@
-//! The names of directories beside archives (`--layout beside`).
+//! The names of directories beside archives (`--layout beside` and `stored`).
 
 use std::{
     ffi::{OsStr, OsString},

@@ -83,6 +83,11 @@ impl<N> Block<N> {
         (*lookups > 0).then(|| (self.node_of)(place))
     }
 
+    /// The node of the inode at `place`, whether or not the kernel refers to the inode.
+    pub(super) fn node(&self, place: u32) -> N {
+        (self.node_of)(place)
+    }
+
     /// Notes that the inode at `place` is opened. Returns whether this is the first open since the
     /// kernel refers to the inode.
     pub(super) fn open(&mut self, place: u32) -> bool {

@@ -92,6 +92,8 @@ pub(super) struct Containers {
     plain: Remembered<Arc<archive::Error>>,
     /// Files for which there was not enough memory: the time, and the reason.
     refused: Remembered<(Instant, String)>,
+    /// Whether archives get a decoded archive.
+    is_decoding: bool,
     /// Budget for all open containers, in bytes.
     memory: u64,
     /// How much of that budget is in use, in bytes.
@@ -116,9 +118,11 @@ fn key_of(generation: &Generation, format: &Format) -> FileKey {
 }
 
 impl Containers {
-    /// Keeps at most `files` containers open, with a budget of `memory` bytes.
-    pub(super) fn new(files: NonZeroUsize, memory: u64) -> Self {
+    /// Keeps at most `files` containers open, with a budget of `memory` bytes. Lays out the decoded
+    /// archives of all of them if `is_decoding`.
+    pub(super) fn new(files: NonZeroUsize, memory: u64, is_decoding: bool) -> Self {
         Self {
+            is_decoding,
             open: Mutex::new(LruCache::new(files)),
             plain: Mutex::new(LruCache::new(PLAIN)),
             refused: Mutex::new(LruCache::new(MOST_REFUSED)),
@@ -279,7 +283,7 @@ impl Containers {
             self.check_refused(stat, format)?;
             self.shrink_to(self.memory.saturating_sub(memory));
         }
-        match parse(format, source, tail, server) {
+        match self.parse(format, source, tail, server) {
             Ok(container) => {
                 let container = Arc::new(OpenContainer::new(container, server));
                 // If another thread has opened the file meanwhile, its container is used: that one
@@ -326,6 +330,26 @@ impl Containers {
         open.iter().for_each(|container| work(container));
     }
 
+    /// Parses a file. The memory that parsing takes is reserved until this returns.
+    fn parse(
+        &self,
+        format: &Format,
+        source: SourceFile,
+        tail: Vec<u8>,
+        server: &Server,
+    ) -> Result<Container, archive::Error> {
+        let mut reserved = Vec::new();
+        let mut grow = |bytes| {
+            reserved.push(server.reserve_memory(bytes)?);
+            Ok(())
+        };
+        let mut container = format.parse(Arc::new(source), tail, &mut grow)?;
+        if self.is_decoding {
+            container.lay_out_decoded(&mut grow)?;
+        }
+        Ok(container)
+    }
+
     /// Closes the least recently used containers until the others are within the budget.
     fn shrink(&self) {
         self.shrink_to(self.memory);
@@ -342,21 +366,6 @@ impl Containers {
         }
         drop(open);
     }
-}
-
-/// Parses a file. The memory that parsing takes is reserved until this returns.
-fn parse(
-    format: &Format,
-    source: SourceFile,
-    tail: Vec<u8>,
-    server: &Server,
-) -> Result<Container, archive::Error> {
-    let mut reserved = Vec::new();
-    let mut grow = |bytes| {
-        reserved.push(server.reserve_memory(bytes)?);
-        Ok(())
-    };
-    format.parse(Arc::new(source), tail, &mut grow)
 }
 
 /// Whether a file was removed. The cached attributes of a network filesystem are enough: asking its

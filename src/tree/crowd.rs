@@ -14,7 +14,7 @@ use std::{
 };
 
 use super::{
-    Ino, Kind, Layout, Tree, beside,
+    Ino, Kind, Tree, beside,
     node::{Key, Node},
     resolve::split,
 };
@@ -83,10 +83,15 @@ impl Tree {
             Node::ArchiveDir(version, DirId::ROOT) => {
                 let path = version.key.path.clone();
                 let name = split(&path).1;
-                let name = match self.settings.layout {
-                    Layout::Replace => name.to_owned(),
-                    Layout::Beside => beside::directory_of(name),
+                let name = match self.settings.layout.is_beside() {
+                    false => name.to_owned(),
+                    true => beside::directory_of(name),
                 };
+                (path, name)
+            }
+            Node::DecodedArchive(version) => {
+                let path = version.key.path.clone();
+                let name = split(&path).1.to_owned();
                 (path, name)
             }
             Node::Member(version, _) => {

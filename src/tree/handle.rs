@@ -10,7 +10,7 @@ use std::{
 use super::FsError;
 use crate::{
     archive,
-    serve::{self, Asker, OpenFile},
+    serve::{self, ArchiveFile, Asker, OpenFile},
     sync::{Mutex, RwLock},
 };
 
@@ -22,6 +22,8 @@ pub(crate) struct HandleId(pub u64);
 pub(crate) enum Handle {
     /// A member of a container.
     Member(OpenFile),
+    /// The archive as a file, with its members decoded.
+    DecodedArchive(Arc<ArchiveFile>),
     /// A file of the source that is not an archive. All handles of its inode share it.
     Plain(Arc<File>),
 }
@@ -80,8 +82,10 @@ impl Handles {
         let handle = self.open.write().remove(&id);
         let Some(handle) = handle else { return };
         self.holders.lock().give_back(handle.file());
-        if let Handle::Member(file) = &*handle {
-            file.closed();
+        match &*handle {
+            Handle::Member(file) => file.closed(),
+            Handle::DecodedArchive(file) => file.closed(),
+            Handle::Plain(_) => {}
         }
     }
 
@@ -137,6 +141,9 @@ impl Handle {
             Self::Member(file) => file.read(asker, offset, size, move |result| {
                 reply(result.map_err(FsError::Content));
             }),
+            Self::DecodedArchive(file) => file.read(asker, offset, size, move |result| {
+                reply(result.map_err(FsError::Content));
+            }),
             Self::Plain(file) => serve::with_buffer(size as usize, |buffer| {
                 let read = archive::read_up_to(file, buffer, offset);
                 reply(read.map(|read| &buffer[..read]).map_err(FsError::from));
@@ -149,6 +156,7 @@ impl Handle {
         match self {
             Self::Plain(file) => Arc::as_ptr(file).addr(),
             Self::Member(file) => file.container_address(),
+            Self::DecodedArchive(file) => file.container_address(),
         }
     }
 }

@@ -182,15 +182,28 @@ impl<K: Eq + Hash, N> Inodes<K, N> {
         self.table.lock().by_key.get(key).copied()
     }
 
+    /// The node of an inode number, even if the kernel does not refer to that inode but to others of
+    /// its block.
+    pub(super) fn known(&self, ino: Ino) -> Option<Arc<N>> {
+        self.get(ino).or_else(|| {
+            let mut table = self.table.lock();
+            let (_, place, block) = table.block_of(ino)?;
+            Some(Arc::new(block.node(place)))
+        })
+    }
+
     /// The nodes of the inodes for whose number `is_meant` returns `true`. Of a block, only its
-    /// first number is considered.
+    /// first number is considered, and it stands for the last number too.
     pub(super) fn some(&self, is_meant: impl Fn(Ino) -> bool) -> Vec<Arc<N>> {
         let table = self.table.lock();
         let single = table.by_number.iter().filter(|(ino, _)| is_meant(**ino));
         let single = single.map(|(_, entry)| entry.node.clone());
-        let first = table.blocks.iter().filter(|(first, _)| is_meant(**first));
-        let first = first.filter_map(|(_, (_, block))| block.get(0).map(Arc::new));
-        single.chain(first).collect()
+        let blocks = table.blocks.iter().filter(|(first, _)| is_meant(**first));
+        let ends = blocks.flat_map(|(_, (_, block))| {
+            let last = block.len().checked_sub(1).filter(|last| *last > 0);
+            [Some(0), last].into_iter().flatten().filter_map(|place| block.get(place).map(Arc::new))
+        });
+        single.chain(ends).collect()
     }
 
     /// About how many bytes of memory are in use.

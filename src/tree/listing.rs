@@ -19,7 +19,7 @@ use std::{
 use lru::LruCache;
 
 use super::{
-    Attr, FsError, Ino, Kind, Layout, Tree,
+    Attr, FsError, Ino, Kind, Tree,
     attr::Stat,
     beside,
     containers::Found,
@@ -291,7 +291,7 @@ impl Tree {
         // In byte order, for the binary search in `has`.
         names.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         let has = |name: &OsStr| names.binary_search_by(|entry| (*entry.0).cmp(name)).is_ok();
-        let beside = self.settings.layout == Layout::Beside;
+        let beside = self.settings.layout.is_beside();
         self.open_what_decides(at, device, &names);
         let mut shown = Vec::with_capacity(names.len());
         for (name, ino, kind) in &names {
@@ -336,7 +336,7 @@ impl Tree {
     /// Opens the files whose content decides which names are shown, unless that content is known
     /// already. `containers` remembers the results.
     fn open_what_decides(&self, at: &SourceDir<'_>, device: Device, names: &[SourceName]) {
-        let beside = self.settings.layout == Layout::Beside;
+        let beside = self.settings.layout.is_beside();
         let unknown = |(name, ino, kind): &SourceName| {
             let format = Format::of(name).filter(|format| beside || !format.is_directory())?;
             let may_be_file = kind.is_none_or(|kind| kind == Kind::RegularFile);

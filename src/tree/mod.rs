@@ -48,6 +48,15 @@ pub(crate) enum Layout {
     Replace,
     /// `foo.npz` stays a file; the directory is `foo.npz.d`.
     Beside,
+    /// As `Beside`, but the file is the archive with its members decoded.
+    Stored,
+}
+
+impl Layout {
+    /// Whether the directories of archives are shown beside files, not in their place.
+    fn is_beside(self) -> bool {
+        self != Self::Replace
+    }
 }
 
 /// Settings of the tree, and of how its contents are served.

@@ -23,6 +23,8 @@ pub(super) enum Node {
     Source(SourceNode),
     /// The root of a mount of a single archive: always the newest generation of the archive.
     ArchiveRoot,
+    /// The archive as a file, with its members decoded.
+    DecodedArchive(Arc<Version>),
     /// A directory in an archive, which may be the root of the archive.
     ArchiveDir(Arc<Version>, DirId),
     /// A member of an archive, or a member that is shown in the place of its container.

@@ -18,11 +18,12 @@ use crate::{
     serve::OpenContainer,
 };
 
-/// The file of the source that a name resolves to, with its path. `Container` if it is shown as an
-/// archive or as a member.
+/// The file of the source that a name resolves to, with its path. `Container` if it is shown as a
+/// directory or as a member, `DecodedArchive` if it is shown as a file with its members decoded.
 enum Resolved {
     Source(Arc<Path>, Stat),
     Container(Arc<Path>, Stat, &'static Format, Arc<OpenContainer>),
+    DecodedArchive(Arc<Path>, Stat, &'static Format, Arc<OpenContainer>),
 }
 
 impl Tree {
@@ -107,13 +108,16 @@ impl Tree {
         let (dirs, members) = archive.counts();
         let key = Key::Archive(version.key.clone(), (dirs, members));
         let numbers = |_: &Key| number::of_archive(&version.key);
+        // The decoded archive has the last number, so that the others are the same in any layout.
+        let decoded = u32::from(archive.decoded().is_some());
         self.inodes.block(key, numbers, || {
             let version = version.clone();
             let node = move |place: u32| match place.checked_sub(dirs) {
                 None => Node::ArchiveDir(version.clone(), DirId(place)),
-                Some(member) => Node::Member(version.clone(), MemberId(member)),
+                Some(member) if member < members => Node::Member(version.clone(), MemberId(member)),
+                Some(_) => Node::DecodedArchive(version.clone()),
             };
-            (dirs + members, Box::new(node))
+            (dirs + members + decoded, Box::new(node))
         })
     }
 
@@ -128,6 +132,14 @@ impl Tree {
             }
         };
         let path = || at.path.join(name).into();
+        if stat.kind() == Kind::RegularFile
+            && self.settings.layout == Layout::Stored
+            && let Some(format) = Format::of(name).filter(|format| format.is_directory())
+            && let (Ok(open), stat) = self.container_at(at, name, format, stat)?
+            && open.container().decoded().is_some()
+        {
+            return Ok(Resolved::DecodedArchive(path(), stat, format, open));
+        }
         if stat.kind() == Kind::RegularFile
             && self.settings.layout == Layout::Replace
             && let Some(format) = Format::of(name)
@@ -156,7 +168,7 @@ impl Tree {
     /// shown in the place of its container.
     fn resolve_derived(&self, at: &SourceDir<'_>, name: &OsStr) -> Result<Resolved, FsError> {
         let beside = beside::archive_of(name)
-            .filter(|_| self.settings.layout == Layout::Beside)
+            .filter(|_| self.settings.layout.is_beside())
             .map(|(archive, format)| (format, archive.to_owned()));
         for (format, source) in beside.into_iter().chain(Format::sources_of(name)) {
             let stat = match file_at(at, &source) {
@@ -245,6 +257,15 @@ impl Tree {
                 let new = || Node::Member(version.clone(), MemberId::ONLY);
                 (self.inodes.look_up(key, numbers, new).0, attr)
             }
+            Resolved::DecodedArchive(path, stat, format, open) => {
+                let container = open.container();
+                let key = version_key(path, &stat, container.source());
+                let version = Arc::new(Version::new(key, format, &open));
+                let size = container.decoded().map_or(0, |archive| archive.size());
+                let (dirs, members) = container.counts();
+                let inodes = self.inodes_of(&version, container);
+                (inodes.look_up(dirs + members), stat.decoded_archive(size))
+            }
         }
     }
 
@@ -252,7 +273,9 @@ impl Tree {
     /// archive was closed, and the kernel still knows inodes of it.
     pub(crate) fn weight_to_open(&self, ino: Ino) -> Option<Weight> {
         match self.inodes.get(ino).as_deref()? {
-            Node::ArchiveDir(version, _) | Node::Member(version, _) => version.weight_to_open(),
+            Node::ArchiveDir(version, _)
+            | Node::Member(version, _)
+            | Node::DecodedArchive(version) => version.weight_to_open(),
             _ => None,
         }
     }

@@ -8,7 +8,7 @@ use std::{
 use rustix::{fs::StatVfs, process::Resource};
 
 use super::{
-    Attr, FsError, Handle, HandleId, Ino, Kind, Settings, Source,
+    Attr, FsError, Handle, HandleId, Ino, Kind, Layout, Settings, Source,
     attr::Stat,
     containers::{Containers, Weight},
     handle::Handles,
@@ -19,9 +19,10 @@ use super::{
     source,
 };
 use crate::{
-    archive::{self, DirId},
+    archive::{self, DirId, MemberId},
     serve::{
-        self, Backing, Content, MemberOpening, OpenContainer, OpenFile, Repeats, Reports, Server,
+        self, ArchiveFile, Backing, Content, Failure, MemberOpening, OpenContainer, OpenFile,
+        Repeats, Reports, Server,
     },
     sync::Mutex,
 };
@@ -91,11 +92,12 @@ impl Tree {
         let descriptors = rustix::process::getrlimit(Resource::Nofile).current;
         let open = settings.open_archives.min(descriptors.map_or(u64::MAX, |limit| limit / 4));
         let open = NonZeroUsize::new(open as usize).unwrap_or(NonZeroUsize::MIN);
+        let is_decoding = settings.layout == Layout::Stored;
         let tree = Self {
             source,
             settings,
             server: Arc::new(server),
-            containers: Arc::new(Containers::new(open, OPEN_MEMORY)),
+            containers: Arc::new(Containers::new(open, OPEN_MEMORY, is_decoding)),
             swept: Mutex::new(Instant::now()),
             reports: Reports::default(),
             root: directory,
@@ -195,6 +197,12 @@ impl Tree {
                 let entries = archive.dir(*id).entries().len();
                 Ok(of_version(&version.key, stat_of(archive.source())?.archive_dir(entries)))
             }
+            Node::DecodedArchive(version) => {
+                let archive = self.open_container(version)?;
+                let archive = archive.container();
+                let size = archive.decoded().ok_or(FsError::Stale)?.size();
+                Ok(of_version(&version.key, stat_of(archive.source())?.decoded_archive(size)))
+            }
             Node::Member(version, id) => {
                 let archive = self.open_container(version)?;
                 let member = archive.container().member(*id);
@@ -283,6 +291,16 @@ impl Tree {
                     Err(error) => Err(FsError::Content(open.refusal(*id, error))),
                 }
             }
+            Node::DecodedArchive(version) => {
+                let open = self.open_container(version)?;
+                let archive = open.container();
+                archive.source().check().map_err(|_| FsError::Stale)?;
+                // In the block of the archive its number comes after those of the members.
+                let first_member = ino.0 - u64::from(archive.counts().1);
+                let file = ArchiveFile::open(open, ino.0, first_member).ok_or(FsError::Stale)?;
+                let id = self.handles.insert(Handle::DecodedArchive(file), user)?;
+                Ok(Opening::Done(Opened { id, backing: Backing::Never }))
+            }
             _ => Err(FsError::IsADirectory),
         }
     }
@@ -354,9 +372,21 @@ impl Tree {
 
     // -- below
 
+    /// Describes the cause of the `error` of an inode for the log. If a member of a decoded archive
+    /// is the cause, describes that member.
+    pub(crate) fn describe_cause(&self, ino: Ino, error: &FsError) -> String {
+        let FsError::Content(Failure { member: Some(member), .. }) = error else {
+            return self.describe(ino);
+        };
+        match self.inodes.get(ino).as_deref() {
+            Some(Node::DecodedArchive(version)) => self.describe_member(version, MemberId(*member)),
+            _ => self.describe(ino),
+        }
+    }
+
     /// Describes an inode for the log: by its path if that is known, else by a number.
     pub(crate) fn describe(&self, ino: Ino) -> String {
-        let Some(node) = self.inodes.get(ino) else { return format!("inode {}", ino.0) };
+        let Some(node) = self.inodes.known(ino) else { return format!("inode {}", ino.0) };
         let in_archive =
             |version: &Version, what: String| format!("{}: {what}", version.key.path.display());
         match &*node {
@@ -366,17 +396,21 @@ impl Tree {
             Node::ArchiveDir(version, DirId(number)) => {
                 in_archive(version, format!("directory {number}"))
             }
+            Node::DecodedArchive(version) => version.key.path.display().to_string(),
             Node::Member(version, _) if !version.format.is_directory() => {
                 version.key.path.display().to_string()
             }
-            Node::Member(version, id) => {
-                let name = self.open_container(version).ok().map(|archive| {
-                    let name = archive.container().path_of(*id);
-                    name.escape_ascii().to_string()
-                });
-                in_archive(version, name.unwrap_or_else(|| format!("member {}", id.0)))
-            }
+            Node::Member(version, id) => self.describe_member(version, *id),
         }
+    }
+
+    fn describe_member(&self, version: &Version, id: MemberId) -> String {
+        let name = self.open_container(version).ok().map(|archive| {
+            let name = archive.container().path_of(id);
+            name.escape_ascii().to_string()
+        });
+        let name = name.unwrap_or_else(|| format!("member {}", id.0));
+        format!("{}: {name}", version.key.path.display())
     }
 
     /// About how many bytes of memory all inodes take.

@@ -89,8 +89,12 @@ impl Tree {
                 Ok(_) => "ready".to_owned(),
                 Err(error) => error.to_string(),
             }),
-            Node::ArchiveDir(..) if xattr == Xattr::State => Ok("ready".to_owned()),
-            Node::ArchiveRoot | Node::ArchiveDir(..) => Err(FsError::NoAttribute),
+            Node::ArchiveDir(..) | Node::DecodedArchive(_) if xattr == Xattr::State => {
+                Ok("ready".to_owned())
+            }
+            Node::ArchiveRoot | Node::ArchiveDir(..) | Node::DecodedArchive(_) => {
+                Err(FsError::NoAttribute)
+            }
             Node::Member(version, id) => {
                 let archive = self.open_container(version)?;
                 let member = archive.container().member(*id);

@@ -38,7 +38,7 @@ fn archives_that_are_not_large_make_room_for_others_too() {
     let dir = Dir::new();
     let mut tree = dir.tree(Settings::default());
     // A budget for no container at all: the newest one stays open all the same.
-    tree.containers = Arc::new(Containers::new(NonZeroUsize::new(5).unwrap(), 1));
+    tree.containers = Arc::new(Containers::new(NonZeroUsize::new(5).unwrap(), 1, false));
     for number in 0..5 {
         dir.write(&format!("{number}.npz"), &testing::zip(&[("x", b"bytes", false)]));
         tree.lookup(Ino::ROOT, name(&format!("{number}.npz"))).unwrap();

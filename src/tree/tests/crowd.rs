@@ -47,7 +47,7 @@ fn forgotten(tree: &Tree, found: &[(Ino, OsString, Ino)]) -> BTreeSet<(Ino, OsSt
 
 #[test]
 fn names_go_until_inodes_take_a_quarter_of_the_memory() {
-    for layout in [Layout::Replace, Layout::Beside] {
+    for layout in [Layout::Replace, Layout::Beside, Layout::Stored] {
         let dir = Dir::new();
         let (tree, found) = crowded(&dir, layout);
         assert!(tree.is_crowded());
@@ -59,7 +59,7 @@ fn names_go_until_inodes_take_a_quarter_of_the_memory() {
         for kind in [".npz", ".npz.d"] {
             let archives =
                 forgotten.iter().filter(|(_, name)| name.to_string_lossy().ends_with(kind));
-            let is_there = kind == ".npz" || layout == Layout::Beside;
+            let is_there = kind == ".npz" || layout.is_beside();
             assert_eq!(archives.count() > 0, is_there, "{kind} in {layout:?}");
         }
     }
@@ -80,4 +80,24 @@ fn archives_are_forgotten_with_all_in_them_and_open_files_are_not() {
     let forgotten: BTreeSet<_> = (0..100).flat_map(|round| tree.names_to_forget(round)).collect();
     assert!(forgotten.len() > 100);
     assert!(forgotten.iter().all(|(_, name)| is_archive(name)));
+}
+
+#[test]
+fn decoded_archives_are_forgotten_though_nothing_else_of_them_was_looked_up() {
+    let dir = Dir::new();
+    let archive = testing::zip(&[("x", b"x", false)]);
+    (0..800).for_each(|number| dir.write(&format!("{number}.npz"), &archive));
+    let serve = serve::Settings { memory_limit: 1200 << 10, ..Default::default() };
+    let tree = dir.tree(Settings { layout: Layout::Stored, serve, ..Settings::default() });
+    let found: Vec<_> = (0..800)
+        .map(|number| {
+            let listed = OsString::from(format!("{number}.npz"));
+            let (ino, attr) = tree.lookup(Ino::ROOT, &listed).unwrap();
+            assert_eq!(attr.kind, Kind::RegularFile);
+            (Ino::ROOT, listed, ino)
+        })
+        .collect();
+    assert!(tree.is_crowded());
+    assert!(!forgotten(&tree, &found).is_empty());
+    assert!(!tree.is_crowded(), "{} bytes", tree.inode_memory());
 }

@@ -1,0 +1,334 @@
+//! One open decoded archive (`archive::DecodedArchive`): headers that are written while they are
+//! read, and the bytes of members.
+//!
+//! A member is opened at the first read of its bytes, and compared with its CRC-32 first if its own
+//! file would be. So opening the archive decodes nothing, and a damaged member fails only the reads
+//! that need its bytes. A read of several members waits for all of them without a thread. Knows
+//! nothing of inodes, except the numbers that it passes on for an alarm.
+
+use std::{num::NonZeroUsize, ops::Range, sync::Arc};
+
+use lru::LruCache;
+
+use super::{
+    Asker, Content, Error, Failure, MemberOpening, OpenContainer, OpenFile, pattern::Pattern,
+    with_buffer,
+};
+use crate::{
+    archive::{DecodedArchive, MemberId, Part},
+    sync::Mutex,
+};
+
+/// How many members a handle keeps open. A reader goes through them one after the other, and a few
+/// threads may read different ones.
+const MOST_OPEN: NonZeroUsize = NonZeroUsize::new(16).expect("not zero");
+
+/// A read of more parts is left to another thread, since each member may have to be decoded. The
+/// kernel's read-ahead of 128 KiB may hold a thousand tiny members.
+const MOST_AT_ONCE: usize = 8;
+
+/// How often a member is compared before one read of it. Once is enough, unless its index turns out
+/// to be wrong meanwhile.
+const MOST_TRIES: u32 = 3;
+
+/// How many members are prepared for a sequential reader at a time.
+const MOST_PREPARED: usize = 2;
+
+/// How many parts are looked at to find those members. Where parts are smaller, nothing is
+/// prepared: decoding them takes no longer than waking a thread.
+const MOST_LOOKED_AT: usize = 64;
+
+/// A smaller member is not prepared. Bytes.
+const WORTH_PREPARING: u64 = 64 << 10;
+
+/// Called with an open member, or with the reason why it cannot be read.
+type WithMember = Box<dyn FnOnce(Result<Arc<OpenFile>, Failure>) + Send>;
+
+/// An open decoded archive.
+pub(crate) struct ArchiveFile {
+    /// The archive has been laid out.
+    container: Arc<OpenContainer>,
+    /// The inode number of the decoded archive.
+    inode: u64,
+    /// The inode number of the first member's own file.
+    first_member: u64,
+    members: Mutex<LruCache<MemberId, Arc<OpenFile>>>,
+    pattern: Mutex<Pattern>,
+}
+
+impl ArchiveFile {
+    /// Opens the decoded archive of `container` as `inode`. The own files of its members have inode
+    /// numbers from `first_member` on. `None` if it has none.
+    pub(crate) fn open(
+        container: Arc<OpenContainer>,
+        inode: u64,
+        first_member: u64,
+    ) -> Option<Arc<Self>> {
+        container.container().decoded()?;
+        let members = Mutex::new(LruCache::new(MOST_OPEN));
+        Some(Arc::new(Self { container, inode, first_member, members, pattern: Mutex::default() }))
+    }
+
+    /// The address of the container, which owns the descriptor.
+    pub(crate) fn container_address(&self) -> usize {
+        Arc::as_ptr(&self.container).addr()
+    }
+
+    /// Notes that the handle was closed.
+    pub(crate) fn closed(&self) {
+        let mut members = self.members.lock();
+        let open: Vec<_> = std::iter::from_fn(|| members.pop_lru()).collect();
+        drop(members);
+        open.iter().for_each(|(_, member)| member.closed());
+    }
+
+    /// Calls `reply` with the bytes from `offset`: `size` of them, or fewer at the end of the
+    /// archive. `reply` is called before this returns if the bytes are available, else from another
+    /// thread. `asker` is the thread that waits for the bytes.
+    pub(crate) fn read(
+        self: &Arc<Self>,
+        asker: Asker,
+        offset: u64,
+        size: u32,
+        reply: impl FnOnce(Result<&[u8], Failure>) + Send + 'static,
+    ) {
+        let archive = self.archive();
+        let end = archive.size().min(offset.saturating_add(size.into()));
+        if offset >= end {
+            return reply(Ok(&[]));
+        }
+        let first = archive.part_at(offset).first(end - offset);
+        if first.size() == end - offset {
+            self.read_part(first, asker, reply);
+        } else {
+            self.read_parts(offset..end, asker, reply);
+        }
+        // Last, so that these tasks come after the read itself in the queue of the pool.
+        self.prepare_next(offset, end - offset);
+    }
+
+    fn archive(&self) -> DecodedArchive<'_> {
+        self.container.container().decoded().expect("`open` has checked that it is laid out")
+    }
+
+    fn read_parts(
+        self: &Arc<Self>,
+        range: Range<u64>,
+        asker: Asker,
+        reply: impl FnOnce(Result<&[u8], Failure>) + Send + 'static,
+    ) {
+        let archive = self.archive();
+        let mut parts = Vec::new();
+        let mut at = range.start;
+        while at < range.end {
+            let part = archive.part_at(at).first(range.end - at);
+            let place = (at - range.start) as usize..(at - range.start + part.size()) as usize;
+            at += part.size();
+            parts.push((part, place));
+        }
+        let gather = Gather::new((range.end - range.start) as usize, parts.len(), Box::new(reply));
+        let (this, is_long) = (self.clone(), parts.len() > MOST_AT_ONCE);
+        let read = move || {
+            for (part, place) in parts {
+                let gather = gather.clone();
+                this.read_part(part, asker, move |bytes| gather.take(place, bytes));
+            }
+        };
+        if is_long { self.container.shared().decode.spawn(read) } else { read() }
+    }
+
+    fn read_part(
+        self: &Arc<Self>,
+        part: Part,
+        asker: Asker,
+        reply: impl FnOnce(Result<&[u8], Failure>) + Send + 'static,
+    ) {
+        match part {
+            Part::Headers(range) => match self.headers(range) {
+                Ok(bytes) => reply(Ok(&bytes)),
+                Err(error) => reply(Err(self.container.failure(error))),
+            },
+            Part::Encoded(id, range) => {
+                with_buffer((range.end - range.start) as usize, |buffer| {
+                    let read = self.archive().encoded(id, buffer, range.start);
+                    let failure = |error: crate::archive::Error| {
+                        self.container.refusal(id, Error::from(error))
+                    };
+                    reply(read.map(|()| &*buffer).map_err(failure));
+                });
+            }
+            Part::Decoded(id, range) => {
+                // A range of one read has 32 bits.
+                let size = (range.end - range.start) as u32;
+                self.with_member(id, move |member| match member {
+                    Ok(member) => member.read(asker, range.start, size, reply),
+                    Err(failure) => reply(Err(failure)),
+                });
+            }
+        }
+    }
+
+    fn headers(&self, range: Range<u64>) -> Result<Vec<u8>, Error> {
+        // Some of these bytes are kept. Whether the file was overwritten is checked in any case:
+        // errors should not depend on chance.
+        self.container.container().source().check()?;
+        let mut bytes = Vec::new();
+        self.archive().headers(range, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Calls `then` with the open member `id`. That is opened, and compared first if need be.
+    fn with_member(
+        self: &Arc<Self>,
+        id: MemberId,
+        then: impl FnOnce(Result<Arc<OpenFile>, Failure>) + Send + 'static,
+    ) {
+        let known = self.members.lock().get(&id).cloned();
+        match known {
+            Some(member) => then(Ok(member)),
+            None => self.open_member(id, MOST_TRIES, Box::new(then)),
+        }
+    }
+
+    fn open_member(self: &Arc<Self>, id: MemberId, tries: u32, then: WithMember) {
+        let content = match self.container.content(id) {
+            Ok(content) => content,
+            Err(error) => return then(Err(self.container.refusal(id, error))),
+        };
+        // The first number is the one that a line in the log is about.
+        content.watch(self.first_member + u64::from(id.0));
+        match OpenFile::open(content, self.container.clone(), self.inode) {
+            Ok(MemberOpening::Open(member, _)) => then(Ok(self.keep(id, member))),
+            Ok(MemberOpening::Unverified(content)) if tries > 0 => {
+                self.verify(content, id, tries, then);
+            }
+            Ok(MemberOpening::Unverified(content)) => {
+                then(Err(content.failure("read", Error::Refuted)));
+            }
+            Err(failure) => then(Err(failure)),
+        }
+    }
+
+    /// Compares a member, and tries again to open it. Then the member has a verdict.
+    fn verify(self: &Arc<Self>, content: Arc<Content>, id: MemberId, tries: u32, then: WithMember) {
+        let (this, verified) = (self.clone(), content.clone());
+        content.verify(Box::new(move |result| match result {
+            Ok(_) | Err(Error::Damaged(_) | Error::Refuted) => {
+                this.open_member(id, tries - 1, then);
+            }
+            Err(error) => then(Err(verified.failure("read", error))),
+        }));
+    }
+
+    /// Keeps a member open for the next reads. If another thread has opened it meanwhile, that one
+    /// is used.
+    fn keep(&self, id: MemberId, member: OpenFile) -> Arc<OpenFile> {
+        let mut members = self.members.lock();
+        if let Some(first) = members.get(&id) {
+            return first.clone();
+        }
+        let member = Arc::new(member);
+        let least_used = members.push(id, member.clone());
+        drop(members);
+        if let Some((_, closed)) = least_used {
+            closed.closed();
+        }
+        member
+    }
+
+    /// If the archive is read in sequence, opens the members that come next, so that they are
+    /// compared or decoded when the reader comes to them. Inside of a member its open file does
+    /// that.
+    fn prepare_next(self: &Arc<Self>, offset: u64, size: u64) {
+        let distance = self.container.shared().read_ahead;
+        let prediction = self.pattern.lock().follow(offset, size, distance);
+        let Some(range) = prediction.read_ahead else { return };
+        let archive = self.archive();
+        let (mut at, end) = (range.start, range.end.min(archive.size()));
+        let mut prepared = 0;
+        for _ in 0..MOST_LOOKED_AT {
+            if at >= end || prepared >= MOST_PREPARED {
+                return;
+            }
+            let part = archive.part_at(at);
+            at += part.size();
+            if let Part::Decoded(id, Range { start: 0, end: size }) = part
+                && size >= WORTH_PREPARING
+            {
+                prepared += 1;
+                let this = self.clone();
+                self.container.shared().decode.spawn(move || this.prepare(id, distance));
+            }
+        }
+    }
+
+    fn prepare(self: &Arc<Self>, id: MemberId, distance: u64) {
+        // What is wrong with the member is for its first read to report.
+        if self.container.content(id).is_ok_and(|content| content.damage().is_none()) {
+            self.with_member(id, move |member| {
+                if let Ok(member) = member {
+                    member.read_ahead(0..distance);
+                }
+            });
+        }
+    }
+}
+
+/// The parts of one read that have come so far. If the parts are dropped before all have come, so is
+/// the reply.
+struct Gather(Mutex<Gathered>);
+
+type Reply = Box<dyn FnOnce(Result<&[u8], Failure>) + Send>;
+
+struct Gathered {
+    bytes: Vec<u8>,
+    /// How many parts have not come yet.
+    missing: usize,
+    failure: Option<Failure>,
+    reply: Option<Reply>,
+}
+
+impl Gather {
+    /// Waits for `parts` parts of `len` bytes in all.
+    fn new(len: usize, parts: usize, reply: Reply) -> Arc<Self> {
+        let bytes = vec![0; len];
+        Arc::new(Self(Mutex::new(Gathered {
+            bytes,
+            missing: parts,
+            failure: None,
+            reply: Some(reply),
+        })))
+    }
+
+    /// Takes the part at `place`. The last one answers the read.
+    fn take(&self, place: Range<usize>, part: Result<&[u8], Failure>) {
+        let mut gathered = self.0.lock();
+        match part {
+            // A read of a member gives all bytes that it asks for.
+            Ok(bytes) => gathered.bytes[place].copy_from_slice(bytes),
+            Err(failure) => {
+                // One failure is reported. One that the log lacks takes precedence.
+                if gathered.failure.is_none() || failure.repeats.is_some() {
+                    gathered.failure = Some(failure);
+                }
+            }
+        }
+        gathered.missing -= 1;
+        if gathered.missing > 0 {
+            return;
+        }
+        let bytes = std::mem::take(&mut gathered.bytes);
+        let (failure, reply) = (gathered.failure.take(), gathered.reply.take());
+        // The reply writes to the kernel, so not under the lock.
+        drop(gathered);
+        if let Some(reply) = reply {
+            match failure {
+                None => reply(Ok(&bytes)),
+                Some(failure) => reply(Err(failure)),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,203 @@
+use std::sync::mpsc::{self, Receiver};
+
+use super::{
+    super::{
+        Server, Settings, Verify,
+        testing::{WAIT, settings, wait_until},
+    },
+    *,
+};
+use crate::archive::testing::{RawMember, RawZip};
+
+const INODE: u64 = 9;
+const FIRST_MEMBER: u64 = 5;
+
+fn pattern(len: usize, seed: usize) -> Vec<u8> {
+    (0..len).map(|at| ((at * 31 + seed) % 251 + at / 4096) as u8).collect()
+}
+
+/// A server, and an open decoded archive of `members`.
+fn serve(members: &[RawMember], settings: Settings) -> (Server, Arc<ArchiveFile>) {
+    let server = Server::new(settings).unwrap();
+    let mut container = RawZip::of(members.iter().cloned()).open().unwrap();
+    container.lay_out_decoded(&mut |_| Ok(())).unwrap();
+    let container = Arc::new(OpenContainer::new(container, &server));
+    let file = ArchiveFile::open(container, INODE, FIRST_MEMBER).unwrap();
+    (server, file)
+}
+
+fn begin(file: &Arc<ArchiveFile>, offset: u64, size: u32) -> Receiver<Result<Vec<u8>, Failure>> {
+    let (sender, receiver) = mpsc::channel();
+    file.read(Asker::unknown(), offset, size, move |bytes| {
+        sender.send(bytes.map(<[u8]>::to_vec)).unwrap();
+    });
+    receiver
+}
+
+fn read(file: &Arc<ArchiveFile>, offset: u64, size: u32) -> Result<Vec<u8>, Failure> {
+    begin(file, offset, size).recv_timeout(WAIT).expect("a read is answered")
+}
+
+/// The decoded archive as a file, if all members are right.
+fn whole(file: &Arc<ArchiveFile>) -> Vec<u8> {
+    read(file, 0, 1 << 30).unwrap()
+}
+
+/// Where the bytes of a member start.
+fn place(file: &ArchiveFile, member: u32) -> u64 {
+    let mut at = 0;
+    loop {
+        match file.archive().part_at(at) {
+            Part::Decoded(MemberId(id), _) if id == member => return at,
+            part => at += part.size(),
+        }
+    }
+}
+
+fn members() -> Vec<RawMember> {
+    let mut members = vec![
+        RawMember::deflated("a.npy", pattern(70_000, 1)),
+        RawMember::stored("b.npy", pattern(300_001, 2)),
+        RawMember::deflated("c.npy", pattern(200_000, 3)),
+    ];
+    let tiny = (0..100).map(|n| RawMember::deflated(format!("{n}"), pattern(n + 64, n)));
+    members.extend(tiny);
+    members
+}
+
+#[test]
+fn a_read_across_members_has_the_bytes_of_all() {
+    for verify in [Verify::Small, Verify::Never] {
+        let (_server, file) = serve(&members(), settings(2, verify));
+        let whole = whole(&file);
+        assert_eq!(whole.len() as u64, file.archive().size());
+        for (number, member) in (0..).zip(members()) {
+            let plain = read_member(&file, &member);
+            let start = place(&file, number) as usize;
+            assert!(whole[start..start + plain.len()] == plain, "{number}");
+        }
+        for offset in (0..whole.len()).step_by(33_333) {
+            let wanted = &whole[offset..whole.len().min(offset + 50_000)];
+            assert!(read(&file, offset as u64, 50_000).unwrap() == wanted, "{offset}");
+        }
+        assert!(read(&file, whole.len() as u64, 10).unwrap().is_empty());
+        assert!(read(&file, u64::MAX, 10).unwrap().is_empty());
+    }
+}
+
+/// The bytes of a member, read as its own file.
+fn read_member(file: &ArchiveFile, member: &RawMember) -> Vec<u8> {
+    let container = file.container.container();
+    let name = std::str::from_utf8(&member.name).unwrap();
+    crate::archive::testing::read(container, name).unwrap()
+}
+
+#[test]
+fn headers_are_read_without_any_member() {
+    let (server, file) = serve(&members(), settings(2, Verify::Small));
+    // While both threads wait, nothing can be decoded.
+    let (release, blocked) = mpsc::channel::<()>();
+    let blocked = Arc::new(Mutex::new(blocked));
+    for _ in 0..2 {
+        let blocked = blocked.clone();
+        server.spawn(move || assert!(blocked.lock().recv().is_err(), "it ends by being dropped"));
+    }
+    let size = file.archive().size();
+    for (offset, len) in [(0, 30), (size - 22, 22), (size - 1000, 1000)] {
+        let bytes = begin(&file, offset, len).try_recv().expect("answered at once").unwrap();
+        assert_eq!(bytes.len(), len as usize);
+    }
+    drop(release);
+}
+
+#[test]
+fn a_damaged_member_fails_its_reads_alone_and_is_named_once() {
+    let mut members = members();
+    members[0].crc32 ^= 1;
+    let (_server, file) = serve(&members, settings(2, Verify::Small));
+    members[0].crc32 ^= 1;
+    let (_other_server, good) = serve(&members, settings(2, Verify::Small));
+    let whole = whole(&good);
+    let bad = place(&good, 0);
+    let failure = read(&file, bad, 10).unwrap_err();
+    assert_eq!(failure.member, Some(0));
+    assert!(matches!(failure.error, Error::Damaged(_)));
+    // Across its end and the next one.
+    assert!(read(&file, bad + 69_000, 100_000).is_err());
+    assert!(read(&file, bad + 69_000, 100_000).unwrap_err().repeats.is_none());
+    let after = bad + 70_000;
+    assert!(read(&file, after, 300_000).unwrap() == whole[after as usize..][..300_000]);
+    assert_eq!(read(&file, 0, bad as u32).unwrap().len() as u64, bad);
+}
+
+#[test]
+fn who_condemns_a_member_is_told_of_both_its_inodes() {
+    let mut members = vec![
+        RawMember::stored("a", pattern(100, 0)),
+        RawMember::deflated("b", pattern(100_000, 7)),
+    ];
+    members[1].crc32 ^= 1;
+    let (server, file) = serve(&members, settings(2, Verify::Small));
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let listener = told.clone();
+    server.on_condemned(move |inode, error| listener.lock().push((inode, error.is_some())));
+    assert!(read(&file, 0, 100_000).is_err());
+    assert_eq!(*told.lock(), [(FIRST_MEMBER + 1, true), (INODE, false)]);
+}
+
+#[test]
+fn a_handle_keeps_few_members_open() {
+    let (_server, file) = serve(&members(), settings(2, Verify::Small));
+    let whole = whole(&file);
+    for offset in (0..whole.len()).step_by(1000) {
+        read(&file, offset as u64, 1000).unwrap();
+    }
+    assert_eq!(file.members.lock().len(), MOST_OPEN.get());
+    file.closed();
+    assert_eq!(file.members.lock().len(), 0);
+}
+
+#[test]
+fn the_next_member_is_prepared_for_a_sequential_reader() {
+    let members = [
+        RawMember::deflated("a.npy", pattern(3_000_000, 1)),
+        RawMember::deflated("b.npy", pattern(1_000_000, 2)),
+    ];
+    let next = |file: &ArchiveFile| file.container.content(MemberId(1)).unwrap().verified();
+    let (_server, file) = serve(&members, settings(2, Verify::Small));
+    for offset in (0..2_500_000).step_by(100_000) {
+        assert!(next(&file) == 0 || offset > 1_500_000, "it is near only then");
+        read(&file, offset, 100_000).unwrap();
+    }
+    wait_until(|| next(&file) == 1_000_000);
+    // One who reads here and there has nothing prepared.
+    let (_server, file) = serve(&members, settings(2, Verify::Small));
+    for offset in [2_900_000, 1_000_000, 2_500_000] {
+        read(&file, offset, 1000).unwrap();
+    }
+    assert_eq!(next(&file), 0);
+}
+
+#[test]
+fn an_overwritten_archive_gives_no_headers_either() {
+    use std::os::unix::fs::FileExt as _;
+
+    let (_server, file) = serve(&members(), settings(2, Verify::Small));
+    let source = file.container.container().source().file();
+    let size = file.archive().size();
+    assert!(read(&file, size - 22, 22).is_ok());
+    source.write_all_at(b"other bytes", 0).unwrap();
+    for (offset, len) in [(size - 22, 22), (0, 30)] {
+        let failure = read(&file, offset, len).unwrap_err();
+        assert!(failure.error.is_overwritten());
+    }
+}
+
+#[test]
+fn a_read_whose_parts_are_dropped_drops_its_reply() {
+    let (sender, receiver) = mpsc::channel();
+    let gather = Gather::new(10, 2, Box::new(move |_| sender.send(()).unwrap()));
+    gather.take(0..5, Ok(b"12345"));
+    drop(gather);
+    assert!(receiver.recv().is_err());
+}
