@@ -7,7 +7,7 @@ use crate::{
     Memory,
     inflate::{HISTORY, MARGIN, MAX_MATCH, Matches},
     memory::Reserved,
-    sync::{Mutex, MutexGuard},
+    sync::Mutex,
 };
 
 /// Decoded bytes of the longest piece, not counting the part of its last match that exceeds it.
@@ -83,18 +83,18 @@ impl Buffers {
     }
 
     pub(super) fn take_bytes(&self) -> Option<Buffer<u8>> {
-        let free = self.lock().bytes.pop();
+        let free = self.free.lock().bytes.pop();
         free.or_else(|| self.fresh(0)).or_else(|| {
             // Freeing an idle buffer of the larger kind makes room.
-            drop(self.lock().marked.pop()?);
+            drop(self.free.lock().marked.pop()?);
             self.fresh(0)
         })
     }
 
     pub(super) fn take_marked(&self) -> Option<Buffer<u16>> {
-        let free = self.lock().marked.pop();
+        let free = self.free.lock().marked.pop();
         free.or_else(|| self.fresh(0)).or_else(|| {
-            let mut free = self.lock();
+            let mut free = self.free.lock();
             let left = free.bytes.len().checked_sub(2)?;
             let dropped = free.bytes.split_off(left);
             drop(free);
@@ -105,7 +105,7 @@ impl Buffers {
 
     /// Whether `take_bytes` or `take_marked` is likely to succeed.
     pub(super) fn have_room(&self) -> bool {
-        let free = self.lock();
+        let free = self.free.lock();
         !free.bytes.is_empty()
             || !free.marked.is_empty()
             || self.memory.reserved() + memory::<u16>() <= self.most()
@@ -119,7 +119,7 @@ impl Buffers {
     /// Keeps the buffer of a piece for later pieces, unless the piece is still in use.
     pub(super) fn recycle(&self, piece: Arc<Piece>) {
         let Some(piece) = Arc::into_inner(piece) else { return };
-        let mut free = self.lock();
+        let mut free = self.free.lock();
         match piece.units {
             _ if free.given_up => {}
             Units::Bytes(buffer) => free.bytes.push(buffer),
@@ -130,20 +130,16 @@ impl Buffers {
     /// Frees all idle buffers, and until `keep` is called also the buffers that are returned.
     pub(super) fn give_up(&self) {
         let given_up = Free { given_up: true, ..Free::default() };
-        let free = std::mem::replace(&mut *self.lock(), given_up);
+        let free = std::mem::replace(&mut *self.free.lock(), given_up);
         drop(free);
     }
 
     /// Keeps returned buffers from now on.
     pub(super) fn keep(&self) {
-        self.lock().given_up = false;
+        self.free.lock().given_up = false;
     }
 
     pub(super) fn are_kept(&self) -> bool {
-        !self.lock().given_up
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Free> {
-        self.free.lock()
+        !self.free.lock().given_up
     }
 }

@@ -100,12 +100,12 @@ impl Job {
     }
 
     pub(super) fn is_waiting(&self) -> bool {
-        matches!(*self.lock(), Progress::Waiting(_))
+        matches!(*self.state.lock(), Progress::Waiting(_))
     }
 
     /// Claims the job, if it is waiting and there is memory for its span.
     pub(super) fn claim(self: &Arc<Self>, memory: &Arc<Memory>) -> Option<Claimed> {
-        let state = self.lock();
+        let state = self.state.lock();
         if !matches!(*state, Progress::Waiting(_)) {
             return None;
         }
@@ -136,11 +136,11 @@ impl Job {
         mut other: impl FnMut() -> bool,
     ) -> Option<SpeculatedSpan> {
         // No memory is set aside: the frontier is about to cache the span.
-        let claimed = self.start(self.lock(), None);
+        let claimed = self.start(self.state.lock(), None);
         if let Some(claimed) = claimed {
             run(claimed);
         }
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         loop {
             match std::mem::replace(&mut *state, Progress::Gone) {
                 Progress::Done(made) => return Some(*made),
@@ -148,7 +148,7 @@ impl Job {
                     *state = Progress::Running;
                     drop(state);
                     let did = other();
-                    state = self.lock();
+                    state = self.state.lock();
                     if did || !matches!(*state, Progress::Running) {
                         continue;
                     }
@@ -157,10 +157,6 @@ impl Job {
                 Progress::Waiting(_) | Progress::Gone => return None,
             }
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Progress> {
-        self.state.lock()
     }
 }
 
@@ -176,7 +172,7 @@ impl Claimed {
     /// Does the job. Returns the chunks that were needed for it.
     pub(super) fn run(mut self, memory: &Memory, source: &dyn ReadAt) -> Vec<Arc<Settled>> {
         if let Some(made) = self.make(memory, source) {
-            *self.job.lock() = Progress::Done(Box::new(made));
+            *self.job.state.lock() = Progress::Done(Box::new(made));
         }
         std::mem::take(&mut self.chunks)
     }
@@ -241,7 +237,7 @@ impl Claimed {
 
 impl Drop for Claimed {
     fn drop(&mut self) {
-        let mut state = self.job.lock();
+        let mut state = self.job.state.lock();
         if matches!(*state, Progress::Running) {
             *state = Progress::Gone;
         }

@@ -42,7 +42,7 @@ pub(crate) use settled::Settled;
 use crate::{
     BitOffset, ByteOffset, Memory, ReadAt,
     inflate::{HISTORY, Place},
-    sync::{Mutex, MutexGuard},
+    sync::Mutex,
 };
 use buffers::Buffers;
 use chain::Chain;
@@ -169,10 +169,6 @@ impl Speculation {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock()
-    }
-
     /// See `DeflateReader::help`.
     pub(crate) fn help(&self, source: &dyn ReadAt) -> bool {
         let _helper = Counted::new(&self.helpers);
@@ -190,7 +186,7 @@ impl Speculation {
 
     /// See `DeflateReader::wants_help`.
     pub(crate) fn wants_help(&self) -> bool {
-        let state = self.lock();
+        let state = self.state.lock();
         state.chain.has_waiting()
             || self.is_worth_it(&state)
                 && self.buffers.have_room()
@@ -199,7 +195,7 @@ impl Speculation {
     }
 
     fn task(&self) -> Option<Task> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if let Some(job) = state.chain.claim(&self.buffers.memory) {
             return Some(Task::Job(job));
         }
@@ -279,7 +275,7 @@ impl Speculation {
         for _ in 0..TURN {
             let worked = speculator.work(source, halt, &self.buffers);
             let starved = matches!(worked, Worked::Starved);
-            let mut state = self.lock();
+            let mut state = self.state.lock();
             // The slot is gone if the frontier has taken the chunk over.
             let Some(slot) = state.slots.iter_mut().find(|slot| slot.id == id) else { return true };
             slot.position = speculator.position();
@@ -299,7 +295,7 @@ impl Speculation {
                 return false;
             }
         }
-        if let Some(slot) = self.lock().slots.iter_mut().find(|slot| slot.id == id) {
+        if let Some(slot) = self.state.lock().slots.iter_mut().find(|slot| slot.id == id) {
             slot.speculator = Some(speculator);
         }
         true
@@ -307,7 +303,7 @@ impl Speculation {
 
     /// The first place where the frontier may reach a chunk.
     pub(crate) fn next_start(&self) -> BitOffset {
-        let state = self.lock();
+        let state = self.state.lock();
         let starts = state.slots.iter().filter_map(|slot| slot.found.as_ref());
         starts.map(|found| *found.start()).min().unwrap_or(BitOffset(u64::MAX))
     }
@@ -315,7 +311,7 @@ impl Speculation {
     /// Settles the chunk that begins at the frontier, which is at a block header with `window`
     /// before it.
     pub(crate) fn meet(&self, position: BitOffset, decoded: u64, window: &[u8], plan: Plan) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         // The slot is removed even if its chunk is of no use (shortly after the start of a gzip
         // member the window is too short): otherwise the frontier would stop there again.
         let met = self.take_slot(&mut state, position);
@@ -367,7 +363,7 @@ impl Speculation {
 
     /// The settled chunk that holds decoded byte `at`.
     pub(crate) fn settled_at(&self, at: u64) -> Option<Arc<Settled>> {
-        self.lock().chain.at(at)
+        self.state.lock().chain.at(at)
     }
 
     /// Span `number`, which ends at the first boundary at or after decoded offset `end`, if it was
@@ -378,10 +374,10 @@ impl Speculation {
         number: usize,
         end: u64,
     ) -> Option<SpeculatedSpan> {
-        let job = self.lock().chain.job(number, end)?;
+        let job = self.state.lock().chain.job(number, end)?;
         let run = |job| self.run(job, source);
         let other = || {
-            let next = self.lock().chain.claim(&self.buffers.memory);
+            let next = self.state.lock().chain.claim(&self.buffers.memory);
             next.map(run).is_some()
         };
         job.take(run, other)
@@ -397,7 +393,7 @@ impl Speculation {
     pub(crate) fn advanced(&self, position: BitOffset, decoded: u64, bytes: u64, nanos: u64) {
         let worked = self.worked.swap(false, Ordering::Relaxed);
         let helped = worked || self.busy.load(Ordering::Relaxed) > 0;
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         self.buffers.keep();
         state.frontier = Frontier { encoded: position.byte(), decoded };
         let passed = state.chain.pass(decoded);
@@ -414,7 +410,7 @@ impl Speculation {
     /// Drops everything that was decoded speculatively. Helpers get no buffers until the frontier
     /// advances: otherwise helpers that are at work would allocate the same memory again.
     pub(crate) fn clear(&self) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let dropped = (std::mem::take(&mut state.slots), std::mem::take(&mut state.chain));
         self.buffers.give_up();
         drop(state);
@@ -490,7 +486,8 @@ impl Drop for Unfinished<'_> {
         if !thread::panicking() {
             return;
         }
-        if let Some(slot) = self.speculation.lock().slots.iter_mut().find(|slot| slot.id == self.id)
+        if let Some(slot) =
+            self.speculation.state.lock().slots.iter_mut().find(|slot| slot.id == self.id)
         {
             slot.ended = true;
         }

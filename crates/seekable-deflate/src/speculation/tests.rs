@@ -218,7 +218,7 @@ fn in_turns(encoded: &[u8], options: &Options, turns: usize, memory: u64) -> (Le
         }
         assert!(core.memory.used() <= memory);
     });
-    let taken = core.speculation.lock().taken;
+    let taken = core.speculation.state.lock().taken;
     (left, taken)
 }
 
@@ -314,14 +314,14 @@ fn complete_chunks_are_settled_before_the_frontier_gets_there() {
     let chain_end = loop {
         (0..1000).for_each(|_| _ = core.speculation.help(&source));
         at += core.span_at(&source, at).unwrap().unwrap().bytes().len() as u64;
-        if let Some(end) = core.speculation.lock().chain.end() {
+        if let Some(end) = core.speculation.state.lock().chain.end() {
             break end.decoded;
         }
     };
     assert!(chain_end > at + 3 * EAGER.chunk, "the frontier at {at}, the chain up to {chain_end}");
     // After enough help, all spans in the chain are made, and the frontier only takes them.
     while core.speculation.help(&source) {}
-    assert!(core.speculation.lock().chain.claim(&core.memory).is_none());
+    assert!(core.speculation.state.lock().chain.claim(&core.memory).is_none());
 }
 
 #[test]
@@ -331,7 +331,7 @@ fn a_chunk_that_somebody_else_works_on_by_now_is_not_ended() {
     core.span_at(&&encoded[..], 0).unwrap();
     let Some(Task::Chunk { id, .. }) = core.speculation.task() else { panic!("there is no chunk") };
     drop(Unfinished { speculation: &core.speculation, id });
-    assert!(!core.speculation.lock().slots[0].ended);
+    assert!(!core.speculation.state.lock().slots[0].ended);
 }
 
 #[test]
@@ -347,7 +347,7 @@ fn a_chunk_whose_helper_panicked_is_ended() {
     core.span_at(&&encoded[..], 0).unwrap();
     let help = std::panic::AssertUnwindSafe(|| core.speculation.help(&Broken));
     assert!(std::panic::catch_unwind(help).is_err());
-    assert!(core.speculation.lock().slots[0].ended);
+    assert!(core.speculation.state.lock().slots[0].ended);
 }
 
 #[test]

@@ -37,7 +37,7 @@ fn what_helpers_were_at_when_it_was_given_up_is_not_kept() {
     let job = loop {
         (0..20).for_each(|_| _ = core.speculation.help(&source));
         at += core.span_at(&source, at).unwrap().unwrap().bytes().len() as u64;
-        if let Some(job) = core.speculation.lock().chain.claim(&core.memory) {
+        if let Some(job) = core.speculation.state.lock().chain.claim(&core.memory) {
             break job;
         }
     };
@@ -80,7 +80,7 @@ fn what_is_decoded_ahead_stays_within_the_memory() {
 fn with_a_job(source: &&[u8]) -> Arc<Core> {
     let core = core(source, &bare(100_000), EAGER, PLENTY);
     let mut at = 0;
-    while !core.speculation.lock().chain.has_waiting() {
+    while !core.speculation.state.lock().chain.has_waiting() {
         (0..20).for_each(|_| _ = core.speculation.help(source));
         at += core.span_at(source, at).unwrap().unwrap().bytes().len() as u64;
     }
@@ -92,7 +92,7 @@ fn a_span_that_is_made_ahead_is_counted_with_its_window() {
     let encoded = deflate(&floats(LEN), 6);
     let core = with_a_job(&&encoded[..]);
     let before = core.memory.reserved();
-    let job = core.speculation.lock().chain.claim(&core.memory).unwrap();
+    let job = core.speculation.state.lock().chain.claim(&core.memory).unwrap();
     assert_eq!(core.memory.reserved() - before, 100_000 + HISTORY as u64);
     drop(job);
     assert_eq!(core.memory.reserved(), before);
@@ -103,7 +103,7 @@ fn no_span_is_made_ahead_that_there_is_no_memory_for() {
     let encoded = deflate(&floats(LEN), 6);
     let core = with_a_job(&&encoded[..]);
     let others = core.memory.reserve_anyway(PLENTY / 8 * 3 - core.memory.reserved());
-    assert!(core.speculation.lock().chain.claim(&core.memory).is_none());
+    assert!(core.speculation.state.lock().chain.claim(&core.memory).is_none());
     drop(others);
-    assert!(core.speculation.lock().chain.claim(&core.memory).is_some());
+    assert!(core.speculation.state.lock().chain.claim(&core.memory).is_some());
 }
