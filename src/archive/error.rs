@@ -50,7 +50,23 @@ impl Error {
     /// The reason alone, without the word for the state ("corrupt", "pending") that `Display` puts
     /// before it.
     pub fn reason(&self) -> impl fmt::Display {
-        Reason(self)
+        fmt::from_fn(move |f| match self {
+            Self::Pending(reason) | Self::Corrupt(reason) => f.write_str(reason),
+            Self::Short { decoded, size } => {
+                write!(f, "it ends after {decoded} of {size} decoded bytes")
+            }
+            Self::Checksum { found, expected } => {
+                write!(f, "its CRC-32 is {found:08x}, the central directory says {expected:08x}")
+            }
+            Self::Undecodable { method, decoded, cause } => {
+                write!(f, "{method} after {decoded} decoded bytes: {cause}")
+            }
+            Self::Encrypted => f.write_str("there is no key to decode it with"),
+            Self::UnsupportedMethod(method) => {
+                write!(f, "no decoder for compression method {method}")
+            }
+            Self::Io(error) => write!(f, "{error}"),
+        })
     }
 
     /// The same error, with at most 200 bytes of text.
@@ -62,30 +78,6 @@ impl Error {
             reason.shrink_to_fit();
         }
         self
-    }
-}
-
-struct Reason<'a>(&'a Error);
-
-impl fmt::Display for Reason<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Error::Pending(reason) | Error::Corrupt(reason) => f.write_str(reason),
-            Error::Short { decoded, size } => {
-                write!(f, "it ends after {decoded} of {size} decoded bytes")
-            }
-            Error::Checksum { found, expected } => {
-                write!(f, "its CRC-32 is {found:08x}, the central directory says {expected:08x}")
-            }
-            Error::Undecodable { method, decoded, cause } => {
-                write!(f, "{method} after {decoded} decoded bytes: {cause}")
-            }
-            Error::Encrypted => f.write_str("there is no key to decode it with"),
-            Error::UnsupportedMethod(method) => {
-                write!(f, "no decoder for compression method {method}")
-            }
-            Error::Io(error) => write!(f, "{error}"),
-        }
     }
 }
 

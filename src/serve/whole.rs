@@ -278,17 +278,16 @@ impl Whole {
         if let Some(error) = self.failure() {
             return Err(error);
         }
+        let mut head = vec![0; len as usize];
         if let Some(file) = self.decoded() {
-            let mut head = vec![0; len as usize];
             file.read_exact_at(&mut head, 0)?;
             return Ok(head);
         }
-        let mut head = HeadSink { bytes: Vec::new(), limit: len as usize };
-        match self.archive.decode(self.member, MAX_DICTIONARY, &mut head) {
-            Err(error) if head.bytes.len() < head.limit => Err(error.into()),
-            // The whole member was decoded, or the full sink refused more bytes, which ended the
-            // decoder.
-            Ok(()) | Err(_) => Ok(head.bytes),
+        // A slice takes no more bytes when it is full, and that error ends the decoder.
+        let mut rest = &mut head[..];
+        match self.archive.decode(self.member, MAX_DICTIONARY, &mut rest) {
+            Err(error) if !rest.is_empty() => Err(error.into()),
+            Ok(()) | Err(_) => Ok(head),
         }
     }
 }
@@ -329,24 +328,6 @@ impl Write for WantedFile<'_> {
         let written = self.file.write(buf)?;
         self.left = self.left.saturating_sub(written as u64);
         Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// A sink that takes the first `limit` bytes and refuses more.
-struct HeadSink {
-    bytes: Vec<u8>,
-    limit: usize,
-}
-
-impl Write for HeadSink {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        let take = buf.len().min(self.limit - self.bytes.len());
-        self.bytes.extend_from_slice(&buf[..take]);
-        if take == 0 && !buf.is_empty() { Err(io::Error::other("enough")) } else { Ok(take) }
     }
 
     fn flush(&mut self) -> io::Result<()> {

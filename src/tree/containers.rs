@@ -298,7 +298,7 @@ impl Containers {
                 if let Some((_, known)) = evicted {
                     self.used.fetch_sub(known.what.container().memory(), Ordering::Relaxed);
                 }
-                self.shrink();
+                self.shrink_to(self.memory);
                 Ok(Ok(container))
             }
             Err(archive::Error::Io(error)) => {
@@ -350,11 +350,7 @@ impl Containers {
         Ok(container)
     }
 
-    /// Closes the least recently used containers until the others are within the budget.
-    fn shrink(&self) {
-        self.shrink_to(self.memory);
-    }
-
+    /// Closes the least recently used containers until the others take at most `memory` bytes.
     fn shrink_to(&self, memory: u64) {
         let mut closed = Vec::new();
         let mut open = self.open.lock();

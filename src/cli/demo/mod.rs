@@ -81,7 +81,7 @@ fn show(directory: &Path, once: bool) -> Result<(), Stop> {
         Err(cause) if cause.kind() == io::ErrorKind::Interrupted => return Err(Stop::Interrupted),
         other => other.map_err(|cause| Stop::Io("write the sample", cause))?,
     }
-    say(format_args!("{}\n", Time(begin.elapsed())));
+    say(format_args!("{}\n", time(begin.elapsed())));
 
     let options = Options { source, mountpoint, ..Options::default() };
     let mount = Mount::start(&options, sender).map_err(Stop::Mount)?;
@@ -116,7 +116,7 @@ fn tour(options: &Options, events: &Receiver<Event>) -> Result<PathBuf, Stop> {
     let begin = Instant::now();
     let file = File::open(&path).map_err(reading)?;
     check(&file, sample::ROWS / 2).map_err(reading)?;
-    let line = |what: &str, took| say(format_args!("  {what:<48} {:>9}\n", Time(took)));
+    let line = |what: &str, took| say(format_args!("  {what:<48} {:>9}\n", time(took)));
     line("a row in the middle, for the first time", begin.elapsed());
     go_on(events).map_err(|_| Stop::Interrupted)?;
 
@@ -132,8 +132,8 @@ fn tour(options: &Options, events: &Receiver<Event>) -> Result<PathBuf, Stop> {
     go_on(events).map_err(|_| Stop::Interrupted)?;
 
     let begin = Instant::now();
-    let size = decode(&options.source.join(archive), member).map_err(reading)?;
-    let what = format!("decoding all {} instead, as np.load does", Size(size));
+    let decoded = decode(&options.source.join(archive), member).map_err(reading)?;
+    let what = format!("decoding all {} instead, as np.load does", size(decoded));
     line(&what, begin.elapsed());
     Ok(path)
 }
@@ -169,7 +169,7 @@ fn list(directory: &Path, depth: usize) -> io::Result<()> {
             say(format_args!("{name}/\n"));
             list(&entry.path(), depth + 1)?;
         } else {
-            say(format_args!("{name:<30} {:>10}\n", Size(entry.metadata()?.len())));
+            say(format_args!("{name:<30} {:>10}\n", size(entry.metadata()?.len())));
         }
     }
     Ok(())
@@ -189,30 +189,18 @@ fn say(text: fmt::Arguments<'_>) {
     let _ = out.write_fmt(text).and_then(|()| out.flush());
 }
 
-struct Time(Duration);
-
-impl fmt::Display for Time {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seconds = self.0.as_secs_f64();
-        f.pad(&if seconds >= 1.0 {
-            format!("{seconds:.1} s")
-        } else if seconds >= 1e-3 {
-            format!("{:.1} ms", seconds * 1e3)
-        } else {
-            format!("{:.0} us", seconds * 1e6)
-        })
+fn time(time: Duration) -> String {
+    match time.as_secs_f64() {
+        seconds if seconds >= 1.0 => format!("{seconds:.1} s"),
+        seconds if seconds >= 1e-3 => format!("{:.1} ms", seconds * 1e3),
+        seconds => format!("{:.0} us", seconds * 1e6),
     }
 }
 
-struct Size(u64);
-
-impl fmt::Display for Size {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bytes = self.0 as f64;
-        f.pad(&match self.0 {
-            0..1024 => format!("{bytes} B"),
-            1024..1_048_576 => format!("{:.1} KiB", bytes / 1024.0),
-            _ => format!("{:.1} MiB", bytes / 1_048_576.0),
-        })
+fn size(bytes: u64) -> String {
+    match bytes {
+        0..1024 => format!("{bytes} B"),
+        1024..1_048_576 => format!("{:.1} KiB", bytes as f64 / 1024.0),
+        _ => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
     }
 }

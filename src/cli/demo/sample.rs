@@ -31,11 +31,11 @@ pub(super) fn write(directory: &Path, mut go_on: impl FnMut() -> io::Result<()>)
     std::fs::write(directory.join("notes.txt"), "Any other file is shown as it is.\n")?;
 
     let mut archive = ZipFile::create(&directory.join("run1.npz"))?;
-    archive.store("positions.npy", |out| {
+    archive.add("positions.npy", |out| {
         out.write_all(&header("<f8", "(4096, 32)"))?;
         (0..4096 * 32_u32).try_for_each(|at| out.write_all(&(f64::from(at) / 32.0).to_le_bytes()))
     })?;
-    archive.store("labels.npy", |out| {
+    archive.add("labels.npy", |out| {
         out.write_all(&header("<i8", "(4096,)"))?;
         (0..4096_i64).try_for_each(|at| out.write_all(&(at % 10).to_le_bytes()))
     })?;
@@ -43,7 +43,7 @@ pub(super) fn write(directory: &Path, mut go_on: impl FnMut() -> io::Result<()>)
 
     let (name, member) = DEFLATED;
     let mut archive = ZipFile::create(&directory.join(name))?;
-    archive.deflate(member, |out| {
+    archive.add(member, |out| {
         out.write_all(&header("<f4", &format!("({ROWS}, {COLUMNS})")))?;
         for index in 0..ROWS {
             if index % BATCH == 0 {
@@ -53,7 +53,7 @@ pub(super) fn write(directory: &Path, mut go_on: impl FnMut() -> io::Result<()>)
         }
         Ok(())
     })?;
-    archive.deflate("seconds.npy", |out| {
+    archive.add("seconds.npy", |out| {
         out.write_all(&header("<f8", &format!("({ROWS},)")))?;
         (0..ROWS as u32).try_for_each(|at| out.write_all(&(f64::from(at) * 0.01).to_le_bytes()))
     })?;

@@ -25,45 +25,22 @@ impl ZipFile {
         Ok(Self { file: File::create(path)?, at: 0, central_directory: Vec::new(), members: 0 })
     }
 
-    /// Adds a stored member, whose content is what `write` writes.
-    pub(super) fn store(
-        &mut self,
-        name: &str,
-        write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
-    ) -> io::Result<()> {
-        let mut plain = CrcWriter::new(Vec::new());
-        write(&mut plain)?;
-        let crc32 = plain.crc().sum();
-        let plain = plain.into_inner();
-        self.add(name, 0, crc32, plain.len(), &plain)
-    }
-
     /// Adds a deflated member, whose decoded content is what `write` writes.
-    pub(super) fn deflate(
+    pub(super) fn add(
         &mut self,
         name: &str,
         write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> io::Result<()> {
         let mut plain = CrcWriter::new(DeflateEncoder::new(Vec::new(), Compression::new(3)));
         write(&mut plain)?;
-        let (crc32, size) = (plain.crc().sum(), plain.crc().amount() as usize);
-        self.add(name, 8, crc32, size, &plain.into_inner().finish()?)
-    }
-
-    fn add(
-        &mut self,
-        name: &str,
-        method: u16,
-        crc32: u32,
-        size: usize,
-        encoded: &[u8],
-    ) -> io::Result<()> {
+        let (crc32, size) = (plain.crc().sum(), plain.crc().amount());
+        let encoded = plain.into_inner().finish()?;
         let mut header = Vec::new();
-        // Version 2.0, no flags, the method, 0:00 on 1980-01-01.
-        for number in [20, 0, method, 0, 1 << 5 | 1] {
+        // Version 2.0, no flags, deflated, 0:00 on 1980-01-01.
+        for number in [20_u16, 0, 8, 0, 1 << 5 | 1] {
             header.extend(number.to_le_bytes());
         }
-        for number in [crc32, encoded.len() as u32, size as u32] {
+        for number in [crc32, encoded.len() as u32, size] {
             header.extend(number.to_le_bytes());
         }
         for number in [name.len() as u16, 0] {
@@ -71,7 +48,7 @@ impl ZipFile {
         }
         let local = [b"PK\x03\x04", &header[..], name.as_bytes()].concat();
         self.file.write_all(&local)?;
-        self.file.write_all(encoded)?;
+        self.file.write_all(&encoded)?;
         // Made by version 2.0; no comment, disk 0, no attributes.
         self.central_directory.extend([b"PK\x01\x02\x14\x00", &header[..], &[0; 10]].concat());
         self.central_directory.extend(self.at.to_le_bytes());
@@ -103,10 +80,11 @@ mod tests {
     fn the_zip_crate_reads_what_is_written() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let path = dir.path().join("a.npz");
-        let members = [("stored.npy", vec![7; 1000]), ("deflated.npy", vec![8; 100_000])];
+        let members = [("first.npy", vec![7; 1000]), ("second.npy", vec![8; 100_000])];
         let mut archive = ZipFile::create(&path).expect("create");
-        archive.store(members[0].0, |out| out.write_all(&members[0].1)).expect("store");
-        archive.deflate(members[1].0, |out| out.write_all(&members[1].1)).expect("deflate");
+        for (name, content) in &members {
+            archive.add(name, |out| out.write_all(content)).expect("add");
+        }
         archive.finish().expect("finish");
 
         let mut archive = zip::ZipArchive::new(File::open(&path).expect("open")).expect("a zip");
@@ -117,7 +95,7 @@ mod tests {
             member.read_to_end(&mut bytes).expect("its CRC-32 is right");
             assert_eq!(bytes, content, "{name}");
         }
-        let start = archive.by_name("stored.npy").expect("it is there").data_start();
-        assert_eq!(start, Some((LOCAL_HEADER + "stored.npy".len()) as u64));
+        let start = archive.by_name("first.npy").expect("it is there").data_start();
+        assert_eq!(start, Some((LOCAL_HEADER + "first.npy".len()) as u64));
     }
 }
