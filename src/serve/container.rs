@@ -18,7 +18,7 @@ use super::{
     whole::Whole,
 };
 use crate::{
-    archive::{Container, Member, MemberId, Method, SourceFile},
+    archive::{Container, Member, MemberId, Method},
     saved::{CopyKey, StreamKey},
     sync::Mutex,
 };
@@ -51,7 +51,10 @@ impl OpenContainer {
         let container = Arc::new(container);
         let identified = container.clone();
         Self {
-            index: shared.index(container.source().clone(), move || identified.identity()),
+            index: shared.indexes.clone().map(|store| {
+                let (saver, source) = (shared.saver.clone(), container.source().clone());
+                ArchiveIndex::new(store, saver, source, Box::new(move || identified.identity()))
+            }),
             confirmed: Confirmed::new(container.counts().1),
             reports: Arc::default(),
             container,
@@ -164,26 +167,24 @@ impl OpenContainer {
             size: member.size,
             encoded_size: member.encoded_size,
         };
-        let index = self.index.as_ref();
-        let verdict =
-            self.shared.verdict(subject, self.confirmed.clone(), self.reports.clone(), key, index);
+        let index = self.index.clone().map(|index| (key, index));
+        let verdict = Verdict::new(
+            subject,
+            self.shared.verify,
+            self.shared.cache_size,
+            self.confirmed.clone(),
+            self.reports.clone(),
+            index.clone(),
+            self.shared.alarm.clone(),
+        );
         let bytes = match member.method {
             Method::Stored => {
                 let (size, threads) = (member.size, self.shared.decode.clone());
                 let verdict = verdict.clone();
                 Encoding::Stored(Stored::new(source, start, size, member.crc32, verdict, threads))
             }
-            Method::Deflated | Method::Gzip => {
-                let is_gzip = member.method == Method::Gzip;
-                let options = Options {
-                    format: if is_gzip { Format::Gzip } else { Format::Deflate },
-                    spacing: spacing_for(member.encoded_size, member.size),
-                    decoded_len: Some(member.size),
-                    crc32: member.crc32,
-                };
-                let encoded = start..start + member.encoded_size;
-                deflated(source, encoded, options, &self.shared, verdict.clone(), key, index)
-            }
+            Method::Deflated => self.deflated(Format::Deflate, member, start, index, &verdict),
+            Method::Gzip => self.deflated(Format::Gzip, member, start, index, &verdict),
             Method::Deflate64 => whole("deflate64"),
             Method::Bzip2 => whole("bzip2"),
             Method::Lzma => whole("lzma"),
@@ -193,6 +194,24 @@ impl OpenContainer {
         };
         let source = self.container.source().clone();
         Ok(Content::new(source, member.size, bytes, &self.shared, copy, verdict))
+    }
+
+    fn deflated(
+        &self,
+        format: Format,
+        &Member { encoded_size, size, crc32, .. }: &Member,
+        start: u64,
+        index: Option<(StreamKey, Arc<ArchiveIndex>)>,
+        verdict: &Arc<Verdict>,
+    ) -> Encoding {
+        let spacing = spacing_for(encoded_size, size);
+        let options = Options { format, spacing, decoded_len: Some(size), crc32 };
+        let source = self.container.source().clone();
+        let (encoded, memory) = (start..start + encoded_size, self.shared.memory.clone());
+        let reader = DeflateReader::new(source, encoded, options, memory);
+        let index = index.filter(|_| encoded_size >= index::LEAST_ENCODED);
+        let (shared, verdict) = (self.shared.clone(), verdict.clone());
+        Encoding::Deflated(Deflated::new(reader, encoded_size, size, shared, verdict, index))
     }
 
     fn copy(&self, id: MemberId, stream: StreamKey) -> Option<Arc<MemberCopy>> {
@@ -210,25 +229,6 @@ impl OpenContainer {
             Ok(CopyKey { identity: container.identity()?, stream, size, mtime, file })
         })
     }
-}
-
-fn deflated(
-    source: Arc<SourceFile>,
-    encoded: std::ops::Range<u64>,
-    options: Options,
-    shared: &Arc<Shared>,
-    verdict: Arc<Verdict>,
-    key: StreamKey,
-    index: Option<&Arc<ArchiveIndex>>,
-) -> Encoding {
-    let size = options.decoded_len.unwrap_or(u64::MAX);
-    let index = index.filter(|_| key.encoded_size >= index::LEAST_ENCODED);
-    let index = index.map(|index| (key, index.clone()));
-    let encoded_size = encoded.end - encoded.start;
-    let reader = DeflateReader::new(source, encoded, options, shared.memory.clone());
-    let shared = shared.clone();
-    let new = Deflated::new(reader, encoded_size, size, shared, verdict, index);
-    Encoding::Deflated(new)
 }
 
 #[cfg(test)]

@@ -57,19 +57,15 @@ pub(crate) use verify::Verify;
 use background::Background;
 use copy::{Copier, MemberCopy};
 use idle::IdleCores;
-use index::ArchiveIndex;
 use pool::{Pool, Spawner};
 use resting::Resting;
 use room::Room;
 use scratch::Scratch;
 use seekable_deflate::Memory;
-use verify::{Alarm, Confirmed, Subject, Verdict};
+use verify::Alarm;
 use whole::WholeQueue;
 
-use crate::{
-    archive::{Identity, SourceFile},
-    saved::{Copies, CopyKey, Indexes, StreamKey},
-};
+use crate::saved::{Copies, CopyKey, Indexes};
 
 /// The function that answers one read. It may be called on any thread.
 pub(crate) type Reply = Box<dyn FnOnce(Result<&[u8], Error>) + Send>;
@@ -169,30 +165,6 @@ struct Shared {
 }
 
 impl Shared {
-    /// The saved indexes of an archive; `None` if indexes are not saved.
-    fn index(
-        &self,
-        source: Arc<SourceFile>,
-        identify: impl Fn() -> io::Result<Identity> + Send + Sync + 'static,
-    ) -> Option<Arc<ArchiveIndex>> {
-        let store = self.indexes.clone()?;
-        Some(ArchiveIndex::new(store, self.saver.clone(), source, Box::new(identify)))
-    }
-
-    /// A new verdict, on a member that has not been read yet.
-    fn verdict(
-        &self,
-        subject: Subject,
-        confirmed: Arc<Confirmed>,
-        reports: Arc<Reports>,
-        key: StreamKey,
-        index: Option<&Arc<ArchiveIndex>>,
-    ) -> Arc<Verdict> {
-        let index = index.map(|index| (key, index.clone()));
-        let alarm = self.alarm.clone();
-        Verdict::new(subject, self.verify, self.cache_size, confirmed, reports, index, alarm)
-    }
-
     /// The decoded copy of a member of `size` bytes; `None` if the member is too small or copies
     /// are off.
     fn copy(

@@ -9,7 +9,7 @@ use std::{
 use super::*;
 use crate::{
     archive::{
-        Entry, NPY_GZ, NPZ,
+        Entry, NPY_GZ, NPZ, SourceFile,
         testing::{self, RawMember, RawZip},
     },
     saved::Indexes,
