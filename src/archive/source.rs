@@ -70,6 +70,9 @@ pub struct SourceFile {
     /// Makes reads panic, for tests of threads that wait for a read.
     #[cfg(test)]
     pub panics: AtomicBool,
+    /// Makes reads fail.
+    #[cfg(test)]
+    pub fails: AtomicBool,
 }
 
 impl SourceFile {
@@ -98,6 +101,8 @@ impl SourceFile {
             comparing: Mutex::new(()),
             #[cfg(test)]
             panics: AtomicBool::new(false),
+            #[cfg(test)]
+            fails: AtomicBool::new(false),
         };
         Ok((source, tail))
     }
@@ -214,6 +219,10 @@ impl seekable_deflate::ReadAt for SourceFile {
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         #[cfg(test)]
         assert!(!self.panics.load(Ordering::Relaxed), "of the test");
+        #[cfg(test)]
+        if self.fails.load(Ordering::Relaxed) {
+            return Err(io::Error::other("of the test"));
+        }
         let in_file =
             offset.checked_add(buf.len() as u64).is_some_and(|end| end <= self.generation.size);
         let read = if in_file {

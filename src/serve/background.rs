@@ -87,11 +87,12 @@ impl Background {
             let before = content.verified();
             let was_answered = self.part(&content, PATIENCE);
             let bytes = content.verified().saturating_sub(before);
-            // A pass that failed or made no progress is not queued again: it could fail without
-            // end.
-            let goes_on = !content.is_settled() && (bytes > 0 || !was_answered);
-            if goes_on {
-                self.queue.lock().contents.push_back(Arc::downgrade(&content));
+            let has_failed = bytes == 0 && was_answered;
+            match content.is_settled() {
+                true => {}
+                // A pass that failed is queued again by the next read: it could fail without end.
+                false if has_failed => content.gave_up_verifying(),
+                false => self.queue.lock().contents.push_back(Arc::downgrade(&content)),
             }
             drop(content);
             self.pause(Duration::from_secs_f64(bytes as f64 / RATE as f64));

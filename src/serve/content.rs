@@ -4,10 +4,20 @@
 //! its method. If the verdict has condemned the member, the read fails in any case. Knows nothing
 //! of handles.
 
-use std::{cell::RefCell, fmt, fs::File, ops::Range, os::unix::fs::FileExt, sync::Arc};
+use std::{
+    cell::RefCell,
+    fmt,
+    fs::File,
+    ops::Range,
+    os::unix::fs::FileExt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use super::{
-    Asker, Error, Failure, Once, Reply, Shared,
+    Asker, Error, Failure, Reply, Shared,
     background::Background,
     copy::{CopyHandle, MemberCopy},
     deflated::Deflated,
@@ -32,7 +42,7 @@ pub(crate) struct Content {
     /// Queue of the passes that compare members with their CRC-32.
     background: Arc<Background>,
     /// Whether the pass was queued in `background`.
-    is_queued: Once,
+    is_queued: AtomicBool,
 }
 
 pub(super) enum Encoding {
@@ -126,7 +136,7 @@ impl Content {
             copy,
             verdict,
             background,
-            is_queued: Once::default(),
+            is_queued: AtomicBool::default(),
         }
     }
 
@@ -207,7 +217,7 @@ impl Content {
     /// milliseconds of decoding, or known damage would be forgotten.
     pub(super) fn is_worth_keeping(&self) -> bool {
         let is_known_wrong = self.damage().is_some();
-        let is_being_compared = self.is_queued.is_set() && !self.is_settled();
+        let is_being_compared = self.is_queued.load(Ordering::Relaxed) && !self.is_settled();
         let is_large = match &self.bytes {
             Encoding::Stored(_) => false,
             Encoding::Deflated(deflated) => deflated.encoded_size() >= LEAST_ENCODED,
@@ -237,9 +247,19 @@ impl Content {
     /// that has not been compared.
     fn begin_verifying(self: &Arc<Self>) {
         let is_whole = matches!(self.bytes, Encoding::Whole(..));
-        if !is_whole && self.verdict.is_open() && self.is_queued.first() {
+        if !is_whole && self.verdict.is_open() && !self.is_queued.swap(true, Ordering::Relaxed) {
             self.background.finish(self);
         }
+    }
+
+    /// Notes that the comparison failed, or made no progress. The next read queues it again.
+    pub(super) fn gave_up_verifying(&self) {
+        self.is_queued.store(false, Ordering::Relaxed);
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_queued(&self) -> bool {
+        self.is_queued.load(Ordering::Relaxed)
     }
 
     /// Registers the member, if it is large enough, so that its index will be saved.

@@ -19,7 +19,7 @@ use std::{
     },
 };
 
-use super::{Error, Repeats, Reports, deflated::Deflated, pool::Spawner};
+use super::{Error, Reports, deflated::Deflated, pool::Spawner};
 use crate::{
     saved::{self, Copies, CopyKey, Draft},
     sync::Mutex,
@@ -36,10 +36,8 @@ const PART: u64 = 1 << 20;
 /// milliseconds.
 pub(super) const LEAST_SIZE: u64 = 1 << 20;
 
-/// Reasons for reports. `DIRECTORY`: the directory of the copies cannot be used, for any member.
-/// `COPY`: one copy cannot be used.
+/// The reason for a report that the directory of the copies cannot be used, for any member.
 const DIRECTORY: i64 = 1;
-const COPY: i64 = 2;
 const ALL_MEMBERS: u32 = u32::MAX;
 
 /// What the copy of any member needs.
@@ -85,6 +83,8 @@ pub(super) struct MemberCopy {
     /// CRC-32 of the whole member, if the archive's directory has it.
     crc32: Option<u32>,
     state: Mutex<CopyState>,
+    /// Whether the log has a line for this copy.
+    was_reported: AtomicBool,
 }
 
 impl fmt::Debug for MemberCopy {
@@ -112,6 +112,7 @@ impl MemberCopy {
             size,
             crc32,
             state: Mutex::new(CopyState::ABSENT),
+            was_reported: AtomicBool::new(false),
         })
     }
 
@@ -282,16 +283,17 @@ impl MemberCopy {
     }
 
     fn report(&self, error: &saved::Error) {
-        let reports = &self.copier.reports;
-        let repeats = match error {
-            saved::Error::Io(_) => {
-                reports.is_first(ALL_MEMBERS, DIRECTORY).then_some(Repeats::NONE)
-            }
-            _ => reports.repeats("copy", COPY),
-        };
-        if let Some(repeats) = repeats {
-            let path = self.copier.store.path().display();
-            log::warn!("{path}: no decoded copy: {error}{repeats}");
+        if self.is_first(error) {
+            log::warn!("{}: no decoded copy: {error}", self.copier.store.path().display());
+        }
+    }
+
+    /// Whether `error` is to be logged: an error of the disk once for all copies, any other once
+    /// for each.
+    fn is_first(&self, error: &saved::Error) -> bool {
+        match error {
+            saved::Error::Io(_) => self.copier.reports.is_first(ALL_MEMBERS, DIRECTORY),
+            _ => !self.was_reported.swap(true, Ordering::Relaxed),
         }
     }
 }

@@ -22,7 +22,7 @@ use seekable_deflate::{
     Answers, DeflateReader, IndexError, Progress, SavedIndex, StreamVerdict, Work,
 };
 
-use super::{Error, Once, Reply, Shared, index::ArchiveIndex, verify::Verdict};
+use super::{Error, Reply, Shared, index::ArchiveIndex, verify::Verdict};
 use crate::{
     archive::{self, SourceFile},
     saved::{self, StreamKey},
@@ -47,9 +47,9 @@ pub(super) struct Deflated {
     /// Whether the saved index cannot be used.
     refused: AtomicBool,
     /// Set when `judge` has reported that the reader dropped the wrong saved index.
-    dropped: Once,
+    dropped: AtomicBool,
     /// Set when `judge` has reported that the saved index has damaged windows.
-    damaged: Once,
+    damaged: AtomicBool,
 }
 
 impl fmt::Debug for Deflated {
@@ -68,7 +68,7 @@ impl Deflated {
         index: Option<(StreamKey, Arc<ArchiveIndex>)>,
     ) -> Arc<Self> {
         let (saved, refused) = (AtomicU64::new(0), AtomicBool::new(false));
-        let (dropped, damaged) = (Once::default(), Once::default());
+        let (dropped, damaged) = (AtomicBool::default(), AtomicBool::default());
         let this = Self {
             reader,
             encoded_size,
@@ -327,13 +327,13 @@ impl Deflated {
             }
         }
         let Some((key, index)) = &self.index else { return };
-        if progress.has_dropped_index && self.dropped.first() {
+        if progress.has_dropped_index && !self.dropped.swap(true, Ordering::Relaxed) {
             self.saved.store(0, Ordering::Relaxed);
             self.refuse_saved();
             index.refute(*key);
             self.verdict.condemn(Error::Refuted);
         }
-        if progress.has_damaged_windows && self.damaged.first() {
+        if progress.has_damaged_windows && !self.damaged.swap(true, Ordering::Relaxed) {
             index.mend();
         }
     }

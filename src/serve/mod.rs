@@ -33,10 +33,7 @@ mod whole;
 use std::{
     io,
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -331,21 +328,5 @@ impl Server {
     /// Runs `task`, which may decode the start of a member, in the pool that decodes spans.
     pub(crate) fn spawn(&self, task: impl FnOnce() + Send + 'static) {
         self.shared.decode.spawn(task);
-    }
-}
-
-/// A flag for work that is done only once.
-#[derive(Debug, Default)]
-pub(crate) struct Once(AtomicBool);
-
-impl Once {
-    /// True for the first call.
-    pub(crate) fn first(&self) -> bool {
-        !self.0.swap(true, Ordering::Relaxed)
-    }
-
-    /// Whether [`first`](Self::first) has been called.
-    pub(crate) fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
     }
 }

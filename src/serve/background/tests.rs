@@ -6,7 +6,10 @@ use crate::{
         Entry, NPZ, SourceFile,
         testing::{self, RawMember, RawZip},
     },
-    serve::{OpenContainer, Server, Verify, testing::settings},
+    serve::{
+        Asker, OpenContainer, Server, Verify,
+        testing::{settings, wait_until},
+    },
 };
 
 const WAIT: Duration = Duration::from_secs(60);
@@ -57,6 +60,27 @@ fn what_cannot_be_compared_is_not_tried_without_end() {
         std::thread::yield_now();
     }
     assert!(!content.is_settled());
+}
+
+#[test]
+fn what_could_not_be_compared_is_compared_after_the_next_read() {
+    let place = tempfile::tempdir().unwrap();
+    let server = server();
+    let (open, content) = content(&server, &place.path().join("a.npz"));
+    let fails = &open.container().source().fails;
+    fails.store(true, Ordering::Relaxed);
+    let read = || {
+        let (answer, answered) = mpsc::channel();
+        content
+            .read(None, Asker::unknown(), 0, 8, move |bytes| answer.send(bytes.is_ok()).unwrap());
+        answered.recv_timeout(WAIT).unwrap()
+    };
+    assert!(!read());
+    wait_until(|| !content.is_queued());
+    assert!(!content.is_settled());
+    fails.store(false, Ordering::Relaxed);
+    assert!(read());
+    wait_until(|| content.is_settled());
 }
 
 #[test]

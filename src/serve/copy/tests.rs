@@ -86,6 +86,21 @@ fn one_that_is_removed_as_soon_as_it_is_made_may_be_made_again() {
 }
 
 #[test]
+fn each_copy_that_cannot_be_used_is_reported_once_and_the_disk_once_for_all() {
+    let place = tempfile::tempdir().unwrap();
+    let pool = Pool::new("test", 1).unwrap();
+    let one = copy(&place, &pool, 100);
+    let copier = one.copier.clone();
+    let other = MemberCopy::new(copier, 100, None, Box::new(|| unreachable!("not looked for")));
+    for copy in [&one, &other] {
+        let is_first = || copy.is_first(&saved::Error::Unfit("of the test"));
+        assert_eq!([is_first(), is_first()], [true, false]);
+    }
+    let is_first = |copy: &MemberCopy| copy.is_first(&io::Error::other("of the test").into());
+    assert_eq!([is_first(&one), is_first(&other)], [true, false]);
+}
+
+#[test]
 fn small_members_have_no_copies() {
     let place = tempfile::tempdir().unwrap();
     let copies = Some(Arc::new(Copies::open(place.path(), u64::MAX).unwrap()));
