@@ -34,7 +34,7 @@ pub(crate) enum Log {
 ///
 /// # Errors
 /// When the log file cannot be opened.
-pub(crate) fn start(log: &Log, level: LevelFilter) -> Result<(), Error> {
+pub(crate) fn start_log(log: &Log, level: LevelFilter) -> Result<(), Error> {
     let mut builder = Builder::new();
     builder.filter_level(level);
     if let Ok(filters) = std::env::var("NPZFS_LOG") {

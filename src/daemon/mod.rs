@@ -31,11 +31,11 @@ use std::io;
 pub(crate) use self::{
     background::launch,
     error::Error,
-    logging::{Log, start as start_log, stderr_is_the_journal},
+    logging::{Log, start_log, stderr_is_the_journal},
     mount::Mount,
     options::{Access, Options},
     serve::{ServerKind, serve},
-    signals::forward as forward_signals,
+    signals::forward_signals,
     unmount::unmount,
 };
 

@@ -25,7 +25,7 @@ pub(crate) fn serve(options: &Options, kind: ServerKind) -> Result<(), Error> {
         background::take_name();
     }
     let (sender, events) = mpsc::channel();
-    signals::forward(sender.clone(), kind)?;
+    signals::forward_signals(sender.clone(), kind)?;
     let mount = Mount::start(options, sender)?;
     if kind == ServerKind::Background {
         background::ready()?;

@@ -14,7 +14,7 @@ use super::{Error, Event, ServerKind};
 ///
 /// # Errors
 /// When the handlers cannot be set up.
-pub(crate) fn forward(events: Sender<Event>, kind: ServerKind) -> Result<(), Error> {
+pub(crate) fn forward_signals(events: Sender<Event>, kind: ServerKind) -> Result<(), Error> {
     let setup = |cause| Error::Setup("the signal handlers", cause);
     // With a handler for SIGXFSZ, a write beyond the limit of file sizes (ulimit -f) fails like a
     // write to a full disk. Without a handler, it would end the server.

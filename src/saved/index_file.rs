@@ -58,7 +58,7 @@ impl Trust {
 
 /// The entry of one stream in an index file.
 #[derive(Debug, Clone)]
-struct Entry {
+struct StreamEntry {
     key: StreamKey,
     trust: Trust,
     /// Offsets of the index in the file. Empty if the entry only records that the member is
@@ -70,7 +70,7 @@ struct Entry {
 pub struct IndexFile {
     file: Arc<File>,
     /// Sorted by key.
-    streams: Vec<Entry>,
+    streams: Vec<StreamEntry>,
 }
 
 impl fmt::Debug for IndexFile {
@@ -122,7 +122,7 @@ impl IndexFile {
     /// Returns a function that copies the bytes of a stream's index unchanged to another file.
     pub fn copy(&self, key: StreamKey) -> WriteIndex<'_> {
         Box::new(move |out| {
-            let Some(Entry { range, .. }) = self.entry(key) else { return Ok(false) };
+            let Some(StreamEntry { range, .. }) = self.entry(key) else { return Ok(false) };
             let mut piece = vec![0; PIECE.min(range.end - range.start) as usize];
             for at in range.clone().step_by(PIECE as usize) {
                 let piece = &mut piece[..PIECE.min(range.end - at) as usize];
@@ -136,13 +136,13 @@ impl IndexFile {
         })
     }
 
-    fn entry(&self, key: StreamKey) -> Option<&Entry> {
+    fn entry(&self, key: StreamKey) -> Option<&StreamEntry> {
         let at = self.streams.binary_search_by_key(&key, |entry| entry.key).ok()?;
         self.streams.get(at)
     }
 }
 
-fn parse(file: &File, identity: &Identity) -> Result<Vec<Entry>, Error> {
+fn parse(file: &File, identity: &Identity) -> Result<Vec<StreamEntry>, Error> {
     let file_len = file.metadata()?.len();
     let mut header = [0; HEADER_LEN];
     read(file, &mut header, 0, "it is shorter than a header")?;
@@ -178,7 +178,7 @@ fn parse(file: &File, identity: &Identity) -> Result<Vec<Entry>, Error> {
         let (start, len) = (u64_at(entry, 16), u64_at(entry, 24));
         let end = start.checked_add(len).filter(|end| *end <= file_len);
         let end = end.ok_or(Error::Unfit("an index lies outside of it"))?;
-        if streams.last().is_some_and(|last: &Entry| last.key >= key) {
+        if streams.last().is_some_and(|last: &StreamEntry| last.key >= key) {
             return Err(Error::Unfit("its table is not in order"));
         }
         let flags = u32_at(entry, 32);
@@ -187,7 +187,7 @@ fn parse(file: &File, identity: &Identity) -> Result<Vec<Entry>, Error> {
         if !trust.confirmed && trust.file.is_none() {
             return Err(Error::Unfit("it does not say which file an index is of"));
         }
-        streams.push(Entry { key, trust, range: start..end });
+        streams.push(StreamEntry { key, trust, range: start..end });
     }
     Ok(streams)
 }

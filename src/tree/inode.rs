@@ -41,7 +41,7 @@ pub(super) struct Inodes<K, N> {
 }
 
 struct Table<K, N> {
-    by_number: HashMap<Ino, Entry<K, N>>,
+    by_number: HashMap<Ino, LiveInode<K, N>>,
     by_key: HashMap<Arc<K>, Ino>,
     /// The blocks, by their first inode numbers. No number of a block is in `by_number`.
     blocks: BTreeMap<Ino, (Arc<K>, Block<N>)>,
@@ -50,7 +50,7 @@ struct Table<K, N> {
 }
 
 #[derive(Debug)]
-struct Entry<K, N> {
+struct LiveInode<K, N> {
     /// `None` for the root, which is never looked up.
     key: Option<Arc<K>>,
     node: Arc<N>,
@@ -59,7 +59,7 @@ struct Entry<K, N> {
 
 impl<K: Eq + Hash, N> Inodes<K, N> {
     pub(super) fn new(root: N) -> Self {
-        let entry = Entry { key: None, node: Arc::new(root), lookups: 0 };
+        let entry = LiveInode { key: None, node: Arc::new(root), lookups: 0 };
         let table = Table {
             by_number: HashMap::from([(Ino::ROOT, entry)]),
             by_key: HashMap::new(),
@@ -96,7 +96,8 @@ impl<K: Eq + Hash, N> Inodes<K, N> {
                 let is_free = |ino: &Ino| !table.by_number.contains_key(ino);
                 let ino = numbers(&key).find(is_free).expect("a sequence of numbers has no end");
                 let key = Arc::new(key);
-                let entry = Entry { key: Some(key.clone()), node: Arc::new(node()), lookups: 0 };
+                let entry =
+                    LiveInode { key: Some(key.clone()), node: Arc::new(node()), lookups: 0 };
                 table.by_key.insert(key, ino);
                 table.by_number.insert(ino, entry);
                 ino
@@ -210,7 +211,7 @@ impl<K: Eq + Hash, N> Inodes<K, N> {
     pub(super) fn memory(&self) -> u64 {
         let table = self.table.lock();
         // Counts the capacity, because the maps keep the memory of removed entries.
-        let single = size_of::<(Ino, Entry<K, N>)>() + size_of::<(Arc<K>, Ino)>();
+        let single = size_of::<(Ino, LiveInode<K, N>)>() + size_of::<(Arc<K>, Ino)>();
         let things = size_of::<K>() + size_of::<N>() + PATH;
         let capacity = table.by_number.capacity().max(table.by_key.capacity());
         let keys = table.by_key.len();
