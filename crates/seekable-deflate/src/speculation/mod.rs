@@ -350,7 +350,7 @@ impl Speculation {
             let pieces = std::mem::take(&mut slot.pieces);
             if slot.begins_at(position) {
                 taken = Some(pieces);
-            } else if slot.is_behind(position) {
+            } else if slot.is_reached_by(position) {
                 pieces.into_iter().for_each(|piece| self.buffers.recycle(piece));
             } else {
                 slot.pieces = pieces;
@@ -450,7 +450,7 @@ impl Slot {
     }
 
     /// Whether a frontier at `position` has reached or passed the place where the chunk begins.
-    fn is_behind(&self, position: BitOffset) -> bool {
+    fn is_reached_by(&self, position: BitOffset) -> bool {
         match &self.found {
             Some(found) => *found.start() <= position,
             None => self.position.bit() <= position,
