@@ -12,7 +12,7 @@
 //! compiler reports unused code.
 #![deny(unreachable_pub)]
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
-#![cfg_attr(fuzzing, allow(dead_code))] // the layers that use this code are left out
+#![cfg_attr(fuzzing, allow(dead_code, unused_imports))] // the layers that use this code are left out
 
 pub mod archive;
 pub mod saved;
