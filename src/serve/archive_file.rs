@@ -41,6 +41,9 @@ const MOST_LOOKED_AT: usize = 64;
 /// A smaller member is not prepared. Bytes.
 const WORTH_PREPARING: u64 = 64 << 10;
 
+/// Most members of an archive that is read as a whole while its open waits. Each takes some 20 us.
+const MOST_LITTLE: u32 = 16;
+
 /// Called with an open member, or with the reason why it cannot be read.
 type WithMember = Box<dyn FnOnce(Result<Arc<OpenFile>, Failure>) + Send>;
 
@@ -105,6 +108,47 @@ impl ArchiveFile {
         }
         // Last, so that these tasks come after the read itself in the queue of the pool.
         self.prepare_next(offset, end - offset);
+    }
+
+    /// Whether all of the archive may be read while its open waits: it has at most `most` bytes and
+    /// few members.
+    pub(crate) fn is_little(&self, most: u64) -> bool {
+        let (_, members) = self.container.container().counts();
+        members <= MOST_LITTLE && self.archive().size() <= most
+    }
+
+    /// The bytes of the whole archive. `None` if a member is not little (`Content::is_little`), or
+    /// cannot be read: its first read reports the reason.
+    pub(crate) fn whole(&self, most: u64) -> Option<Vec<u8>> {
+        let archive = self.archive();
+        let mut bytes = Vec::with_capacity(archive.size() as usize);
+        while (bytes.len() as u64) < archive.size() {
+            match archive.part_at(bytes.len() as u64) {
+                Part::Headers(range) => archive.headers(range, &mut bytes).ok()?,
+                Part::Encoded(..) => return None,
+                Part::Decoded(id, _) => bytes.extend(self.whole_member(id, most)?),
+            }
+        }
+        Some(bytes)
+    }
+
+    fn whole_member(&self, id: MemberId, most: u64) -> Option<Vec<u8>> {
+        let content = self.container.content(id).ok().filter(|content| content.is_little(most))?;
+        self.watch(&content, id);
+        // A member as small as that is compared by this call.
+        let bytes = match content.must_be_verified() || content.damage().is_some() {
+            true => None,
+            false => content.head(content.size()).ok(),
+        };
+        self.container.closed(&content);
+        bytes
+    }
+
+    /// Notes under which inodes bytes of the member are read: that of its own file, which a line in
+    /// the log is about, and that of the archive.
+    fn watch(&self, content: &Content, id: MemberId) {
+        content.watch(self.first_member + u64::from(id.0));
+        content.watch(self.inode);
     }
 
     fn archive(&self) -> DecodedArchive<'_> {
@@ -195,8 +239,7 @@ impl ArchiveFile {
             Ok(content) => content,
             Err(error) => return then(Err(self.container.refusal(id, error))),
         };
-        // The first number is the one that a line in the log is about.
-        content.watch(self.first_member + u64::from(id.0));
+        self.watch(&content, id);
         match OpenFile::open(content, self.container.clone(), self.inode) {
             Ok(MemberOpening::Open(member, _)) => then(Ok(self.keep(id, member))),
             Ok(MemberOpening::Unverified(content)) if tries > 0 => {

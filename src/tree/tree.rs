@@ -330,13 +330,22 @@ impl Tree {
         self.server.on_condemned(move |ino, error| listener(Ino(ino), error));
     }
 
-    /// Calls `take` with the whole content of the member that was just opened as `id`, if the
-    /// member is small and its inode was never opened before. Other opens of the inode wait until
-    /// `take` returns.
+    /// Calls `take` with the whole content of the member or decoded archive that was just opened as
+    /// `id`, if it is small and its inode was never opened before. Other opens of the inode wait
+    /// until `take` returns.
     pub(crate) fn at_first_open(&self, ino: Ino, id: HandleId, take: impl FnOnce(&[u8])) {
         let (Ok(node), Ok(handle)) = (self.node(ino), self.handle(id)) else { return };
-        let (Node::Member(..), Handle::Member(file)) = (&*node, &*handle) else { return };
-        let content = file.content();
+        let content = match (&*node, &*handle) {
+            (Node::Member(..), Handle::Member(file)) => file.content(),
+            (_, Handle::DecodedArchive(file)) if file.is_little(GIVEN_AT_OPEN) => {
+                return self.inodes.at_first_open(ino, || {
+                    if let Some(bytes) = file.whole(GIVEN_AT_OPEN) {
+                        take(&bytes);
+                    }
+                });
+            }
+            _ => return,
+        };
         if content.size() == 0 || !content.is_little(GIVEN_AT_OPEN) {
             return;
         }

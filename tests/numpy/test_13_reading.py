@@ -217,6 +217,23 @@ def test_13_8_pages_stay_in_the_cache(source, mount):
         mnt.resume()
 
 
+def test_13_8_pages_of_a_little_archive_are_there_when_it_is_open(source, mount):
+    np.savez_compressed(source / "a.npz", x=np.arange(1000), y=np.eye(3))
+    first = mount(source, *STORED_LAYOUT)
+    content = (first / "a.npz").read_bytes()
+    mnt = mount(source, *STORED_LAYOUT)
+
+    def read():
+        with open(mnt / "a.npz", "rb", buffering=0) as file:
+            mnt.pause()
+            return file.read() == content
+
+    try:
+        assert in_child(read)
+    finally:
+        mnt.resume()
+
+
 def test_13_8_many_read_at_once(source, mount):
     draw = np.random.default_rng(5)
     sizes = [1, 100, 70_000, 4_000, 1_500_000, 65_536, 3, 2_000_000, 0, 900]

@@ -201,3 +201,19 @@ fn a_read_whose_parts_are_dropped_drops_its_reply() {
     drop(gather);
     assert!(receiver.recv().is_err());
 }
+
+#[test]
+fn a_little_archive_is_read_as_a_whole_if_all_its_members_are_right() {
+    let mut members =
+        vec![RawMember::deflated("a.npy", pattern(9000, 1)), RawMember::stored("b", b"b")];
+    for verify in [Verify::Small, Verify::Never] {
+        let (_server, file) = serve(&members, settings(2, verify));
+        assert!(file.is_little(32 << 10) && !file.is_little(8 << 10));
+        assert!(file.whole(32 << 10).unwrap() == whole(&file));
+    }
+    members[1].crc32 ^= 1;
+    let (_server, file) = serve(&members, settings(2, Verify::Small));
+    assert!(file.whole(32 << 10).is_none());
+    let many: Vec<_> = (0..17).map(|n| RawMember::stored(n.to_string(), b"")).collect();
+    assert!(!serve(&many, settings(2, Verify::Small)).1.is_little(32 << 10));
+}
