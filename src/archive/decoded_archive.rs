@@ -36,6 +36,7 @@ const PAGE: u64 = 4096;
 
 /// A member of this size or more, decoded or encoded, shares no page. Decoding a smaller one takes
 /// a tenth of a millisecond at most, and the padding, up to 12 KiB, would add much to its size.
+/// Bytes.
 const LARGE: u64 = 64 << 10;
 
 /// Bytes of the central directory that are read at a time to lay an archive out.
@@ -120,7 +121,7 @@ fn data_len(member: &Member) -> u64 {
 }
 
 fn is_large(member: &Member) -> bool {
-    is_decoded(member) && member.size.max(member.encoded_size) >= LARGE
+    data_len(member).max(member.encoded_size) >= LARGE
 }
 
 impl DecodedLayout {
@@ -192,7 +193,8 @@ fn padding(start: u64, made: &Headers<'_>, member: &Member, is_last: bool) -> u6
     let unpadded = start + made.local_len();
     let (data_start, step) = if is_large(member) {
         let after_page = unpadded.next_multiple_of(PAGE);
-        let to_end_with_page = if is_last { 0 } else { member.size.wrapping_neg() % PAGE };
+        let len = data_len(member).wrapping_add(made.descriptor_len());
+        let to_end_with_page = if is_last { 0 } else { len.wrapping_neg() % PAGE };
         (after_page + to_end_with_page, PAGE)
     } else if is_decoded(member) && member.size > 0 && made.name().ends_with(b".npy") {
         (unpadded.next_multiple_of(ALIGNMENT), ALIGNMENT)

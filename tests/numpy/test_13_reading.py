@@ -244,8 +244,9 @@ def test_13_8_many_read_at_once(source, mount):
     ]
     zipmaker.write(source / "a.npz", entries)
     content = (mount(source, *STORED_LAYOUT) / "a.npz").read_bytes()
-    for verify in ("small", "never"):
-        path = mount(source, *STORED_LAYOUT, "--verify", verify, "--cache-size", "1M") / "a.npz"
+    cache = ("--cache-size", "1M")
+    for options in (cache, (*cache, "--verify", "never"), ("--disk-cache", source.parent / "d")):
+        path = mount(source, *STORED_LAYOUT, *options) / "a.npz"
 
         def check(seed, path=path):
             chance = random.Random(seed)

@@ -215,6 +215,20 @@ fn members_that_cannot_be_decoded_keep_their_bytes() {
 }
 
 #[test]
+fn a_large_member_that_cannot_be_decoded_shares_no_page_either() {
+    let mut encrypted = RawMember::stored("secret.npy", noise(70_001));
+    encrypted.flags = 1 | 1 << 3;
+    let raw = RawZip::of([RawMember::stored("a", b"a"), encrypted, RawMember::stored("b", b"b")]);
+    let container = laid_out(&raw.bytes());
+    let archive = container.decoded().unwrap();
+    let page_of = |at: u64| at / PAGE;
+    let data = archive.layout.starts[1] + u64::from(archive.layout.header_lens[1]);
+    assert!(page_of(archive.layout.starts[1]) < page_of(data));
+    assert_eq!(archive.layout.starts[2], data + 70_001 + 16, "after its data descriptor");
+    assert_eq!(archive.layout.starts[2] % PAGE, 0);
+}
+
+#[test]
 fn a_comment_that_holds_an_end_record_is_left_out() {
     for (comment, is_kept) in
         [(&b"a comment"[..], true), (b"PK\x05\x06 and more than twenty bytes of it", false)]
