@@ -8,7 +8,11 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-MANIFESTS = ["Cargo.toml", "crates/seekable-deflate/peers/Cargo.toml"]
+MANIFESTS = [
+    "Cargo.toml",
+    "crates/seekable-deflate/peers/Cargo.toml",
+    "crates/seekable-deflate/schedules/Cargo.toml",
+]
 
 
 def allowed(expression, allow):

@@ -7,9 +7,13 @@
 //! like any other. If a thread panics while others wait for its span, `reader` sees to them. (The
 //! product uses `parking_lot`, which would be one more dependency here.)
 
-use std::sync::{self, PoisonError, RwLockReadGuard, RwLockWriteGuard};
+#[cfg(shuttle)]
+use shuttle::sync;
+#[cfg(not(shuttle))]
+use std::sync;
 
-pub(crate) use std::sync::MutexGuard;
+pub(crate) use sync::{MutexGuard, mpsc};
+use sync::{PoisonError, RwLockReadGuard, RwLockWriteGuard};
 
 /// A `std::sync::Mutex` that ignores poisoning.
 #[derive(Debug, Default)]

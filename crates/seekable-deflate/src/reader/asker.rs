@@ -1,13 +1,9 @@
 //! Those who wait for decoded bytes, and the answers that they get.
 
-use std::{
-    fmt,
-    ops::Range,
-    sync::{Arc, mpsc::Sender},
-};
+use std::{fmt, ops::Range, sync::Arc};
 
 use super::table::Ticket;
-use crate::{Error, Memory, Span};
+use crate::{Error, Memory, Span, sync::mpsc::Sender};
 
 /// Called with the bytes that were asked for. There are fewer only at the end of the stream.
 type OnBytes = Box<dyn FnOnce(Result<&[u8], Error>) + Send>;

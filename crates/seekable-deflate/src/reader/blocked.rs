@@ -1,14 +1,15 @@
 //! Threads that wait for a span: the only place of this crate where one waits for another.
 
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 
 use super::{
     Shared, Work,
     asker::{Asker, Event},
 };
-use crate::{Error, ReadAt, Span, core::Place};
+use crate::{Error, ReadAt, Span, core::Place, sync::mpsc};
 
-/// The events of a blocked thread. If the thread panics, the works that it was given are dropped.
+/// The events of a blocked thread. Works that it was given and has not taken are dropped with them:
+/// that is so if the thread panics.
 struct Events<'a, R: ReadAt> {
     shared: &'a Arc<Shared<R>>,
     receiver: Option<mpsc::Receiver<Event>>,
@@ -21,21 +22,19 @@ impl<R: ReadAt> Events<'_, R> {
         // An asker is not dropped before it is answered.
         if wait { Some(receiver.recv().expect("the answer")) } else { receiver.try_recv().ok() }
     }
-
-    /// Ends the events. Returns the works that the thread was given and has not run.
-    fn works(&mut self) -> Vec<Work<R>> {
-        let Some(receiver) = self.receiver.take() else { return Vec::new() };
-        let works = receiver.try_iter().filter_map(|event| match event {
-            Event::Work(ticket) => Some(Work::new(self.shared, ticket)),
-            Event::Answer(_) => None,
-        });
-        works.collect()
-    }
 }
 
 impl<R: ReadAt> Drop for Events<'_, R> {
     fn drop(&mut self) {
-        drop(self.works());
+        let Some(receiver) = self.receiver.take() else { return };
+        let left: Vec<_> = receiver.try_iter().collect();
+        // From here on the works go to other threads.
+        drop(receiver);
+        for event in left {
+            if let Event::Work(ticket) = event {
+                drop(Work::new(self.shared, ticket));
+            }
+        }
     }
 }
 
@@ -51,7 +50,7 @@ impl<R: ReadAt> Shared<R> {
             return Ok(Some(span));
         }
         let (sender, events) = mpsc::channel();
-        let mut events = Events { shared: self, receiver: Some(events) };
+        let events = Events { shared: self, receiver: Some(events) };
         let mut works = self.note_blocked(offset, end, sender);
         let answer = loop {
             match events.next(works.is_empty()) {
@@ -64,7 +63,6 @@ impl<R: ReadAt> Shared<R> {
                 }
             }
         };
-        works.extend(events.works());
         self.leave(works);
         answer
     }

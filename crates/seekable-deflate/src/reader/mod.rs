@@ -68,16 +68,20 @@ impl<R: ReadAt> DeflateReader<R> {
     pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize, Error> {
         let end = offset.saturating_add(buf.len() as u64);
         let mut filled = 0;
+        let mut core = self.shared.core();
         while filled < buf.len() {
             let Some(at) = offset.checked_add(filled as u64) else { break };
-            let span = match self.shared.wait_for_span(at, end) {
+            let span = self.shared.wait_for_span(at, end);
+            // A wrong saved index was dropped: the bytes so far may be wrong. This happens once at
+            // most, since the new core relies on none.
+            let now = self.shared.core();
+            if !Arc::ptr_eq(&core, &now) {
+                (filled, core) = (0, now);
+                continue;
+            }
+            let span = match span {
                 Ok(Some(span)) => span,
                 Ok(None) => break,
-                // This happens once at most: the new core does not rely on a saved index.
-                Err(Error::StaleIndex) => {
-                    filled = 0;
-                    continue;
-                }
                 // Only damage that ends the stream may cut a read short: a short read would hide
                 // any other error.
                 Err(_) if filled > 0 && self.is_stopped_at(at) => break,
