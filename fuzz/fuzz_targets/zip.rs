@@ -1,11 +1,12 @@
-//! Any bytes as a zip archive: refused, or a tree of unique names whose members decode or fail.
+//! Any bytes as a zip archive: refused, or a tree of unique names whose members decode or fail, and
+//! a decoded archive with the same members.
 
 #![no_main]
 
 use std::{collections::HashSet, fs::File, io::Write, sync::Arc};
 
 use libfuzzer_sys::fuzz_target;
-use npzfs::archive::{DirId, Entry, Generation, MAX_DICTIONARY, NPZ, SourceFile};
+use npzfs::archive::{Container, DirId, Entry, Generation, MAX_DICTIONARY, NPZ, Part, SourceFile};
 use rustix::fs::MemfdFlags;
 
 /// Larger members take too long for a fuzzer, and their decoders are others'.
@@ -20,7 +21,9 @@ fuzz_target!(|input: &[u8]| {
     file.write_all(input).expect("memory takes all");
     let generation = Generation::of(&file).expect("it is open");
     let Ok((source, tail)) = SourceFile::with_tail(file, generation) else { return };
-    let Ok(archive) = NPZ.parse(Arc::new(source), tail, &mut |_| Ok(())) else { return };
+    let Ok(mut archive) = NPZ.parse(Arc::new(source), tail, &mut |_| Ok(())) else { return };
+    archive.lay_out_decoded(&mut |_| Ok(())).expect("the directory was parsed before");
+    check_decoded(&archive);
     let (dirs, members) = archive.counts();
     let mut shown = HashSet::new();
     for dir in (0..dirs).map(DirId) {
@@ -53,3 +56,28 @@ fuzz_target!(|input: &[u8]| {
         }
     }
 });
+
+/// Goes through the decoded archive, part by part: each begins where the one before it ends, all
+/// headers can be written, and a local header comes before the bytes of its member.
+fn check_decoded(archive: &Container) {
+    let Some(decoded) = archive.decoded() else { return };
+    let (mut at, mut headers) = (0, Vec::new());
+    while at < decoded.size() {
+        let part = decoded.part_at(at);
+        let size = part.size();
+        assert!(size > 0);
+        match part {
+            Part::Headers(range) => {
+                assert_eq!((range.start, range.end), (at, at + size));
+                headers.clear();
+                decoded.headers(range, &mut headers).expect("as it was laid out");
+                assert_eq!(headers.len() as u64, size);
+            }
+            Part::Decoded(id, range) | Part::Encoded(id, range) => {
+                assert!(range.start == 0 && headers.starts_with(b"PK\x03\x04"));
+                assert!(id.0 < archive.counts().1);
+            }
+        }
+        at += size;
+    }
+}
