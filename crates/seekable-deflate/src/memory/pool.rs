@@ -13,9 +13,6 @@ use crate::windows::Packer;
 const SPARES: usize = 4;
 const SPARE_BYTES: u64 = 4 << 20;
 
-/// Most buffers of replies that are kept.
-const REPLIES: usize = 4;
-
 /// Lengths of buffers are multiples of this number of bytes.
 pub(super) const PAGE: usize = 4096;
 
@@ -61,20 +58,20 @@ impl Pool {
         self.replies.pop()
     }
 
-    /// Keeps the buffer of a reply, or returns it if enough are kept already.
-    pub(super) fn keep_reply(&mut self, buffer: Vec<u8>) -> Option<Vec<u8>> {
-        if self.replies.len() >= REPLIES {
+    /// Keeps the buffer of a reply, or returns it if those that are kept would take more than `most`
+    /// bytes.
+    pub(super) fn keep_reply(&mut self, buffer: Vec<u8>, most: u64) -> Option<Vec<u8>> {
+        let bytes: usize = self.replies.iter().chain([&buffer]).map(Vec::capacity).sum();
+        if bytes as u64 > most {
             return Some(buffer);
         }
         self.replies.push(buffer);
         None
     }
 
-    /// Takes out all spare buffers.
+    /// Takes out all spare buffers of spans.
     pub(super) fn take_spares(&mut self) -> Vec<Vec<u8>> {
-        let mut spares = std::mem::take(&mut self.spares);
-        spares.append(&mut self.replies);
-        spares
+        std::mem::take(&mut self.spares)
     }
 }
 

@@ -191,3 +191,16 @@ fn the_largest_index_is_thinned_until_all_take_half_or_none_can_take_less() {
     memory.set_index(readers[1], &indexes[1], 301);
     assert_eq!(memory.used(), 100 + 100);
 }
+
+#[test]
+fn a_few_buffers_of_replies_are_kept_though_the_budget_is_full() {
+    let memory = Memory::new(16 << 20);
+    let reader = memory.add_reader();
+    (0..16).for_each(|number| memory.insert(reader, number, &span(vec![1; 1 << 20])));
+    (0..10).for_each(|_| memory.keep_reply_buffer(vec![7; 300_000]));
+    assert!(memory.used() <= 16 << 20);
+    let kept = (0..10).filter(|_| memory.reply_buffer(0).capacity() >= 300_000);
+    assert_eq!(kept.count(), 3);
+    let buffer = memory.reply_buffer(500_000);
+    assert!(buffer.is_empty() && buffer.capacity() >= 500_000);
+}
