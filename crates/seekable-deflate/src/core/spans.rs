@@ -9,6 +9,7 @@ use crate::{
     inflate::{Fault, HISTORY, Output},
     memory::Lent,
     stream::{self, Pause, Stream},
+    windows::Window,
 };
 
 impl Core {
@@ -60,7 +61,10 @@ impl Core {
     fn nearest_start(&self, number: usize) -> (usize, Vec<u8>) {
         loop {
             let (anchor, window) = self.lock().index().anchor(number);
-            let cached = (anchor..number).rev().find_map(|before| {
+            // The end of the span before is copied in a tenth of the time that unpacking takes.
+            let is_raw = matches!(window, Window::Raw(_));
+            let first = if is_raw { anchor } else { anchor.saturating_sub(1) };
+            let cached = (first..number).rev().find_map(|before| {
                 let span = self.memory.peek(self.id, before)?;
                 let window = span.bytes().last_chunk::<HISTORY>()?;
                 Some((before + 1, window.to_vec()))
