@@ -204,7 +204,9 @@ def odd_entries():
         Entry(b"caf\x82.npy", small, flags=0),
         Entry(b"plain", small, DEFLATED, flags=0, extra=unicode),
         Entry(b"dir/", b"", external_attributes=0o40755 << 16 | 16),
-        Entry(b"dir/x.npy", large, DEFLATED, extra=stamp, comment=b"of x", time=0x5678, date=0x5A21),
+        Entry(
+            b"dir/x.npy", large, DEFLATED, extra=stamp, comment=b"of x", time=0x5678, date=0x5A21
+        ),
         Entry(b"link", b"dir/x.npy", external_attributes=0o120777 << 16),
         Entry(b"with descriptor", large, DEFLATED, descriptor=True),
         Entry(b"wide", small, DEFLATED, zip64=True),
