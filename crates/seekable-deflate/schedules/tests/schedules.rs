@@ -53,6 +53,20 @@ static STREAMS: LazyLock<[(Vec<u8>, Vec<u8>); 2]> = LazyLock::new(|| {
     [first, other].map(|first| ([&header[..], &first, &copies].concat(), first.repeat(5)))
 });
 
+/// A stream of `LEN` decoded bytes of which two spans are decoded at once, and these bytes.
+static DENSE: LazyLock<(Vec<u8>, Vec<u8>)> = LazyLock::new(|| {
+    let mut number = 1u64;
+    let literals = std::iter::repeat_with(|| {
+        number = number.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+        (number >> 56) as u8 % 150
+    });
+    let plain: Vec<u8> = literals.take(LEN as usize).collect();
+    let mut encoded = Vec::with_capacity(1 << 16);
+    let mut encoder = flate2::Compress::new(flate2::Compression::new(6), false);
+    encoder.compress_vec(&plain, &mut encoded, flate2::FlushCompress::Finish).unwrap();
+    (encoded, plain)
+});
+
 fn options() -> Options {
     let (format, decoded_len) = (Format::Deflate, Some(LEN));
     Options { format, spacing: SPACING, decoded_len, crc32: None }
@@ -76,9 +90,13 @@ impl ReadAt for Source {
 type Reader = DeflateReader<Arc<Source>>;
 type Works = Vec<Work<Arc<Source>>>;
 
-/// A reader of the first stream, and a budget for all, some or none of its spans.
+/// A reader of the first stream.
 fn stream() -> (Arc<Reader>, Arc<Source>, Arc<Memory>) {
-    let encoded = STREAMS[0].0.clone();
+    reader(STREAMS[0].0.clone())
+}
+
+/// A reader, and a budget for all, some or none of its spans.
+fn reader(encoded: Vec<u8>) -> (Arc<Reader>, Arc<Source>, Arc<Memory>) {
     let len = encoded.len() as u64;
     let source = Arc::new(Source { encoded, fails: AtomicBool::new(false) });
     let memory = Memory::new([0, 30_000, 1 << 20][thread_rng().gen_range(0..3)]);
@@ -176,6 +194,31 @@ fn all_who_read_one_stream_get_their_bytes() {
             answered.recv().expect("an answer").unwrap();
             assert!(answered.try_recv().is_err(), "one answer");
         }
+        blocked.join().unwrap();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+    });
+}
+
+#[test]
+fn spans_that_are_decoded_two_at_once_reach_all_who_wait() {
+    let is_right = |bytes: &[u8], range: &Range<u64>| {
+        bytes == &DENSE.1[range.start as usize..range.end as usize]
+    };
+    explore(move || {
+        let (reader, _, memory) = reader(DENSE.0.clone());
+        reader.read_at(&mut [0], LEN - 1).unwrap();
+        memory.clear();
+        let (queue, threads) = pool(1);
+        let blocked = Arc::clone(&reader);
+        let blocked = thread::spawn(move || {
+            let range = range();
+            let mut bytes = vec![0; (range.end - range.start) as usize];
+            assert_eq!(blocked.read_at(&mut bytes, range.start).unwrap(), bytes.len());
+            assert!(is_right(&bytes, &range));
+        });
+        let answers = call(&reader, 4, &queue, is_right);
+        drop(queue);
+        answers.into_iter().for_each(|answered| answered.recv().expect("an answer").unwrap());
         blocked.join().unwrap();
         threads.into_iter().for_each(|thread| thread.join().unwrap());
     });
