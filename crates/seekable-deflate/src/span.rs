@@ -35,6 +35,11 @@ impl Span {
         &self.buffer[self.range.clone()]
     }
 
+    /// The decoded offsets of the bytes.
+    pub(crate) fn range(&self) -> Range<u64> {
+        self.start..self.start + self.range.len() as u64
+    }
+
     /// The bytes from decoded offset `offset` on. `None` if that byte is not in this span.
     pub(crate) fn bytes_from(&self, offset: u64) -> Option<&[u8]> {
         let skip = usize::try_from(offset.checked_sub(self.start)?).ok()?;
@@ -59,7 +64,6 @@ impl Span {
 
 impl fmt::Debug for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let end = self.start + self.range.len() as u64;
-        f.debug_tuple("Span").field(&(self.start..end)).finish()
+        f.debug_tuple("Span").field(&self.range()).finish()
     }
 }

@@ -87,11 +87,6 @@ impl Core {
         self.lock().index().len()
     }
 
-    /// Decoded offset up to which the stream has been decoded once.
-    pub(crate) fn frontier(&self) -> u64 {
-        self.lock().index().frontier()
-    }
-
     /// The span that holds decoded byte `offset`, if it is cached.
     pub(crate) fn cached_span_at(&self, offset: u64) -> Option<Span> {
         let Ok(Place::Span(number, _)) = self.place(offset) else { return None };

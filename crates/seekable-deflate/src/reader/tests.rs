@@ -279,3 +279,39 @@ fn a_work_that_another_thread_took_over_does_nothing() {
     run_all(works);
     answered.recv().unwrap().1.unwrap();
 }
+
+/// A source that runs something before its next read.
+struct Hooked {
+    encoded: Vec<u8>,
+    before: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
+
+impl ReadAt for Hooked {
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        let before = self.before.lock().unwrap().take();
+        before.into_iter().for_each(|before| before());
+        self.encoded.read_exact_at(buf, offset)
+    }
+}
+
+#[test]
+fn a_work_counts_only_what_it_has_decoded_at_the_frontier() {
+    let (encoded, options) = testing::fifty_blocks();
+    let len = encoded.len() as u64;
+    let source = Arc::new(Hooked { encoded, before: Mutex::default() });
+    let memory = Memory::new(1 << 20);
+    let reader = DeflateReader::new(Arc::clone(&source), 0..len, options, Arc::clone(&memory));
+    let reader = Arc::new(reader);
+    let first = reader.expect(0..1).remove(0).run(false);
+    assert_eq!(first.advanced, 10_000);
+
+    // While a work decodes the first span again, another reads the next two.
+    memory.clear();
+    let work = reader.expect(0..1).remove(0);
+    let other = Arc::clone(&reader);
+    *source.before.lock().unwrap() = Some(Box::new(move || {
+        other.span_at(29_999).unwrap().unwrap();
+    }));
+    assert_eq!(work.run(false).advanced, 0);
+    assert_eq!(reader.progress().frontier, 30_000);
+}

@@ -5,11 +5,11 @@ use std::{fmt, io, ops::Range, sync::Arc};
 use super::{Answers, Asker, Due, Shared, Stage, Table, Ticket};
 use crate::{Error, ReadAt, Span, core::Core};
 
-/// The right, and the duty, to decode one span. Others wait for it.
+/// The right, and the duty, to decode one span for which callers wait.
 ///
-/// If it is dropped, those who wait get an error, unless one of them is a thread that is blocked in
-/// [`span_at`](crate::DeflateReader::span_at) or [`read_at`](crate::DeflateReader::read_at): then
-/// that thread does it.
+/// If this is dropped before the span is decoded, a thread that is blocked on the span in
+/// [`span_at`](crate::DeflateReader::span_at) or [`read_at`](crate::DeflateReader::read_at) decodes
+/// it. If there is no such thread, all callers that wait for the span get an error.
 #[must_use = "others wait for it"]
 pub struct Work<R: ReadAt> {
     shared: Arc<Shared<R>>,
@@ -26,7 +26,7 @@ pub struct Outcome<R: ReadAt> {
     pub answers: Answers,
     /// For those who miss more bytes. The first is the one that is best run next.
     pub next: Vec<Work<R>>,
-    /// Decoded bytes by which the frontier has moved.
+    /// Decoded bytes by which this work has moved the frontier.
     pub advanced: u64,
 }
 
@@ -65,11 +65,17 @@ impl<R: ReadAt> Work<R> {
         };
         // From here on a panic of the source drops this work.
         self.stage = Some(Stage::Running);
-        let (source, before) = (&shared.source, core.frontier());
-        let number = self.ticket.number;
+        let (source, number) = (&shared.source, self.ticket.number);
         let one = |span| vec![(self.ticket, span)];
+        let mut passed = 0..0;
         let spans = match task {
-            Task::Frontier => one(core.advance(source)),
+            Task::Frontier => {
+                let span = core.advance(source);
+                if let Ok(Some(span)) = &span {
+                    passed = span.range();
+                }
+                one(span)
+            }
             Task::Span => one(core.span(source, number).map(Some)),
             Task::Pair(mut other) => match core.span_pair(source, [number, other.ticket.number]) {
                 Some(pair) => {
@@ -86,10 +92,9 @@ impl<R: ReadAt> Work<R> {
                 }
             },
         };
-        let passed = before..core.frontier();
-        shared.complete(&core, spans, passed.clone(), &mut due);
+        let advanced = passed.end - passed.start;
+        shared.complete(&core, spans, &passed, &mut due);
         self.stage = None;
-        let advanced = passed.end.saturating_sub(passed.start);
         Outcome { answers: due.answers, next: due.works, advanced }
     }
 
@@ -98,8 +103,9 @@ impl<R: ReadAt> Work<R> {
         self.ticket
     }
 
-    /// Ends the work without running it, if nobody waits for it or a blocked thread can run it. Else
-    /// returns it.
+    /// Gives up the work without running it: lets a thread that is blocked on the span run it, or
+    /// drops it if no asker wants an answer. Otherwise returns the work: some asker is to be
+    /// answered by a call.
     pub(super) fn hand_over(mut self) -> Option<Self> {
         let mut table = self.shared.table.lock();
         let askers = table.askers(self.ticket, Stage::Queued);
@@ -171,19 +177,19 @@ impl<R: ReadAt> Shared<R> {
     }
 
     /// Gives the spans that a thread has decoded with `core` to those who wait. `passed` are the
-    /// decoded bytes by which the frontier has moved.
+    /// decoded bytes by which that thread has moved the frontier.
     fn complete(
         self: &Arc<Self>,
         core: &Arc<Core>,
         spans: Vec<(Ticket, Result<Option<Span>, Error>)>,
-        passed: Range<u64>,
+        passed: &Range<u64>,
         due: &mut Due<R>,
     ) {
         let mut table = self.table.lock();
         if spans.iter().any(|(_, span)| matches!(span, Err(Error::StaleIndex))) {
             self.drop_index(core, &mut table, due);
         }
-        let is_passed_over = !passed.is_empty() && !table.wants(&passed);
+        let is_passed_over = !passed.is_empty() && !table.wants(passed);
         for (ticket, span) in spans {
             for asker in table.remove(ticket) {
                 let start = asker.missing().start;
@@ -204,7 +210,7 @@ impl<R: ReadAt> Shared<R> {
         if is_passed_over {
             // The pass only goes through this span. The next span is decoded into its buffer, which
             // is still in the caches of the processor.
-            core.give_up(passed);
+            core.give_up(passed.clone());
         }
     }
 
