@@ -72,7 +72,7 @@ fn options() -> Options {
     Options { format, spacing: SPACING, decoded_len, crc32: None }
 }
 
-/// A source that fails, now and then, if it is told to.
+/// A source of which every fourth read fails, on average, while `fails` is set.
 struct Source {
     encoded: Vec<u8>,
     fails: AtomicBool,
@@ -165,6 +165,23 @@ fn call(
     (0..count).map(ask).collect()
 }
 
+/// Reads ranges on a thread of its own.
+fn block(
+    reader: &Arc<Reader>,
+    count: usize,
+    is_fine: fn(&[u8], &Range<u64>) -> bool,
+) -> thread::JoinHandle<()> {
+    let reader = Arc::clone(reader);
+    thread::spawn(move || {
+        for _ in 0..count {
+            let range = range();
+            let mut bytes = vec![0; (range.end - range.start) as usize];
+            assert_eq!(reader.read_at(&mut bytes, range.start).unwrap(), bytes.len());
+            assert!(is_fine(&bytes, &range));
+        }
+    })
+}
+
 fn explore(test: impl Fn() + Send + Sync + 'static) {
     let mut config = Config::new();
     // A decoder takes more of a stack than the 32 KiB that threads have here by default.
@@ -177,15 +194,7 @@ fn all_who_read_one_stream_get_their_bytes() {
     explore(|| {
         let (reader, _, memory) = stream();
         let (queue, threads) = pool(2);
-        let blocked = Arc::clone(&reader);
-        let blocked = thread::spawn(move || {
-            for _ in 0..2 {
-                let range = range();
-                let mut bytes = vec![0; (range.end - range.start) as usize];
-                assert_eq!(blocked.read_at(&mut bytes, range.start).unwrap(), bytes.len());
-                assert!(is_right(&bytes, &range));
-            }
-        });
+        let blocked = block(&reader, 2, is_right);
         let answers = call(&reader, 3, &queue, is_right);
         memory.clear();
         queue.send(reader.expect(range())).unwrap();
@@ -209,13 +218,7 @@ fn spans_that_are_decoded_two_at_once_reach_all_who_wait() {
         reader.read_at(&mut [0], LEN - 1).unwrap();
         memory.clear();
         let (queue, threads) = pool(1);
-        let blocked = Arc::clone(&reader);
-        let blocked = thread::spawn(move || {
-            let range = range();
-            let mut bytes = vec![0; (range.end - range.start) as usize];
-            assert_eq!(blocked.read_at(&mut bytes, range.start).unwrap(), bytes.len());
-            assert!(is_right(&bytes, &range));
-        });
+        let blocked = block(&reader, 1, is_right);
         let answers = call(&reader, 4, &queue, is_right);
         drop(queue);
         answers.into_iter().for_each(|answered| answered.recv().expect("an answer").unwrap());
@@ -270,13 +273,7 @@ fn a_wrong_index_gives_nobody_bytes_of_two_streams() {
 
         let (reader, _, _) = stream();
         let (queue, threads) = pool(1);
-        let blocked = Arc::clone(&reader);
-        let blocked = thread::spawn(move || {
-            let range = range();
-            let mut bytes = vec![0; (range.end - range.start) as usize];
-            assert_eq!(blocked.read_at(&mut bytes, range.start).unwrap(), bytes.len());
-            assert!(is_of_one(&bytes, &range));
-        });
+        let blocked = block(&reader, 1, is_of_one);
         let mut answers = call(&reader, 1, &queue, is_of_one);
         // Too late if the reader has come farther.
         let _ = reader.adopt_index(saved);
