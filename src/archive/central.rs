@@ -166,7 +166,7 @@ impl Central {
             // An offset outside the file causes an error when the local header is read.
             header_offset: u64::try_from(header_offset).unwrap_or(u64::MAX),
         });
-        // Positions and names fit 32 bits: a directory has at most `MAX_DIRECTORY` bytes, and a
+        // Positions and names fit in 32 bits: a directory has at most `MAX_DIRECTORY` bytes, and a
         // byte of cp437 becomes at most three bytes of UTF-8.
         self.positions.push(position as u32);
         match entry.unicode_name {
@@ -316,7 +316,7 @@ impl Record64 {
 }
 
 /// An entry of the central directory (APPNOTE 4.3.12). The values of a zip64 extra field are in
-/// place of those that do not fit 32 bits.
+/// place of those that do not fit in 32 bits.
 #[derive(Debug)]
 pub(super) struct Entry<'a> {
     /// The version of the format that wrote the member, and the system of its attributes.
@@ -385,7 +385,7 @@ impl<'a> Entry<'a> {
         Ok(entry)
     }
 
-    /// Takes the values that do not fit 32 bits from the zip64 extra field (APPNOTE 4.5.3), and the
+    /// Takes the values that do not fit in 32 bits from the zip64 extra field (APPNOTE 4.5.3), and the
     /// name from an Info-ZIP Unicode Path field (4.6.9). Other fields are skipped. After a field
     /// that is cut short, nothing more is read.
     fn apply_extra(&mut self) -> Result<(), &'static str> {

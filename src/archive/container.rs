@@ -1,8 +1,8 @@
 //! A container: a file that holds one member or many.
 //!
-//! The parser of its [`Format`](super::Format) makes it. A container of many members is shown as a
-//! directory, with the subdirectories that its members' names require. A container of one member is
-//! shown as that member and has no directories.
+//! Each [`Format`](super::Format) has a parser that turns a file into a [`Container`]. A container
+//! of many members is shown as a directory, with the subdirectories that the members' names
+//! require. A container of one member is shown as that member and has no directories.
 
 use std::{
     io::{self, Write},

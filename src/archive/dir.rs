@@ -166,7 +166,8 @@ pub(super) fn build<'a>(count: usize, name_of: impl Fn(usize) -> &'a [u8]) -> Tr
     }
     drop(ends);
     builder.add_files(files, |covered, by| {
-        // If a name is repeated, users expect its last member, so that is not reported.
+        // If several members have the same name, users expect to see the last one. The earlier ones
+        // are therefore not reported.
         if name_of(covered) != name_of(by) {
             changes[covered] = Some(Change::Covered);
         }

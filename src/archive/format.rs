@@ -67,7 +67,8 @@ impl Format {
         })
     }
 
-    /// The suffix of the names of such files. No two formats have the same suffix.
+    /// The suffix of the names of files of this format, such as `.npz`. No two formats have the
+    /// same suffix.
     pub fn suffix(&self) -> &'static str {
         self.suffix
     }

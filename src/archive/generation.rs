@@ -30,11 +30,11 @@ pub struct Device {
 
 /// Distinguishes one version of a file from the next.
 ///
-/// A change is noticed only if it moves a time. Since Linux 6.13, if the times of a file were read,
-/// its next change gets a fine-grained time, so no change after a read goes unnoticed. Older
-/// kernels advance times by ticks of 1 to 10 ms. If a program changes a file twice in one tick and
-/// keeps its size, the second change leaves the times of the first: a program that reads the times
-/// between the two changes cannot notice the second.
+/// A change that keeps the size is noticed only if it changes the mtime or the ctime. Since Linux
+/// 6.13, the first change after the times of a file were read gets a fine-grained time, so every
+/// change after such a read is noticed. Older kernels advance file times in ticks of 1 to 10 ms. If
+/// a file is changed twice within one tick and keeps its size, its times are the same after both
+/// changes. A program that reads the times between the two changes cannot notice the second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Generation {
     /// Device the file lies on.

@@ -122,7 +122,7 @@ impl Header {
 
     /// Size of the whole file in bytes, `None` for Python objects.
     ///
-    /// Also `None` if the size does not fit 63 bits; `parse` returns no such header.
+    /// Also `None` if the size does not fit in 63 bits; `parse` returns no such header.
     pub fn file_size(&self) -> Option<u64> {
         let elements = product(&self.shape)?;
         let size = elements.checked_mul(self.itemsize?)?.checked_add(self.data_offset)?;
@@ -169,7 +169,7 @@ pub enum NpyError {
     Malformed(String),
     /// The dtype is not known, so neither is its size.
     Dtype(String),
-    /// The size of the file does not fit 63 bits.
+    /// The file size that follows from the header does not fit in 63 bits.
     TooLarge,
 }
 

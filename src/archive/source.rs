@@ -115,8 +115,8 @@ impl SourceFile {
     /// Checks that the file still holds the bytes of its generation.
     ///
     /// # Errors
-    /// An error that [`is_stale`](Self::is_stale) recognises if the file was overwritten, or the
-    /// error of fstat(2).
+    /// If the file was overwritten, an error for which [`is_stale`](Self::is_stale) returns `true`.
+    /// Otherwise the error of fstat(2), or of reading the bytes of the fingerprint.
     pub fn check(&self) -> io::Result<()> {
         if self.stale.load(Ordering::Acquire) {
             return Err(stale_error());

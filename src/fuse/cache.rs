@@ -84,9 +84,9 @@ impl KernelCache {
         Ok(())
     }
 
-    /// Adds the whole content of a file to the cache. The file must never have been opened before:
-    /// the kernel locks a page while it reads the page, so adding pages of an open file could wait
-    /// for a read that waits for us.
+    /// Adds the whole content of a file to the kernel's page cache. The file must never have been
+    /// opened before: the kernel keeps a page locked until we answer the read of that page, so
+    /// adding pages of an open file could deadlock.
     pub(super) fn store(&self, ino: INodeNo, content: &[u8]) {
         if let Some(notifier) = self.0.notifier.get()
             && let Err(error) = notifier.store(ino, 0, content)

@@ -60,9 +60,9 @@ impl Watched {
     pub(crate) fn relieve(&self, is_old: bool) {
         let Some(Npzfs { tree, cache, .. }) = self.served.get() else { return };
         tree.relieve();
-        // The program whose request waits for the source may hold the lock of its directory.
-        // Dropping a name would wait for that lock, and all later users of the directory would wait
-        // in turn.
+        // A program whose request waits for the source may hold the kernel's lock on a directory.
+        // Dropping a name in that directory would wait for the lock, and every later user of the
+        // directory would wait too. So no names are dropped while a request has waited for long.
         if !is_old && tree.is_crowded() {
             cache.drop_names(tree);
         }
@@ -209,8 +209,8 @@ impl Filesystem for Watched {
     }
 
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        // Programs ask for attributes of the system, such as security.capability. Nothing needs to
-        // be opened to answer that.
+        // Programs and the kernel also ask for attributes that npzfs does not offer, such as
+        // security.capability. No archive needs to be opened to answer such a request.
         let Some(xattr) = Xattr::named(name) else {
             return self.answer(req, |npzfs, _ticket| {
                 reply.error(npzfs.fail("getxattr", ino, &FsError::NoAttribute));

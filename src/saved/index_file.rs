@@ -253,7 +253,8 @@ pub(super) fn write(
     Ok(count)
 }
 
-/// Counts the bytes that are written. To ask the file for its position would take a system call.
+/// A writer that counts the bytes it writes. Asking the file for its position would take a system
+/// call.
 struct Counted<'a> {
     file: &'a File,
     at: u64,

@@ -213,8 +213,8 @@ impl ArchiveFile {
     }
 
     fn headers(&self, range: Range<u64>) -> Result<Vec<u8>, Error> {
-        // Some of these bytes are kept. Whether the file was overwritten is checked in any case:
-        // errors should not depend on chance.
+        // Some of these bytes come from memory. The file is checked even then: whether a read of
+        // an overwritten file fails should not depend on which of its bytes are in memory.
         self.container.container().source().check()?;
         let mut bytes = Vec::new();
         self.archive().headers(range, &mut bytes)?;

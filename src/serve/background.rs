@@ -99,8 +99,9 @@ impl Background {
         }
     }
 
-    /// The next content to compare; `None` when the mount is over. Waits until a content is queued,
-    /// and pauses while there are reads.
+    /// Waits until a [`Content`] is queued, and returns it to be compared with its CRC-32. Pauses
+    /// before that after a recent read, and for a limited time while tasks wait for a thread of the
+    /// pool. `None` once the mount is over.
     fn next(&self) -> Option<Arc<Content>> {
         loop {
             let mut queue = self.queue.lock();

@@ -1,7 +1,8 @@
-//! The containers that are open, within limits of number and memory.
+//! Keeps containers open, within limits on their number and memory.
 //!
-//! Remembers for the generation of a file whether it is a container. So a directory of archives can
-//! be listed again without opening them, and a file that is not an archive is not parsed each time.
+//! Remembers whether a file is a container for as long as the file's generation stays the same. A
+//! directory of archives can therefore be listed again without opening them, and a file that is not
+//! an archive is not parsed each time.
 
 use std::{
     fs::{self, File},
@@ -44,7 +45,7 @@ pub(crate) enum Weight {
 }
 
 impl Weight {
-    /// The weight of a file that takes so many bytes of memory to parse.
+    /// The weight of a file that takes `memory` bytes to parse. `None` if any thread may open it.
     pub(super) fn of(memory: u64) -> Option<Self> {
         if memory > HUGE {
             return Some(Self::Huge);
@@ -252,8 +253,9 @@ impl Containers {
         }
     }
 
-    /// Whether an open file is a container. `stat` must have been taken of that open file. If the
-    /// file has a weight, a caller that does not wait gets `Heavy`.
+    /// Parses an open file unless the result is known. Returns the container, or why the file is
+    /// not one. `stat` must be the stat of `file` itself, not of its path. If the file is large or
+    /// huge ([`Weight`]) and `waits` is not set, returns `Heavy` instead of parsing it.
     pub(super) fn examine(
         &self,
         file: File,

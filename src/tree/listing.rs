@@ -37,8 +37,8 @@ use crate::{
 pub(crate) struct Listed<'a> {
     /// Name of the entry.
     pub name: &'a OsStr,
-    /// The kind of file; `None` for a file called `.npz` that has not been opened yet, so that it
-    /// is not known whether it is an archive.
+    /// The kind of file. `None` if the name ends in `.npz` and the file has not been opened yet:
+    /// only opening it shows whether it is an archive, and so a directory.
     pub kind: Option<Kind>,
     /// The position after this entry. Pass it to `read_directory` to continue there.
     pub cookie: u64,

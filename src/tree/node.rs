@@ -128,8 +128,8 @@ impl Version {
         self.weight.filter(|_| self.container.lock().strong_count() == 0)
     }
 
-    /// The open container. If it is closed, `reopen` is called, which must return the same
-    /// generation.
+    /// Returns the container. If it is closed, opens it with `reopen`, which must return a
+    /// container of the same generation.
     pub(super) fn open<E>(
         &self,
         reopen: impl FnOnce() -> Result<Arc<OpenContainer>, E>,

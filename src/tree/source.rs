@@ -185,7 +185,8 @@ impl Source {
     }
 }
 
-/// A name in a directory of the source, its inode number, and its kind if the directory holds it.
+/// A name in a directory of the source, its inode number, and its kind. The kind is `None` if the
+/// filesystem does not store kinds in directories (DT_UNKNOWN).
 pub(super) type SourceName = (OsString, u64, Option<Kind>);
 
 /// A directory of the source. If it is open, names in it are resolved without walking its path.

@@ -94,7 +94,8 @@ fn scalar(name: &str) -> Option<Option<u64>> {
         // Long doubles of 32-bit x86 have 12 bytes, and complex ones 24.
         ('f', 2 | 4 | 8 | 12 | 16) | ('c', 8 | 16 | 24 | 32) => Some(Some(size)),
         ('S' | 'a' | 'V', _) => Some(Some(size)),
-        // A product that does not fit saturates; the check of the file's size then refuses it.
+        // If the size does not fit in 64 bits, it saturates. `from_dict` then refuses the header,
+        // unless the array is empty: the file would be too large.
         ('U', _) => Some(Some(size.saturating_mul(4))),
         ('O', 4 | 8) => Some(None),
         _ => full_name(name).map(Some),

@@ -56,7 +56,7 @@ fn block(server: &Server) -> mpsc::Sender<()> {
     release
 }
 
-pub(in crate::serve) fn is_at_hand(content: &Content, row: u64) -> bool {
+pub(in crate::serve) fn is_cached(content: &Content, row: u64) -> bool {
     let Encoding::Deflated(deflated) = &content.bytes else { unreachable!() };
     let (answer, answered) = mpsc::channel();
     let start = row * STRIDE;
@@ -109,7 +109,7 @@ fn a_span_that_was_given_up_is_decoded_again() {
     let (_server, _open, content) = member(1);
     let Encoding::Deflated(deflated) = &content.bytes else { unreachable!() };
     for _ in 0..2 {
-        assert!(!is_at_hand(&content, 2));
+        assert!(!is_cached(&content, 2));
         let bytes = read_range(&content, 2 * STRIDE, 8).recv_timeout(WAIT).unwrap();
         assert_eq!(bytes, (2 * STRIDE / 8).to_le_bytes());
         deflated.give_up(0..4 * STRIDE);

@@ -73,7 +73,7 @@ fn held(server: &Server) -> u64 {
 
 /// Reads from `at` onward until helpers have decoded 4 MiB beyond the frontier. Returns the offset
 /// of the last read.
-fn decode_ahead(server: &Server, content: &Arc<Content>, mut at: u64) -> u64 {
+fn decode_speculatively(server: &Server, content: &Arc<Content>, mut at: u64) -> u64 {
     loop {
         assert!(at < 60 << 20, "nobody can help");
         read(content, at).recv_timeout(WAIT).unwrap().unwrap();
@@ -87,7 +87,7 @@ fn decode_ahead(server: &Server, content: &Arc<Content>, mut at: u64) -> u64 {
 }
 
 #[test]
-fn what_was_decoded_ahead_goes_with_the_last_reader() {
+fn what_was_decoded_speculatively_goes_with_the_last_reader() {
     let server = server(1, 64 << 20);
     // Stored blocks, because they are decoded fastest. Only members of 64 MiB or more, decoded, are
     // decoded speculatively.
@@ -103,7 +103,7 @@ fn what_was_decoded_ahead_goes_with_the_last_reader() {
     let (_open, contents) = serve(&[member], &server);
     let content = &contents[0];
 
-    let at = decode_ahead(&server, content, 9 << 20);
+    let at = decode_speculatively(&server, content, 9 << 20);
     let before = held(&server);
     content.closed();
     let after = held(&server);
@@ -112,7 +112,7 @@ fn what_was_decoded_ahead_goes_with_the_last_reader() {
     assert_eq!(held(&server), after, "nothing was left");
 
     // While the pass goes on, the speculative spans are kept: the pass is about to use them.
-    let at = decode_ahead(&server, content, at + (1 << 20));
+    let at = decode_speculatively(&server, content, at + (1 << 20));
     let release = busy(&server);
     let reply = read(content, at + (2 << 20));
     let before = held(&server);

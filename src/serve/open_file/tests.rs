@@ -5,7 +5,7 @@ use std::{
 
 use super::*;
 use crate::serve::{
-    content::tests::{STRIDE, is_at_hand, member},
+    content::tests::{STRIDE, is_cached, member},
     testing::WAIT,
 };
 
@@ -31,15 +31,15 @@ fn rows_that_even_strides_lead_to_are_decoded_before_they_are_asked_for() {
     let (_server, open, content) = member(4);
     let file = open_file(open, &content);
     for row in 0..4 {
-        assert!(!is_at_hand(&content, row), "{row}");
+        assert!(!is_cached(&content, row), "{row}");
         assert_eq!(read(&file, row).recv_timeout(WAIT), Ok(row));
     }
     let start = Instant::now();
-    while !(is_at_hand(&content, 4) && is_at_hand(&content, 5)) {
+    while !(is_cached(&content, 4) && is_cached(&content, 5)) {
         assert!(start.elapsed() < WAIT);
         std::thread::yield_now();
     }
-    assert!(!is_at_hand(&content, 6));
+    assert!(!is_cached(&content, 6));
 }
 
 #[test]
@@ -58,5 +58,5 @@ fn what_is_asked_for_does_not_wait_for_what_strides_lead_to() {
     release.send(()).unwrap();
     assert_eq!(row.recv_timeout(WAIT), Ok(3));
     ended.recv_timeout(WAIT).unwrap();
-    assert!(!is_at_hand(&content, 4) && !is_at_hand(&content, 5), "others waited");
+    assert!(!is_cached(&content, 4) && !is_cached(&content, 5), "others waited");
 }

@@ -23,7 +23,7 @@ pub fn deflate(plain: &[u8]) -> Vec<u8> {
     encoder.finish().expect("a vector takes all")
 }
 
-/// So many zeros, encoded.
+/// `len` zeros, encoded.
 pub fn deflate_zeros(len: u64) -> Vec<u8> {
     let mut encoder = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::fast());
     io::copy(&mut io::repeat(0).take(len), &mut encoder).expect("a vector takes all");

@@ -73,7 +73,7 @@ pub(crate) enum Place {
     Span(usize, Range<u64>),
     /// Beyond the frontier. The span at the frontier gets this number.
     Beyond(usize),
-    /// After the end of the stream.
+    /// Nowhere: the stream ends at or before this offset.
     AfterEnd,
 }
 
@@ -205,8 +205,8 @@ impl State {
         self.adopting.is_some()
     }
 
-    /// Records the span that was decoded at the frontier, if there is one, with its CRC-32; and
-    /// what follows the span.
+    /// Records what a thread has decoded at the frontier: the span with its CRC-32, if there is a
+    /// span, the checksums up to the new frontier, and what comes after the span.
     pub(crate) fn advance(&mut self, span: Option<&(Span, u32)>, sums: Sums, end: PassEnd) {
         let (next, live) = match end {
             PassEnd::Next(next, live) => (Some(next), live),

@@ -101,8 +101,8 @@ impl<'a> Bits<'a> {
         Self { input, source, lent }
     }
 
-    /// The bytes in memory, or else the chunk. `input.next` is an index of these bytes, or their
-    /// number.
+    /// The whole encoded stream if the source has it in memory, else the loaded chunk. `input.next`
+    /// is an index into these bytes; it equals their length when all of them have been taken.
     pub(super) fn chunk(&self) -> &[u8] {
         self.lent.unwrap_or(&self.input.chunk)
     }

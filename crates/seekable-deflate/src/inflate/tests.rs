@@ -346,7 +346,7 @@ fn the_first_of_two_literals_may_be_the_one_that_reaches_the_limit() {
 
 /// Decodes `encoded` up to a random pause, and then with a window of units that only refer to the
 /// places of its bytes. Replaces these references afterwards by the bytes.
-fn decode_behind_an_unknown_window(encoded: &[u8], loops: Loops, random: &mut Random) -> Vec<u8> {
+fn decode_after_an_unknown_window(encoded: &[u8], loops: Loops, random: &mut Random) -> Vec<u8> {
     let mut input = Input::new(0..encoded.len() as u64);
     let mut decoder = Decoder::new().with(loops);
     let first = 1 + random.below(100_000);
@@ -371,14 +371,14 @@ fn decode_behind_an_unknown_window(encoded: &[u8], loops: Loops, random: &mut Ra
 }
 
 #[test]
-fn behind_an_unknown_window_each_unit_is_a_byte_or_names_the_one_it_stands_for() {
+fn after_an_unknown_window_each_unit_is_a_byte_or_names_the_one_it_stands_for() {
     for seed in 0..if cfg!(miri) { 3 } else { 300 } {
         let mut random = Random::new(seed);
         let len = random.below(400_000);
         let encoded = synthetic::stream(&mut random, if cfg!(miri) { len % 2000 } else { len });
         let slow = slow::decode(&encoded);
         for loops in [Loops::Best, Loops::Portable, Loops::Careful] {
-            let found = decode_behind_an_unknown_window(&encoded, loops, &mut random);
+            let found = decode_after_an_unknown_window(&encoded, loops, &mut random);
             assert!(found == slow.bytes, "seed {seed}, {loops:?}");
         }
     }

@@ -132,8 +132,8 @@ impl Asker {
         }
     }
 
-    /// Forgets the bytes that were decoded by a wrong saved index. A blocked thread is told instead,
-    /// since it may have got earlier spans by that index.
+    /// Forgets the bytes that were decoded by a wrong saved index. A blocked thread gets an error
+    /// instead, since it may have got earlier spans by that index.
     pub(super) fn start_again(mut self) -> Result<Self, Answer> {
         self.next = self.asked.start;
         match &mut self.want {

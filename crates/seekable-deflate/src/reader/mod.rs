@@ -59,12 +59,12 @@ impl<R: ReadAt> DeflateReader<R> {
         Self { shared: Arc::new(Shared { source, core, table }) }
     }
 
-    /// Fills `buf` with decoded bytes from `offset`. Returns fewer bytes only at the end of the
-    /// stream, or before damage that [`stopped`](StreamVerdict::Stopped) it; the next read after
-    /// such damage fails.
+    /// Fills `buf` with decoded bytes from `offset` on. Returns fewer bytes only if the stream ends
+    /// within `buf`, or if damage [stops](StreamVerdict::Stopped) the stream there. The next read,
+    /// which starts at the damage, fails.
     ///
     /// # Errors
-    /// See [`Error`]. Bytes before damage stay readable.
+    /// See [`Error`]. Bytes before damage that stops the stream stay readable.
     pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize, Error> {
         let end = offset.saturating_add(buf.len() as u64);
         let mut filled = 0;

@@ -82,7 +82,8 @@ fn check_window(record: &Record, end: u64) -> Result<u64, IndexError> {
     if usize::from(window.len) > HISTORY || u64::from(window.len) > record.decoded {
         return Err(IndexError::Corrupt("length of a window"));
     }
-    // An overflow means damage: `check` compares the sum with the length in the header.
+    // The lengths of all windows must add up to `header.windows_len` (see `check`), which is a
+    // `u64`. So a sum that overflows means damage.
     end.checked_add(window.packed_len.into()).ok_or(IndexError::Corrupt("length of a window"))
 }
 

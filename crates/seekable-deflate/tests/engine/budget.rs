@@ -122,7 +122,7 @@ fn checkpoints_of_many_small_spans_stay_few() {
 }
 
 #[test]
-fn what_is_given_up_behind_a_pass_reads_the_same_again() {
+fn what_is_given_up_after_a_pass_reads_the_same_again() {
     let plain = data(Data::Text, 1 << 20, 1);
     let encoded = deflate(&plain, Encoder::Flate2(6));
     let memory = Memory::new(PLENTY);

@@ -91,7 +91,7 @@ fn a_stream_with_any_bit_flipped_never_yields_wrong_bytes_once_that_is_known() {
                 assert!(!is_cached(&reader, 0));
             }
             match error {
-                // Zeros behind the final block are all that may change without being seen.
+                // Zeros after the final block are all that may change without being seen.
                 None => assert!(found == plain && expected == plain, "bit {bit}"),
                 Some(_) => assert!(expected.starts_with(&found), "bit {bit}"),
             }
@@ -242,7 +242,7 @@ fn damage_in_the_middle_is_remembered_and_bytes_before_it_stay_readable() {
 }
 
 #[test]
-fn bytes_that_change_behind_the_frontier_are_never_returned() {
+fn bytes_that_change_before_the_frontier_are_never_returned() {
     let plain = data(Data::Noise, 100_000, 1);
     let source = Probe::new(deflate(&plain, Encoder::Flate2(0)));
     let memory = Memory::new(PLENTY);

@@ -292,7 +292,7 @@ fn symbols_that_are_no_good() -> Vec<Oddity> {
             writer.bits(7, 3);
         }),
         bad("a stored block whose lengths differ", "invalid stored block lengths", |writer| {
-            // Behind an empty one a byte begins.
+            // After an empty block a byte begins.
             writer.stored(false, b"").bits(1, 8).bits(1, 16).bits(1, 16);
         }),
     ];
@@ -320,7 +320,7 @@ fn all() -> impl Iterator<Item = Oddity> {
         .chain(symbols_that_are_no_good())
 }
 
-/// A block of 100 KB that is not the last: behind it the fast loops run, and reads begin at
+/// A block of 100 KB that is not the last: after it the fast loops run, and reads begin at
 /// checkpoints. It ends in the middle of a byte.
 fn write_block_before(writer: &mut Writer, plain: &mut Vec<u8>) {
     let (litlen, distance) = fixed();
@@ -427,15 +427,15 @@ fn libdeflate_reads_every_oddity_that_is_good() {
 }
 
 #[test]
-fn bits_and_streams_behind_the_final_block_are_ignored() {
+fn bits_and_streams_after_the_final_block_are_ignored() {
     for oddity in all().filter(|oddity| oddity.verdict.is_ok()) {
         let (mut writer, mut plain) = (Writer::new(), Vec::new());
         (oddity.write)(&mut writer, &mut plain);
         let len = writer.done().len();
-        for behind in 1..12 {
+        for after in 1..12 {
             writer.bits(1, 1);
             let mut encoded = writer.done();
-            if behind > 8 {
+            if after > 8 {
                 encoded.extend(deflate(b"another stream", Encoder::Flate2(6)));
             }
             let mut whole = Vec::new();

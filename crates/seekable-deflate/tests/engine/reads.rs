@@ -65,7 +65,7 @@ fn spans_of_one_byte_are_read_again_one_by_one() {
 }
 
 #[test]
-fn bytes_behind_the_final_block_are_ignored() {
+fn bytes_after_the_final_block_are_ignored() {
     let plain = data(Data::Floats, 10_000, 1);
     let mut encoded = deflate(&plain, Encoder::Flate2(6));
     encoded.extend([0xff; 100]);

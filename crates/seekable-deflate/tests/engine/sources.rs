@@ -33,7 +33,7 @@ fn an_error_of_the_source_is_passed_on_and_the_next_read_goes_on() {
         let (source, countdown) = failing(encoded.clone(), || Err(io::Error::other("unplugged")));
         let memory = Memory::new(PLENTY);
         let reader = reader_within(&source, known(&plain, 100_000), &memory);
-        for round in ["first pass", "behind the frontier"] {
+        for round in ["first pass", "before the frontier"] {
             countdown.store(fail_at, Ordering::SeqCst);
             let mut failures = 0;
             for offset in (0..300_000).step_by(50_000) {
@@ -125,7 +125,7 @@ fn the_first_pass_reads_each_encoded_byte_once() {
 }
 
 #[test]
-fn a_row_behind_the_frontier_costs_the_encoded_bytes_of_its_span() {
+fn a_row_before_the_frontier_costs_the_encoded_bytes_of_its_span() {
     let plain = data(Data::Floats, 4 << 20, 1);
     let encoded = deflate(&plain, Encoder::Flate2(6));
     let ratio = plain.len() as u64 / encoded.len() as u64;

@@ -73,7 +73,7 @@ fn frontier_of(index: &[u8]) -> u64 {
 }
 
 #[test]
-fn damage_behind_an_index_is_found_out_once_and_stays() {
+fn damage_after_an_index_is_found_out_once_and_stays() {
     let plain = data(Data::Text, 900_000, 1);
     let good = deflate(&plain, Encoder::Flate2(6));
     let options = known(&plain, 50_000);
@@ -85,7 +85,7 @@ fn damage_behind_an_index_is_found_out_once_and_stays() {
     damaged[half..half + 100].fill(0xff);
     let source = Probe::new(damaged);
     let later = resumed(&source, options, index.clone());
-    assert!(read(&later, 800_000, 10).unwrap() == slice(&plain, 800_000, 10), "behind the damage");
+    assert!(read(&later, 800_000, 10).unwrap() == slice(&plain, 800_000, 10), "after the damage");
     assert!(!later.progress().has_dropped_index);
     let (mut failed, mut offset) = (0, 0);
     while offset < 900_000 {

@@ -147,7 +147,7 @@ pub fn deflate(plain: &[u8], encoder: Encoder) -> Vec<u8> {
 
 type Hook = Box<dyn Fn(u64, usize) -> io::Result<()> + Send + Sync>;
 
-/// A source that counts what is read of it, and fails, waits or panics where it is told to.
+/// A source that counts the bytes read, and calls a hook that may fail, wait or panic.
 pub struct Probe {
     pub bytes: Mutex<Vec<u8>>,
     len: usize,

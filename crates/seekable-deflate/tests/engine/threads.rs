@@ -132,7 +132,7 @@ fn threads_that_read_everything_at_once_decode_it_once() {
 }
 
 #[test]
-fn a_reader_behind_the_frontier_is_not_held_up_by_one_ahead() {
+fn a_reader_before_the_frontier_is_not_held_up_by_one_beyond_it() {
     let plain = data(Data::Noise, 1_000_000, 1);
     let encoded = deflate(&plain, Encoder::Flate2(6));
     let (source, gate) = gated(encoded, 700_000);
@@ -140,21 +140,21 @@ fn a_reader_behind_the_frontier_is_not_held_up_by_one_ahead() {
     let reader = reader_within(&source, known(&plain, 64 << 10), &memory);
     read(&reader, 400_000, 1).unwrap();
     thread::scope(|scope| {
-        let ahead = scope.spawn(|| read(&reader, 999_990, 10));
+        let beyond = scope.spawn(|| read(&reader, 999_990, 10));
         gate.wait_until_reached();
-        // The frontier is stuck. Behind it reads go on, cached or not, as does a look ahead.
+        // The frontier is stuck. Reads before it go on, cached or not, as does a look beyond it.
         assert!(read(&reader, 0, 400_000).unwrap() == plain[..400_000]);
         memory.clear();
         assert!(read(&reader, 0, 400_000).unwrap() == plain[..400_000]);
         assert!(!is_cached(&reader, 999_990));
         assert!(reader.progress().frontier < 800_000);
         gate.open();
-        assert!(ahead.join().unwrap().unwrap() == plain[999_990..]);
+        assert!(beyond.join().unwrap().unwrap() == plain[999_990..]);
     });
 }
 
 #[test]
-fn a_reader_ahead_wakes_others_as_it_passes_them() {
+fn a_reader_beyond_the_frontier_wakes_others_as_it_passes_them() {
     let plain = data(Data::Noise, 1_000_000, 1);
     let encoded = deflate(&plain, Encoder::Flate2(6));
     // The far reader is held back at once, then near its end.

@@ -86,8 +86,8 @@ pub(super) enum Symbol {
 }
 
 impl<T: Unit> Cursor<T> {
-    /// A cursor at the place of `bits` and `out`. `None` if that is too near to the end of the
-    /// input or to `limit`, or if the bit buffer is too full.
+    /// A cursor at the position of `bits` and `out`. `None` if that position is too near to the end
+    /// of the input chunk or to `limit`, or if the bit buffer is too full.
     pub(super) fn new(bits: &Bits, out: &mut Output<T>, limit: usize) -> Option<Self> {
         let (input, chunk) = (&*bits.input, bits.chunk());
         let input_edge = chunk.len().checked_sub(INPUT_MARGIN)?;

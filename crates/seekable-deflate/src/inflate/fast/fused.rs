@@ -213,8 +213,9 @@ pub(super) fn decode<P: Processor, T: Unit, const WIDTH: usize>(
                 }
             }
         }
-        // SAFETY: the second refill, or one directly after the second, which does not count. At
-        // most one match has been written since `is_inside` returned `true`.
+        // SAFETY: `plain_symbol` refills once. That is at most the second refill since `is_inside`
+        // returned `true`, or it comes directly after the second and does not count (see
+        // `Cursor::refill`). At most one match has been written since then.
         match unsafe { cursor.plain_symbol::<P>(tables) } {
             Symbol::Literal | Symbol::Match { .. } => {}
             Symbol::EndOfBlock => return true,
@@ -262,12 +263,12 @@ unsafe fn decode_run<P: Processor, T: Unit, const WIDTH: usize>(
     }
 }
 
-/// Writes the literals or the match of `entry`. Returns `false` if `entry` is `ELSEWHERE`.
-/// `buffer` is the bit buffer before `entry` was consumed.
+/// Writes the literals or the match of `entry`. Returns `false` and writes nothing if `entry` is
+/// `ELSEWHERE`. `buffer` is the bit buffer before `entry` was consumed.
 ///
 /// # Safety
-/// The symbol must start before the limit, and `HISTORY` units must lie between `floor` and it.
-/// `address` must be that of the entry in `table`.
+/// `out` must be before the limit, with `HISTORY` units or more between `floor` and `out`.
+/// `address` must be the address of `entry` in `table`.
 #[inline(always)]
 unsafe fn put_symbol<P: Processor, T: Unit, const WIDTH: usize>(
     cursor: &mut Cursor<T>,

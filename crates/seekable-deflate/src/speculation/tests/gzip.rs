@@ -26,7 +26,7 @@ fn gzipped(plain: &[u8], level: u32) -> Vec<u8> {
 }
 
 /// The blocks of `plain` from a longer stream: they may refer to 40,000 bytes before them.
-fn blocks_behind_others(plain: &[u8]) -> Vec<u8> {
+fn blocks_after_others(plain: &[u8]) -> Vec<u8> {
     let mut encoder =
         flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::default());
     encoder.write_all(&plain[..40_000]).unwrap();
@@ -49,7 +49,7 @@ fn a_chunk_soon_after_the_start_of_a_gzip_member_has_no_whole_window() {
     encoder.write_all(&plain[1000..]).unwrap();
     let good = encoder.finish().unwrap();
     // This member has matches that reach to before its start.
-    let bad = [first_block, blocks_behind_others(&plain), vec![0; 8]].concat();
+    let bad = [first_block, blocks_after_others(&plain), vec![0; 8]].concat();
     let options = Options { format: Format::Gzip, ..bare(100_000) };
     let good = [&fixed[..], &good].concat();
     assert!(check("a good member", &good, &options) > 0);

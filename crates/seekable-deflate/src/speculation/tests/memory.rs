@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn what_was_decoded_ahead_can_be_given_up_at_any_time() {
+fn what_was_decoded_speculatively_can_be_given_up_at_any_time() {
     let plain = floats(LEN);
     let encoded = deflate(&plain, 6);
     let source = &encoded[..];
@@ -48,7 +48,7 @@ fn what_helpers_were_at_when_it_was_given_up_is_not_kept() {
 }
 
 #[test]
-fn what_was_decoded_ahead_goes_when_an_index_is_adopted() {
+fn what_was_decoded_speculatively_goes_when_an_index_is_adopted() {
     let encoded = deflate(&floats(LEN), 6);
     let source = &encoded[..];
     let whole = core(&encoded, &bare(100_000), Tuning::DEFAULT, PLENTY);
@@ -67,7 +67,7 @@ fn what_was_decoded_ahead_goes_when_an_index_is_adopted() {
 }
 
 #[test]
-fn what_is_decoded_ahead_stays_within_the_memory() {
+fn what_is_decoded_speculatively_stays_within_the_memory() {
     let plain = [labels(2 << 20), vec![0; 20 << 20], labels(2 << 20), floats(2 << 20)].concat();
     let encoded = deflate(&plain, 6);
     for memory in [1 << 20, 4 << 20, 16 << 20] {
@@ -88,7 +88,7 @@ fn with_a_job(source: &&[u8]) -> Arc<Core> {
 }
 
 #[test]
-fn a_span_that_is_made_ahead_is_counted_with_its_window() {
+fn a_span_that_is_made_speculatively_is_counted_with_its_window() {
     let encoded = deflate(&floats(LEN), 6);
     let core = with_a_job(&&encoded[..]);
     let before = core.memory.reserved();
@@ -99,7 +99,7 @@ fn a_span_that_is_made_ahead_is_counted_with_its_window() {
 }
 
 #[test]
-fn no_span_is_made_ahead_that_there_is_no_memory_for() {
+fn no_span_is_made_speculatively_that_there_is_no_memory_for() {
     let encoded = deflate(&floats(LEN), 6);
     let core = with_a_job(&&encoded[..]);
     let others = core.memory.reserve_anyway(PLENTY / 8 * 3 - core.memory.reserved());

@@ -28,7 +28,7 @@ fn where_a_chunk_begins_it_does_not_say_where_the_symbol_before_ends() {
 }
 
 #[test]
-fn a_source_that_has_changed_does_not_lead_behind_a_chunk() {
+fn a_source_that_has_changed_does_not_lead_past_a_chunk() {
     let encoded = deflate(&floats(1 << 20), 6);
     let range = 0..encoded.len() as u64;
     let buffers = Buffers::new(Memory::new(PLENTY));
@@ -44,7 +44,7 @@ fn a_source_that_has_changed_does_not_lead_behind_a_chunk() {
 }
 
 #[test]
-fn matches_that_are_noted_ahead_are_counted() {
+fn matches_that_are_noted_speculatively_are_counted() {
     // Almost as many matches as a piece may note, of four bytes each.
     let mut random = Random(13);
     let mut plain: Vec<u8> = Vec::new();
