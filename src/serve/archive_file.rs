@@ -1,10 +1,11 @@
-//! One open decoded archive (`archive::DecodedArchive`): headers that are written while they are
-//! read, and the bytes of members.
+//! One open decoded archive (`archive::DecodedArchive`): its headers, which are built when they are
+//! read, and the bytes of its members.
 //!
-//! A member is opened at the first read of its bytes, and compared with its CRC-32 first if its own
-//! file would be. So opening the archive decodes nothing, and a damaged member fails only the reads
-//! that need its bytes. A read of several members waits for all of them without a thread. Knows
-//! nothing of inodes, except the numbers that it passes on for an alarm.
+//! A member is opened at the first read of its bytes. It is compared with its CRC-32 before that
+//! read if an open of its own file would do so. Opening the archive therefore decodes nothing, and
+//! a damaged member fails only the reads that need its bytes. A read across several members holds
+//! no thread while it waits for them. Knows nothing of inodes, except the numbers that it passes on
+//! for an alarm.
 
 use std::{num::NonZeroUsize, ops::Range, sync::Arc};
 
@@ -27,18 +28,17 @@ const MOST_OPEN: NonZeroUsize = NonZeroUsize::new(16).expect("not zero");
 /// kernel's read-ahead of 128 KiB may hold a thousand tiny members.
 const MOST_AT_ONCE: usize = 8;
 
-/// How often a member is compared before one read of it. Once is enough, unless its index turns out
-/// to be wrong meanwhile.
+/// Most comparisons of a member for one read. One is enough, unless the index of the member turns
+/// out to be wrong meanwhile.
 const MOST_TRIES: u32 = 3;
 
 /// How many members are prepared for a sequential reader at a time.
 const MOST_PREPARED: usize = 2;
 
-/// How many parts are looked at to find those members. Where parts are smaller, nothing is
-/// prepared: decoding them takes no longer than waking a thread.
+/// Most parts that are searched for these members.
 const MOST_LOOKED_AT: usize = 64;
 
-/// A smaller member is not prepared. Bytes.
+/// A smaller member is not prepared: decoding it takes no longer than waking a thread. Bytes.
 const WORTH_PREPARING: u64 = 64 << 10;
 
 /// Most members of an archive that is read as a whole while its open waits. Each takes some 20 us.
@@ -144,8 +144,8 @@ impl ArchiveFile {
         bytes
     }
 
-    /// Notes under which inodes bytes of the member are read: that of its own file, which a line in
-    /// the log is about, and that of the archive.
+    /// Notes both inodes under which the member is read: its own file, which a line in the log
+    /// names, and the archive.
     fn watch(&self, content: &Content, id: MemberId) {
         content.watch(self.first_member + u64::from(id.0));
         content.watch(self.inode);
@@ -202,7 +202,7 @@ impl ArchiveFile {
                 });
             }
             Part::Decoded(id, range) => {
-                // A range of one read has 32 bits.
+                // One read requests at most `u32::MAX` bytes.
                 let size = (range.end - range.start) as u32;
                 self.with_member(id, move |member| match member {
                     Ok(member) => member.read(asker, range.start, size, reply),
@@ -221,7 +221,8 @@ impl ArchiveFile {
         Ok(bytes)
     }
 
-    /// Calls `then` with the open member `id`. That is opened, and compared first if need be.
+    /// Calls `then` with member `id`. Opens the member first if it is not open, and compares it if
+    /// necessary.
     fn with_member(
         self: &Arc<Self>,
         id: MemberId,
@@ -252,7 +253,7 @@ impl ArchiveFile {
         }
     }
 
-    /// Compares a member, and tries again to open it. Then the member has a verdict.
+    /// Compares a member, then tries again to open it: by then it is confirmed or condemned.
     fn verify(self: &Arc<Self>, content: Arc<Content>, id: MemberId, tries: u32, then: WithMember) {
         let (this, verified) = (self.clone(), content.clone());
         content.verify(Box::new(move |result| match result {
@@ -263,8 +264,8 @@ impl ArchiveFile {
         }));
     }
 
-    /// Keeps a member open for the next reads. If another thread has opened it meanwhile, that one
-    /// is used.
+    /// Keeps a member open for the next reads. Returns the one that another thread has opened
+    /// meanwhile, if there is one.
     fn keep(&self, id: MemberId, member: OpenFile) -> Arc<OpenFile> {
         let mut members = self.members.lock();
         if let Some(first) = members.get(&id) {
@@ -280,8 +281,8 @@ impl ArchiveFile {
     }
 
     /// If the archive is read in sequence, opens the members that come next, so that they are
-    /// compared or decoded when the reader comes to them. Inside of a member its open file does
-    /// that.
+    /// compared or decoded when the reader comes to them. Within a member, its `OpenFile` reads
+    /// ahead.
     fn prepare_next(self: &Arc<Self>, offset: u64, size: u64) {
         let distance = self.container.shared().read_ahead;
         let prediction = self.pattern.lock().follow(offset, size, distance);
@@ -306,7 +307,7 @@ impl ArchiveFile {
     }
 
     fn prepare(self: &Arc<Self>, id: MemberId, distance: u64) {
-        // What is wrong with the member is for its first read to report.
+        // Damage is left to the first read of the member, which reports it.
         if self.container.content(id).is_ok_and(|content| content.damage().is_none()) {
             self.with_member(id, move |member| {
                 if let Ok(member) = member {
@@ -350,7 +351,7 @@ impl Gather {
             // A read of a member gives all bytes that it asks for.
             Ok(bytes) => gathered.bytes[place].copy_from_slice(bytes),
             Err(failure) => {
-                // One failure is reported. One that the log lacks takes precedence.
+                // The read reports one failure: if possible, one that is to be logged.
                 if gathered.failure.is_none() || failure.repeats.is_some() {
                     gathered.failure = Some(failure);
                 }

@@ -90,7 +90,7 @@ impl Background {
             let has_failed = bytes == 0 && was_answered;
             match content.is_settled() {
                 true => {}
-                // A pass that failed is queued again by the next read: it could fail without end.
+                // The next read queues a failed pass again. Queued here, it could fail without end.
                 false if has_failed => content.gave_up_verifying(),
                 false => self.queue.lock().contents.push_back(Arc::downgrade(&content)),
             }

@@ -117,20 +117,19 @@ impl OpenContainer {
         drop(dropped);
     }
 
-    /// Saves the indexes of members that have been decoded in part, too.
+    /// Saves the indexes that have grown, also those of members that are not decoded to their end.
     pub(crate) fn save_indexes(&self) {
         if let Some(index) = &self.index {
             index.save();
         }
     }
 
-    /// Makes the failure of an open of member `id` with `error`. It holds whether the failure is to
-    /// be logged.
+    /// The failure of an open of member `id` with `error`, and how to log it.
     pub(crate) fn refusal(&self, id: MemberId, error: Error) -> Failure {
         self.reports.failure("open", id.0, error)
     }
 
-    /// Makes the failure of a read of the archive itself, not of a member.
+    /// The failure of a read of the archive itself, not of a member.
     pub(super) fn failure(&self, error: Error) -> Failure {
         let repeats = self.reports.repeats("read", error.reason());
         Failure { error, repeats, member: None }

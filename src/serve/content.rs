@@ -1,8 +1,7 @@
 //! The decoded bytes of one member, for any method of compression.
 //!
 //! A read is answered from the decoded copy of the member, from cached spans, or by the decoder of
-//! its method. If the verdict has condemned the member, the read fails in any case. Knows nothing
-//! of handles.
+//! its method. Every read of a condemned member fails. Knows nothing of handles.
 
 use std::{
     cell::RefCell,
@@ -56,7 +55,7 @@ pub(super) enum Encoding {
 pub(crate) enum Readiness {
     /// Any byte can be read at once.
     Ready,
-    /// The member has not been compared with its CRC-32 as a whole. An open or a read starts that.
+    /// Not all bytes have been compared with the CRC-32 yet. An open or a read starts that.
     Unverified {
         /// Decoded bytes that have been compared.
         done: u64,
@@ -157,7 +156,7 @@ impl Content {
     }
 
     /// Whether the member must be compared with its CRC-32 by [`verify`](Self::verify) before it is
-    /// opened. A small member is compared here, by this thread.
+    /// opened. This call itself compares a member of at most `AT_ONCE` bytes.
     pub(super) fn must_be_verified(&self) -> bool {
         // The decoder compares such a member before the first byte is read.
         if matches!(self.bytes, Encoding::Whole(..)) {
@@ -213,8 +212,8 @@ impl Content {
         self.verdict.number()
     }
 
-    /// Whether this content is worth keeping: to make it again would cost more than a few
-    /// milliseconds of decoding, or known damage would be forgotten.
+    /// Whether this content is worth keeping: dropping it would end a comparison, forget known
+    /// damage, or cost more than a few milliseconds of decoding.
     pub(super) fn is_worth_keeping(&self) -> bool {
         let is_known_wrong = self.damage().is_some();
         let is_being_compared = self.is_queued.load(Ordering::Relaxed) && !self.is_settled();
@@ -284,13 +283,13 @@ impl Content {
         self.copy.as_ref()?.of(handle)
     }
 
-    /// Makes the failure of `operation` with `error`. It holds whether the failure is to be logged.
+    /// The failure of `operation` with `error`, and how to log it.
     pub(crate) fn failure(&self, operation: &'static str, error: Error) -> Failure {
         self.verdict.failure(operation, self.cause(error))
     }
 
-    /// The true cause of `error`. While an archive is being overwritten, its bytes may look
-    /// damaged. That is not damage.
+    /// `error`, or `Overwritten` if the archive was overwritten: bytes that are being overwritten
+    /// may look damaged.
     fn cause(&self, error: Error) -> Error {
         let is_damage = matches!(error, Error::Damaged(_));
         if is_damage && self.source.check().is_err() { Error::Overwritten } else { error }
@@ -383,7 +382,7 @@ impl Content {
         self.verdict.judge(head)
     }
 
-    /// The reason why no byte of the member is served, if there is one and it is known.
+    /// Why no byte of the member is served; `None` if nothing wrong is known.
     pub(super) fn damage(&self) -> Option<Error> {
         match (self.verdict.error(), &self.bytes) {
             (Some(error), _) => Some(error.clone()),

@@ -25,11 +25,11 @@ use crate::{
     sync::Mutex,
 };
 
-/// Bytes that are written between two syncs. The limit keeps dirty pages from filling the memory,
-/// and the end of the server waits for no more bytes than these.
+/// Bytes that are written between two syncs. This bounds the dirty pages in memory, and the time
+/// that the end of the server waits for a copy.
 const SYNC_EVERY: u64 = 64 << 20;
 
-/// Bytes that are read at a time. As large as the largest span, or larger.
+/// Bytes that are read at a time: the largest spacing of checkpoints.
 const PART: u64 = 1 << 20;
 
 /// The smallest member that gets a copy. Decoded bytes. A smaller member is decoded again in a few
@@ -40,7 +40,7 @@ pub(super) const LEAST_SIZE: u64 = 1 << 20;
 const DIRECTORY: i64 = 1;
 const ALL_MEMBERS: u32 = u32::MAX;
 
-/// What the copy of any member needs.
+/// What the copies of all members share.
 #[derive(Clone)]
 pub(super) struct Copier {
     pub store: Arc<Copies>,
@@ -245,7 +245,7 @@ impl MemberCopy {
             file.write_all_at(&bytes, at)?;
             crc32.update(&bytes);
             if !was_cached {
-                // Spans that lie in two parts go with the second.
+                // The range covers the part before as well, for spans across the border of the two.
                 member.give_up(at.saturating_sub(PART)..end);
             }
             at = end;

@@ -40,7 +40,7 @@ pub(super) struct Deflated {
     shared: Arc<Shared>,
     verdict: Arc<Verdict>,
     /// The saved indexes of the archive, and the member's key in them; `None` if the member is too
-    /// small.
+    /// small or indexes are not saved.
     index: Option<(StreamKey, Arc<ArchiveIndex>)>,
     /// Frontier of the member's saved index, in decoded bytes.
     saved: AtomicU64,
@@ -187,7 +187,8 @@ impl Deflated {
         let (size, Range { start, end }) = (self.size, range.clone());
         self.reader.ask(range, move |bytes| {
             reply(match bytes {
-                // Reads are clamped to the size, and the engine checks that the stream has it.
+                // Not expected: reads end at `size`, and the engine checks that the stream has
+                // `size` bytes.
                 Ok(bytes) if start + (bytes.len() as u64) < end => {
                     let decoded = start + bytes.len() as u64;
                     Err(archive::Error::Short { decoded, size }.into())
@@ -250,7 +251,7 @@ impl Deflated {
         }
     }
 
-    /// Runs the first of `works` in this thread. The pool runs the others, and what follows.
+    /// Runs the first of `works` in this thread. Queues the others, and the works that follow.
     fn work_here(self: &Arc<Self>, works: Works) {
         let mut works = works.into_iter();
         let first = works.next();

@@ -39,7 +39,8 @@ const MEMBERS: usize = 256;
 enum EntrySource<'a> {
     /// An older index file, which has the entry.
     File(&'a Arc<IndexFile>, Trust),
-    /// An open stream that has been decoded farther than the entry of any file.
+    /// An open stream that has been decoded farther than any file says, or whose saved entry cannot
+    /// be used.
     Stream(&'a Arc<Deflated>),
     /// The entry has no index. It only records that the member was compared with its CRC-32 and is
     /// right.
@@ -181,7 +182,7 @@ impl ArchiveIndex {
         self.saver.spawn(move || this.save());
     }
 
-    /// Notes that a stream has been decoded `bytes` farther. `ended`: to its end.
+    /// Notes that a stream has been decoded `bytes` farther. `ended`: the stream is decoded whole.
     pub(super) fn progress(self: &Arc<Self>, bytes: u64, ended: bool) {
         let unsaved = self.unsaved.fetch_add(bytes, Ordering::Relaxed) + bytes;
         let saved = self.saved.load(Ordering::Relaxed);
@@ -252,7 +253,7 @@ impl ArchiveIndex {
         streams.iter().filter_map(|(key, stream)| Some((*key, stream.upgrade()?))).collect()
     }
 
-    /// The open streams that have been decoded farther than their saved indexes reach.
+    /// The open streams that have something to save ([`Deflated::has_unsaved`]).
     fn unsaved(&self) -> BTreeMap<StreamKey, Arc<Deflated>> {
         let mut streams = self.live();
         streams.retain(|_, stream| stream.has_unsaved());

@@ -2,9 +2,9 @@
 //!
 //! A [`Content`] is the decoded bytes of one member. A read of bytes that are available is answered
 //! on the calling thread. A read that needs decoding is parked, and a bounded pool decodes one span
-//! per task. So a long first pass never delays the reads of other members for long. This layer
-//! knows nothing of names or FUSE. It has inode numbers only to report which cached pages may be
-//! wrong.
+//! per task, so that a long first pass never delays the reads of other members for long. This layer
+//! knows nothing of names or FUSE. It keeps inode numbers only to report which pages in the
+//! kernel's cache may be wrong.
 #![forbid(unsafe_code)]
 
 mod archive_file;
@@ -76,8 +76,8 @@ pub(crate) struct Settings {
     pub cache_size: u64,
     /// Threads that decode spans.
     pub threads: usize,
-    /// Whether the threads that decode spans do all other work as well, because the process may
-    /// have few threads.
+    /// Whether all work shares the threads that decode spans, because the process may have few
+    /// threads. Then members are not compared in the background.
     pub few_threads: bool,
     /// Directory of the unlinked files that hold decoded members of methods without seek points.
     pub temporary: PathBuf,
@@ -178,14 +178,14 @@ impl Shared {
 /// Threads that decode members whole. Two, so that one slow member does not delay the next.
 const WHOLE_THREADS: usize = 2;
 
-/// Threads that open archives of some thousands of members. Archives of more members have a thread
-/// of their own, because they are opened one at a time, and no other archive must wait for them.
+/// Threads that open archives of some thousands of members. Archives of still more members are
+/// opened one at a time, by another thread, so that no other archive waits for them.
 const LARGE_THREADS: usize = 2;
 
-/// How long the end of the server waits until an index has been written.
+/// How long the server waits at its end until an index has been written.
 const SAVING: Duration = Duration::from_secs(60);
 
-/// When memory is short, the cache shrinks to its full size divided by this, and no further.
+/// The cache never shrinks below its full size divided by this, however short memory is.
 const LEAST_CACHE: u64 = 8;
 
 /// The largest distance of read-ahead, whatever the size of the cache. Decoded bytes.
@@ -256,8 +256,8 @@ impl Server {
         })
     }
 
-    /// Calls `listener` with each inode whose pages in the kernel's cache may be wrong, and with the
-    /// error if it is to be logged. To be called once, before anything is served.
+    /// Sets the function that is called with each inode whose pages in the kernel's cache may be
+    /// wrong, and with the error if the error is to be logged. Call this once, before serving.
     pub(crate) fn on_condemned(
         &self,
         listener: impl Fn(u64, Option<&Error>) + Send + Sync + 'static,
@@ -282,8 +282,8 @@ impl Server {
     }
 
     /// Sets the function that frees other memory when shrinking the cache to its smallest size does
-    /// not free enough. Its argument is the number of bytes that are still missing. To be called
-    /// once, before anything is served.
+    /// not free enough. Its argument is the number of bytes that are still missing. Call this once,
+    /// before serving.
     pub(crate) fn on_memory_shortage(&self, give_way: impl Fn(u64) + Send + Sync + 'static) {
         let memory = self.shared.memory.clone();
         let least = self.shared.cache_size / LEAST_CACHE;
@@ -309,18 +309,17 @@ impl Server {
     /// Reserves memory for work that takes many MiB.
     ///
     /// # Errors
-    /// `OutOfMemory`, at once or after two seconds.
+    /// `OutOfMemory`, after two seconds at most.
     pub(crate) fn reserve_memory(&self, bytes: u64) -> io::Result<Reserved> {
         self.shared.room.reserve(bytes)
     }
 
-    /// Runs `task`, which opens an archive of some thousands of members, on threads that do nothing
-    /// else.
+    /// Runs `task`, which opens an archive of some thousands of members, in the pool for these.
     pub(crate) fn spawn_large(&self, task: impl FnOnce() + Send + 'static) {
         self.large.spawner().spawn(task);
     }
 
-    /// Runs `task`, which opens an archive of more members, on a thread that does nothing else.
+    /// Runs `task`, which opens an archive of still more members, after the other such tasks.
     pub(crate) fn spawn_huge(&self, task: impl FnOnce() + Send + 'static) {
         self.huge.spawner().spawn(task);
     }

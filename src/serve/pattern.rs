@@ -107,7 +107,7 @@ impl Pattern {
     }
 
     fn next_passed(&mut self) -> Option<Range<u64>> {
-        // Requests that have not arrived yet start at most this far before the end.
+        // Requests that have not arrived yet start at most `SLACK` before the end.
         let passed_end = self.end.saturating_sub(SLACK);
         if passed_end < self.passed_end + SLACK {
             return None;

@@ -24,7 +24,7 @@ use crate::sync::{Condvar, Mutex};
 /// How long a reservation waits for other reservations to end before it fails.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Time between two evictions, if the first freed too little.
+/// Time between two evictions, if the first freed too little and the use has not grown since.
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// Returns the memory of the process in bytes.
@@ -87,8 +87,8 @@ impl Room {
         })
     }
 
-    /// Sets the function that evicts caches. To be called once. The function runs on the thread
-    /// that calls `look` or `reserve`, and no lock of this type is held then.
+    /// Sets the function that evicts caches. Call this once. The function runs on the thread that
+    /// calls `look` or `reserve`, without a lock of this type.
     pub(super) fn on_shortage(&self, give_way: impl Fn(u64) + Send + Sync + 'static) {
         let is_first = self.give_way.set(Box::new(give_way)).is_ok();
         debug_assert!(is_first, "what gives way is set once");
@@ -126,8 +126,7 @@ impl Room {
         self.mark().cast_signed() - taken.cast_signed()
     }
 
-    /// Checks that another file may be opened or another name looked up, which takes memory for
-    /// long.
+    /// Checks that another file may be opened or another name looked up. Both hold memory for long.
     pub(super) fn check(&self) -> io::Result<()> {
         if !self.full.load(Ordering::Relaxed) {
             return Ok(());

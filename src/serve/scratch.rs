@@ -235,7 +235,7 @@ fn free(stat: &StatVfs) -> u64 {
     stat.f_bavail.saturating_mul(stat.f_frsize)
 }
 
-/// Whether neither the process nor the system has a descriptor left.
+/// Whether the process or the system has no descriptor left.
 pub(crate) fn is_out_of_descriptors(error: &io::Error) -> bool {
     [Errno::MFILE, Errno::NFILE]
         .iter()

@@ -34,7 +34,7 @@ struct Pass {
     /// Bytes that have been compared.
     at: u64,
     crc32: crc32fast::Hasher,
-    /// Replies to call when the pass has reached the offset before each. Bytes of the member.
+    /// The replies, each with the offset in the member that the pass must reach first. Bytes.
     waiting: Vec<(u64, Reply)>,
     is_running: bool,
 }

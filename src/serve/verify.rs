@@ -70,7 +70,7 @@ pub(super) struct Alarm(OnceLock<Listener>);
 impl Alarm {
     /// Sets the listener. Further calls have no effect.
     pub(super) fn listen(&self, listener: Listener) {
-        // The listener is not set yet: the one mount sets it once.
+        // This never fails: the one mount sets the listener once.
         let _ = self.0.set(listener);
     }
 }
@@ -246,8 +246,7 @@ impl Verdict {
         }
     }
 
-    /// Makes the failure of `operation` on the member with `error`. It holds whether the failure is
-    /// to be logged.
+    /// The failure of `operation` on the member with `error`, and how to log it.
     pub(super) fn failure(&self, operation: &'static str, error: Error) -> Failure {
         self.reports.failure(operation, self.subject.number, error)
     }

@@ -122,7 +122,7 @@ fn a_damaged_member_fails_its_reads_alone_and_is_named_once() {
     let failure = read(&file, bad, 10).unwrap_err();
     assert_eq!(failure.member, Some(0));
     assert!(matches!(failure.error, Error::Damaged(_)));
-    // Across its end and the next one.
+    // A read across the end of the bad member.
     assert!(read(&file, bad + 69_000, 100_000).is_err());
     assert!(read(&file, bad + 69_000, 100_000).unwrap_err().repeats.is_none());
     let after = bad + 70_000;
@@ -170,7 +170,7 @@ fn the_next_member_is_prepared_for_a_sequential_reader() {
         read(&file, offset, 100_000).unwrap();
     }
     wait_until(|| next(&file) == 1_000_000);
-    // One who reads here and there has nothing prepared.
+    // Nothing is prepared for random reads.
     let (_server, file) = serve(&members, settings(2, Verify::Small));
     for offset in [2_900_000, 1_000_000, 2_500_000] {
         read(&file, offset, 1000).unwrap();
