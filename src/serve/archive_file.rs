@@ -49,7 +49,7 @@ type WithMember = Box<dyn FnOnce(Result<Arc<OpenFile>, Failure>) + Send>;
 
 /// An open decoded archive.
 pub(crate) struct ArchiveFile {
-    /// The archive has been laid out.
+    /// `open` has checked that this container has a decoded archive.
     container: Arc<OpenContainer>,
     /// The inode number of the decoded archive.
     inode: u64,
@@ -61,7 +61,7 @@ pub(crate) struct ArchiveFile {
 
 impl ArchiveFile {
     /// Opens the decoded archive of `container` as `inode`. The own files of its members have inode
-    /// numbers from `first_member` on. `None` if it has none.
+    /// numbers from `first_member` on. `None` if the container has no decoded archive.
     pub(crate) fn open(
         container: Arc<OpenContainer>,
         inode: u64,
@@ -135,7 +135,7 @@ impl ArchiveFile {
     fn whole_member(&self, id: MemberId, most: u64) -> Option<Vec<u8>> {
         let content = self.container.content(id).ok().filter(|content| content.is_little(most))?;
         self.watch(&content, id);
-        // A member as small as that is compared by this call.
+        // `must_be_verified` compares a member of this size before it returns.
         let bytes = match content.must_be_verified() || content.damage().is_some() {
             true => None,
             false => content.head(content.size()).ok(),

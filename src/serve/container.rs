@@ -23,8 +23,8 @@ use crate::{
     sync::Mutex,
 };
 
-/// An open container. The contents of its members, and their indexes, live as long as the
-/// container.
+/// An open container. Its saved indexes live as long as the container, and the contents of its
+/// members at most as long.
 pub(crate) struct OpenContainer {
     container: Arc<Container>,
     shared: Arc<Shared>,

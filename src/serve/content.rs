@@ -55,7 +55,7 @@ pub(super) enum Encoding {
 pub(crate) enum Readiness {
     /// Any byte can be read at once.
     Ready,
-    /// Not all bytes have been compared with the CRC-32 yet. An open or a read starts that.
+    /// Not all bytes have been compared with the CRC-32. An open or a read starts the comparison.
     Unverified {
         /// Decoded bytes that have been compared.
         done: u64,

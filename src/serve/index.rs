@@ -144,9 +144,9 @@ impl ArchiveIndex {
         trust.holds_for(if trust.file.is_some() { same_file() } else { None })
     }
 
-    /// The trust for a new entry made from this archive. Each span of a confirmed stream is checked
-    /// whenever it is decoded, so its entry holds for every archive with this content and owner.
-    /// Any other entry holds for this file only.
+    /// The trust for a new entry made from this archive. The entry of a confirmed stream holds for
+    /// every archive with this content and owner, if only the owner can write the archive: each
+    /// span is checked whenever it is decoded. Any other entry holds for this file only.
     fn trust(&self, is_stream: bool, confirmed: bool) -> io::Result<Trust> {
         let of_content = is_stream && confirmed && self.source.is_its_owners()?;
         let file = if of_content { None } else { Some(self.source.same_file()?) };

@@ -76,8 +76,8 @@ pub(crate) struct Settings {
     pub cache_size: u64,
     /// Threads that decode spans.
     pub threads: usize,
-    /// Whether all work shares the threads that decode spans, because the process may have few
-    /// threads. Then members are not compared in the background.
+    /// Whether the threads that decode spans do all work of this layer, because the process may
+    /// have few threads. Then members are not compared in the background.
     pub few_threads: bool,
     /// Directory of the unlinked files that hold decoded members of methods without seek points.
     pub temporary: PathBuf,
@@ -314,12 +314,12 @@ impl Server {
         self.shared.room.reserve(bytes)
     }
 
-    /// Runs `task`, which opens an archive of some thousands of members, in the pool for these.
+    /// Runs `task`, which opens an archive of some thousands of members, in the pool for those.
     pub(crate) fn spawn_large(&self, task: impl FnOnce() + Send + 'static) {
         self.large.spawner().spawn(task);
     }
 
-    /// Runs `task`, which opens an archive of still more members, after the other such tasks.
+    /// Runs `task`, which opens an archive of still more members. Such tasks run one at a time.
     pub(crate) fn spawn_huge(&self, task: impl FnOnce() + Send + 'static) {
         self.huge.spawner().spawn(task);
     }

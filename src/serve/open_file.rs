@@ -20,7 +20,7 @@ pub(crate) struct OpenFile {
     pattern: Mutex<Pattern>,
 }
 
-/// The file that kernel passthrough may read instead of an open file.
+/// The file that the kernel may read itself (passthrough), in place of an open file.
 #[derive(Debug)]
 pub(crate) enum Backing {
     /// There is none, and there will be none.

@@ -13,8 +13,8 @@ const SLACK: u64 = 1 << 20;
 /// request (its read-around), seldom two.
 const ENOUGH: u32 = 2;
 
-/// Even strides in a row, after the first stride, before the next ones are predicted. Two of them
-/// in random rows happen once in billions of times.
+/// Even strides in a row, after the first stride, before the next ones are predicted. In random
+/// rows, two even strides in a row happen once in billions of times.
 const ENOUGH_STRIDES: u32 = 2;
 
 /// Two strides that differ by at most this count as even. Bytes. The kernel reads from the start of
@@ -25,8 +25,8 @@ const UNEVEN: u64 = 4096;
 /// decode these.
 const PREDICTED_STRIDES: i64 = 2;
 
-/// About the longest span, in decoded bytes. A range that is given up begins this much before the
-/// end of the range given up last: a span across that end has now been read as a whole.
+/// About the longest span, in decoded bytes. Each range that is given up begins this much before
+/// the end of the one given up last, so that it covers a span across that end as a whole.
 const SPAN: u64 = 2 << 20;
 
 /// What to do after one read of a handle.

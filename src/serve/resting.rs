@@ -9,8 +9,7 @@ use super::OpenContainer;
 use crate::{archive::MemberId, sync::Mutex};
 
 /// Most contents that are kept. Each takes about 2 KiB. A content that is costly to build again
-/// (large, decoded whole, known to be damaged, or being compared) is kept by its archive in any
-/// case.
+/// (large, decoded whole, damaged, or being compared) is kept by its archive in any case.
 const MOST: usize = 4096;
 
 /// The most recently closed members of all archives.

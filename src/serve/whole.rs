@@ -1,9 +1,9 @@
 //! A member of a method without seek points (bzip2, xz, zstd ...). It is decoded whole on first
 //! use, into a file of `scratch` or into its decoded copy.
 //!
-//! Two threads decode all these members. The cheapest member goes first. At most one of the two
-//! threads decodes a long member, so a small member never waits for gigabytes. The decoder checks
-//! now and then whether a read still waits, and stops if none does.
+//! Two threads decode all these members. The smallest member is the cheapest and goes first. At
+//! most one of the two threads decodes a long member, so a small member never waits for gigabytes.
+//! The decoder checks now and then whether a read still waits, and stops if none does.
 
 use std::{
     fs::File,
