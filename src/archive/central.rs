@@ -1,10 +1,10 @@
 //! Reads the end records and the central directory of a zip (APPNOTE 4.3.12 to 4.3.16).
 //!
 //! Opens every file that CPython's zipfile, and so np.load, opens, and finds the same members in
-//! it. The directory ends where its end record puts the end, counted back from that record, so a
-//! prefix before the zip does no harm. It is read up to that end: entry counts, disk numbers,
-//! dates, and sizes in local headers are ignored. If zipfile gives up because a comment contains
-//! bytes like an end record, an earlier end record is tried.
+//! it. The directory ends where its end record starts, and the record has its length: so bytes
+//! before the zip do no harm. Entry counts, disk numbers (but for that in a zip64 locator), dates,
+//! and sizes in local headers are ignored. If zipfile gives up because a comment contains bytes
+//! like an end record, an earlier end record is tried.
 //!
 //! The `zip` crate is not used for this. For a repeated name it uses the position of the first
 //! member in the list but the data of the last. It trusts entry counts, searches for the directory
@@ -33,7 +33,7 @@ const MAX_DIRECTORY: u64 = 128 << 20;
 /// How many end records are tried. Each may require reading a whole directory.
 const MAX_END_RECORDS: usize = 4;
 
-/// Reserves that many bytes of memory before they are allocated, or returns an error.
+/// Reserves the given number of bytes before they are allocated, or returns an error.
 pub type Grow<'a> = dyn FnMut(u64) -> io::Result<()> + 'a;
 
 /// Bytes that are reserved at a time. Smaller amounts are allocated without a reservation.
@@ -289,7 +289,8 @@ impl Record64 {
             return Err(Error::Corrupt(format!("a part of an archive of {disks} files")));
         }
         // The record ends where its locator starts. Like zipfile, first try the position of a
-        // record without extensible data, which is also right after a prefix.
+        // record without extensible data: bytes before the zip, which shift `told_start`, do not
+        // matter to it.
         if let Some(start) = locator_start.checked_sub(END64_LEN)
             && let Some(record) = Self::at(bytes, start)?
         {

@@ -22,7 +22,7 @@ use super::{
 /// The largest dictionary or window of a decoder, in bytes.
 pub const MAX_DICTIONARY: u32 = lzma::MAX_DICTIONARY;
 
-/// About how many bytes of memory a container of one member takes after it has been read.
+/// About how many bytes of memory a container of one member takes once it is parsed.
 pub(super) const MEMORY_OF_ONE: u64 = 4 << 10;
 
 /// A parsed container.
@@ -37,7 +37,7 @@ pub struct Container {
     /// The local headers of a zip, which determine where the members' bytes start; `None` for other
     /// formats.
     headers: Option<LocalHeaders>,
-    /// Where everything lies in the decoded archive, if that was asked for.
+    /// The layout of the decoded archive, if `lay_out_decoded` has computed it.
     decoded: Option<DecodedLayout>,
 }
 
@@ -93,7 +93,8 @@ impl Container {
         Ok(*self.identity.get_or_init(|| identity))
     }
 
-    /// Lays out the decoded archive of a zip, which reads the central directory again.
+    /// Lays out the decoded archive of a zip, for which it reads the central directory again. Does
+    /// nothing for another format.
     ///
     /// # Errors
     /// `Io`, `Corrupt` if the directory has changed since it was parsed, and errors of `grow`.
@@ -191,23 +192,23 @@ impl Container {
     /// of memory at most, plus a dictionary or window of at most [`MAX_DICTIONARY`] bytes.
     ///
     /// # Errors
-    /// As `data_offset`, errors of the decoder, and errors of `out`. `Io` with `OutOfMemory` if an
-    /// xz dictionary has more than `most` bytes and `most` is less than [`MAX_DICTIONARY`].
+    /// Those of `data_offset`, of the decoder, and of `out`. `Io` with `OutOfMemory` if an xz
+    /// dictionary has more than `most` bytes and `most` is less than [`MAX_DICTIONARY`].
     pub fn decode(&self, id: MemberId, most: u32, out: &mut dyn Write) -> Result<(), Error> {
         let offset = self.data_offset(id)?;
         decode::decode(&self.source, self.member(id), offset, most, out)
     }
 
-    /// How many bytes of dictionary or window decoding a member takes, according to the start of
-    /// its encoded bytes.
+    /// Size in bytes of the dictionary or window that the decoder of a member needs, according to
+    /// the start of its encoded bytes.
     ///
     /// # Errors
-    /// As `data_offset`.
+    /// Those of `data_offset`.
     pub fn dictionary(&self, id: MemberId) -> Result<u32, Error> {
         Ok(decode::dictionary(&self.source, self.member(id), self.data_offset(id)?)?)
     }
 
-    /// About how many bytes of memory parsing the file again takes. See
+    /// About how many bytes of memory it takes to parse the file again. See
     /// [`Format::memory`](super::Format::memory).
     pub fn parsing_memory(&self) -> u64 {
         self.headers.as_ref().map_or(MEMORY_OF_ONE, LocalHeaders::parsing_memory)

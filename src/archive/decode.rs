@@ -67,8 +67,8 @@ fn zstd_reader<R: BufRead>(encoded: R) -> io::Result<impl Read> {
     Ok(decoder)
 }
 
-/// How many bytes of dictionary or window decoding `member` takes, according to the start of its
-/// encoded bytes. Later blocks may need more.
+/// Size in bytes of the dictionary or window that the decoder of `member` needs, according to the
+/// start of its encoded bytes. Later blocks may need more.
 ///
 /// # Errors
 /// When the start of the member cannot be read.
@@ -89,7 +89,7 @@ pub(super) fn dictionary(source: &SourceFile, member: &Member, offset: u64) -> i
 }
 
 /// Copies exactly `member.size` bytes from `decoder` to `out`, and compares the CRC-32. `most` is
-/// the limit that the decoder's dictionary has, in bytes.
+/// the limit of the decoder's dictionary in bytes.
 fn copy(
     mut decoder: impl Read,
     member: &Member,

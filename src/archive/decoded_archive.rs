@@ -6,12 +6,12 @@
 //! it is encrypted for example, keeps its encoded bytes.
 //!
 //! Nothing lies between the members: some readers (cnpy, Java's ZipInputStream) read a zip from its
-//! start. The data of a small `.npy` starts at a multiple of 64 bytes. A large member shares no page
-//! of the kernel's cache with other bytes: reading a header never waits until the member before it
-//! is decoded, and damage of a member spreads to no other. So a large member ends where a page ends,
-//! and its start is as aligned as its size allows: to 64 bytes, if the size is a multiple of 64. If
-//! it is the last member, it starts with a page instead. The directory starts with a page, too: who
-//! opens the archive decodes nothing.
+//! start. The data of a small `.npy` starts at a multiple of 64 bytes. A large member shares no
+//! page of the kernel's cache with other bytes: reading a header never waits until the member
+//! before it is decoded, and damage of a member spreads to no other. So a large member ends where a
+//! page ends. Its start is then a multiple of 64 bytes if its size is one. A large last member
+//! starts with a page instead. The directory starts with a page, too, so that opening the archive
+//! decodes nothing.
 //!
 //! This module computes places and headers. It decodes nothing.
 
@@ -27,16 +27,15 @@ use super::{
     zip_headers::{self, Headers, LEAST_PADDING},
 };
 
-/// NumPy aligns the data of an array to this many bytes in its file: its header has a multiple of
-/// them. Bytes.
+/// NumPy aligns the data of an array in its file to this many bytes, by padding the header.
 const ALIGNMENT: u64 = 64;
 
 /// A page of the kernel's cache, in bytes.
 const PAGE: u64 = 4096;
 
-/// A member of this size or more, decoded or encoded, shares no page. Decoding a smaller one takes
-/// a tenth of a millisecond at most, and the padding, up to 12 KiB, would add much to its size.
-/// Bytes.
+/// A member of this size or more, decoded or encoded, shares no page. Bytes. Decoding a smaller one
+/// takes a tenth of a millisecond at most, and the padding, up to 12 KiB, would add much to its
+/// size.
 const LARGE: u64 = 64 << 10;
 
 /// Bytes of the central directory that are read at a time to lay an archive out.
@@ -48,7 +47,7 @@ const SMALL_PIECE: u64 = 16 << 10;
 /// Length of an end record without its comment, in bytes.
 const END_LEN: u64 = 22;
 
-/// Where everything lies in a decoded archive. Offsets are bytes from its start.
+/// The place of everything in a decoded archive. Offsets are bytes from its start.
 #[derive(Debug)]
 pub(super) struct DecodedLayout {
     /// Where the local header of each member starts.
@@ -73,11 +72,11 @@ pub struct DecodedArchive<'a> {
     layout: &'a DecodedLayout,
 }
 
-/// What bytes of a decoded archive consist of.
+/// A run of bytes of a decoded archive, by where they come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Part {
-    /// Headers, which [`DecodedArchive::headers`] writes. The range is in bytes of the decoded
-    /// archive.
+    /// Headers and gaps, which [`DecodedArchive::headers`] writes. The range is in bytes of the
+    /// decoded archive.
     Headers(Range<u64>),
     /// Decoded bytes of a member. The range is in these bytes.
     Decoded(MemberId, Range<u64>),
@@ -233,14 +232,14 @@ impl<'a> DecodedArchive<'a> {
         })
     }
 
-    /// Its size in bytes.
+    /// Size of the decoded archive in bytes.
     #[must_use]
     pub fn size(&self) -> u64 {
         self.layout.end + self.layout.end_records.len() as u64
     }
 
-    /// The part that holds the byte at `offset`, from there on to its end. At the end of the archive
-    /// the part is empty.
+    /// The part that holds the byte at `offset`, from that byte to the end of the part. At the end
+    /// of the archive the part is empty.
     #[must_use]
     pub fn part_at(&self, offset: u64) -> Part {
         let DecodedLayout { starts, header_lens, central, .. } = self.layout;
@@ -320,7 +319,7 @@ impl<'a> DecodedArchive<'a> {
         let data_end = start + len + data_len(&self.members[index]);
         let next = starts.get(index + 1).unwrap_or(central);
         let mut bytes = made.descriptor();
-        // Zeros up to the page in which the directory starts.
+        // Zeros up to the page with which the directory starts.
         bytes.resize((next - data_end) as usize, 0);
         Ok((data_end, bytes))
     }
@@ -342,8 +341,8 @@ impl<'a> DecodedArchive<'a> {
     }
 }
 
-/// The error if headers are not those that were laid out. The source checks for changes itself; but
-/// a change that leaves its size and times is not always noticed.
+/// The error if the headers differ from those of the layout. `SourceFile` checks for changes too,
+/// but does not notice every change that keeps size and times.
 fn changed() -> Error {
     Error::Corrupt("the central directory has changed since it was parsed".into())
 }

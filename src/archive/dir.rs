@@ -118,17 +118,17 @@ pub(super) struct Tree {
     pub warning: Option<String>,
 }
 
-/// At most how many bytes of memory [`build`] allocates for the `names` of `count` members, given
-/// one after the other: all paths, and all names again in their directories; a few numbers for each
-/// member; and the data of each directory while it is built.
+/// An upper bound of the memory in bytes that [`build`] allocates for `count` members with these
+/// `names`, one after the other: all paths, all names again in their directories, a few numbers for
+/// each member, and the data of each directory while it is built.
 pub(super) fn build_memory(count: usize, names: &[u8]) -> u64 {
     let slashes = names.iter().filter(|byte| **byte == b'/').count();
     (2 * names.len() + 64 * count + 320 * slashes.min(MAX_DIRS)) as u64
 }
 
 /// Builds directories from the names of `count` members in central directory order. For a million
-/// members it allocates about 50 MB while it runs: each of its tables has one or two numbers a
-/// name.
+/// members it allocates about 50 MB while it runs: each of its tables has one or two numbers for
+/// each name.
 pub(super) fn build<'a>(count: usize, name_of: impl Fn(usize) -> &'a [u8]) -> Tree {
     let mut changes = vec![None; count];
     let mut paths = Vec::new();
@@ -251,12 +251,12 @@ impl<'p> Builder<'p> {
         Some((dir, range.start + dirs as u32..range.end))
     }
 
-    /// Adds files. Of files with the same path, the last in central directory order is shown. Calls
-    /// `covered` with each other one and a later one of the same path.
+    /// Adds files. Of files with the same path, the last in central directory order is shown. For
+    /// each of the others, calls `covered` with its member and a later one of that path.
     fn add_files(&mut self, mut files: Vec<File>, mut covered: impl FnMut(usize, usize)) {
         let paths = self.paths;
-        // Most writers sort the names, or nearly so. Sorting them is then cheaper than hashing
-        // 10,000 names.
+        // Most writers sort the names, or nearly so. Sorting these is then cheaper than hashing
+        // them: measured for 10,000 names.
         files.sort_unstable_by(|a, b| (a.key(paths), a.member).cmp(&(b.key(paths), b.member)));
         files.dedup_by(|next, kept| {
             let same = next.key(paths) == kept.key(paths);

@@ -25,8 +25,8 @@ thread_local! {
 /// dtype with fields.
 const USUAL_HEADER_LEN: usize = 128;
 
-/// At most how many encoded bytes are read to find the header. The longest header (1 MiB) grows by
-/// less than half when encoded, but a gzip file may start with any number of empty gzip members.
+/// Most encoded bytes that are read to find the header. The longest header (1 MiB) grows by less
+/// than half when encoded, but a gzip file may start with any number of empty gzip members.
 const MAX_ENCODED: u64 = 2 << 20;
 
 /// Inflates the first bytes and reads the `.npy` header.

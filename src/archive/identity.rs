@@ -50,7 +50,7 @@ impl Identity {
         })
     }
 
-    /// The identity of a zip, from the bytes after `start`, where its central directory starts.
+    /// The identity of a zip, from its central directory, which begins at `start`, to its end.
     pub(super) fn by_directory(source: &SourceFile, start: u64) -> io::Result<Self> {
         Self::of(source, iter::once(start..source.generation().size))
     }

@@ -94,11 +94,11 @@ fn number(rest: &mut &[u8]) -> Option<u64> {
     None
 }
 
-/// Bytes of the header of method 14: version of the SDK (2), length of the properties (2), then the
-/// properties: lc/lp/pb (1) and the dictionary size (4).
+/// Length in bytes of the header of method 14: version of the SDK (2), length of the properties
+/// (2), then the properties: lc/lp/pb (1) and the dictionary size (4).
 const LZMA_HEADER_LEN: usize = 9;
 
-/// Bytes of the magic, the flags and a CRC-32.
+/// Length in bytes of the header of an .xz stream: magic bytes, flags, CRC-32.
 const XZ_STREAM_HEADER_LEN: usize = 12;
 
 /// The ID of the filter LZMA2, which compresses; the others only transform bytes.

@@ -77,9 +77,9 @@ pub struct SourceFile {
 
 impl SourceFile {
     /// Takes an open file and the generation that stat(2) has just returned for it. Reads will
-    /// succeed only while the file keeps that generation. Returns the last `TAIL_READ` bytes of the
-    /// file too: they are read for the fingerprint, and to parse a small archive no others are
-    /// needed.
+    /// succeed only while the file keeps that generation. Also returns the last `TAIL_READ` bytes
+    /// of the file: they are read for the fingerprint, and are all that a small archive is parsed
+    /// from.
     ///
     /// # Errors
     /// When fstat(2) or reading the start and the end fails, or the file is being written at this

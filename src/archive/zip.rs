@@ -59,8 +59,8 @@ pub(super) fn memory(source: &SourceFile, tail: &[u8]) -> u64 {
     memory_of(central::directory_len(source, tail))
 }
 
-/// About how many bytes of memory it takes to parse a central directory of `len` bytes. An entry of
-/// it has 46 bytes and a name. The data kept for it takes about one and a half times as much.
+/// About how many bytes of memory it takes to parse a central directory of `len` bytes. An entry
+/// has 46 bytes and its name. The data kept for an entry takes about one and a half times as much.
 fn memory_of(len: u64) -> u64 {
     len.saturating_mul(3) / 2
 }

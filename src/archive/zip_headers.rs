@@ -1,8 +1,8 @@
 //! Writes the headers of a member, and the end records, of a decoded archive (APPNOTE 4.3).
 //!
 //! Everything comes from the member's entry in the central directory of the source, so a reader
-//! finds the same names, times, attributes, comments and checksums. What a decoded member does not
-//! have any more is left out: its method, its data descriptor, and the flags that concern them.
+//! finds the same names, times, attributes, comments and checksums. A decoded member has method 0,
+//! no data descriptor, and no flag but the one for UTF-8.
 
 use super::{
     Member,
@@ -16,7 +16,7 @@ const CENTRAL_HEADER_LEN: usize = 46;
 const DATA_DESCRIPTOR: u16 = 1 << 3;
 const UTF8: u16 = 1 << 11;
 
-/// A value of 32 bits that says that the true value is in the zip64 extra field.
+/// The 32-bit value in place of one that is in the zip64 extra field.
 const IN_ZIP64: u64 = u32::MAX as u64;
 /// The version that a reader needs for the zip64 extra field (APPNOTE 4.4.3.2).
 const VERSION_ZIP64: u16 = 45;
@@ -34,7 +34,7 @@ pub(super) const LEAST_PADDING: u64 = 6;
 const IN_LOCAL_HEADERS: [u16; 3] = [UNICODE_PATH, 0x0017, 0x9901];
 
 /// Most bytes of extra fields that are kept of a member. All extra fields of a header have at most
-/// 65,535 bytes; the others are for the zip64 field and for padding.
+/// 65,535 bytes; the rest is for the zip64 field and for padding.
 const MOST_KEPT: usize = 50_000;
 
 /// The headers of one member in a decoded archive.
@@ -155,12 +155,12 @@ impl<'a> Headers<'a> {
         out
     }
 
-    /// Those values that have to be in the zip64 field of the entry.
+    /// The values that must be in the zip64 field of the entry.
     fn central_zip64(&self, start: u64) -> impl Iterator<Item = u64> {
         [self.size, self.encoded_size, start].into_iter().filter(|value| *value >= IN_ZIP64)
     }
 
-    /// Whether the local header has a zip64 field. It has both sizes then.
+    /// Whether the local header has a zip64 field, which then has both sizes.
     fn has_zip64_sizes(&self) -> bool {
         self.size.max(self.encoded_size) >= IN_ZIP64
     }
@@ -182,7 +182,7 @@ impl<'a> Headers<'a> {
         if is_zip64 { version.max(VERSION_ZIP64) } else { version }
     }
 
-    /// The extra fields with a tag that `is_kept`, as many as there is room for.
+    /// The extra fields whose tag `is_kept`, as far as `MOST_KEPT` allows.
     fn kept(&self, is_kept: fn(u16) -> bool) -> impl Iterator<Item = (u16, &'a [u8])> {
         let mut room = MOST_KEPT;
         extra_fields(self.entry.extra).filter(move |(tag, field)| {

@@ -129,7 +129,7 @@ fn deflate64_decodes_its_long_matches() {
 
 #[test]
 fn deflate64_decodes_what_both_formats_write_alike() {
-    // Code 285 is the only difference below 64 KiB of distance, and `sample` has no such match.
+    // The formats differ in code 285 and in distances over 32 KiB. `sample` has no such match.
     let data = sample(300_000);
     let archive = archive_of(9, &deflate(&data), &data);
     assert!(read(&archive, "x").unwrap() == data);
