@@ -110,8 +110,8 @@ impl IndexFile {
         Ok(Some(SavedIndex::new(self.file.clone(), entry.range.clone())?))
     }
 
-    /// The sum of the frontiers of all indexes, in decoded bytes: a stream has been decoded up to
-    /// its frontier. Reads only the headers of the indexes.
+    /// The sum of the frontiers of all indexes, in decoded bytes. Reads only the headers of the
+    /// indexes.
     pub fn frontiers(&self) -> u64 {
         let frontier = |range: &Range<u64>| SavedIndex::frontier_in(&*self.file, range.clone());
         let with_index = self.streams.iter().filter(|entry| !entry.range.is_empty());
