@@ -359,9 +359,9 @@ impl Npzfs {
     }
 }
 
-/// Calls `answer` with the result of `work`, which gets whether it may wait until a large archive is
-/// opened. If it has to, it runs again on a thread of the pool for archives: opening an archive of
-/// many members takes a millisecond to a second, and may wait for other archives.
+/// Calls `answer` with the result of `work`, which gets whether it may wait until a large archive
+/// is opened. If `work` must wait, it runs again on a thread of the pool for archives: opening an
+/// archive of many members takes a millisecond to a second, and may wait for other archives.
 fn unless_heavy<T>(
     tree: &Arc<Tree>,
     work: impl Fn(&Tree, bool) -> Result<T, FsError> + Send + 'static,

@@ -109,9 +109,8 @@ impl KernelCache {
     /// waits for reads of these pages that are under way.
     pub(super) fn drop_pages(&self, ino: INodeNo) {
         let Some(notifier) = self.0.notifier.get().cloned() else { return };
-        // A new thread, because the reads under way may take long. The threads that answer
-        // requests, and the one that drops listings, must not wait for them. Only damaged members
-        // need this.
+        // These reads may take long, and the threads that answer requests or drop listings must not
+        // wait for them. Only damaged members need such a thread.
         let drop = move || {
             if let Err(error) = notifier.inval_inode(ino, 0, 0) {
                 log::debug!("the pages of inode {ino} were not dropped: {error}");

@@ -3,8 +3,8 @@
 //! A source may hang: a dead NFS export, an automount, a FUSE server that does not answer. A thread
 //! that reads from it then waits until it answers. So a watching thread checks the requests every
 //! 50 ms while there are any. If all threads that answer are busy and none has finished a request
-//! since the last check, it starts more threads. If the reader of an old request was killed, it
-//! answers that request with EINTR. This module does not know what requests are about.
+//! since the last check, it starts more threads. It answers an old request with EINTR if a signal
+//! has come that ends the reader. This module does not know what requests are about.
 
 use std::{collections::HashMap, fs, io, os::fd::OwnedFd, sync::Arc, thread, time::Duration};
 
@@ -19,7 +19,7 @@ use crate::sync::{Condvar, Mutex};
 const TICK: Duration = Duration::from_millis(50);
 
 /// A request is old after this many checks: a quarter of a second. From then on, each check tests
-/// whether the reader of the request was killed.
+/// whether a signal that ends programs is pending for the reader of the request.
 const OLD: u64 = 5;
 
 /// The watching thread sleeps after this many checks without a request: a second. So an idle mount
@@ -87,9 +87,8 @@ pub(crate) struct Ticket {
 }
 
 impl Ticket {
-    /// Whether the request is still to be answered. If not, its reader was killed. The kernel will
-    /// not see the answer, so it will never give back a reference or a handle that the answer
-    /// contains.
+    /// Whether the request is still to be answered. If not, it was interrupted. The kernel will not
+    /// see the answer, so it will never give back a reference or a handle that the answer contains.
     pub(crate) fn take(self) -> bool {
         self.requests.table.lock().open.remove(&self.unique).is_some()
     }

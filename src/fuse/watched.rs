@@ -47,16 +47,16 @@ impl Watched {
         Self { fresh: None, served, requests }
     }
 
-    /// Ends the filesystem and saves the indexes. To be called when no session is left.
+    /// Ends the filesystem and saves the indexes. Call this when no session is left.
     pub(crate) fn end(&self) {
         if let Some(served) = self.served.get() {
             served.end();
         }
     }
 
-    /// Adds threads to pools whose threads are stuck, and frees memory if too much is used. To be
-    /// called every 50 ms until there were no requests for a second. `is_old` is whether a request
-    /// has waited for long.
+    /// Adds threads to pools whose threads are stuck, and frees memory if too much is used. Call
+    /// this every 50 ms while there are requests, and for a second after. `is_old`: a request has
+    /// waited for long.
     pub(crate) fn relieve(&self, is_old: bool) {
         let Some(Npzfs { tree, cache, .. }) = self.served.get() else { return };
         tree.relieve();
