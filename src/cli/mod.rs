@@ -28,7 +28,6 @@ Mount options, for -o and fstab(5):
 Examples:
   npzfs ~/data ~/mnt        mount; then np.load('mnt/run7.npz/x.npy', mmap_mode='r')
   npzfs ~/data ~/data       mount over the source itself
-  npzfs run7.npz ~/mnt      mount one archive
   npzfs unmount ~/mnt       or umount, or fusermount3 -u
   npzfs demo                see it work on a sample";
 

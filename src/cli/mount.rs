@@ -76,6 +76,9 @@ pub(super) struct MountOptions {
     /// Check CRC-32s: small, background, always, never
     #[arg(long, value_name = "WHEN", value_parser = parse_verify, default_value = "small")]
     verify: Verify,
+    /// End when no process has a lock (flock) on FILE any more
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    while_locked: Option<PathBuf>,
     /// Log to this file; else to the system log, or standard error with -f
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     log_file: Option<PathBuf>,
@@ -158,6 +161,7 @@ fn options(arguments: Arguments) -> Result<(Options, Option<PathBuf>), String> {
         },
         default_permissions: given.default_permissions,
         noexec: given.noexec && !given.exec,
+        while_locked: given.while_locked,
         fs_name: given.fsname,
     };
     Ok((options, given.log_file))

@@ -18,6 +18,8 @@ pub(crate) enum Error {
     SourceKind(PathBuf),
     /// The source was opened, but no tree can be made from it.
     Tree(PathBuf, io::Error),
+    /// The file of `--while-locked` could not be opened.
+    LockFile(PathBuf, io::Error),
     /// The mountpoint does not exist.
     MountpointMissing(PathBuf),
     /// The mountpoint is not a directory.
@@ -153,6 +155,9 @@ impl fmt::Display for Error {
                 Shown(path),
                 plain(cause)
             ),
+            Error::LockFile(path, cause) => {
+                write!(f, "cannot open {}, the file to be locked: {}", Shown(path), plain(cause))
+            }
             Error::MountpointMissing(path) => write!(
                 f,
                 "the mountpoint {0} does not exist; create it with: mkdir -p {0}",
@@ -345,6 +350,7 @@ impl std::error::Error for Error {
         match self {
             Error::Source(_, cause)
             | Error::Tree(_, cause)
+            | Error::LockFile(_, cause)
             | Error::Mountpoint(_, cause)
             | Error::FuseDevice(cause)
             | Error::Fusermount(cause)

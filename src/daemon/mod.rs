@@ -14,6 +14,7 @@ mod error;
 mod fusermount;
 mod kernel;
 mod limits;
+mod lock;
 mod logging;
 mod mount;
 mod mountpoint;
@@ -44,6 +45,8 @@ pub(crate) use self::{
 pub(crate) enum Event {
     /// A signal, by its number, that asks the server to end.
     Signal(i32),
+    /// No other process has a lock on the file of `--while-locked`.
+    Unlocked,
     /// The FUSE session ended: the filesystem was unmounted, or the session failed.
     Ended(io::Result<()>),
 }

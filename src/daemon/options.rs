@@ -37,6 +37,8 @@ pub(crate) struct Options {
     pub default_permissions: bool,
     /// Whether the kernel refuses to run programs from the mount.
     pub noexec: bool,
+    /// The file whose locks keep the server running. If `None`, the server needs no lock.
+    pub while_locked: Option<PathBuf>,
     /// The name that findmnt(8) shows as the source; by default the path of the source.
     pub fs_name: Option<OsString>,
 }

@@ -4,7 +4,7 @@ use std::sync::mpsc;
 
 use sd_notify::NotifyState;
 
-use super::{Error, Event, Mount, Options, background, signals};
+use super::{Error, Event, Mount, Options, background, lock::LockFile, signals};
 
 /// How the server was started. This decides how it treats SIGHUP and how it reports readiness.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +26,12 @@ pub(crate) fn serve(options: &Options, kind: ServerKind) -> Result<(), Error> {
     }
     let (sender, events) = mpsc::channel();
     signals::forward_signals(sender.clone(), kind)?;
-    let mount = Mount::start(options, sender)?;
+    // The lock is held until the mount is gone.
+    let lock_file = options.while_locked.as_deref().map(LockFile::open).transpose()?;
+    let mount = Mount::start(options, sender.clone())?;
+    if let Some(lock_file) = &lock_file {
+        lock_file.watch(sender)?;
+    }
     if kind == ServerKind::Background {
         background::ready()?;
     }
@@ -38,6 +43,11 @@ pub(crate) fn serve(options: &Options, kind: ServerKind) -> Result<(), Error> {
     let result = match events.recv() {
         Ok(Event::Signal(signal)) => {
             log::info!("{}: unmounting {}", signals::name(signal), mount.path().display());
+            tell(&[NotifyState::Stopping, NotifyState::Status("unmounting")]);
+            return mount.unmount();
+        }
+        Ok(Event::Unlocked) => {
+            log::info!("nobody holds the lock: unmounting {}", mount.path().display());
             tell(&[NotifyState::Stopping, NotifyState::Status("unmounting")]);
             return mount.unmount();
         }

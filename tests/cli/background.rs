@@ -226,3 +226,66 @@ fn the_level_of_the_log_can_be_set_in_the_environment() {
     let (_, said) = server.end();
     assert!(said.contains("npzfs: info: serving "), "{said}");
 }
+
+/// A process that holds a shared lock on `file`, through flock(1).
+fn locker(file: &Path) -> User {
+    let mut command = Command::new("flock");
+    let child = command.args(["--no-fork", "--shared"]).arg(file).args(["sleep", "1000"]);
+    let child = child.spawn().expect("flock");
+    eventually("the file is locked", || !can_be_locked(file));
+    User::new(child)
+}
+
+fn can_be_locked(file: &Path) -> bool {
+    let mut command = Command::new("flock");
+    command.arg("--nonblock").arg(file).arg("true").status().expect("flock").success()
+}
+
+#[test]
+fn while_locked_the_server_runs_and_ends_when_the_last_lock_is_gone() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    let lock = sandbox.path("lock");
+    fs::write(&lock, "").expect("write");
+    let first = locker(&lock);
+    let second = locker(&lock);
+    let mut command = npzfs();
+    command.current_dir(sandbox.root()).args(["--while-locked", "lock"]);
+    run(command.args([sandbox.src(), sandbox.mnt()])).succeeds();
+    let server = pids_mounting(&sandbox);
+    drop(first);
+    assert!(sandbox.mnt().join("notes.txt").exists());
+    drop(second);
+    eventually("the mount is gone", || sandbox.mounts().is_empty());
+    eventually("the server ends", || !Path::new(&format!("/proc/{server}")).exists());
+    assert!(lock.exists(), "the file belongs to somebody else");
+}
+
+#[test]
+fn a_mount_that_is_in_use_when_the_last_lock_goes_is_detached() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    let lock = sandbox.dir("lock");
+    let holder = locker(&lock);
+    let mut command = npzfs();
+    command.arg("--while-locked").args([&lock, &sandbox.src(), &sandbox.mnt()]);
+    run(&mut command).succeeds();
+    let _user = User::of(&sandbox);
+    drop(holder);
+    eventually("the mount is gone", || sandbox.mounts().is_empty());
+    // Whoever locks the file from now on is told that this server is about to end.
+    assert!(sandbox.servers().is_empty() || !shares(&lock));
+}
+
+fn shares(file: &Path) -> bool {
+    let mut command = Command::new("flock");
+    command.args(["--shared", "--nonblock"]).arg(file).arg("true");
+    command.status().expect("flock").success()
+}
+
+#[test]
+fn a_file_to_be_locked_that_does_not_exist() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    let mut command = npzfs();
+    command.arg("--while-locked").args([sandbox.path("none"), sandbox.src(), sandbox.mnt()]);
+    run(&mut command).fails(1, &["none, the file to be locked"]);
+    assert_eq!(sandbox.mounts(), []);
+}
