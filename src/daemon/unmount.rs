@@ -20,8 +20,8 @@ use crate::mounts;
 /// [`GRACE`], and saves as many indexes as it can within another [`GRACE`].
 const SERVER_END: Duration = Duration::from_secs(2 * GRACE.as_secs() + 10);
 
-/// Unmounts the npzfs mount at `path`, even if it is dead. Without `lazy`, also waits until the
-/// server has ended, if the kernel shows which process the server is (Linux 6.18 and later).
+/// Unmounts the npzfs mount at `path`. Unless the mount is dead or `lazy` is set, also waits until
+/// the server has ended, if the kernel shows its process (Linux 6.18 and later).
 ///
 /// # Errors
 /// When no npzfs mount is at `path`, the mount is in use, unmounting is refused, or the server does

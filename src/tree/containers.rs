@@ -35,12 +35,12 @@ const LARGE: u64 = 256 << 10;
 /// members.
 const HUGE: u64 = 4 << 20;
 
-/// What opening a file takes, if a thread that receives requests must not do it.
+/// How long opening a file takes, if that is too long for a thread that receives requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Weight {
     /// Milliseconds.
     Large,
-    /// Seconds, and the end of the parsing of all huge files before it.
+    /// Seconds, after the huge files that came before have been parsed.
     Huge,
 }
 
@@ -99,7 +99,7 @@ pub(super) struct Containers {
     memory: u64,
     /// How much of that budget is in use, in bytes.
     used: AtomicU64,
-    /// Held while a huge file is parsed, which takes a multiple of the memory that it keeps.
+    /// Locked while a huge file is parsed. Parsing takes a multiple of the memory that is kept.
     parsing: Mutex<()>,
 }
 
@@ -152,8 +152,8 @@ impl Containers {
         }
     }
 
-    /// Closes the least recently used containers that no handle holds, until `bytes` of memory are
-    /// free. Returns how many bytes that freed.
+    /// Closes the least recently used containers that no handle holds, until `bytes` bytes of
+    /// memory are freed. Returns how many were.
     pub(super) fn give_up(&self, bytes: u64) -> u64 {
         let mut given = 0;
         let mut closed = Vec::new();
@@ -203,7 +203,7 @@ impl Containers {
         if renamed != known.generation || known.what.container().source().check().is_err() {
             return None;
         }
-        // Another thread may have closed or replaced it meanwhile.
+        // Another thread may have closed or replaced the container meanwhile.
         if let Some(entry) = self.open.lock().peek_mut(&key)
             && Arc::ptr_eq(&entry.what, &known.what)
         {
@@ -212,14 +212,14 @@ impl Containers {
         Some(Ok(known.what))
     }
 
-    /// Whether it is known for any generation of this file whether it is a container.
+    /// Whether the file is remembered, in any generation, as a container or as none.
     pub(super) fn remembers(&self, dev: Device, ino: u64, format: &Format) -> bool {
         let key = (dev, ino, format.suffix());
         self.open.lock().contains(&key) || self.plain.lock().contains(&key)
     }
 
-    /// Whether a file is a container, and the stat of the examined file. Opens the file with `open`
-    /// if that is not known. Calls `warn` at most once, with a warning for the log.
+    /// Whether a file is a container, and the stat of the examined file. If the answer is not
+    /// known, opens the file with `open`. Calls `warn` at most once, with a warning for the log.
     pub(super) fn find(
         &self,
         stat: Stat,
@@ -288,8 +288,8 @@ impl Containers {
         match self.parse(format, source, tail, server) {
             Ok(container) => {
                 let container = Arc::new(OpenContainer::new(container, server));
-                // If another thread has opened the file meanwhile, its container is used: that one
-                // may have indexes.
+                // If another thread has opened the file meanwhile, use its container, which may
+                // have indexes.
                 if let Some(Ok(first)) = self.known(stat, format) {
                     return Ok(Ok(first));
                 }

@@ -109,8 +109,8 @@ impl<K: Eq + Hash, N> Inodes<K, N> {
     }
 
     /// The block of `key`, which lives at least as long as the result. If there is none yet, `make`
-    /// returns how many numbers the block has and the function that builds their nodes; the block
-    /// starts at the first of `numbers` from which on that many numbers are free.
+    /// returns the length of the new block and the function that builds its nodes. The block starts
+    /// at the first of `numbers` that has enough free numbers from there on.
     pub(super) fn block<I: Iterator<Item = Ino>>(
         &self,
         key: K,
@@ -193,8 +193,8 @@ impl<K: Eq + Hash, N> Inodes<K, N> {
         })
     }
 
-    /// The nodes of the inodes for whose number `is_meant` returns `true`. Of a block, only its
-    /// first number is considered, and it stands for the last number too.
+    /// The nodes of the inodes whose number `is_meant` accepts. A block is accepted by its first
+    /// number alone, and gives the nodes of its first and its last inode.
     pub(super) fn some(&self, is_meant: impl Fn(Ino) -> bool) -> Vec<Arc<N>> {
         let table = self.table.lock();
         let single = table.by_number.iter().filter(|(ino, _)| is_meant(**ino));

@@ -176,8 +176,8 @@ impl Tree {
     }
 
     /// The entry of a name in a source directory; `None` if the file no longer exists. `opened` is
-    /// the result of opening the file, if it was opened already. If it was not, and `open` is set,
-    /// this opens it.
+    /// the result if the file was opened already. If not, `look_up` and `open` allow this call to
+    /// open it.
     fn listed<'a>(
         &self,
         at: &SourceDir<'_>,

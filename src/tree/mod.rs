@@ -69,7 +69,6 @@ pub(crate) struct Settings {
     /// The most containers that are kept open, each with a file descriptor. At most a quarter of
     /// the descriptors that the process may have are used for them.
     pub open_archives: u64,
-    /// How contents are served.
     pub serve: serve::Settings,
 }
 

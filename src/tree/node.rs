@@ -31,7 +31,7 @@ pub(super) enum Node {
     Member(Arc<Version>, MemberId),
 }
 
-/// Identifies an inode; all inodes of an archive have one key.
+/// Identifies an inode; all inodes of an archive share one key.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Key {
     /// A file or directory that has one path only. A rename changes the path but not the key.
@@ -108,7 +108,7 @@ impl SourceNode {
 pub(super) struct Version {
     pub key: Arc<VersionKey>,
     pub format: &'static Format,
-    /// The weight of the container, if it is opened again.
+    /// What it takes to open the container again.
     weight: Option<Weight>,
     container: Mutex<Weak<OpenContainer>>,
 }
@@ -123,7 +123,7 @@ impl Version {
         Self { key, format, weight, container: Mutex::new(Arc::downgrade(container)) }
     }
 
-    /// The weight of the container if it is closed; `None` as well if it has no weight.
+    /// The weight of the container, if it has one and is closed.
     pub(super) fn weight_to_open(&self) -> Option<Weight> {
         self.weight.filter(|_| self.container.lock().strong_count() == 0)
     }

@@ -31,8 +31,8 @@ const RANGE: u64 = (1 << 61) - (1 << 32);
 /// Listings contain this instead of an unknown inode number (libfuse's FUSE_UNKNOWN_INO).
 pub(super) const UNKNOWN: u64 = 0xffff_ffff;
 
-/// The sequence of numbers for a file of the source. If `has_own` and the source's number is
-/// usable, that comes first.
+/// The sequence of numbers for a file of the source. The source's number comes first, if `has_own`
+/// is set and the number is usable.
 pub(super) fn of_source(id: FileId, path: &Path, has_own: bool) -> impl Iterator<Item = Ino> {
     let is_usable = has_own && id.ino > Ino::ROOT.0 && id.ino < HASHED && id.ino != UNKNOWN;
     let own = is_usable.then_some(Ino(id.ino));

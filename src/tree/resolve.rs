@@ -18,8 +18,8 @@ use crate::{
     serve::OpenContainer,
 };
 
-/// The file of the source that a name resolves to, with its path. `Container` if it is shown as a
-/// directory or as a member, `DecodedArchive` if it is shown as a file with its members decoded.
+/// The file of the source that a name resolves to, with its path. `Container` if the file is shown
+/// as a directory or as its member, `DecodedArchive` if as a file with its members decoded.
 enum Resolved {
     Source(Arc<Path>, Stat),
     Container(Arc<Path>, Stat, &'static Format, Arc<OpenContainer>),
@@ -27,8 +27,8 @@ enum Resolved {
 }
 
 impl Tree {
-    /// Looks up `name` in the directory `parent`. The kernel then owes one `forget`. If a large
-    /// archive must be opened for that, it is opened only if the caller `waits`.
+    /// Looks up `name` in the directory `parent`. The kernel then owes one `forget`. Opens a large
+    /// archive for that only if the caller `waits`.
     ///
     /// # Errors
     /// `NotFound`, `NotADirectory`, `Stale`, an error of the source, or `Heavy` if the caller does

@@ -68,8 +68,8 @@ impl Source {
         Self { directory, archive: None, shortage: Shortage::default() }
     }
 
-    /// From now on calls `give_up`, perhaps repeatedly, when no descriptor is left. It must close a
-    /// file that can be opened again, or return `false` if there is none.
+    /// Sets the function that is called, perhaps repeatedly, when no descriptor is left. It must
+    /// close a file that can be opened again, or return `false` if there is none.
     pub(super) fn on_shortage(&self, give_up: impl Fn() -> bool + Send + Sync + 'static) {
         // The function cannot be set already: a source has one tree, which sets it once.
         let _ = self.shortage.0.set(Box::new(give_up));
@@ -252,7 +252,7 @@ impl SourceDir<'_> {
     }
 }
 
-/// While a directory is read, memory is reserved each time after this many names.
+/// While a directory is read, memory is reserved for this many names at a time.
 pub(super) const NAMES_AT_ONCE: usize = 1 << 16;
 
 /// NONBLOCK: if a fifo has replaced the file, opening it must not wait.

@@ -31,11 +31,11 @@ use crate::{
 const OPEN_MEMORY: u64 = 64 << 20;
 
 /// The largest member, in bytes, whose whole content is put into the kernel's cache when it is
-/// first opened: a program that reads a small member most likely reads all of it. Measured at 1 and
-/// 8 KiB.
+/// first opened: a program that reads a small member most likely reads all of it. The gain was
+/// measured at 1 and 8 KiB.
 const GIVEN_AT_OPEN: u64 = 32 << 10;
 
-/// The interval at which containers whose files were removed are closed. Each asks for the link
+/// Time between two searches for containers whose files were removed. A search asks for the link
 /// count of all open containers.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
 
@@ -56,10 +56,9 @@ pub(crate) struct Tree {
     pub(super) listings: Listings,
 }
 
-/// An opened file.
+/// An open file, and what the kernel may read in its place.
 #[derive(Debug)]
 pub(crate) struct Opened {
-    /// The number of its handle.
     pub id: HandleId,
     /// The file that kernel passthrough may read instead, if any.
     pub backing: Backing,
@@ -116,7 +115,7 @@ impl Tree {
         });
         if tree.source.archive().is_some() {
             tree.root_archive().map_err(|error| {
-                // A file that the command line names is not waited for until it is complete.
+                // A file that the command line names must be complete.
                 let why = match &error {
                     FsError::NotAnArchive(error)
                         if matches!(**error, archive::Error::Pending(_)) =>
@@ -131,7 +130,6 @@ impl Tree {
         Ok(tree)
     }
 
-    /// The settings of this tree.
     pub(crate) fn settings(&self) -> &Settings {
         &self.settings
     }
@@ -149,9 +147,9 @@ impl Tree {
         }
     }
 
-    /// Adds threads to the pools whose threads are stuck in reads of the source. Now and then closes
-    /// containers whose files were removed: while they are open, their bytes stay on the disk. Call
-    /// it repeatedly while there are requests.
+    /// Adds threads to the pools whose threads are stuck in reads of the source. Now and then
+    /// closes containers whose files were removed: while they are open, their bytes stay on the
+    /// disk. Call this repeatedly while there are requests.
     pub(crate) fn relieve(&self) {
         self.server.relieve();
         let mut swept = self.swept.lock();
@@ -162,7 +160,7 @@ impl Tree {
         }
     }
 
-    /// Saves the indexes of members that have not been decoded to their ends.
+    /// Saves the indexes that have grown, also those of members that are not decoded to their ends.
     pub(crate) fn save_indexes(&self) {
         self.containers.for_each(OpenContainer::save_indexes);
     }
@@ -295,7 +293,7 @@ impl Tree {
                 let open = self.open_container(version)?;
                 let archive = open.container();
                 archive.source().check().map_err(|_| FsError::Stale)?;
-                // In the block of the archive its number comes after those of the members.
+                // The number of the decoded archive follows those of the members.
                 let first_member = ino.0 - u64::from(archive.counts().1);
                 let file = ArchiveFile::open(open, ino.0, first_member).ok_or(FsError::Stale)?;
                 let id = self.handles.insert(Handle::DecodedArchive(file), user)?;
@@ -321,8 +319,8 @@ impl Tree {
         }
     }
 
-    /// From now on calls `listener` with each inode whose pages in the kernel's cache may be wrong,
-    /// and with the reason if it is to be logged. Call this once, before anything is served.
+    /// Sets the function that is called with each inode whose pages in the kernel's cache may be
+    /// wrong, and with the reason if it is to be logged. Call this once, before serving.
     pub(crate) fn on_condemned(
         &self,
         listener: impl Fn(Ino, Option<&serve::Error>) + Send + Sync + 'static,
@@ -356,7 +354,7 @@ impl Tree {
         });
     }
 
-    /// An open file.
+    /// The open file with this number.
     ///
     /// # Errors
     /// `NoHandle`.
@@ -379,7 +377,7 @@ impl Tree {
         }
     }
 
-    // -- below
+    // -- for the log, and for this layer
 
     /// Describes the cause of the `error` of an inode for the log. If a member of a decoded archive
     /// is the cause, describes that member.

@@ -60,8 +60,7 @@ impl Tree {
     /// attributes fail if a listed attribute cannot be read, or if its value is too long for their
     /// filesystem.
     ///
-    /// If a large archive must be opened for that, it is opened only if the caller `waits`; else
-    /// the error is `Heavy`.
+    /// Opens a large archive for that only if the caller `waits`; else the error is `Heavy`.
     ///
     /// # Errors
     /// `NoInode`, `Stale`, `Heavy`, or an error of the source.
