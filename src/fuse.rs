@@ -89,7 +89,7 @@ impl Npzfs {
         Self { tree, passthrough, cache_directories: false, cache, device, requests }
     }
 
-    /// The notifier of the kernel's cache. It is to be started once there is a session.
+    /// The notifier of the kernel's cache. Start it once there is a session.
     pub(crate) fn cache(&self) -> KernelCache {
         self.cache.clone()
     }
@@ -207,7 +207,7 @@ impl Npzfs {
                 tree.forget(ino, 1);
                 reply.error(INTERRUPTED);
             }
-            // Inode numbers are never reused, so one generation number is enough.
+            // Live inodes have different numbers, so one generation number is enough for all.
             Ok((ino, attr)) => {
                 reply.entry(&tree.settings().ttl, &file_attr(ino, &attr), Generation(0));
             }

@@ -1,4 +1,4 @@
-//! Writes replies that fuser cannot express to the device, in the format of the kernel.
+//! Writes to the device the replies that fuser cannot express, in the format of the kernel.
 //!
 //! fuser cannot express two kinds of entries in a listing: entries of unknown type (DT_UNKNOWN)
 //! and, in a reply to FUSE_READDIRPLUS, entries without an inode. And fuser cannot answer a request
@@ -113,7 +113,7 @@ impl<'a> Listing<'a> {
         true
     }
 
-    /// Sends the listing. `unique` is the number of the request of this reply.
+    /// Sends the listing. `unique` is the number of the request that it answers.
     pub(super) fn send(self, unique: RequestId) {
         if self.is_plain {
             return match self.reply {

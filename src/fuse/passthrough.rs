@@ -71,7 +71,7 @@ impl Passthrough {
         }
     }
 
-    /// Notes that a handle was released.
+    /// Notes that a handle was released. With the last handle of an inode its decision ends.
     pub(super) fn release(&self, ino: INodeNo, fh: FileHandle) {
         let mut inodes = self.inodes.lock();
         if let Some(decision) = inodes.get_mut(&ino) {
