@@ -1,10 +1,10 @@
 //! Reads the end records and the central directory of a zip (APPNOTE 4.3.12 to 4.3.16).
 //!
 //! Opens every file that CPython's zipfile, and so np.load, opens, and finds the same members in
-//! it. The directory ends where its end record starts, and the record has its length: so bytes
-//! before the zip do no harm. Entry counts, disk numbers (but for that in a zip64 locator), dates,
-//! and sizes in local headers are ignored. If zipfile gives up because a comment contains bytes
-//! like an end record, an earlier end record is tried.
+//! it. The directory ends where its end record starts, and has the length that this record gives:
+//! so bytes before the zip do no harm. Entry counts, disk numbers (but for that in a zip64
+//! locator), dates, and sizes in local headers are ignored. If zipfile gives up because a comment
+//! contains bytes like an end record, an earlier end record is tried.
 //!
 //! The `zip` crate is not used for this. For a repeated name it uses the position of the first
 //! member in the list but the data of the last. It trusts entry counts, searches for the directory
@@ -433,7 +433,7 @@ fn unicode_name<'a>(field: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
 pub(super) struct Bytes<'a> {
     source: &'a SourceFile,
     size: u64,
-    /// Least bytes that are read at a time.
+    /// Length of a piece in bytes, unless more are needed at once or the file ends.
     least: u64,
     piece: Vec<u8>,
     piece_start: u64,

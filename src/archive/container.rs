@@ -25,7 +25,7 @@ pub const MAX_DICTIONARY: u32 = lzma::MAX_DICTIONARY;
 /// About how many bytes of memory a container of one member takes once it is parsed.
 pub(super) const MEMORY_OF_ONE: u64 = 4 << 10;
 
-/// A parsed container.
+/// A parsed container: its members, and the directories that show them.
 #[derive(Debug)]
 pub struct Container {
     source: Arc<SourceFile>,

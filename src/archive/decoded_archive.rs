@@ -63,7 +63,7 @@ pub(super) struct DecodedLayout {
     end_records: Box<[u8]>,
 }
 
-/// A decoded archive.
+/// A decoded archive, as a view of the archive that it is made from.
 #[derive(Debug, Clone, Copy)]
 pub struct DecodedArchive<'a> {
     source: &'a SourceFile,
@@ -72,7 +72,7 @@ pub struct DecodedArchive<'a> {
     layout: &'a DecodedLayout,
 }
 
-/// A run of bytes of a decoded archive, by where they come from.
+/// Bytes of a decoded archive that lie together and have the same origin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Part {
     /// Headers and gaps, which [`DecodedArchive::headers`] writes. The range is in bytes of the
@@ -213,7 +213,7 @@ fn comment(source: &SourceFile, headers: &LocalHeaders) -> Result<Vec<u8>, Error
     let len = (source.generation().size - headers.end_record).min(END_LEN + u64::from(u16::MAX));
     let mut record = vec![0; len as usize];
     source.read_exact_at(&mut record, headers.end_record)?;
-    // The signature may begin in the length before the comment.
+    // The signature may begin in the length of the comment, which lies before the comment.
     let (len, comment) = record[END_LEN as usize - 2..].split_at(2);
     let told = usize::from(u16::from_le_bytes([len[0], len[1]]));
     let comment = &comment[..told.min(comment.len())];
@@ -360,7 +360,7 @@ impl<'a> Entries<'a> {
         Self { bytes: Bytes::of(source, piece), headers }
     }
 
-    /// The entry of a member.
+    /// The entry of the member number `index`.
     fn get(&mut self, index: usize) -> Result<Entry<'_>, Error> {
         let range = self.headers.entry(index);
         let bytes = self.bytes.get(range.start, range.end - range.start)?;

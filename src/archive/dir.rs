@@ -283,8 +283,7 @@ impl<'p> Builder<'p> {
         }
     }
 
-    /// `name.member` if that is free, else with the lowest number that makes it free:
-    /// `name.member.2`.
+    /// `name.member` if that is free, else `name.member.2` or the next number that is free.
     fn free_name(&mut self, dir: u32, name: &[u8]) -> Vec<u8> {
         let mut number = 1;
         // The taken names that were tried.

@@ -1,4 +1,4 @@
-//! Why an archive or a member cannot be used.
+//! The errors of parsing archives and of decoding members.
 
 use std::{fmt, io};
 

@@ -33,7 +33,7 @@ pub static NPY_GZ: Format = Format {
 /// when parsing ends.
 type Parse = fn(Arc<SourceFile>, Vec<u8>, &mut Grow<'_>) -> Result<Container, Error>;
 
-/// A format of containers.
+/// A format of containers: the names of its files, and how they are parsed and shown.
 #[derive(Debug)]
 pub struct Format {
     /// The suffix of the names of such files. A name must have at least one byte before it.
@@ -45,7 +45,7 @@ pub struct Format {
     hidden: Option<&'static str>,
     parse: Parse,
     /// Estimates how many bytes of memory a container takes, from its file and the last bytes of
-    /// it.
+    /// the file.
     memory: fn(&SourceFile, &[u8]) -> u64,
 }
 

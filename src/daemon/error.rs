@@ -53,9 +53,8 @@ pub(crate) enum Error {
     },
     /// The mountpoint lies inside the source.
     Inside {
-        /// The mountpoint.
+        /// The directory that lies inside `source`.
         mountpoint: PathBuf,
-        /// The source.
         source: PathBuf,
     },
     /// The server in the background ended before its mount answered, and wrote no error.
@@ -70,7 +69,6 @@ pub(crate) enum Error {
     AllowOtherRefused,
     /// fusermount3 or the kernel refused to mount.
     Refused {
-        /// The mountpoint.
         mountpoint: PathBuf,
         /// Message of fusermount3 or of the kernel.
         said: String,

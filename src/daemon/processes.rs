@@ -77,7 +77,6 @@ pub(super) fn users(mount: &MountInfo) -> Vec<String> {
 /// A process whose end can be waited for.
 #[derive(Debug)]
 pub(super) struct Process {
-    /// The process number.
     pub pid: u32,
     fd: OwnedFd,
 }

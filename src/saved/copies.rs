@@ -25,7 +25,7 @@ pub struct CopyKey {
     /// The mtime of the archive, in seconds.
     pub mtime: i64,
     /// The file of the archive, if `identity` does not cover all of its content, or if other users
-    /// may write it.
+    /// may write the file.
     pub file: Option<SameFile>,
 }
 

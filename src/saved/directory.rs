@@ -35,7 +35,7 @@ const DRAFT: &str = ".draft-";
 /// died.
 const ABANDONED: Duration = Duration::from_secs(24 * 3600);
 
-/// A directory of files that only npzfs writes.
+/// A directory of files that only npzfs writes. Used by its descriptor, not by its path.
 #[derive(Debug)]
 pub struct Directory {
     fd: OwnedFd,

@@ -35,10 +35,10 @@ const MOST_TRIES: u32 = 3;
 /// How many members are prepared for a sequential reader at a time.
 const MOST_PREPARED: usize = 2;
 
-/// Most parts that are searched for these members.
+/// Most parts of the archive that are searched for members to prepare.
 const MOST_LOOKED_AT: usize = 64;
 
-/// A smaller member is not prepared: decoding it takes no longer than waking a thread. Bytes.
+/// A member of fewer bytes is not prepared: decoding it takes no longer than waking a thread.
 const WORTH_PREPARING: u64 = 64 << 10;
 
 /// Most members of an archive that is read as a whole while its open waits. Each takes some 20 us.
@@ -47,7 +47,7 @@ const MOST_LITTLE: u32 = 16;
 /// Called with an open member, or with the reason why it cannot be read.
 type WithMember = Box<dyn FnOnce(Result<Arc<OpenFile>, Failure>) + Send>;
 
-/// An open decoded archive.
+/// One handle of a decoded archive, with the members that it keeps open.
 pub(crate) struct ArchiveFile {
     /// `open` has checked that this container has a decoded archive.
     container: Arc<OpenContainer>,
@@ -77,7 +77,7 @@ impl ArchiveFile {
         Arc::as_ptr(&self.container).addr()
     }
 
-    /// Notes that the handle was closed.
+    /// Closes the members that the handle has kept open.
     pub(crate) fn closed(&self) {
         let mut members = self.members.lock();
         let open: Vec<_> = std::iter::from_fn(|| members.pop_lru()).collect();
@@ -106,7 +106,7 @@ impl ArchiveFile {
         } else {
             self.read_parts(offset..end, asker, reply);
         }
-        // Last, so that these tasks come after the read itself in the queue of the pool.
+        // This comes last, so that its tasks come after the read itself in the queue of the pool.
         self.prepare_next(offset, end - offset);
     }
 
@@ -348,7 +348,7 @@ impl Gather {
     fn take(&self, place: Range<usize>, part: Result<&[u8], Failure>) {
         let mut gathered = self.0.lock();
         match part {
-            // A read of a member gives all bytes that it asks for.
+            // A read within a member returns all bytes that it requests.
             Ok(bytes) => gathered.bytes[place].copy_from_slice(bytes),
             Err(failure) => {
                 // The read reports one failure: if possible, one that is to be logged.
@@ -363,7 +363,7 @@ impl Gather {
         }
         let bytes = std::mem::take(&mut gathered.bytes);
         let (failure, reply) = (gathered.failure.take(), gathered.reply.take());
-        // The reply writes to the kernel, so not under the lock.
+        // Unlock first: the reply writes to the kernel.
         drop(gathered);
         if let Some(reply) = reply {
             match failure {

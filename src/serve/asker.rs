@@ -13,7 +13,7 @@ impl Asker {
         Self((id != 0).then_some(id))
     }
 
-    /// An unknown thread.
+    /// A thread that nobody knows. It counts as running.
     pub(crate) fn unknown() -> Self {
         Self(None)
     }

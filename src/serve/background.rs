@@ -64,7 +64,7 @@ impl Background {
         })
     }
 
-    /// Notes the time of a read.
+    /// Notes that there is a read now, so that background work becomes slow.
     pub(super) fn note_read(&self) {
         self.last_read.store(self.begin.elapsed().as_millis() as u64, Ordering::Relaxed);
     }

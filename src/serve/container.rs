@@ -68,7 +68,7 @@ impl OpenContainer {
         &self.container
     }
 
-    /// The content of a member.
+    /// The content of a member. The first call builds it.
     ///
     /// # Errors
     /// When the member cannot be read at all: encrypted, unknown method, bad local file header.

@@ -29,7 +29,6 @@ use crate::archive::SourceFile;
 
 /// The decoded bytes of one member, shared by all its handles.
 pub(crate) struct Content {
-    /// The archive file.
     source: Arc<SourceFile>,
     size: u64,
     pub(super) bytes: Encoding,
@@ -62,7 +61,7 @@ pub(crate) enum Readiness {
         /// Decoded bytes in all.
         size: u64,
     },
-    /// The first pass is not complete.
+    /// The first pass is not complete, and `--verify never` lets nothing finish it.
     Indexing {
         /// Decoded bytes so far.
         done: u64,
@@ -391,7 +390,7 @@ impl Content {
         }
     }
 
-    /// How the member can be read.
+    /// The state of the member, which `user.npzfs.state` shows.
     pub(crate) fn readiness(&self) -> Readiness {
         let size = self.size;
         match (self.damage(), &self.bytes) {

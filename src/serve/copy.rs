@@ -36,7 +36,8 @@ const PART: u64 = 1 << 20;
 /// milliseconds.
 pub(super) const LEAST_SIZE: u64 = 1 << 20;
 
-/// The reason for a report that the directory of the copies cannot be used, for any member.
+/// The numbers under which `reports` has an error of the directory, which concerns no single
+/// member.
 const DIRECTORY: i64 = 1;
 const ALL_MEMBERS: u32 = u32::MAX;
 
@@ -73,7 +74,7 @@ impl CopyState {
 
 type Identify = Box<dyn Fn() -> io::Result<CopyKey> + Send + Sync>;
 
-/// The copy of one member.
+/// The decoded copy of one member, whether it exists or not.
 pub(super) struct MemberCopy {
     copier: Copier,
     identify: Identify,
@@ -203,8 +204,8 @@ impl MemberCopy {
         }
         let store = &self.copier.store;
         let Some(key) = self.key() else { return Ok(CopyState::GivenUp) };
-        // Without room the state is `Absent` again: after as many more reads there may be room.
-        // `begin` writes nothing if there is no room.
+        // Without room the state is `Absent` again: after as many more bytes are read, there may be
+        // room. `begin` writes nothing if there is no room.
         let draft = store.begin(self.size).unwrap_or_else(|error| {
             self.report(&error.into());
             None

@@ -6,7 +6,7 @@
 //! So members take turns, and a pass over a large member does not hold up the others.
 //!
 //! A task that continues leaves the answers to another thread. Waking another thread for the next
-//! span instead took an eighth of a pass over noise, whose spans have 256 KiB.
+//! span instead took an eighth of a pass over noise, whose spans are short.
 
 use std::{
     fmt, io,
@@ -30,7 +30,7 @@ use crate::{
 
 type Works = Vec<Work<Arc<SourceFile>>>;
 
-/// A deflated member.
+/// A deflated member: its engine, and its part of the saved indexes.
 pub(super) struct Deflated {
     reader: DeflateReader<Arc<SourceFile>>,
     /// Encoded size in bytes.
@@ -84,7 +84,7 @@ impl Deflated {
         if let Some((key, index)) = &this.index {
             index.adopt(*key, &this);
         }
-        // The saved index may reach to the end of the member.
+        // A saved index that reaches to the end of the member settles its verdict.
         this.judge();
         Arc::new(this)
     }
@@ -168,7 +168,7 @@ impl Deflated {
     /// the first span if it is missing.
     pub(super) fn read_here(self: &Arc<Self>, range: Range<u64>) -> (Result<Vec<u8>, Error>, bool) {
         let (answer, answered) = mpsc::channel();
-        // The receiver waits for the answer.
+        // This cannot fail: the receiver waits below.
         let reply = move |bytes: Result<&[u8], _>| _ = answer.send(bytes.map(<[u8]>::to_vec));
         let works = self.ask(range, reply);
         if let Ok(cached) = answered.try_recv() {
@@ -219,7 +219,7 @@ impl Deflated {
     /// Compares the whole member with its CRC-32 in this thread, unless another thread is about to.
     /// For a member of one span.
     pub(super) fn compare_at_once(self: &Arc<Self>) {
-        // The next read of the member returns the same error.
+        // An error is ignored here: the next read of the member returns it.
         let works = self.pass(self.size, true, Box::new(|_| ()));
         self.work_here(works);
     }
@@ -243,7 +243,7 @@ impl Deflated {
         }
     }
 
-    /// Makes a task of the pool of each work.
+    /// Queues each work as a task of the pool.
     fn queue(self: &Arc<Self>, works: Works) {
         for work in works {
             let this = self.clone();
@@ -285,7 +285,7 @@ impl Deflated {
 
     fn run(&self, work: Work<Arc<SourceFile>>) -> (Answers, Works) {
         let outcome = work.run(self.shared.decode.is_short());
-        // Before the answers: a read of a member that has been condemned fails.
+        // Judge before the answers are sent: the reads of a condemned member must fail.
         self.judge();
         if let Some((_, index)) = &self.index
             && outcome.advanced > 0

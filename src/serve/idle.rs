@@ -1,9 +1,9 @@
 //! Counts the idle cores, so that speculative decoding takes no core from other work.
 //!
 //! An idle thread of the pool does not mean an idle core: the core may be copying decoded bytes to
-//! a reader. (On two cores, helpers made a pass over sensor data a tenth slower, and np.load a
-//! fifth.) So the idle time of all cores is read from /proc/stat, at most ten times a second, and
-//! only while a member is being decoded.
+//! a reader. (On two cores, speculative decoding by every idle thread made a pass over sensor data
+//! a tenth slower, and np.load a fifth.) So the idle time of all cores is read from /proc/stat, at
+//! most ten times a second, and only while a member is being decoded.
 
 use std::{
     fs,

@@ -23,9 +23,9 @@ pub(crate) struct OpenFile {
 /// The file that the kernel may read itself (passthrough), in place of an open file.
 #[derive(Debug)]
 pub(crate) enum Backing {
-    /// There is none, and there will be none.
+    /// There is no such file, and there will be none.
     Never,
-    /// There is none now. A later open of the same inode may find one.
+    /// There is no such file now. A later open of the same inode may find one.
     NotYet,
     /// A file with the same bytes as the open file.
     File(Arc<File>),
@@ -135,7 +135,7 @@ impl OpenFile {
             self.read_ahead(range);
         }
         self.content.read(None, asker, offset, size, reply);
-        // Last, so that these tasks come after the read itself in the queue of the pool.
+        // This comes last, so that its tasks come after the read itself in the queue of the pool.
         deflated.read_beside(prediction.strides);
     }
 }

@@ -35,7 +35,7 @@ type GiveWay = Box<dyn Fn(u64) + Send + Sync>;
 
 /// The memory limit of the process, and its reservations.
 pub(super) struct Room {
-    /// Bytes.
+    /// The value of `--memory-limit`, in bytes.
     limit: u64,
     measure: Measure,
     give_way: OnceLock<GiveWay>,

@@ -34,7 +34,7 @@ const LEFT_FREE: u64 = 20;
 /// The files may use the process's limit of descriptors divided by this.
 const DESCRIPTORS: u64 = 8;
 
-/// Identifies a file.
+/// Identifies a scratch file. An id is never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct ScratchId(u64);
 
@@ -55,7 +55,7 @@ struct Files {
     kept: LruCache<ScratchId, (Arc<File>, u64)>,
     /// Bytes of all files: those that are kept and those that are being written.
     used: u64,
-    /// Files that are being written.
+    /// Number of files that are being written.
     written: usize,
     /// The limit in bytes. Set when the first file is begun.
     limit: Option<u64>,
@@ -87,7 +87,7 @@ impl Scratch {
         })
     }
 
-    /// The id of a file that will be written.
+    /// A new id, for a file that will be written.
     pub(super) fn name(&self) -> ScratchId {
         ScratchId(self.next.fetch_add(1, Ordering::Relaxed))
     }

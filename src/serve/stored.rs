@@ -17,7 +17,7 @@ const PIECE: u64 = 1 << 20;
 /// A stored member: `size` bytes of the archive file from `start`.
 pub(super) struct Stored {
     source: Arc<SourceFile>,
-    /// Offset in the archive file.
+    /// Where the member's bytes start in the archive file.
     start: u64,
     /// Size of the member in bytes.
     size: u64,

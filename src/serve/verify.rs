@@ -31,7 +31,7 @@ pub(crate) enum Verify {
 }
 
 /// The largest deflated member that is compared before its first byte is served, in bytes, decoded
-/// and encoded. The decoder needs 28 ms for 16 MiB of noise here, 10 ms for sensor data.
+/// and encoded. The decoder needs 28 ms for 16 MiB of noise, and 10 ms for sensor data.
 pub(super) const SMALL_DEFLATED: u64 = 16 << 20;
 
 /// The largest stored member that is compared before its first byte is served, in bytes. It is read
@@ -109,7 +109,6 @@ impl Confirmed {
 /// The properties of a member that its verdict depends on.
 #[derive(Debug)]
 pub(super) struct Subject {
-    /// The archive file.
     pub source: Arc<SourceFile>,
     /// Number among the members of its archive.
     pub number: u32,

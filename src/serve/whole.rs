@@ -33,7 +33,7 @@ const SMALL_DICTIONARY: u64 = 8 << 20;
 /// Memory of a decoder besides its dictionary. Bytes. bzip2 takes 4 MiB, lzma up to 6.
 const DECODER: u64 = 8 << 20;
 
-/// The cheapest member goes first at most this often in a row. Then the oldest goes first.
+/// The smallest member goes first at most this often in a row. Then the oldest goes first.
 const CHEAP_ONES: u32 = 8;
 
 /// Decoded bytes between two checks whether a read still waits.
@@ -74,7 +74,7 @@ pub(super) struct WholeQueue(Mutex<Queue>);
 struct Queue {
     /// The oldest member comes first.
     waiting: Vec<Arc<Whole>>,
-    /// Long members that are being decoded: at most one.
+    /// Number of long members that are being decoded: at most one.
     long: usize,
     /// Members in a row that were taken before the oldest one.
     passed: u32,
@@ -299,7 +299,7 @@ fn answer(file: &Result<Arc<File>, Error>, range: Range<u64>, reply: Reply) {
     }
 }
 
-/// Fails the member when this is dropped.
+/// Dropped if the decoder panics. The member then fails, and so do the reads that wait for it.
 struct FailOnPanic<'a>(&'a Whole);
 
 impl Drop for FailOnPanic<'_> {

@@ -132,8 +132,7 @@ impl Stat {
         }
     }
 
-    /// The attributes of a decoded archive of `size` bytes, made from an archive that has this
-    /// stat.
+    /// The attributes of a decoded archive of `size` bytes, for an archive that has this stat.
     pub(super) fn decoded_archive(&self, size: u64) -> Attr {
         Attr { blocks: self.0.stx_blocks, ..self.member(size, 0) }
     }

@@ -77,8 +77,8 @@ const MOST_REFUSED: NonZeroUsize = NonZeroUsize::new(1 << 10).expect("not zero")
 /// A container, or why the file is not one.
 pub(super) type Found = Result<Arc<OpenContainer>, Arc<archive::Error>>;
 
-/// Device and inode number of a file, and the suffix of the format by the file's name. The suffix
-/// is part of the key because one file may have several names.
+/// Device and inode number of a file, and the suffix of the format that its name suggests. The
+/// suffix is part of the key because one file may have several names.
 type FileKey = (Device, u64, &'static str);
 
 /// Facts about files, by file; the least recently used are dropped.
@@ -93,7 +93,7 @@ pub(super) struct Containers {
     plain: Remembered<Arc<archive::Error>>,
     /// Files for which there was not enough memory: the time, and the reason.
     refused: Remembered<(Instant, String)>,
-    /// Whether archives get a decoded archive.
+    /// Whether each archive gets a decoded archive (`--layout stored`).
     is_decoding: bool,
     /// Budget for all open containers, in bytes.
     memory: u64,

@@ -366,8 +366,8 @@ fn show_dots(cookie: u64, show: &mut Show<'_>) -> bool {
 pub(super) struct Name {
     pub name: OsString,
     kind: Kind,
-    /// The format by the file's name, if the file may be an archive and so a directory in the
-    /// mount.
+    /// The format that the file's name suggests, if the file may be an archive and so a directory
+    /// in the mount.
     pub archive: Option<&'static Format>,
     /// The inode number of the file in the source; 0 for names that the mount adds.
     pub ino: u64,

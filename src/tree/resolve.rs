@@ -269,8 +269,8 @@ impl Tree {
         }
     }
 
-    /// The weight of the archive that a request about `ino` has to open first, if it has one: the
-    /// archive was closed, and the kernel still knows inodes of it.
+    /// The weight of the archive that must be reopened for a request about `ino`. `None` if there
+    /// is no such archive, or if any thread may open it.
     pub(crate) fn weight_to_open(&self, ino: Ino) -> Option<Weight> {
         match self.inodes.get(ino).as_deref()? {
             Node::ArchiveDir(version, _)

@@ -27,7 +27,7 @@ pub(crate) enum Xattr {
     Shape,
     /// Whether the first index varies fastest, from the `.npy` header.
     FortranOrder,
-    /// Whether the file can be read: how fast, or why not.
+    /// Whether the file can be read, and if not, why (docs/semantics.md, rule 4.5).
     State,
 }
 

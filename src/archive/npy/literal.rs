@@ -11,7 +11,7 @@ const MAX_DEPTH: usize = 64;
 const MAX_VALUES: usize = 1 << 18;
 
 /// A literal. A string is the text between its quotes, with escapes left as they are: no name of a
-/// dtype needs one.
+/// dtype needs an escape.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Value<'a> {
     Str(&'a str),

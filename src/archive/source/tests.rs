@@ -193,7 +193,7 @@ fn what_changes_only_the_ctime_does_not_make_stale() {
         fs::rename(&other, path).unwrap();
     });
     fixture.assert_fresh();
-    // As np.savez to a temporary file and a rename over the old file.
+    // A new file is renamed over the old one.
     fs::write(&other, [3; 10]).unwrap();
     fs::rename(&other, fixture.path()).unwrap();
     fixture.assert_fresh();
