@@ -120,8 +120,9 @@ impl Mountpoint {
             let up =
                 match rustix::fs::openat(at, "..", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
                     Ok(up) => up,
-                    // This user may not search the parent directory. So the source, which this user
-                    // has opened, is not that directory or one above it, at least not by this path.
+                    // This user may not search the parent directory, but has opened the source. So
+                    // the source is neither that directory nor above it, unless another path leads
+                    // there.
                     Err(Errno::ACCESS) => return Ok(self.path().starts_with(&source.path)),
                     Err(errno) => return Err(errno),
                 };

@@ -29,7 +29,6 @@ pub(crate) struct Options {
     pub index_dir: Option<(PathBuf, u64)>,
     /// The directory for decoded copies of members, if any, and its limit in bytes.
     pub disk_cache: Option<(PathBuf, u64)>,
-    /// The users who may use the mount.
     pub access: Access,
     /// Whether the kernel checks the modes of files. It always does if users other than the owner
     /// have access: otherwise a server that runs as root would let them read files whose modes

@@ -11,8 +11,8 @@ use super::{Error, Event, Mount, Options, background, lock::LockFile, signals};
 pub(crate) enum ServerKind {
     /// By a terminal or a service manager. SIGHUP, at the end of the terminal, ends the mount.
     Foreground,
-    /// By [`super::launch`], which waits until the mount answers. SIGHUP is ignored, since the
-    /// server has no terminal after that.
+    /// By [`super::launch`], which waits until the mount answers. SIGHUP is ignored: a server in
+    /// the background has no terminal.
     Background,
 }
 

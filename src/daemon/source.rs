@@ -26,7 +26,7 @@ pub(super) struct Source {
 }
 
 impl Source {
-    /// Opens `path`.
+    /// Opens `path` for reading, once its kind is known.
     ///
     /// # Errors
     /// When the source does not exist, cannot be read, or is neither a directory nor a file.
