@@ -9,9 +9,9 @@
 //! start. The data of a small `.npy` starts at a multiple of 64 bytes. A large member shares no
 //! page of the kernel's cache with other bytes: reading a header never waits until the member
 //! before it is decoded, and damage of a member spreads to no other. So a large member ends where a
-//! page ends. Its start is then a multiple of 64 bytes if its size is one. A large last member
-//! starts with a page instead. The directory starts with a page, too, so that opening the archive
-//! decodes nothing.
+//! page ends, and if its size is a multiple of 64 bytes, so is the place where its data starts. A
+//! large last member starts with a page instead. The directory starts with a page, too, so that
+//! opening the archive decodes nothing.
 //!
 //! This module computes places and headers. It decodes nothing.
 

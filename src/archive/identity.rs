@@ -50,7 +50,8 @@ impl Identity {
         })
     }
 
-    /// The identity of a zip, from its central directory, which begins at `start`, to its end.
+    /// The identity of a zip, from the bytes between `start`, where its directory begins, and its
+    /// end.
     pub(super) fn by_directory(source: &SourceFile, start: u64) -> io::Result<Self> {
         Self::of(source, iter::once(start..source.generation().size))
     }

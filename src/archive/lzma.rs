@@ -45,8 +45,8 @@ pub(super) fn lzma_dictionary(start: &[u8]) -> u32 {
     bytes.map_or(MAX_DICTIONARY, |bytes| u32::from_le_bytes(*bytes)).min(MAX_DICTIONARY)
 }
 
-/// The decoder of method 95: one .xz stream. A dictionary of more than `most` bytes is the error
-/// `OutOfMemory`.
+/// The decoder of method 95: one .xz stream. Fails with `OutOfMemory` if the dictionary has more
+/// than `most` bytes.
 pub(super) fn xz_reader<R: BufRead>(encoded: R, most: u32) -> impl Read {
     XzReader::new_mem_limit(encoded, false, (most >> 10) + XZ_TABLES_KIB)
 }

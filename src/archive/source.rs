@@ -46,10 +46,10 @@ const TICK: Duration = Duration::from_millis(20);
 ///
 /// rename, unlink, link, chmod and chown change the ctime and keep size and mtime. So does a tool
 /// that overwrites a file and then restores its mtime. A fingerprint taken when the file was opened
-/// distinguishes the two cases: CRC-32 of the first 4 KiB and of the last 64 KiB. In a zip that is
-/// the end record and the last 64 KiB of central directory (all of it up to some 700 members) with
-/// the CRC-32 of every member in that part; in a gzip file the trailer with the CRC-32 of the last
-/// gzip member. A change outside these bytes that keeps size and mtime is not noticed. A store
+/// distinguishes the two cases: CRC-32 of the first 4 KiB and of the last 64 KiB. The last 64 KiB
+/// of a zip hold its end record and the end of its central directory (all of it up to some 700
+/// members), with the CRC-32 of every member there. Those of a gzip file hold the CRC-32 of its
+/// last gzip member. A change outside these bytes that keeps size and mtime is not noticed. A store
 /// through a shared mapping that was written before is not noticed either: the kernel updates the
 /// times when a page of the mapping first becomes dirty, not at every store.
 #[derive(Debug)]

@@ -92,7 +92,7 @@ impl LocalHeaders {
         id: MemberId,
         member: &Member,
     ) -> Result<u64, Error> {
-        // Two threads may both read the header; they store the same offset.
+        // Two threads may read the header at the same time. Both store the same offset.
         let known = &self.data_offsets[id.0 as usize];
         match known.load(Ordering::Relaxed) {
             0 => {

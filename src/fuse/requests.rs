@@ -51,8 +51,7 @@ pub(crate) struct Requests {
 
 #[derive(Debug, Default)]
 struct Table {
-    /// The open requests. The key is the number that the kernel gave the request. It is not used
-    /// again.
+    /// The open requests, by the number that the kernel gave each. No number is used again.
     open: HashMap<u64, OpenRequest>,
     /// Number of threads that work on a request now.
     busy: usize,

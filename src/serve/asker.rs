@@ -13,7 +13,7 @@ impl Asker {
         Self((id != 0).then_some(id))
     }
 
-    /// A thread that nobody knows. It counts as running.
+    /// An unknown thread, which counts as running.
     pub(crate) fn unknown() -> Self {
         Self(None)
     }

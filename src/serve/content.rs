@@ -365,7 +365,7 @@ impl Content {
     /// The first `len` bytes of the member, or all if there are fewer. Waits for decoding.
     ///
     /// # Errors
-    /// The same errors as of a read.
+    /// Those of a read.
     pub(crate) fn head(self: &Arc<Self>, len: u64) -> Result<Vec<u8>, Error> {
         self.begin_verifying();
         let len = len.min(self.size);

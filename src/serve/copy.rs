@@ -246,7 +246,7 @@ impl MemberCopy {
             file.write_all_at(&bytes, at)?;
             crc32.update(&bytes);
             if !was_cached {
-                // The range covers the part before as well, for spans across the border of the two.
+                // Drops the spans of this part, and those that began in the part before.
                 member.give_up(at.saturating_sub(PART)..end);
             }
             at = end;

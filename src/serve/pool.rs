@@ -85,8 +85,7 @@ impl Pool {
         Ok(pool)
     }
 
-    /// The same threads under another name. The threads end when either of the two pools is
-    /// dropped.
+    /// Another pool with the same threads. They end when either of the two pools is dropped.
     pub(super) fn alias(&self) -> Self {
         let (shared, name) = (self.shared.clone(), self.name.clone());
         Self { shared, name, patience: self.patience, last: Mutex::default() }

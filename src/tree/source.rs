@@ -1,4 +1,4 @@
-//! Opens files of the source. No other module opens files in the user's directories.
+//! Opens the files of the source: no other module of this layer does.
 //!
 //! All names are resolved beneath the directory that was opened before mounting, and symbolic links
 //! are never followed. So no file that somebody adds while npzfs runs can lead outside the

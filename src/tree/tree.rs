@@ -87,7 +87,7 @@ impl Tree {
                 Node::Source(SourceNode::new(path, directory.id(), Kind::Directory))
             }
         };
-        // The other three quarters of the descriptors are for files that are being read.
+        // Containers get at most a quarter of the descriptors. The rest is for files that are read.
         let descriptors = rustix::process::getrlimit(Resource::Nofile).current;
         let open = settings.open_archives.min(descriptors.map_or(u64::MAX, |limit| limit / 4));
         let open = NonZeroUsize::new(open as usize).unwrap_or(NonZeroUsize::MIN);
@@ -106,7 +106,7 @@ impl Tree {
         };
         let (server, containers) = (tree.server.clone(), tree.containers.clone());
         tree.source.on_shortage(move || server.give_up_descriptor() || containers.close_oldest());
-        // Weak, because an open container holds a reference to the server.
+        // A strong reference would be a cycle: an open container refers to the server.
         let containers = Arc::downgrade(&tree.containers);
         tree.server.on_memory_shortage(move |bytes| {
             if let Some(containers) = containers.upgrade() {
