@@ -157,8 +157,8 @@ impl KernelCache {
 impl Shared {
     fn serve(&self, notifier: &Notifier) {
         while let Some(ino) = self.next() {
-            // This thread must not answer requests: the kernel may wait for such an answer
-            // meanwhile.
+            // Not a thread that answers requests: the kernel may wait for such an answer before it
+            // drops the listing.
             if let Err(error) = notifier.inval_inode(ino, 0, 0) {
                 log::debug!("the listing of inode {ino} was not dropped: {error}");
             }

@@ -1,9 +1,9 @@
 //! A deflated member, decoded span by span by tasks of the pool.
 //!
-//! The engine notes who waits for which span (`DeflateReader::ask`), and returns works. Each work
-//! becomes a task of the pool, which decodes one span and answers all who waited for it. If they
-//! wait for more, the task continues with the next work, or queues it if the pool has other tasks.
-//! So members take turns, and a pass over a large member does not hold up the others.
+//! The engine notes which reads wait for which span (`DeflateReader::ask`), and returns works. Each
+//! work becomes a task of the pool, which decodes one span and answers all reads that waited for
+//! it. If they need more, the task continues with the next work, or queues it if the pool has other
+//! tasks. So members take turns, and a pass over a large member does not hold up the others.
 //!
 //! A task that continues leaves the answers to another thread. Waking another thread for the next
 //! span instead took an eighth of a pass over noise, whose spans are short.

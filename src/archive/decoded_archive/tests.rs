@@ -51,8 +51,8 @@ fn whole(container: &Container) -> Vec<u8> {
 /// A member as a reader finds it: name, method, flags, bytes, and where the bytes start.
 type Found = (Vec<u8>, u16, u16, Vec<u8>, usize);
 
-/// The members that a reader finds who reads a zip from its start, as cnpy does. Members have sizes
-/// of 32 bits and no data descriptors.
+/// The members that a reader such as cnpy finds, which reads a zip from its start. Members have
+/// sizes of 32 bits and no data descriptors.
 fn from_the_start(bytes: &[u8]) -> Vec<Found> {
     let le16 = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
     let le32 = |at: usize| usize::from(le16(at)) | usize::from(le16(at + 2)) << 16;
