@@ -49,7 +49,7 @@ pub(crate) struct Decoder {
     state: State,
     tables: Box<Tables>,
     halt: BitOffset,
-    /// Bytes before a limit at which the decoder may already stop.
+    /// How many bytes before a limit the decoder may stop.
     short: usize,
     #[cfg(test)]
     loops: Loops,
@@ -126,14 +126,14 @@ impl Decoder {
                 let (last, body) = block::read_header(bits, &mut self.tables)?;
                 match body {
                     Body::Coded => State::Coded { header, last },
-                    // The source has changed since. Follow the header that it has now.
+                    // The source has changed since the checkpoint: the new header is followed.
                     Body::Stored(left) => State::Stored { left, last },
                 }
             }
         };
         bits.seek(at, wanted)?;
         if let State::Stored { .. } = self.state {
-            // If the source has changed since, `at` may lie within a byte.
+            // If the source has changed since the checkpoint, `at` may lie within a byte.
             bits.align();
         }
         Ok(())

@@ -23,7 +23,7 @@ pub(crate) struct Input {
     pub(super) buffer: u64,
     /// How many bits `buffer` holds, at most 63.
     pub(super) count: u32,
-    /// The reader probably needs no bytes from this offset in the encoded stream on.
+    /// Encoded offset from which on bytes are probably not needed.
     wanted: u64,
 }
 
@@ -117,7 +117,7 @@ impl<'a> Bits<'a> {
         Ok(!self.rest().is_empty() || (self.lent.is_none() && self.input.load(self.source)?))
     }
 
-    /// Goes to `at`. Encoded bytes from byte `wanted` on are probably not needed.
+    /// Moves to bit `at`. Encoded bytes from byte `wanted` on are probably not needed.
     pub(crate) fn seek(&mut self, at: BitOffset, wanted: u64) -> Result<(), Fault> {
         let input = &mut *self.input;
         let byte = at.0 / 8;
@@ -196,8 +196,8 @@ impl<'a> Bits<'a> {
         self.input.buffer & 0xff == 0
     }
 
-    /// Copies the available bytes to `out`, at least one. Returns their number. Call it only at the
-    /// start of a byte.
+    /// Copies one or more of the next bytes to `out`: not always as many as fit. Returns their
+    /// number. Call it only at the start of a byte.
     pub(super) fn copy_to<T: From<u8>>(&mut self, out: &mut [T]) -> Result<usize, Fault> {
         debug_assert_eq!(self.input.count % 8, 0);
         if self.input.count > 0 {
@@ -214,7 +214,6 @@ impl<'a> Bits<'a> {
         Ok(len)
     }
 
-    /// The offset of the next bit.
     pub(crate) fn position(&self) -> BitOffset {
         self.input.position()
     }

@@ -1,11 +1,11 @@
-//! A list of the decoded matches, kept if they are few. It shows which bytes of a window are needed
-//! without decoding the bytes after the window a second time (`windows::sparse`).
+//! A list of the decoded matches, as long as they are few. It shows which bytes of a window are
+//! needed without decoding the bytes after the window a second time (`windows::sparse`).
 
 use std::ops::Range;
 
 use super::HISTORY;
 
-/// The list is kept if there is at most one match in 64 units. Noise has one in 300.
+/// The list has room for one match in 64 units, and ends when it is full. Noise has one in 300.
 const UNITS_PER_MATCH: usize = 64;
 
 /// A decoded match.
@@ -26,7 +26,7 @@ pub(crate) struct Matches {
     most: usize,
     /// Index in the buffer at which the output starts.
     start: usize,
-    /// The list has all matches that start before this place in the buffer.
+    /// The list has all matches that start before this index in the buffer.
     end: usize,
 }
 
@@ -98,7 +98,7 @@ mod tests {
     #[test]
     fn matches_reach_back_as_far_as_they_start_before_the_place() {
         let mut matches = Matches::new(100, 1000);
-        // The source of the match ends before the place, ends at it, crosses it, starts after it.
+        // The source of the match ends before, ends at, crosses, or starts after `before`.
         for (at, distance, len) in [(110, 15, 3), (120, 30, 10), (130, 31, 10), (140, 40, 3)] {
             matches.add(at, distance, len);
         }
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_of_all_is_not_told() {
+    fn an_incomplete_list_gives_no_answer() {
         let mut matches = Matches::new(100, 6400);
         matches.end_at(4100);
         assert!(back(&matches, 0..4000, 0).is_some() && back(&matches, 0..4001, 0).is_none());

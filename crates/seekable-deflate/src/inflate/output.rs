@@ -62,7 +62,7 @@ impl<T: Unit> Output<T> {
         }
     }
 
-    /// Makes the output list the matches that start in the first `len` units, if they are few.
+    /// Makes the output list the matches that start in the first `len` units, as far as they fit.
     pub(crate) fn with_matches(self, len: usize) -> Self {
         let matches = Some(Matches::new(self.start, len));
         Self { matches, ..self }
@@ -79,8 +79,8 @@ impl<T: Unit> Output<T> {
         self.crc.as_mut().map(|(crc, _)| std::mem::take(crc)).unwrap_or_default()
     }
 
-    /// `limit`, or before it the place at which the CRC-32 must be updated. A loop that stops
-    /// `margin` bytes before that place has decoded enough for an update.
+    /// The limit for a loop that stops `margin` bytes before it: `limit`, or less if the CRC-32
+    /// must be updated earlier.
     pub(super) fn pace(&self, limit: usize, margin: usize) -> usize {
         if self.crc.is_some() { limit.min(self.summed + PIECE + margin) } else { limit }
     }
@@ -154,7 +154,7 @@ impl<T: Unit> Output<T> {
         let end = self.filled + len;
         let mut at = self.filled;
         while at < end {
-            // Copies all bytes from `from` on, if the match is that long. They are whole periods.
+            // Copies all bytes between `from` and `at`, whole periods, if the match is that long.
             let copied = (end - at).min(at - from);
             self.bytes.copy_within(from..from + copied, at);
             at += copied;

@@ -51,8 +51,8 @@ impl<'source> Side<'_, 'source> {
         self.decoder.pass(&mut self.bits, self.out, end, ended)
     }
 
-    /// The arguments of the fast loops. Their limit is that of this side, or before it the place
-    /// where the CRC-32 must be updated.
+    /// The arguments of the fast loops. Their limit is the limit of this side, or less if the
+    /// CRC-32 must be updated earlier.
     fn at_literals(&mut self) -> fast::Side<'_, 'source> {
         let limit = self.out.pace(self.end(), fast::OUTPUT_MARGIN);
         let tables = self.decoder.tables();

@@ -1,4 +1,4 @@
-//! Tests that the decoder agrees with the simple one in `tests/slow.rs`, which gives the errors of zlib.
+//! Tests that the decoder agrees with the simple one in `tests/slow.rs`, which gives zlib's errors.
 
 pub(crate) mod slow;
 pub(super) mod synthetic;
@@ -9,9 +9,8 @@ use super::{Bits, Decoder, Fault, Input, Loops, Output, Place, Stop};
 use crate::{BitOffset, ReadAt};
 use synthetic::Random;
 
-/// Decodes `encoded` in steps of `step` bytes. If `resume`, each step has a new decoder that
-/// resumes from the checkpoint and window of the step before. Returns the result in the form of
-/// `slow`.
+/// Decodes `encoded` in steps of `step` bytes. With `resume`, each step has a new decoder that
+/// resumes at the place and with the window where the step before ended.
 fn decode(encoded: &[u8], step: usize, resume: bool, loops: Loops) -> slow::Plain {
     let mut input = Input::new(0..encoded.len() as u64);
     let mut decoder = Decoder::new().with(loops);
@@ -43,7 +42,7 @@ fn decode(encoded: &[u8], step: usize, resume: bool, loops: Loops) -> slow::Plai
     }
 }
 
-/// A source that has its bytes in memory, but does not lend them: they must be read.
+/// A source whose bytes must be read: `as_bytes` gives none.
 pub(super) struct Unlent<'a>(pub(super) &'a [u8]);
 
 impl ReadAt for Unlent<'_> {
@@ -344,8 +343,8 @@ fn the_first_of_two_literals_may_be_the_one_that_reaches_the_limit() {
     }
 }
 
-/// Decodes `encoded` up to a random pause, and then with a window of units that only refer to the
-/// places of its bytes. Replaces these references afterwards by the bytes.
+/// Decodes `encoded` up to a random pause, and from there after a window whose units only name the
+/// places of its bytes. Then replaces these names by the bytes.
 fn decode_after_an_unknown_window(encoded: &[u8], loops: Loops, random: &mut Random) -> Vec<u8> {
     let mut input = Input::new(0..encoded.len() as u64);
     let mut decoder = Decoder::new().with(loops);

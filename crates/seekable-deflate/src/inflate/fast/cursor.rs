@@ -42,7 +42,7 @@ const REFILLS: usize = 2;
 const INPUT_MARGIN: usize = REFILLS * 7 + 8;
 
 /// The most units that a loop may write between a check of the output edge and the start of its
-/// last symbol, which must be before the limit: one match. And one more: the last symbol may be a
+/// last symbol, which must be before the limit: one match. Plus one unit: the last symbol may be a
 /// pair of literals, and the first of the two must not reach the limit either.
 pub(in crate::inflate) const OUTPUT_MARGIN: usize = MAX_MATCH + 1;
 const _: () = assert!(MAX_MATCH + OVERRUN <= MARGIN && WIDEST <= MARGIN && LONG <= MARGIN);
@@ -74,8 +74,9 @@ pub(super) struct Cursor<T> {
 
 /// The symbol that `plain_symbol` found.
 pub(super) enum Symbol {
-    /// The literal has been written, as has a match.
+    /// A literal, which has been written.
     Literal,
+    /// A match, which has been written.
     Match {
         distance: usize,
         len: usize,
@@ -234,13 +235,13 @@ impl<T: Unit> Cursor<T> {
         self.out = self.out.wrapping_add(len);
     }
 
-    /// How many times in a row the next match in `buffer` comes. The match has `symbol` bits and
-    /// decodes to `len` units. `None` if it comes fewer than 4 times, or if the last of these
-    /// matches would not start before the output edge.
+    /// How many times in a row `buffer` has its next match, which has `symbol` bits and decodes to
+    /// `len` units. `None` if fewer than 4 times, or if the last of these matches would not start
+    /// before the output edge.
     #[inline(always)]
     pub(super) fn repeats(&self, buffer: u64, symbol: u32, len: usize) -> Option<u32> {
         let bits = buffer >> SPENT;
-        // How many of the counted bits equal the bit that is `symbol` places further on.
+        // How many counted bits in a row equal the bit that is `symbol` places further on.
         let same = (bits ^ bits >> symbol).trailing_zeros().min(REFILLED - symbol);
         if same < 3 * symbol {
             return None;

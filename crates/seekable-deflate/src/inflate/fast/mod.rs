@@ -27,8 +27,9 @@ pub(crate) use unit::Unit;
 pub(super) struct Fast {
     /// The loop of the current block. `None` until a fast loop first runs in the block.
     chosen: Option<Loop>,
-    /// Expected share of the symbols that are lengths: the sum of 2^-(bits of the code) over their
-    /// codes. Then the same for the lengths above 18, and above 34. In units of 2^-15.
+    /// Expected share of the symbols that are lengths, in units of 2^-15: the sum of 2^-(bits of
+    /// the code) over their codes. Then the same for symbols 269 to 285 (lengths of 19 and more),
+    /// and for symbols 273 to 285 (35 and more).
     lengths: u32,
     above_16: u32,
     above_34: u32,

@@ -12,8 +12,8 @@ use crate::{
     },
 };
 
-/// A piece of a stream, decoded by the careful loop. It goes from a place where decoding can start
-/// to a limit, or to the end of the stream or a fault before the limit.
+/// A piece of a stream, decoded by the careful loop: from a place where decoding can start to a
+/// limit, or to the end of the stream or a fault before the limit.
 struct Piece {
     at: BitOffset,
     place: Place,
@@ -23,7 +23,7 @@ struct Piece {
     end: String,
 }
 
-/// A description of how a decoder stopped, and where.
+/// Describes how and where a decoder stopped.
 fn end(result: &Result<Stop, Fault>, decoder: &Decoder, bits: &Bits) -> String {
     match result {
         Ok(stop) => format!("{stop:?} {:?} {:?}", decoder.place(), bits.position()),
@@ -53,8 +53,8 @@ fn pieces(encoded: &[u8], random: &mut Random) -> Vec<Piece> {
     pieces
 }
 
-/// Decodes both pieces as a pair, then what remains of each alone, and checks the result. Returns
-/// the number of bytes decoded as a pair.
+/// Decodes both pieces as a pair, then the rest of each alone, and checks the result. Returns the
+/// number of bytes decoded as a pair.
 fn check_pair(encoded: &[u8], both: [&Piece; 2], loops: Loops, has_crc: bool) -> usize {
     let source = Unlent(encoded);
     let mut inputs = [(); 2].map(|()| Input::new(0..encoded.len() as u64));

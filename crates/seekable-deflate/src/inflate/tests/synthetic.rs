@@ -97,7 +97,7 @@ fn stored(writer: &mut Writer, random: &mut Random) -> usize {
 /// alphabet of `alphabet` symbols.
 fn lengths_of(random: &mut Random, symbols: &[usize], alphabet: usize) -> Vec<u8> {
     let mut leaves = vec![0u8];
-    // Splitting the newest leaf again and again gives long codes. `depth` is how often. Percent.
+    // Splitting the newest leaf again and again gives long codes: done in `depth` percent of cases.
     let depth = random.below(100);
     while leaves.len() < symbols.len() {
         let at =
