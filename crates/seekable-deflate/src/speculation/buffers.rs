@@ -20,8 +20,8 @@ const fn memory<T>() -> u64 {
     (BUFFER * size_of::<T>() + Matches::most_memory(PIECE)) as u64
 }
 
-/// A buffer. Its bytes, and those of the list of matches of its piece, are set aside from the
-/// budget.
+/// A buffer, with the bytes of the budget that are set aside for it and for its piece's list of
+/// matches.
 pub(super) struct Buffer<T> {
     pub(super) units: Vec<T>,
     reserved: Reserved,

@@ -130,7 +130,7 @@ impl Chain {
     }
 
     /// The job for span `number`, which ends at the first boundary at or after decoded offset
-    /// `end`.
+    /// `end`. Drops the jobs for earlier spans.
     pub(super) fn job(&mut self, number: usize, end: u64) -> Option<Arc<Job>> {
         while self.jobs.front().is_some_and(|job| job.number() < number) {
             self.jobs.pop_front();

@@ -208,7 +208,6 @@ impl Decoding {
     }
 }
 
-/// The result of `decode`.
 struct Run {
     range: Range<usize>,
     resume_points: Vec<ResumePoint>,

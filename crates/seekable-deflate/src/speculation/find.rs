@@ -82,8 +82,8 @@ impl Finder {
         Ok(None)
     }
 
-    /// The bits at which the header of a stored block may begin whose length fields are at index
-    /// `byte` of `bytes`.
+    /// The bits at which a stored block may begin, if its length fields are at index `byte` of
+    /// `bytes`.
     fn stored_at(
         &mut self,
         source: &dyn ReadAt,

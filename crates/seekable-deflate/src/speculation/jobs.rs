@@ -54,7 +54,6 @@ pub(super) struct Job {
     done: Condvar,
 }
 
-/// The progress of a job.
 enum Progress {
     /// Not started. Has the chunks that the job needs, in order. The edges lie in the first and the
     /// last chunk.
@@ -127,9 +126,9 @@ impl Job {
         Some(Claimed { job: Arc::clone(self), chunks, reserved })
     }
 
-    /// The span, made by `run` or by the thread that has claimed the job. While this thread waits
-    /// for the other one, it calls `other`, which does another job and returns whether there was
-    /// one. `None` if the job failed.
+    /// The span, made by `run` or by another thread that has claimed the job. While this thread
+    /// waits for that thread, it calls `other`, which does another job and returns whether there
+    /// was one. `None` if the job failed.
     pub(super) fn take(
         self: &Arc<Self>,
         run: impl FnOnce(Claimed),

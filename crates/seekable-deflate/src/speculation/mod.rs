@@ -184,7 +184,7 @@ impl Speculation {
         }
     }
 
-    /// See `DeflateReader::wants_help`.
+    /// See `Work::wants_help`.
     pub(crate) fn wants_help(&self) -> bool {
         let state = self.state.lock();
         state.chain.has_waiting()

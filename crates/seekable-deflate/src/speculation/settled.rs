@@ -61,7 +61,6 @@ impl Settled {
         self.range.clone()
     }
 
-    /// The end of the chunk.
     pub(crate) fn end(&self) -> Boundary {
         let (start, piece) = self.pieces.last().expect("there is a piece");
         let ResumePoint { len, encoded, place } = piece.end();

@@ -130,7 +130,6 @@ fn planted(plain: &[u8]) -> Vec<u8> {
     encoded
 }
 
-/// The result of a pass.
 #[derive(Debug, PartialEq)]
 struct Left {
     bytes: Vec<u8>,

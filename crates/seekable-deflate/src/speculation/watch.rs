@@ -28,7 +28,8 @@ const JUDGED: u64 = 16 << 20;
 /// Decoded bytes with help that are not measured: the frontier has not reached the first chunk, and
 /// the buffers are fresh.
 const BEGINNING: u64 = 8 << 20;
-/// Decoded bytes that the first pause of help lasts. Each later pause is twice as long.
+/// Decoded bytes that the first pause of help lasts. The next pause is twice as long, unless help
+/// was worth it in between.
 const PAUSE: u64 = 512 << 20;
 
 impl Watch {

@@ -1,9 +1,9 @@
 //! Windows: the decoded bytes before a checkpoint, in several forms.
 //!
-//! A first pass copies a window as it is (`Raw`). If it knows that the bytes after the checkpoint
-//! refer to little of the window, it keeps only that part (`sparse`). Otherwise the window is
-//! packed later (`packed`): without the bytes that are not needed, which are found by decoding the
-//! 32 KiB after the checkpoint again (`trace`).
+//! A first pass copies a window as it is (`Raw`). If the pass knows that the bytes after the
+//! checkpoint refer to little of the window, it keeps only that part (`sparse`). Otherwise the
+//! window is packed later (`packed`), without its unneeded bytes. To find these, the 32 KiB after
+//! the checkpoint are decoded again (`trace`).
 
 mod packed;
 mod sparse;
@@ -69,8 +69,8 @@ impl Window {
         }
     }
 
-    /// The bytes of the window, with zeros for those that nothing refers to. `None` if they are
-    /// damaged.
+    /// The bytes of the window. Those that nothing refers to may be zeros. `None` if the window is
+    /// damaged or cannot be read.
     pub(crate) fn unpack(&self) -> Option<Vec<u8>> {
         match self {
             Self::Raw(bytes) => Some(bytes.to_vec()),

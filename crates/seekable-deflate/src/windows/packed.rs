@@ -55,8 +55,7 @@ impl Packer {
         self.deflate()
     }
 
-    /// Packs only those bytes of a window that the `len` bytes after it refer to; the others become
-    /// zeros.
+    /// Packs a window. Bytes that the `len` bytes after the window do not refer to become zeros.
     ///
     /// # Errors
     /// Only [`Fault::Source`].

@@ -1,8 +1,8 @@
 //! Sparse windows: only the bytes that matches after the checkpoint refer to, if there are few.
 //!
-//! To pack a window, 32 KiB have to be decoded again, an eighth of a span of noise. If there are
-//! few matches, the first pass keeps a list of them (`inflate::matches`). By this list, nearly all
-//! of the window can be dropped without decoding again.
+//! To pack a window, 32 KiB have to be decoded again, a quarter of a span of noise. If there are
+//! few matches, the first pass keeps a list of them (`inflate::matches`). The list shows that
+//! nearly all of the window can be dropped, without decoding again.
 
 use std::ops::Range;
 
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn what_needs_much_of_a_window_or_more_than_there_is_is_not_sparse() {
+    fn a_window_of_which_much_is_needed_is_not_sparse_nor_one_that_is_too_short() {
         let window = [7; 2000];
         let mut reach = Reach::default();
         reach.add(600, 600);

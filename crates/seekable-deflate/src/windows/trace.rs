@@ -44,9 +44,9 @@ impl Tracer {
         self.stream = Stream::new(format, encoded);
     }
 
-    /// For each byte of the window at `start`, whether the `len` bytes after the checkpoint refer
-    /// to it. A `len` of 32 KiB covers everything after the checkpoint. If the stream has changed,
-    /// every byte counts as referred to.
+    /// For each byte of the window at `start`: do the `len` bytes after the checkpoint refer to it?
+    /// Bytes more than 32 KiB after the checkpoint never do. If the stream has changed, every byte
+    /// counts as referred to.
     ///
     /// # Errors
     /// Only [`Fault::Source`].
@@ -105,8 +105,8 @@ mod tests {
     use super::*;
     use crate::inflate::tests::slow;
 
-    /// For each of the `window` bytes before `at`, whether one of the `len` bytes from `at` on is a
-    /// copy of it. `origins` has the place that each byte was copied from.
+    /// For each of the `window` bytes before `at`: is one of the `len` bytes from `at` on a copy of
+    /// it? `origins` has the place that each byte was copied from.
     fn followed(origins: &[usize], at: usize, window: usize, len: usize) -> Vec<bool> {
         let mut needed = vec![false; window];
         for mut byte in at..at + len {
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn all_is_needed_where_the_stream_is_not_what_it_was() {
+    fn every_byte_is_needed_if_the_stream_has_changed() {
         // A stored block of 20 bytes, followed by a block of invalid type or by nothing.
         let bad = [&[0, 20, 0, 235, 255][..], &[7; 20], &[7]].concat();
         let ended = [&[1, 20, 0, 235, 255][..], &[7; 20]].concat();

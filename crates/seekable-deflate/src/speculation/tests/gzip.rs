@@ -25,7 +25,7 @@ fn gzipped(plain: &[u8], level: u32) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// The blocks of `plain` from a longer stream: they may refer to 40,000 bytes before them.
+/// The blocks of `plain` from a longer stream: they may refer to bytes before them.
 fn blocks_after_others(plain: &[u8]) -> Vec<u8> {
     let mut encoder =
         flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::default());

@@ -29,7 +29,7 @@ fn what_was_decoded_speculatively_can_be_given_up_at_any_time() {
 }
 
 #[test]
-fn what_helpers_were_at_when_it_was_given_up_is_not_kept() {
+fn a_job_that_runs_while_speculation_is_cleared_keeps_no_memory() {
     let encoded = deflate(&floats(LEN), 6);
     let source = &encoded[..];
     let core = core(&encoded, &bare(100_000), EAGER, PLENTY);

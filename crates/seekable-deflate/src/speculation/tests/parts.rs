@@ -13,7 +13,7 @@ fn first_piece(encoded: &[u8], buffers: &Buffers) -> Arc<Piece> {
 }
 
 #[test]
-fn where_a_chunk_begins_it_does_not_say_where_the_symbol_before_ends() {
+fn a_chunk_does_not_know_where_the_symbol_before_it_ends() {
     let encoded = deflate(&floats(1 << 20), 6);
     let (source, range) = (&encoded[..], 0..encoded.len() as u64);
     let buffers = Buffers::new(Memory::new(PLENTY));
