@@ -28,7 +28,7 @@ impl Drop for Turn<'_> {
     }
 }
 
-/// What decoding found between a checkpoint and the next.
+/// The result of decoding from the checkpoint at the frontier: a span, and what follows it.
 struct Pass {
     /// The decoded bytes, if there are any, and their CRC-32.
     span: Option<(Span, u32)>,
@@ -39,8 +39,8 @@ struct Pass {
 }
 
 impl Core {
-    /// Decodes the span at the frontier. `None` if the stream turned out to end there, so that there
-    /// is no span, or if another thread is at work there.
+    /// Decodes the span at the frontier. `None` if there is none, because the stream ends there or
+    /// is damaged, or if another thread decodes there.
     pub(crate) fn advance(self: &Arc<Self>, source: &dyn ReadAt) -> Result<Option<Span>, Error> {
         let Some(frontier) = self.lock().take_frontier(self.spacing) else { return Ok(None) };
         let _turn = Turn(self);
@@ -222,8 +222,8 @@ impl Core {
         }
     }
 
-    /// How many bytes to decode from `start` to reach decoded offset `end`. Not more than the
-    /// encoded bytes that are left can yield, so that the buffer of a short stream stays small.
+    /// How many bytes to decode from `start` to reach decoded offset `end`: at most one more than
+    /// the remaining encoded bytes can yield, so that the buffer of a short stream stays small.
     fn limit(&self, start: &Checkpoint, end: u64) -> usize {
         let encoded = self.encoded.end - self.encoded.start - start.encoded.0 / 8;
         let limit = (end - start.decoded).min(encoded.saturating_mul(MAX_RATIO).saturating_add(1));
@@ -273,8 +273,8 @@ impl Core {
         span.map(|(span, _)| span)
     }
 
-    /// The final verdict on a stream whose decoding ended with `verdict`, after its sums were
-    /// compared with the promised length and checksum.
+    /// Compares the sums with the promised length and checksum, and returns the final verdict on a
+    /// stream whose decoding ended with `verdict`.
     fn judge(&self, verdict: StreamVerdict, sums: Sums) -> StreamVerdict {
         match verdict {
             StreamVerdict::Ended => match self.judge_whole(sums.whole) {
@@ -316,9 +316,9 @@ impl Core {
     }
 }
 
-/// Where and with what a pass continues.
+/// Where a pass continues: with a paused decoder, or with a new one.
 enum Head {
-    /// A decoder that is paused there.
+    /// A decoder that is paused where the pass continues.
     Decoder(Box<Stream>),
     /// A place where a decoder can start.
     At(BitOffset, Option<Place>),

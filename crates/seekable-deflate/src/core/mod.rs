@@ -2,8 +2,8 @@
 //!
 //! A lock, held only briefly, covers the state (`state`); no thread decodes or reads the source
 //! while it holds the lock. `frontier` decodes the stream for the first time, `spans` decodes spans
-//! before the frontier again. No thread waits here for another: `reader` sees to it that a span
-//! is decoded once for all who wait for it.
+//! before the frontier again. A thread waits here only for a helper that already makes the next
+//! span (`speculation`). `reader` sees to it that a span is decoded once for all who wait for it.
 
 mod adopt;
 mod frontier;
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_no_window_left_to_give_up_gives_up_the_paused_decoder() {
+    fn a_core_without_windows_to_give_up_gives_up_the_paused_decoder() {
         let (core, encoded) = core(None);
         core.span_at(&encoded, 30_000).unwrap();
         assert!(core.lock().has_live());

@@ -49,8 +49,7 @@ impl Core {
         }
     }
 
-    /// Keeps only those bytes of the window of `checkpoint` that the bytes after it refer to
-    /// (`reach`).
+    /// If the bytes after `checkpoint` need few bytes of its window (`reach`), keeps only these.
     pub(crate) fn keep_reach(&self, number: usize, checkpoint: &Checkpoint, reach: Reach) {
         if let Some(window @ Window::Raw(raw)) = &checkpoint.window
             && let Some(sparse) = reach.of(raw)

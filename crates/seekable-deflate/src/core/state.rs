@@ -186,8 +186,8 @@ impl State {
     // For the thread that decodes at the frontier.
 
     /// The checkpoint, decoder and checksums with which the calling thread continues at the
-    /// frontier, until [`give_back`](Self::give_back). `None` if another thread does, or if there is
-    /// a verdict.
+    /// frontier, until [`give_back`](Self::give_back). `None` if another thread does, or if there
+    /// is a verdict.
     pub(crate) fn take_frontier(&mut self, spacing: Spacing) -> Option<Frontier> {
         if self.is_advancing || self.is_over() {
             return None;
@@ -198,8 +198,8 @@ impl State {
         Some(Frontier { start, number, end, sums: self.sums, live: self.live.take() })
     }
 
-    /// Notes that no thread decodes at the frontier any more. Returns whether a saved index has
-    /// waited for that.
+    /// Notes that no thread decodes at the frontier any more. Returns whether a saved index waits
+    /// for this.
     pub(crate) fn give_back(&mut self) -> bool {
         self.is_advancing = false;
         self.adopting.is_some()

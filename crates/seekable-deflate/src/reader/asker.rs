@@ -32,9 +32,9 @@ enum Want {
     Bytes { got: Vec<u8>, done: OnBytes },
     /// The span that holds the first byte, for a thread that is blocked.
     Span(Sender<Event>),
-    /// Nothing: the bytes are expected to be asked for later.
+    /// Nothing: the bytes are only decoded, since they are expected to be asked for later.
     Nothing,
-    /// Nothing but that all bytes are decoded. `keep` means that the spans stay cached.
+    /// To know when all bytes are decoded. With `keep`, the spans stay cached.
     Pass { keep: bool, done: OnPassed },
 }
 

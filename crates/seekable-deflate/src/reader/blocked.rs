@@ -1,4 +1,5 @@
-//! Threads that wait for a span: the only place of this crate where one waits for another.
+//! Threads that wait for a span. Elsewhere in this crate, a thread waits for another only to get a
+//! span that a helper already makes (`speculation::jobs`).
 
 use std::sync::Arc;
 
@@ -8,8 +9,8 @@ use super::{
 };
 use crate::{Error, ReadAt, Span, core::Place, sync::mpsc};
 
-/// The events of a blocked thread. Works that it was given and has not taken are dropped with them:
-/// that is so if the thread panics.
+/// The events of a blocked thread. When they are dropped, works among them that the thread has not
+/// taken go to others. There are such works only if the thread panicked.
 struct Events<'a, R: ReadAt> {
     shared: &'a Arc<Shared<R>>,
     receiver: Option<mpsc::Receiver<Event>>,

@@ -1,8 +1,8 @@
-//! Reads of decoded bytes at any offset: who waits for which span, and the work to be done for them.
+//! Reads of decoded bytes at any offset: who waits for which span, and the works to be run for it.
 //!
-//! All reads of a stream come here, those that block a thread as well as those that are called
-//! back. A span is decoded once for all who wait for it. `asker` is one who waits, `table` has all
-//! of them, `work` decodes for them, and `blocked` lets a thread wait.
+//! All reads of a stream come here, whether they block a thread or are answered by a call. A span
+//! is decoded once for all who wait for it. `asker` is one who waits, `table` has all askers,
+//! `work` decodes for them, and `blocked` lets a thread wait.
 
 mod asker;
 mod blocked;
@@ -27,17 +27,18 @@ use crate::{
 /// Reads decoded bytes of a DEFLATE stream at any offset, for many threads at once.
 ///
 /// The stream is decoded once from its start, as far as reads ask for. This pass leaves
-/// checkpoints: before its frontier, a read of a byte costs one span at most. A span is decoded
-/// once for all who wait for it. A read before the frontier never waits for a read beyond it.
+/// checkpoints: before its frontier, a read of a byte decodes one span at most, or a few where
+/// windows were given up for want of memory. A span is decoded once for all who wait for it. A read
+/// before the frontier never waits for a read beyond it.
 ///
 /// There are two ways to read. [`read_at`](Self::read_at) and [`span_at`](Self::span_at) block
-/// their thread, which decodes. [`ask`](Self::ask) notes who asks, and returns the [`Work`] that
-/// has to be run: for callers that have threads of their own for that, and let members take turns.
+/// their thread, which decodes. [`ask`](Self::ask) notes an asker and returns the [`Work`] to be
+/// run: for callers that have threads of their own, and let several streams take turns.
 pub struct DeflateReader<R> {
     shared: Arc<Shared<R>>,
 }
 
-/// How far a stream has been decoded, and what that has shown.
+/// How far a stream has been decoded, and what is known of it and of its adopted index.
 #[derive(Debug, Clone)]
 pub struct Progress {
     /// Decoded offset up to which the stream has been decoded once.
@@ -72,8 +73,8 @@ impl<R: ReadAt> DeflateReader<R> {
         while filled < buf.len() {
             let Some(at) = offset.checked_add(filled as u64) else { break };
             let span = self.shared.wait_for_span(at, end);
-            // A wrong saved index was dropped: the bytes so far may be wrong. This happens once at
-            // most, since the new core relies on none.
+            // Another core: a wrong saved index was dropped, so the bytes so far may be wrong. This
+            // happens once at most, since the new core relies on no index.
             let now = self.shared.core();
             if !Arc::ptr_eq(&core, &now) {
                 (filled, core) = (0, now);
@@ -170,9 +171,9 @@ impl<R: ReadAt> DeflateReader<R> {
     /// Help changes neither the decoded bytes nor the checkpoints of a pass. The bytes decoded
     /// beyond the frontier take three eighths of the memory budget at most. There is nothing to do
     /// near the start and the end of a stream, in a stream that decodes to less than 64 MiB or to
-    /// at least six times its encoded size, and after help has turned out not to make the pass
-    /// faster. After `false`, call again when another span has been read, or after a tenth of a
-    /// millisecond or more. [`Work::wants_help`] tells when it is worth waking a thread.
+    /// at least six times its encoded size, and for a while after help has turned out not to make
+    /// the pass faster. After `false`, call again when another span has been read, or after a tenth
+    /// of a millisecond or more. [`Work::wants_help`] tells when it is worth waking a thread.
     #[must_use]
     pub fn help(&self) -> bool {
         let core = self.shared.core();
@@ -206,7 +207,7 @@ impl<R: ReadAt> DeflateReader<R> {
         self.shared.core().write_index(&self.shared.source, out)
     }
 
-    /// How far the stream has been decoded, and what that has shown.
+    /// How far the stream has been decoded, and what is known of it and of its adopted index.
     #[must_use]
     pub fn progress(&self) -> Progress {
         let core = self.shared.core();
@@ -229,8 +230,7 @@ impl<R: ReadAt> DeflateReader<R> {
 /// What a reader and its works share.
 struct Shared<R> {
     source: R,
-    /// Replaced once, if an adopted saved index turns out to be wrong. Only under the lock of
-    /// `table`.
+    /// Replaced once, under the lock of `table`, if an adopted saved index turns out to be wrong.
     core: RwLock<Arc<Core>>,
     table: Mutex<Table>,
 }
@@ -252,7 +252,7 @@ impl<R: ReadAt> Shared<R> {
         Arc::clone(&self.core.read())
     }
 
-    /// Notes an asker, and answers it if all that it wants is cached.
+    /// Notes an asker, or answers it if all that it wants is cached. Returns the new works.
     fn note(self: &Arc<Self>, asker: Asker) -> Vec<Work<R>> {
         let mut table = self.table.lock();
         table.is_resting = false;

@@ -10,8 +10,8 @@ use std::{collections::HashMap, mem, ops::Range};
 
 use super::asker::Asker;
 
-/// The name of one entry. Entries that come one after the other for the same span have different
-/// ones, so that a work that was taken over cannot be mistaken for a later one.
+/// Identifies one entry. A later entry for the same span has another id, so that a work that was
+/// taken over cannot be mistaken for a later one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ticket {
     /// The number of the span.
@@ -22,9 +22,9 @@ pub(super) struct Ticket {
 /// Whether a thread decodes the span of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// Not yet: the work waits for a thread.
+    /// No thread does yet: the work waits for one.
     Queued,
-    /// A thread does.
+    /// A thread decodes the span.
     Running,
 }
 
@@ -69,7 +69,7 @@ impl Table {
     }
 
     /// Marks a queued entry as running and takes out its askers, which have to be noted again.
-    /// `None` if another thread runs it or has run it.
+    /// `None` if another thread runs or has run the work of the entry.
     #[must_use]
     pub(super) fn begin(&mut self, ticket: Ticket) -> Option<Vec<Asker>> {
         let entry = self.entry(ticket).filter(|entry| entry.stage == Stage::Queued)?;
@@ -77,7 +77,7 @@ impl Table {
         Some(mem::take(&mut entry.askers))
     }
 
-    /// Marks a queued entry whose number `is_wanted` as running. Its askers stay in it.
+    /// Marks a queued entry as running, if there is one whose number `is_wanted`. Its askers stay.
     #[must_use]
     pub(super) fn begin_another(&mut self, is_wanted: impl Fn(usize) -> bool) -> Option<Ticket> {
         let mut queued = self.entries.iter_mut().filter(|(_, entry)| entry.stage == Stage::Queued);
@@ -93,13 +93,13 @@ impl Table {
         }
     }
 
-    /// The askers of an entry. None if the entry has been removed, or is at another stage.
+    /// The askers of an entry. Empty if the entry has been removed, or is at another stage.
     pub(super) fn askers(&mut self, ticket: Ticket, stage: Stage) -> &[Asker] {
         let entry = self.entry(ticket).filter(|entry| entry.stage == stage);
         entry.map_or(&[], |entry| &entry.askers)
     }
 
-    /// Removes an entry and returns its askers. None if the entry has been removed already.
+    /// Removes an entry and returns its askers. Empty if the entry has been removed already.
     pub(super) fn remove(&mut self, ticket: Ticket) -> Vec<Asker> {
         let is_there = self.entry(ticket).is_some();
         let entry = if is_there { self.entries.remove(&ticket.number) } else { None };

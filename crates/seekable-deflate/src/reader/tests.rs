@@ -107,8 +107,8 @@ fn askers(reader: &Reader) -> usize {
     reader.shared.table.lock().running_askers()
 }
 
-/// Threads that ask for these offsets, one after the other: the first decodes the first span, the
-/// others wait for the same entry.
+/// Asks for these offsets on new threads, one after the other: the first thread decodes the first
+/// span, the others wait for the same entry.
 fn together<const N: usize>(reader: &Reader, offsets: [u64; N]) -> [Receiver<Answer>; N] {
     let mut count = 0;
     offsets.map(|offset| {
@@ -119,7 +119,7 @@ fn together<const N: usize>(reader: &Reader, offsets: [u64; N]) -> [Receiver<Ans
     })
 }
 
-/// The same after a complete pass: so all wait for a span before the frontier.
+/// Like `together`, but after a complete pass: all wait for a span before the frontier.
 fn together_before_the_frontier<const N: usize>(
     reader: &Reader,
     source: &Arc<Gated>,

@@ -14,7 +14,7 @@ use crate::{Error, ReadAt, Span, core::Core};
 pub struct Work<R: ReadAt> {
     shared: Arc<Shared<R>>,
     ticket: Ticket,
-    /// The stage up to which this work has brought its entry. `None` once it is over.
+    /// The stage to which this work has brought its entry. `None` once the work is over.
     stage: Option<Stage>,
 }
 
@@ -36,7 +36,7 @@ enum Task<R: ReadAt> {
     Frontier,
     /// A span before the frontier.
     Span,
-    /// That span, and another one before the frontier.
+    /// A span before the frontier, and a second one.
     Pair(Work<R>),
 }
 
@@ -45,7 +45,7 @@ impl<R: ReadAt> Work<R> {
         Self { shared: Arc::clone(shared), ticket, stage: Some(Stage::Queued) }
     }
 
-    /// Whether it decodes at the frontier, and other threads could help: see
+    /// Whether this work decodes at the frontier and other threads could
     /// [`help`](crate::DeflateReader::help). Cheap.
     #[must_use]
     pub fn wants_help(&self) -> bool {
@@ -53,9 +53,9 @@ impl<R: ReadAt> Work<R> {
         core.spans() == self.ticket.number && core.speculation.wants_help()
     }
 
-    /// Decodes the span. With `may_pair` it also decodes a second span that others wait for and no
-    /// thread decodes, if that takes less time than one after the other, which is so for noise
-    /// (three fifths). For callers that have no thread for that other span.
+    /// Decodes the span. With `may_pair`, also decodes a second span that others wait for and no
+    /// thread decodes, if both at once take less time than one after the other, as with noise
+    /// (three fifths). Set `may_pair` if there is no thread for that other span.
     pub fn run(mut self, may_pair: bool) -> Outcome<R> {
         let shared = Arc::clone(&self.shared);
         let mut due = Due::new(&shared.core().memory);
@@ -83,7 +83,7 @@ impl<R: ReadAt> Work<R> {
                     other.stage = None;
                     vec![(self.ticket, first), (other.ticket, second)]
                 }
-                // One of them cannot be decoded from where it begins.
+                // The window of one of them is missing.
                 None => {
                     shared.table.lock().requeue(other.ticket);
                     other.stage = Some(Stage::Queued);
@@ -153,7 +153,7 @@ impl<R: ReadAt> Shared<R> {
     ) -> Option<(Arc<Core>, Task<R>)> {
         let mut table = self.table.lock();
         let core = self.core();
-        // Since they were noted, the span may have been cached, or the frontier may have moved.
+        // Since the askers were noted, the span may have been cached, or the frontier has moved.
         for asker in table.begin(ticket)? {
             self.place(&core, &mut table, asker, due);
         }
