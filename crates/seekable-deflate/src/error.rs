@@ -2,7 +2,7 @@
 
 use std::{fmt, io, sync::Arc};
 
-/// A position in the encoded stream, in bits from its first byte.
+/// A position in the encoded stream, in bits from its start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BitOffset(pub u64);
 
@@ -46,7 +46,7 @@ pub enum Error {
     },
     /// The encoded bytes end before the final block does.
     Truncated {
-        /// Number of bytes that were decoded before that.
+        /// Number of bytes decoded before the cut.
         decoded: u64,
     },
     /// The decoded bytes differ from the checksum that the caller or a gzip trailer gave, or from

@@ -16,7 +16,7 @@ const FNAME: u8 = 1 << 3;
 const FCOMMENT: u8 = 1 << 4;
 const RESERVED: u8 = 0xe0;
 
-/// Reads past the header of a member, and accepts the same headers as zlib.
+/// Reads past the header of a member. Accepts the same headers as zlib.
 pub(crate) fn read_header(bits: &mut Bits) -> Result<(), Fault> {
     let at = bits.position();
     let corrupt = |what| Err(Fault::Corrupt { at, what });
@@ -69,7 +69,6 @@ impl Header<'_, '_> {
     }
 }
 
-/// Reads a member's trailer.
 pub(crate) fn read_trailer(bits: &mut Bits) -> Result<Trailer, Fault> {
     bits.align();
     Ok(Trailer { crc32: bits.take(32)?, isize: bits.take(32)? })

@@ -191,8 +191,8 @@ impl Index {
         self.window_bytes -= memory(&before);
     }
 
-    /// Drops the damaged window of checkpoint `number` if it still is the saved one. Returns
-    /// whether it was.
+    /// Drops the window of checkpoint `number`, which is damaged, if it is still a saved one.
+    /// Returns whether it was.
     pub(crate) fn drop_saved(&mut self, number: usize) -> bool {
         let is_saved = matches!(self.checkpoints[number].window, Some(Window::Saved(_)));
         if is_saved {
@@ -201,9 +201,9 @@ impl Index {
         is_saved
     }
 
-    /// Stores `window` at checkpoint `number` if the checkpoint has none; bytes that nothing refers
-    /// to may be wrong. Returns whether it was stored. Stores nothing at the frontier, where it is
-    /// not known yet which bytes the next span refers to.
+    /// Stores `window` at checkpoint `number` if a window is missing there and was not thinned out;
+    /// bytes that nothing refers to may be wrong. Stores nothing at the frontier, where it is not
+    /// known yet which bytes the next span refers to. Returns whether the window was stored.
     pub(crate) fn put_missing(&mut self, number: usize, window: &[u8]) -> bool {
         let checkpoint = &self.checkpoints[number];
         let is_missing = checkpoint.window.is_none()
@@ -261,7 +261,7 @@ impl Index {
         self.frontier = longer.frontier;
     }
 
-    /// Replaces windows by those of `saved`, which has the same checkpoints.
+    /// Replaces windows by those of `saved`, which has the same checkpoints as far as both reach.
     pub(crate) fn take_windows(&mut self, saved: &Self) {
         let both = self.checkpoints.len().min(saved.checkpoints.len());
         for (number, checkpoint) in saved.checkpoints[..both].iter().enumerate() {
@@ -432,8 +432,8 @@ mod tests {
         let mut index = index(3);
         (1..=3).for_each(|number| index.drop_window(number));
         assert!(index.put_missing(1, &[8; 4]) && !index.put_missing(1, &[9; 4]));
-        // The pass continues there, and may need a shorter window: only the bytes of its gzip
-        // member.
+        // The pass continues at the frontier, and may need a shorter window: only the bytes of its
+        // gzip member.
         assert!(!index.put_missing(3, &[8; 4]));
         assert_eq!(windows(&index), [0, 1]);
     }

@@ -1,9 +1,9 @@
 //! Random access into a DEFLATE stream (RFC 1951), bare or in gzip framing (RFC 1952).
 //!
 //! A stream is decoded once from its start, as far as reads ask for. This first pass leaves
-//! checkpoints, and a later read decodes one span at most from such a checkpoint. Threads can share
-//! a reader. The decoded spans and checkpoints of all readers of one [`Memory`] stay within its
-//! byte budget.
+//! checkpoints, and a later read decodes only the spans that it needs, each from its checkpoint.
+//! Threads can share a reader. The decoded spans and checkpoints of all readers of one [`Memory`]
+//! stay within its byte budget.
 //!
 //! ```
 //! use std::io::Write;
@@ -39,12 +39,12 @@
 //!   checkpoint, and `index` holds the checkpoints.
 //! - `memory` is the budget, the cache of spans, and the buffers that are used again.
 //! - `speculation` lets other threads decode parts of a first pass.
-//! - `core` is the state of a stream (`state`), its first pass (`frontier`), decoding of known spans
-//!   (`spans`), packing of windows, and adopting and writing saved indexes.
+//! - `core` is the state of a stream (`state`), its first pass (`frontier`), decoding of known
+//!   spans (`spans`), packing of windows, and adopting and writing saved indexes.
 //! - `reader` is the interface: who waits for which span, and the works to be run for them.
 //!
-//! [`inflate()`] decodes a whole stream at once, and [`StartDecoder`] the start of one, both without a
-//! reader.
+//! [`inflate()`] decodes a whole stream at once, and [`StartDecoder`] the start of one, both
+//! without a reader.
 // Unsafe code is allowed only in `inflate::fast`.
 #![deny(unsafe_code)]
 #![deny(unreachable_pub)]

@@ -15,11 +15,11 @@ pub enum Format {
 pub struct Options {
     /// The framing of the data.
     pub format: Format,
-    /// Decoded bytes aimed at between two checkpoints, at least 1. Limited to a quarter of the
-    /// memory budget.
+    /// Decoded bytes aimed at between two checkpoints, at least 1. Cut to a quarter of the memory
+    /// budget (or 64 KiB if that is more) and to 64 MiB. Doubles when checkpoints become many.
     pub spacing: u64,
     /// Length of the decoded bytes, if it is known beforehand; the reader checks it. A gzip stream
-    /// may be longer: the bytes after this length and the checksum after them are not read.
+    /// may be longer: decoding then stops soon after this length, and compares no later trailer.
     pub decoded_len: Option<u64>,
     /// CRC-32 of all decoded bytes, if it is known beforehand; the reader checks it at the end of
     /// the stream.

@@ -10,8 +10,8 @@ pub trait ReadAt: Send + Sync {
     /// `UnexpectedEof` if the source ends before `buf` is full; otherwise the error of the source.
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
 
-    /// All bytes of the source, if they lie in memory. They are then decoded from there instead of
-    /// being read, which saves a copy.
+    /// All bytes of the source, if they are in memory. Then they are decoded in place, which saves
+    /// a copy.
     fn as_bytes(&self) -> Option<&[u8]> {
         None
     }

@@ -10,9 +10,9 @@ const LEAST: u64 = 128 << 10;
 /// of them.
 const LEAST_IN_4: u64 = 5;
 
-/// Encoded bytes of a span. Each takes 2 to 3 ns to decode, whatever the data, so a span that is
-/// not cached takes about half a millisecond. The index of sensor data then has 0.9 % of the
-/// decoded length (docs/engine-notes.md, "Spacing").
+/// Encoded bytes aimed at for a span. A byte takes 2 to 3 ns to decode, whatever the data, so a
+/// span that is not cached takes about half a millisecond. The index of sensor data then has 0.9 %
+/// of the decoded length (docs/engine-notes.md, "Spacing").
 const ENCODED: u64 = 256 << 10;
 
 /// The distance between checkpoints that suits a stream of these lengths, which are in bytes: a

@@ -21,8 +21,8 @@ impl StartDecoder {
         Self { stream: Stream::new(format, 0..0), decoded: Vec::new() }
     }
 
-    /// Decodes the first `len` bytes of the stream that is `encoded` in `source`, a few more if a
-    /// match ends after them, or all if there are fewer. Checksums are not compared.
+    /// Decodes the first `len` bytes of the stream in bytes `encoded` of `source`: a few more if a
+    /// match ends after them, fewer if the stream is shorter. Checksums are not compared.
     ///
     /// The result is an error if decoding stops before `len` bytes for another reason than the end
     /// of the stream. The bytes before the fault are returned too.

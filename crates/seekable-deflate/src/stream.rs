@@ -52,7 +52,7 @@ impl Stream {
         Self { format, input, decoder, phase }
     }
 
-    /// Turns to the start of another stream with the same framing.
+    /// Moves to the start of another stream with the same framing.
     pub(crate) fn restart(&mut self, encoded: Range<u64>) {
         self.input = Input::new(encoded);
         self.decoder.start_stream();
@@ -96,8 +96,8 @@ impl Stream {
         self.decoder.resume(&mut bits, at, place, wanted)
     }
 
-    /// Decodes until `out` holds `limit` bytes or more: it stops at the first such boundary of
-    /// symbols. After a fault, `out` has the bytes before it.
+    /// Decodes to the first boundary of symbols at which `out` holds `limit` bytes or more, unless
+    /// another `Pause` comes first. After a fault, `out` has the bytes before the fault.
     pub(crate) fn decode<T: Unit>(
         &mut self,
         source: &dyn ReadAt,
@@ -130,9 +130,9 @@ impl Stream {
     }
 }
 
-/// Decodes two streams at once by one thread, as far as that is faster than one after the other:
-/// each into its own output, up to its own limit at most. The caller decodes the remaining bytes
-/// with `decode`, unless there was a fault.
+/// Decodes two streams at once in one thread, as far as that is faster than one after the other:
+/// each into its own output, up to its own limit at most. Unless there was a fault, the caller
+/// decodes the remaining bytes with `decode`.
 pub(crate) fn decode_pair(
     source: &dyn ReadAt,
     streams: [(&mut Stream, &mut Output, usize); 2],

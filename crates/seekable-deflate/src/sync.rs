@@ -4,8 +4,9 @@
 //! std poisons a lock when a thread panics while it holds the lock, since the value may be half
 //! changed. In this crate no value can be half changed: code that runs under a lock either cannot
 //! panic, or panics only before or after changes that belong together. So a poisoned lock is taken
-//! like any other. If a thread panics while others wait for its span, `reader` sees to them. (The
-//! product uses `parking_lot`, which would be one more dependency here.)
+//! like any other. If a thread panics while others wait for its span, `reader` lets one of them
+//! decode it, or answers them with an error. (The product uses `parking_lot`, which would be one
+//! more dependency here.)
 
 #[cfg(shuttle)]
 use shuttle::sync;
@@ -20,7 +21,6 @@ use sync::{PoisonError, RwLockReadGuard, RwLockWriteGuard};
 pub(crate) struct Mutex<T>(sync::Mutex<T>);
 
 impl<T> Mutex<T> {
-    /// A mutex that holds `value`.
     pub(crate) const fn new(value: T) -> Self {
         Self(sync::Mutex::new(value))
     }
@@ -37,7 +37,6 @@ impl<T> Mutex<T> {
 pub(crate) struct RwLock<T>(sync::RwLock<T>);
 
 impl<T> RwLock<T> {
-    /// A lock that holds `value`.
     pub(crate) const fn new(value: T) -> Self {
         Self(sync::RwLock::new(value))
     }
@@ -60,7 +59,6 @@ impl<T> RwLock<T> {
 pub(crate) struct Condvar(sync::Condvar);
 
 impl Condvar {
-    /// A condition variable without waiting threads.
     pub(crate) const fn new() -> Self {
         Self(sync::Condvar::new())
     }
@@ -70,7 +68,6 @@ impl Condvar {
         self.0.wait(guard).unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Wakes all waiting threads.
     pub(crate) fn notify_all(&self) {
         self.0.notify_all();
     }

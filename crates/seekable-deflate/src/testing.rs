@@ -6,7 +6,7 @@ use crate::{Format, Options};
 /// Spans have 10,000 bytes.
 pub(crate) fn fifty_blocks() -> (Vec<u8>, Options) {
     let block = |number| {
-        // Whether this is the last block; then the length 1000, and its complement.
+        // A bit that marks the last block; then the length 1000, and its complement.
         let header = [u8::from(number == 49), 0xe8, 3, 0x17, 0xfc];
         header.into_iter().chain([number; 1000])
     };

@@ -14,8 +14,8 @@ pub(super) const OLDEST: usize = 16;
 /// The decoded spans of all readers.
 pub(super) struct Cache {
     spans: LruCache<(ReaderId, usize), Span>,
-    /// The numbers of the spans of each reader that has some: a reader of a small member is dropped
-    /// soon, and going through all spans for it took most of the time of a walk over many of them.
+    /// The span numbers of each reader that has spans. Without this index, dropping a reader went
+    /// through all spans, which took most of the time of a walk over many small members.
     numbers: HashMap<ReaderId, BTreeSet<usize>>,
     /// Bytes that the spans take.
     bytes: u64,
@@ -89,9 +89,9 @@ impl Cache {
         }
     }
 
-    /// Takes out one of the oldest spans: one whose buffer length `serves`, or else the oldest.
-    /// After more than `OLDEST` newer spans in a row it also drops the oldest: otherwise unread
-    /// spans would stay for as long as spans of another size come and go.
+    /// Takes out one of the oldest spans: one whose buffer length `serves`, or else the very
+    /// oldest. If more than `OLDEST` times in a row the oldest was passed over, drops it as well:
+    /// otherwise unread spans would stay for as long as spans of another size come and go.
     pub(super) fn pop_like(&mut self, serves: impl Fn(usize) -> bool) -> Option<Span> {
         let is_like = |span: &Span| span.buffer_len().is_some_and(&serves);
         let mut oldest = self.spans.iter().rev().take(OLDEST).enumerate();

@@ -102,7 +102,7 @@ impl Memory {
         state.taken()
     }
 
-    /// Drops all cached spans.
+    /// Drops all cached spans, and the idle buffers of spans.
     pub fn clear(&self) {
         let mut state = self.lock();
         let dropped = (std::mem::take(&mut state.cache), state.pool.take_spares());
@@ -149,7 +149,6 @@ impl Memory {
         drop(dropped);
     }
 
-    /// Drops a reader's spans.
     pub(crate) fn remove_spans(&self, reader: ReaderId) {
         // The lock is released before the spans are freed.
         let dropped = self.lock().cache.remove_reader(reader);
@@ -218,9 +217,9 @@ impl Memory {
         buffer
     }
 
-    /// Keeps the buffer of a reply for the next ones, which may take a sixteenth of the budget: in 64
-    /// MiB that is four of the longest reads of the kernel. They are kept while spans are dropped:
-    /// a server that has run for a while always is at its budget.
+    /// Keeps the buffer of a reply for later replies. Kept buffers take a sixteenth of the budget
+    /// at most: in 64 MiB, four of the kernel's longest reads. They are kept even while spans are
+    /// dropped: a server that has run for a while is always at its budget.
     pub(crate) fn keep_reply_buffer(&self, buffer: Vec<u8>) {
         let mut state = self.lock();
         let left = state.pool.keep_reply(buffer, self.limit() / 16);

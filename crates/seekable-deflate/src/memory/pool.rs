@@ -7,9 +7,9 @@
 use super::Memory;
 use crate::windows::Packer;
 
-/// Number of spare buffers that are always kept: enough for the spans that go from the frontier to
-/// a reader. More are kept while all take less than `SPARE_BYTES`, which is what a reader gives up
-/// at a time.
+/// Number of spare buffers that are kept whatever their size: enough for the spans on their way
+/// from the frontier to a reader. More are kept while all idle buffers take less than
+/// `SPARE_BYTES`, which is what a reader gives up at a time.
 const SPARES: usize = 4;
 const SPARE_BYTES: u64 = 4 << 20;
 
@@ -21,8 +21,8 @@ pub(super) const PAGE: usize = 4096;
 pub(super) struct Pool {
     /// Idle buffers of spans that were given up.
     spares: Vec<Vec<u8>>,
-    /// Idle buffers in which replies were collected from several spans. Page faults for fresh ones
-    /// took a fifth of a first pass over noise, whose spans are small.
+    /// Idle buffers in which replies were collected from several spans. The page faults of fresh
+    /// buffers took a fifth of a first pass over noise, whose spans are small.
     replies: Vec<Vec<u8>>,
     /// Bytes of the buffers that spans are being decoded into.
     pub(super) lent_bytes: u64,
@@ -58,7 +58,7 @@ impl Pool {
         self.replies.pop()
     }
 
-    /// Keeps the buffer of a reply, or returns it if those that are kept would take more than `most`
+    /// Keeps the buffer of a reply, or returns it if the kept ones would then take more than `most`
     /// bytes.
     pub(super) fn keep_reply(&mut self, buffer: Vec<u8>, most: u64) -> Option<Vec<u8>> {
         let bytes: usize = self.replies.iter().chain([&buffer]).map(Vec::capacity).sum();

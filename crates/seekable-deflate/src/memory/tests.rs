@@ -22,7 +22,7 @@ fn the_buffer_of_the_span_that_has_to_go_is_used_again() {
 }
 
 #[test]
-fn of_the_oldest_the_one_goes_whose_buffer_serves() {
+fn the_oldest_span_whose_buffer_serves_is_dropped() {
     let memory = Memory::new(3 << 20);
     let reader = memory.add_reader();
     for (number, len) in [500_000, 1 << 20, 500_000, 500_000].into_iter().enumerate() {

@@ -19,7 +19,8 @@ pub enum IndexError {
     OtherStream(&'static str),
     /// The index reaches farther than the reader has decoded, and an earlier such index was wrong.
     Distrusted,
-    /// The index divides the stream into other spans than the reader does.
+    /// The index divides the stream into other spans than the reader does, or the reader has found
+    /// the stream damaged.
     OtherSpans,
     /// A span is longer than this reader's memory allows.
     SpanTooLong {

@@ -16,7 +16,6 @@ const COMPLETE: u32 = 1 << 1;
 const HAS_DECODED_LEN: u32 = 1 << 2;
 const HAS_CRC32: u32 = 1 << 3;
 
-/// The header of an index.
 #[derive(Debug, Clone)]
 pub(crate) struct Header {
     pub(crate) options: Options,

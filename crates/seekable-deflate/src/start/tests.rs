@@ -10,7 +10,7 @@ fn member(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// A source that does not lend its bytes.
+/// A source whose bytes must be read: `as_bytes` gives none.
 struct Unlent(Vec<u8>);
 
 impl ReadAt for Unlent {
