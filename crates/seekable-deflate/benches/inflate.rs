@@ -1,8 +1,8 @@
 //! Builds and runs the comparison with other decoders, which is in `peers/`.
 //!
-//! It is a package of its own, outside of the workspace: what it compares with takes longer to
-//! build than the crate and its tests, and cargo builds the dependencies of a benchmark for the
-//! tests too. The arguments go on to it. See `peers/src/main.rs` for them.
+//! The comparison is a package of its own, outside of the workspace: the other decoders take longer
+//! to build than the crate and its tests, and cargo builds the dependencies of a benchmark for the
+//! tests too. Arguments are passed on; `peers/src/main.rs` lists them.
 
 use std::{
     path::Path,

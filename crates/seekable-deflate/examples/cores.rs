@@ -1,8 +1,8 @@
-//! How the decoding of one stream scales with threads: `cores FILE THREADS [MIB]`.
+//! Measures how the decoding of one stream scales with threads: `cores FILE [THREADS [MIB]]`.
 //!
 //! FILE is a gzip file if its name ends in .gz, else a bare DEFLATE stream. Prints the rate of a
-//! first pass with that many threads, and then, with the index that it has left, that of decoding
-//! all again. MIB is the memory budget.
+//! first pass with that many threads (2), and then the rate of decoding everything again by the
+//! checkpoints that the first pass left. MIB is the memory budget (256).
 
 use std::{
     error::Error,
@@ -42,7 +42,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Reads in sequence while the other threads help.
+/// Reads in sequence while `threads - 1` other threads help. Returns the decoded length.
 fn first_pass(
     reader: &DeflateReader<File>,
     threads: usize,
@@ -64,7 +64,8 @@ fn first_pass(
                 Ok(Some(span)) => {
                     let start = at;
                     at += span.bytes().len() as u64;
-                    // As for a sequential reader: the next is decoded into a buffer that is cached.
+                    // As npzfs does for a sequential reader: the next span is decoded into this
+                    // span's buffer, which is still in the caches of the processor.
                     drop(span);
                     reader.give_up(start..at);
                 }
@@ -77,7 +78,7 @@ fn first_pass(
     })
 }
 
-/// Reads with all threads, a span each.
+/// Reads the whole stream again with all threads, each of which takes one span at a time.
 fn decode_again(
     reader: &DeflateReader<File>,
     threads: usize,

@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
 }
 
-/// Where a stream is in its file, and how to read it.
+/// The bytes that a stream takes in its file, and the options to read it.
 struct Stream {
     encoded: Range<u64>,
     options: Options,
@@ -85,13 +85,13 @@ fn find(file: &File, member: &str) -> Result<Stream, Box<dyn Error>> {
     Err("no such member".into())
 }
 
-/// The central directory, by the record at the end of the file (4.3.16) or, if one is announced
-/// before that, by the one for zip64 (4.3.14, 4.3.15).
+/// The central directory. Found by the record at the end of the file (4.3.16), or by the zip64
+/// record (4.3.14) if a locator (4.3.15) before the end record points to one.
 fn directory(file: &File) -> Result<Vec<u8>, Box<dyn Error>> {
     let len = file.metadata()?.len();
     let tail_start = len.saturating_sub(20 + 22 + 65535);
     let tail = read(file, tail_start, len - tail_start)?;
-    // A comment may follow it, to the end of the file, and look like it.
+    // A comment may follow the end record, up to the end of the file, and may look like a record.
     let is_end = |at: &usize| {
         tail[*at..].starts_with(b"PK\x05\x06")
             && u16_at(&tail, at + 20) as usize + at + 22 == tail.len()
@@ -112,8 +112,8 @@ fn locate(file: &File, entry: &[u8], extra: &[u8]) -> Result<Stream, Box<dyn Err
     if u16_at(entry, 10) != 8 || u16_at(entry, 8) & 1 != 0 {
         return Err("the member is not deflated, or encrypted".into());
     }
-    // Numbers that do not fit stand in the extra field instead, those alone and in this order
-    // (4.5.3).
+    // A number that does not fit is in the extra field instead. The extra field has only these
+    // numbers, in this order (4.5.3).
     let mut large = zip64(extra).chunks_exact(8);
     let mut number = |at| match u32_at(entry, at) {
         0xffff_ffff => large.next().map(|bytes| u64_at(bytes, 0)).ok_or("a size is missing"),
@@ -130,7 +130,7 @@ fn locate(file: &File, entry: &[u8], extra: &[u8]) -> Result<Stream, Box<dyn Err
     Ok(stream)
 }
 
-/// The extra field of type 1, or nothing.
+/// The content of the extra field of type 1 (zip64). Empty if there is none.
 fn zip64(mut extra: &[u8]) -> &[u8] {
     while extra.len() >= 4 {
         let end = extra.len().min(4 + u16_at(extra, 2) as usize);

@@ -1,4 +1,4 @@
-//! Runs decoders in turns, checks what they give, and compares the medians of their times.
+//! Runs decoders in turns, checks their output, and compares the medians of their times.
 
 use std::{
     hint::black_box,
@@ -13,7 +13,7 @@ use seekable_deflate::spacing_for;
 
 use crate::{options::Options, ours, peers};
 
-/// A DEFLATE stream and what it decodes to.
+/// A DEFLATE stream and its decoded bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct Stream<'a> {
     /// The kind of data.
@@ -27,54 +27,54 @@ pub struct Stream<'a> {
 }
 
 impl Stream<'_> {
-    /// What npzfs would take as the distance between checkpoints, in decoded bytes.
+    /// The distance between checkpoints that npzfs would choose, in decoded bytes.
     pub fn spacing(&self) -> u64 {
         spacing_for(self.encoded.len() as u64, self.plain.len() as u64)
     }
 }
 
-/// Takes decoded bytes and the offset at which they lie; called by any thread.
+/// Receives a decoded offset and the bytes from there on. Called by any thread.
 pub type Take<'a> = &'a (dyn Fn(u64, &[u8]) + Sync);
 
 /// A way to decode a stream as a whole.
 pub struct Case<'a> {
-    /// What decodes, and how.
+    /// The decoder and its way to decode, as the table shows it.
     pub name: &'static str,
-    /// On how many threads, the caller's included.
+    /// Number of threads that decode, the caller's included.
     pub threads: usize,
-    /// Decodes all and hands on each byte once.
+    /// Decodes the whole stream and hands on each byte once.
     pub decode: Box<dyn FnMut(Take) + 'a>,
-    /// What a server does when it is idle: done before each run, and not timed.
+    /// Work that a server does while it is idle: done before each run, and not timed.
     pub idle: Box<dyn FnMut() + 'a>,
 }
 
 impl<'a> Case<'a> {
-    /// One that has nothing to do when it is idle.
+    /// A case without idle work.
     pub fn new(name: &'static str, threads: usize, decode: impl FnMut(Take) + 'a) -> Self {
         Self { name, threads, decode: Box::new(decode), idle: Box::new(|| ()) }
     }
 }
 
-/// A row of the results. Where a field does not apply it is `None`.
+/// A row of the results. A field that does not apply is `None`.
 #[derive(Debug, Default)]
 pub struct Outcome {
     /// The kind of data.
     pub data: &'static str,
-    /// What decoded, and how.
+    /// The name of the case.
     pub case: &'static str,
-    /// On how many threads.
+    /// Number of threads that decoded.
     pub threads: usize,
     /// Decoded megabytes (10^6 bytes) in a second.
     pub mb_per_s: Option<f64>,
-    /// The same in units of libdeflate's.
+    /// `mb_per_s` divided by that of libdeflate.
     pub ratio_to_libdeflate: Option<f64>,
     /// Median time of a random read, in microseconds.
     pub p50_us: Option<f64>,
     /// The time that one random read in a hundred exceeds, in microseconds.
     pub p99_us: Option<f64>,
-    /// Bytes of the index, as it is saved.
+    /// Length of the saved index in bytes.
     pub index_bytes: Option<u64>,
-    /// Bytes of the stream when decoded.
+    /// Length of the decoded stream in bytes.
     pub decoded_bytes: u64,
 }
 
@@ -118,7 +118,7 @@ pub fn rates(stream: &Stream, options: &Options) -> Vec<Outcome> {
     outcomes.collect()
 }
 
-/// Runs a case once and compares all that it gives.
+/// Runs a case once and compares every byte with `plain`.
 fn check(case: &mut Case, plain: &[u8]) {
     let count = AtomicU64::new(0);
     (case.decode)(&|at, bytes| {

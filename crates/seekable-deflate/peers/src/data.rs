@@ -1,8 +1,8 @@
-//! The kinds of data, the same bytes in each run.
+//! Makes data of several kinds: the same bytes in each run.
 
 use std::io::{self, Read, Write};
 
-/// Makes bytes of a kind, as many as asked for.
+/// Makes this number of bytes of one kind.
 pub type Make = fn(usize) -> Vec<u8>;
 
 /// All kinds by name.
@@ -16,14 +16,14 @@ pub const KINDS: [(&str, Make); 7] = [
     ("zeros", |len| vec![0; len]),
 ];
 
-/// As zlib at its default level does, which is what `np.savez_compressed` asks for.
+/// Deflates at level 6, which is zlib's default and the level of `np.savez_compressed`.
 pub fn deflate(plain: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::new(6));
     encoder.write_all(plain).expect("a vector takes all");
     encoder.finish().expect("a vector takes all")
 }
 
-/// `len` zeros, encoded.
+/// Deflates `len` zeros at level 1.
 pub fn deflate_zeros(len: u64) -> Vec<u8> {
     let mut encoder = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::fast());
     io::copy(&mut io::repeat(0).take(len), &mut encoder).expect("a vector takes all");
@@ -43,13 +43,13 @@ fn sensor(len: usize) -> Vec<u8> {
     std::iter::repeat_with(sample).flatten().take(len).collect()
 }
 
-/// Classes as int64.
+/// Random classes from 0 to 17, as int64.
 fn labels(len: usize) -> Vec<u8> {
     let mut random = Random::new(2);
     std::iter::repeat_with(|| random.below(18).to_le_bytes()).flatten().take(len).collect()
 }
 
-/// Normally distributed float32: all but sign and exponent is incompressible.
+/// Normally distributed float32: everything but sign and exponent is incompressible.
 fn noise(len: usize) -> Vec<u8> {
     let mut random = Random::new(3);
     let mut uniform = move || (random.below(1 << 31) + 1) as f64 / (1u64 << 31) as f64;
@@ -60,7 +60,7 @@ fn noise(len: usize) -> Vec<u8> {
     std::iter::repeat_with(sample).flatten().take(len).collect()
 }
 
-/// Lines of numbers, as a CSV file has them.
+/// Lines of numbers, as in a CSV file.
 fn text(len: usize) -> Vec<u8> {
     let mut random = Random::new(4);
     let mut text = Vec::with_capacity(len + 100);
@@ -103,7 +103,7 @@ fn masks(len: usize) -> Vec<u8> {
     masks
 }
 
-/// float32 rows of 100, a single 1.0 in each.
+/// Rows of 100 float32 values: one 1.0, and zeros.
 fn one_hot(len: usize) -> Vec<u8> {
     let mut random = Random::new(6);
     let mut bytes = vec![0; len];
@@ -114,12 +114,12 @@ fn one_hot(len: usize) -> Vec<u8> {
     bytes
 }
 
-/// xorshift64*.
+/// Pseudo-random numbers (xorshift64*).
 #[derive(Debug)]
 pub struct Random(u64);
 
 impl Random {
-    /// A sequence of its own for each seed but 0.
+    /// A sequence that the seed determines. The seed 0 would give only zeros.
     pub fn new(seed: u64) -> Self {
         Self(seed)
     }

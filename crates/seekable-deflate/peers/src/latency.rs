@@ -1,4 +1,4 @@
-//! How long a read of 4 KiB takes, by an index, of bytes that are not cached.
+//! Measures how long a read of 4 KiB takes by an index, if the bytes are not cached.
 
 use std::{
     io::{Read, Seek, SeekFrom},
@@ -17,13 +17,13 @@ use crate::{
 
 const READ: usize = 4096;
 
-/// Reads that are timed of each.
+/// Number of timed reads of each reader.
 const READS: usize = 2000;
 
-/// seekable-deflate and rapidgzip-core, which is the only other one that has an index. They take
-/// turns, and read the same bytes.
+/// Random reads by seekable-deflate and by rapidgzip-core, the only other decoder that has an
+/// index. They take turns, and read the same bytes.
 ///
-/// A third row says at what rate of decoded bytes the windows were packed before.
+/// Another row has the rate, in decoded bytes, of packing the windows and writing our index.
 pub fn random_reads(stream: &Stream) -> [Outcome; 3] {
     let indexed = Indexed::new(stream);
     let index = peers::index(stream);
@@ -77,8 +77,8 @@ pub fn random_reads(stream: &Stream) -> [Outcome; 3] {
     ]
 }
 
-/// Somewhere in each span, these in an order that is shuffled once: before a span is read again,
-/// more has been than fits into the memory.
+/// A random offset in each span. The spans come in an order that is shuffled once: before a span
+/// comes again, all others are read, which are more than fit into the memory.
 fn offsets(starts: &[u64], len: usize) -> impl Iterator<Item = u64> {
     let mut random = Random::new(7);
     let ends = starts[1..].iter().copied().chain([len as u64]);

@@ -1,11 +1,11 @@
-//! One table of decoding speeds: seekable-deflate beside decoders that others wrote.
+//! Prints a table of decoding speeds: of seekable-deflate and of decoders that others wrote.
 //!
 //!     cargo bench -p seekable-deflate [-- [--size MIB] [--runs N] [--threads N,N...] [KIND...]]
 //!
-//! Each kind of data is deflated as zlib does at level 6. Then all decoders run in turns, and the
-//! medians of the runs are compared. A first round, which is not timed, warms up, and compares
-//! every byte that each of them gives. Input and output are in memory. The table goes to standard
-//! output, the same as JSON to the file that `$BENCH_JSON` names.
+//! Each kind of data is deflated at level 6. Then all decoders run in turns, and the medians of the
+//! runs are compared. A first round, which is not timed, warms up and compares every decoded byte.
+//! Input and output are in memory. The table goes to standard output, and as JSON to the file that
+//! `$BENCH_JSON` names.
 
 mod cases;
 mod data;

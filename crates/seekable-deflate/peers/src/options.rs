@@ -1,15 +1,15 @@
-//! What the command line asks for.
+//! Parses the command line.
 
 use crate::data::KINDS;
 
-/// What to run.
+/// The parsed command line.
 #[derive(Debug)]
 pub struct Options {
     /// Decoded bytes of each kind of data.
     pub size: usize,
     /// Timed runs of each decoder.
     pub runs: usize,
-    /// Numbers of threads, each at least 1.
+    /// The numbers of threads to run with, each at least 1, ascending.
     pub threads: Vec<usize>,
     kinds: Vec<String>,
 }
@@ -18,16 +18,16 @@ impl Options {
     /// Reads the arguments that follow the name of the program.
     ///
     /// # Errors
-    /// Says what is wrong with them.
+    /// A message for the user, if an argument is unknown or has no valid value.
     pub fn from_arguments(mut arguments: impl Iterator<Item = String>) -> Result<Self, String> {
-        // As many as this process may run at once, not as the machine has.
+        // The number that this process may run at once, not the number of the machine's cores.
         let all = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = [1, 2, all].into_iter().filter(|threads| *threads <= all).collect();
         let mut options = Self { size: 128 << 20, runs: 5, threads, kinds: Vec::new() };
         while let Some(argument) = arguments.next() {
             let mut value = || arguments.next().ok_or(format!("{argument} takes a value"));
             match argument.as_str() {
-                // cargo says so.
+                // `cargo bench` adds this argument.
                 "--bench" => (),
                 "--size" => options.size = number(&value()?)? << 20,
                 "--runs" => options.runs = number(&value()?)?,

@@ -1,5 +1,5 @@
-//! seekable-deflate: the decoder alone, first passes, which leave checkpoints and take a CRC-32 of
-//! each span, and decoding by an index, which compares these.
+//! The cases of seekable-deflate: the decoder alone; first passes, which leave checkpoints and a
+//! CRC-32 of each span; and decoding by an index, which compares these checksums.
 
 use std::{
     cell::RefCell,
@@ -20,10 +20,10 @@ use crate::{
     data,
 };
 
-/// Memory of a first pass, in bytes, on however many threads: what npzfs has by default.
+/// Memory budget of a first pass with any number of threads, in bytes: the default of npzfs.
 const MEMORY: u64 = 64 << 20;
 
-/// The decoder alone, and both, with each number of threads.
+/// The decoder alone, and with each number of threads a first pass and decoding by an index.
 pub fn cases<'a>(stream: &Stream<'a>, threads: &[usize]) -> Vec<Case<'a>> {
     let mut cases = vec![plain(stream)];
     cases.extend(threads.iter().map(|threads| first_pass(stream, *threads)));
@@ -36,7 +36,7 @@ pub fn cases<'a>(stream: &Stream<'a>, threads: &[usize]) -> Vec<Case<'a>> {
     cases
 }
 
-/// Neither checkpoints nor CRC-32, and no spans: what those take is the difference.
+/// The decoder without checkpoints, CRC-32 and spans. Their cost is what a first pass takes longer.
 fn plain<'a>(stream: &Stream<'a>) -> Case<'a> {
     let encoded = &stream.encoded[..];
     let mut decoded = Vec::new();
@@ -47,12 +47,12 @@ fn plain<'a>(stream: &Stream<'a>) -> Case<'a> {
     Case::new("without checkpoints", 1, decode)
 }
 
-/// Reads in sequence by one thread, while the others help.
+/// One thread reads in sequence, while the others help.
 fn first_pass<'a>(stream: &Stream<'a>, threads: usize) -> Case<'a> {
     let memory = Memory::new(MEMORY);
-    // Readers of before, whose spans fill the memory and give up their buffers to the next: in a
-    // server that has run for a while they are always somebody's. Fresh ones cost page faults,
-    // which on zeros take longer than the decoding.
+    // Readers of earlier runs. Their spans fill the memory, and the next pass uses their buffers
+    // again, as in a server that has run for a while. Fresh buffers cost page faults, which take
+    // longer than the decoding of zeros.
     let kept = 2 + MEMORY as usize / stream.plain.len();
     let before = Rc::new(RefCell::new(VecDeque::from([filler(MEMORY, &memory)])));
     let stream = *stream;
@@ -75,8 +75,8 @@ fn first_pass<'a>(stream: &Stream<'a>, threads: usize) -> Case<'a> {
                 take(at, span.bytes());
                 let start = at;
                 at += span.bytes().len() as u64;
-                // As npzfs does with what a sequential reader has got: so the next spans are
-                // decoded into buffers that are still in the caches.
+                // As npzfs does for a sequential reader: the next spans are decoded into buffers
+                // that are still in the caches of the processor.
                 drop(span);
                 reader.give_up(start..at);
             }
@@ -85,7 +85,7 @@ fn first_pass<'a>(stream: &Stream<'a>, threads: usize) -> Case<'a> {
         assert!(reader.progress().verdict.damage().is_none());
         readers.borrow_mut().push_back(reader);
     };
-    // Else the next pass would have to make room for its own windows.
+    // Without this idle work, the next pass would have to make room for its own windows.
     let idle = move || {
         let mut before = before.borrow_mut();
         while before.len() > kept {
@@ -98,7 +98,7 @@ fn first_pass<'a>(stream: &Stream<'a>, threads: usize) -> Case<'a> {
     Case { idle: Box::new(idle), ..Case::new("first pass", threads, decode) }
 }
 
-/// A reader whose spans are all that is in `memory`.
+/// A reader of `len` zeros, all of which have been read, so that its spans fill `memory`.
 fn filler(len: u64, memory: &Arc<Memory>) -> DeflateReader<Arc<Vec<u8>>> {
     let encoded = data::deflate_zeros(len);
     let (format, spacing) = (Format::Deflate, DEFAULT_SPACING);
@@ -109,7 +109,7 @@ fn filler(len: u64, memory: &Arc<Memory>) -> DeflateReader<Arc<Vec<u8>>> {
     reader
 }
 
-/// A reader that nothing has been read from.
+/// A reader from which nothing has been read yet.
 fn reader(stream: &Stream, memory: &Arc<Memory>) -> DeflateReader<Arc<Vec<u8>>> {
     let options = Options {
         format: Format::Deflate,
@@ -124,20 +124,19 @@ fn reader(stream: &Stream, memory: &Arc<Memory>) -> DeflateReader<Arc<Vec<u8>>> 
 /// A reader whose frontier is at the end: every byte has been read once.
 #[derive(Debug)]
 pub struct Indexed {
-    /// The reader.
+    /// The reader, whose memory holds half of the decoded bytes.
     pub reader: DeflateReader<Arc<Vec<u8>>>,
-    /// Where spans start, in decoded bytes.
+    /// The decoded offsets at which spans start.
     pub starts: Vec<u64>,
-    /// How long it took to pack the windows and write the index.
+    /// The time that packing the windows and writing the index took.
     pub saving: Duration,
-    /// Bytes of the index when it is saved.
+    /// Length of the saved index in bytes.
     pub saved_len: u64,
 }
 
 impl Indexed {
-    /// Reads all of `stream` once, and saves the index. Half of the bytes
-    /// fit into the memory: whoever reads all over and over in the same order finds none of them
-    /// cached, and buffers to use again.
+    /// Reads all of `stream` once, and saves the index. The memory holds half of the bytes: each
+    /// later run in the same order finds none of them cached, but buffers to use again.
     pub fn new(stream: &Stream) -> Self {
         let reader = reader(stream, &Memory::new(stream.plain.len() as u64 / 2));
         let mut starts = Vec::new();
@@ -152,7 +151,7 @@ impl Indexed {
         Self { reader, starts, saving: began.elapsed(), saved_len: saved.len() as u64 }
     }
 
-    /// Decodes all, two spans at a time on each thread where that is faster.
+    /// Decodes the whole stream; each thread decodes two spans at once where that is faster.
     fn decode(&self, threads: usize, take: Take) {
         let (next, cached) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let work = || {
@@ -175,7 +174,7 @@ impl Indexed {
             }
             work();
         });
-        // What a thread that was held up came with last in the run before.
+        // A few spans may be cached: those that a delayed thread inserted last in the run before.
         let cached = cached.into_inner();
         if cached > 2 * threads {
             eprintln!("{cached} of {} spans were not decoded", self.starts.len());

@@ -11,8 +11,8 @@ use rapidgzip_core::{Decoder, DeflateIndex, Format, IndexOptions};
 
 use crate::cases::{Case, Stream, Take};
 
-/// Decoders of one thread that can neither stop nor resume: the whole in one call, into one
-/// buffer that they use in turn.
+/// Decoders with one thread that can neither stop nor resume. Each decodes the whole stream in one
+/// call, into a buffer that all of them share.
 pub fn sequential<'a>(stream: &Stream<'a>) -> Vec<Case<'a>> {
     type Decode = fn(&[u8], &mut [u8]);
     let out = Rc::new(RefCell::new(vec![1; stream.plain.len()]));
@@ -54,12 +54,12 @@ fn miniz_oxide(encoded: &[u8], out: &mut [u8]) {
     assert_eq!(len.expect("the stream is good"), out.len());
 }
 
-/// rapidgzip-core, which hands its buffers to a writer that drops them: as it is, while it makes
-/// an index, and with that index.
+/// rapidgzip-core, in three cases: without an index, while it makes an index, and with that index.
+/// It hands its buffers to a writer that drops them.
 pub fn parallel<'a>(stream: &Stream<'a>, threads: &[usize]) -> Vec<Case<'a>> {
     let stream = *stream;
     let encoded = &stream.encoded[..];
-    // The latest that was made.
+    // The index that was made last.
     let index = Rc::new(RefCell::new(None));
     let mut cases = Vec::new();
     for &threads in threads {
@@ -90,12 +90,12 @@ pub fn parallel<'a>(stream: &Stream<'a>, threads: &[usize]) -> Vec<Case<'a>> {
     cases
 }
 
-/// An index of rapidgzip-core's, made by one thread.
+/// An index of rapidgzip-core, made by one thread.
 pub fn index(stream: &Stream) -> DeflateIndex {
     decode_with_index(&decoder(1), stream, &|_, _| ())
 }
 
-/// Bytes of an index in the format of its crate.
+/// Length in bytes of an index in rapidgzip-core's own format.
 pub fn native_len(index: &DeflateIndex) -> u64 {
     let mut bytes = Vec::new();
     index.write_native(&mut bytes).expect("a vector takes all");
@@ -107,8 +107,8 @@ fn decoder(threads: usize) -> Decoder {
     builder.build().expect("one thread at least")
 }
 
-/// The checkpoints are as far apart as ours, not 4 MiB as is its default: so the indexes are as
-/// good as each other.
+/// Its checkpoints are as far apart as ours (its default is 4 MiB), so that the two indexes can be
+/// compared.
 fn decode_with_index(decoder: &Decoder, stream: &Stream, take: Take) -> DeflateIndex {
     let checkpoint_spacing = NonZeroU64::new(stream.spacing()).expect("it is not 0");
     let options = IndexOptions { checkpoint_spacing, ..IndexOptions::default() };

@@ -1,13 +1,13 @@
-//! Results as a table to look at, and as JSON.
+//! Formats the results as a table of text, and as JSON.
 
 use std::fmt::Write;
 
 use crate::cases::Outcome;
 
-/// What a row is about, and what stands in it where it applies.
+/// The title of a row, and the text of a cell. `None` if the row does not apply to the outcome.
 type Row = (String, fn(&Outcome) -> Option<String>);
 
-/// A column for each kind of data, and a row for each decoder and number of threads.
+/// A table with a column for each kind of data, and rows for each case and number of threads.
 pub fn text(outcomes: &[Outcome]) -> String {
     let mut kinds: Vec<_> = outcomes.iter().map(|outcome| outcome.data).collect();
     kinds.dedup();
@@ -61,7 +61,7 @@ fn rows((case, threads): (&str, usize)) -> Vec<Row> {
         Some(format!("{:.0}, {:.0}", outcome.p50_us?, outcome.p99_us?))
     });
     let index: Row = (format!("{case}: index, % of decoded"), |outcome| {
-        // Once is enough.
+        // Only for the outcomes of random reads, so that each index appears once.
         outcome.p50_us?;
         let share = outcome.index_bytes? as f64 / outcome.decoded_bytes as f64;
         Some(format!("{:.2}", share * 100.0))
@@ -69,7 +69,7 @@ fn rows((case, threads): (&str, usize)) -> Vec<Row> {
     vec![rate, latency, index]
 }
 
-/// A list of objects; `null` where a field does not apply.
+/// A list of JSON objects, one for each outcome. A field that does not apply is `null`.
 pub fn json(outcomes: &[Outcome]) -> String {
     let objects = outcomes.iter().map(|outcome| {
         let Outcome { data, case, threads, decoded_bytes, .. } = outcome;

@@ -22,7 +22,7 @@ use shuttle::{
     thread,
 };
 
-/// Schedules of each test.
+/// Random schedules that each test runs.
 const SCHEDULES: usize = 3000;
 
 /// Decoded bytes between two checkpoints.
@@ -30,9 +30,9 @@ const SPACING: u64 = 10_000;
 
 const LEN: u64 = 5 * SPACING;
 
-/// Two streams of `LEN` decoded bytes, and what they decode to. They differ in a byte of the first
-/// span, which is stored. All other spans are copies of the span before: so those of one stream
-/// decode with the windows of the other without a fault, to bytes of the other.
+/// Two streams of `LEN` decoded bytes, each with these bytes. They differ in one byte of the first
+/// span, which is stored. Every other span is a copy of the span before it: with a window of the
+/// other stream, a span decodes without a fault, but to bytes of the other stream.
 static STREAMS: LazyLock<[(Vec<u8>, Vec<u8>); 2]> = LazyLock::new(|| {
     let mut number = 1u64;
     let noise = std::iter::repeat_with(|| {
@@ -45,7 +45,7 @@ static STREAMS: LazyLock<[(Vec<u8>, Vec<u8>); 2]> = LazyLock::new(|| {
     let mut copies = Vec::with_capacity(1 << 16);
     let flush = flate2::FlushCompress::Finish;
     encoder.compress_vec(&first.repeat(4), &mut copies, flush).unwrap();
-    // A stored block that is not the last: its length, and the complement.
+    // The header of a stored block that is not the last: its length, and the complement.
     let len = SPACING as u16;
     let header = [&[0][..], &len.to_le_bytes(), &(!len).to_le_bytes()].concat();
     let mut other = first.clone();
@@ -53,7 +53,7 @@ static STREAMS: LazyLock<[(Vec<u8>, Vec<u8>); 2]> = LazyLock::new(|| {
     [first, other].map(|first| ([&header[..], &first, &copies].concat(), first.repeat(5)))
 });
 
-/// A stream of `LEN` decoded bytes of which two spans are decoded at once, and these bytes.
+/// A stream of `LEN` decoded bytes, whose spans one thread decodes in pairs, and these bytes.
 static DENSE: LazyLock<(Vec<u8>, Vec<u8>)> = LazyLock::new(|| {
     let mut number = 1u64;
     let literals = std::iter::repeat_with(|| {
@@ -72,7 +72,7 @@ fn options() -> Options {
     Options { format, spacing: SPACING, decoded_len, crc32: None }
 }
 
-/// A source of which every fourth read fails, on average, while `fails` is set.
+/// A source that fails one read in four, on average, while `fails` is set.
 struct Source {
     encoded: Vec<u8>,
     fails: AtomicBool,
@@ -95,7 +95,7 @@ fn stream() -> (Arc<Reader>, Arc<Source>, Arc<Memory>) {
     reader(STREAMS[0].0.clone())
 }
 
-/// A reader, and a budget for all, some or none of its spans.
+/// A reader with its source, and with a budget that holds all, some or none of its spans.
 fn reader(encoded: Vec<u8>) -> (Arc<Reader>, Arc<Source>, Arc<Memory>) {
     let len = encoded.len() as u64;
     let source = Arc::new(Source { encoded, fails: AtomicBool::new(false) });
@@ -109,7 +109,7 @@ fn range() -> Range<u64> {
     start..LEN.min(start + thread_rng().gen_range(1..25_000))
 }
 
-/// Whether the bytes are those of a stream in a range.
+/// Whether `bytes` are those that the stream of this number has in `range`.
 fn are_of(stream: usize, bytes: &[u8], range: &Range<u64>) -> bool {
     bytes == &STREAMS[stream].1[range.start as usize..range.end as usize]
 }
@@ -118,13 +118,13 @@ fn is_right(bytes: &[u8], range: &Range<u64>) -> bool {
     are_of(0, bytes, range)
 }
 
-/// Whether no bytes of one stream are mixed with those of the other. The bytes of the first span
-/// are those of the first stream: before they are given, the wrong index is found out.
+/// Whether all bytes are of the same stream. Those of the first span must be of the first stream:
+/// decoding that span shows that the index is wrong, before any byte is handed out.
 fn is_of_one(bytes: &[u8], range: &Range<u64>) -> bool {
     is_right(bytes, range) || range.start >= SPACING && are_of(1, bytes, range)
 }
 
-/// A pool of `threads`, as a server has one. It ends when all its senders are dropped.
+/// A pool of threads that run works, as in a server. It ends when all its senders are dropped.
 fn pool(threads: usize) -> (Sender<Works>, Vec<thread::JoinHandle<()>>) {
     let (queue, works) = mpsc::channel::<Works>();
     let works = Arc::new(shuttle::sync::Mutex::new(works));
@@ -145,7 +145,7 @@ fn pool(threads: usize) -> (Sender<Works>, Vec<thread::JoinHandle<()>>) {
     (queue, threads.collect())
 }
 
-/// Asks for ranges by calls, whose works `pool` runs. Returns what came for each.
+/// Asks for `count` random ranges; `pool` runs the works. Returns a receiver of each answer.
 fn call(
     reader: &Reader,
     count: usize,
@@ -165,7 +165,7 @@ fn call(
     (0..count).map(ask).collect()
 }
 
-/// Reads ranges on a thread of its own.
+/// Reads `count` random ranges on a new thread, blocked in each read.
 fn block(
     reader: &Arc<Reader>,
     count: usize,
@@ -184,7 +184,7 @@ fn block(
 
 fn explore(test: impl Fn() + Send + Sync + 'static) {
     let mut config = Config::new();
-    // A decoder takes more of a stack than the 32 KiB that threads have here by default.
+    // A decoder needs more stack than the 32 KiB that threads have by default in shuttle.
     config.stack_size = 512 << 10;
     Runner::new(RandomScheduler::new(SCHEDULES), config).run(test);
 }
@@ -275,7 +275,7 @@ fn a_wrong_index_gives_nobody_bytes_of_two_streams() {
         let (queue, threads) = pool(1);
         let blocked = block(&reader, 1, is_of_one);
         let mut answers = call(&reader, 1, &queue, is_of_one);
-        // Too late if the reader has come farther.
+        // Fails if the reader has already decoded more than the index has.
         let _ = reader.adopt_index(saved);
         answers.extend(call(&reader, 2, &queue, is_of_one));
         drop(queue);

@@ -1,10 +1,10 @@
-//! DEFLATE streams made by hand, bit by bit.
+//! Writes DEFLATE streams bit by bit.
 
 /// Bits in the order of a DEFLATE stream.
 #[derive(Default, Clone)]
 pub struct Writer {
     bytes: Vec<u8>,
-    /// In bits.
+    /// Number of bits written.
     len: usize,
 }
 
@@ -13,7 +13,7 @@ impl Writer {
         Self::default()
     }
 
-    /// The lowest `count` bits of `value`, the lowest first.
+    /// Writes the lowest `count` bits of `value`, the lowest first.
     pub fn bits(&mut self, value: usize, count: u32) -> &mut Self {
         for at in 0..count {
             if self.len.is_multiple_of(8) {
@@ -32,7 +32,7 @@ impl Writer {
         self
     }
 
-    /// A Huffman code, its highest bit first.
+    /// Writes a Huffman code of `length` bits, its highest bit first.
     pub fn code(&mut self, (code, length): (usize, u32)) -> &mut Self {
         for at in (0..length).rev() {
             self.bits(code >> at & 1, 1);
@@ -49,7 +49,7 @@ impl Writer {
         self
     }
 
-    /// The header of a dynamic block, with lengths written one by one.
+    /// Writes the header of a dynamic block, with each code length by itself, not in runs.
     pub fn dynamic(&mut self, last: bool, litlen: &[u8], distance: &[u8]) -> &mut Self {
         self.bits(last.into(), 1).bits(2, 2);
         self.bits(litlen.len() - 257, 5).bits(distance.len() - 1, 5).bits(15, 4);
@@ -110,13 +110,13 @@ const fn table<const N: usize>(first: usize, plain: usize, each: usize) -> [(usi
     codes
 }
 
-/// The code for a value: its number, the value of its extra bits, and their count.
+/// The code for a length or distance: its index in `codes`, its extra bits, and their count.
 pub fn find(codes: &[(usize, u32)], value: usize) -> (usize, usize, u32) {
     let number = codes.iter().rposition(|(base, _)| *base <= value).expect("at least the first");
     (number, value - codes[number].0, codes[number].1)
 }
 
-/// Writes symbols of a block, and the bytes they stand for.
+/// Writes symbols of a block, and appends the bytes that they stand for to `plain`.
 pub struct Symbols<'a> {
     pub writer: &'a mut Writer,
     pub litlen: Vec<(usize, u32)>,
@@ -152,7 +152,7 @@ impl<'a> Symbols<'a> {
     }
 }
 
-/// A single block of at least `len` decoded bytes with all kinds of symbols, and those bytes.
+/// A single block of at least `len` decoded bytes with all kinds of symbols, and the decoded bytes.
 pub fn giant_block(dynamic: bool, len: usize) -> (Vec<u8>, Vec<u8>) {
     let mut random = crate::support::Random::new(len as u64);
     let mut writer = Writer::new();
@@ -164,7 +164,8 @@ pub fn giant_block(dynamic: bool, len: usize) -> (Vec<u8>, Vec<u8>) {
         for (at, length) in (133..).zip([10, 11, 12, 13, 14, 15, 15]) {
             litlen[at] = length;
         }
-        // Of 1: 32 / 128 + 100 / 256 + 1 / 256 are taken so far; 91 codes of 8 bits fill it.
+        // 32 / 128 + 100 / 256 + 1 / 256 of the code space is taken so far; 91 codes of 8 bits
+        // fill the rest.
         litlen[140..195].fill(0);
         let mut distance = vec![5; 30];
         distance[0..2].fill(4);

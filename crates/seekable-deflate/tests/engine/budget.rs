@@ -25,7 +25,7 @@ fn memory_stays_within_the_budget_while_windows_are_thinned() {
             drop(reader);
             let bytes = before - memory.used();
             assert!(bytes <= limit / 2);
-            // 1 to 12 windows each, besides the paused decoders.
+            // Each reader has 1 to 12 windows, and its paused decoder.
             assert!(bytes >= 40_000, "one reader was thinned to nothing");
         }
     }
@@ -39,7 +39,7 @@ fn any_budget_serves_every_read() {
         let memory = Memory::new(limit);
         let reader = reader_within(&encoded[..], known(&plain, 50_000), &memory);
         check_reads(&reader, &plain, &mut Random::new(limit), 30);
-        // The checkpoints themselves cannot be given up, nor the window at the frontier.
+        // Neither the checkpoints themselves nor the window at the frontier can be given up.
         let used = memory.used();
         assert!(used <= limit.max(index_bytes(&memory)), "{used}");
         assert!(index_bytes(&memory) < 5000 + limit);

@@ -1,4 +1,4 @@
-//! Streams of CPython's zlib, from tests/corpus/make.py.
+//! Reads streams that CPython's zlib wrote (tests/corpus/make.py).
 
 use std::{fs, path::Path};
 

@@ -1,4 +1,4 @@
-//! Streams that are cut off, flipped, too long, too short, or not what was promised.
+//! Streams that are cut off, have flipped bits, or differ from the promised length or checksum.
 
 use std::{
     io,
@@ -24,7 +24,7 @@ fn small() -> (Vec<u8>, Vec<u8>) {
     (encoded, plain)
 }
 
-/// All bytes that can be read, and how it ends.
+/// All bytes that can be read, and the error that ends them, if there is one.
 fn read_all(
     reader: &seekable_deflate::DeflateReader<&[u8]>,
     at_once: usize,
@@ -51,7 +51,7 @@ fn a_stream_cut_off_at_any_byte_is_readable_up_to_there() {
                 let reader = reader(encoded, options);
                 let (found, error) = read_all(&reader, 97);
                 assert!(found == expected, "cut at {cut}");
-                // Where no promised byte is missing there is nothing to fail for.
+                // If no promised byte is missing, reads need not fail.
                 let complete = known && found.len() == plain.len();
                 match error {
                     Some(Error::Truncated { decoded }) => assert_eq!(decoded, found.len() as u64),
@@ -60,10 +60,10 @@ fn a_stream_cut_off_at_any_byte_is_readable_up_to_there() {
                 assert_eq!(reader.progress().frontier, found.len() as u64);
                 let is_stopped =
                     matches!(reader.progress().verdict.stopped(), Some(Error::Truncated { .. }));
-                // All bytes are there, and have the CRC-32 that was promised.
+                // If all bytes are there, with the promised CRC-32, the stream has ended well.
                 assert_eq!(is_stopped, !complete);
                 assert_eq!(reader.progress().verdict.is_ended(), complete);
-                // Again, now that it is known; short at the damage.
+                // Reads again, now that the damage is known: a read stops short at the damage.
                 let again = read(&reader, 0, plain.len());
                 assert_eq!(again.ok(), (!found.is_empty()).then_some(found));
             }
@@ -91,7 +91,7 @@ fn a_stream_with_any_bit_flipped_never_yields_wrong_bytes_once_that_is_known() {
                 assert!(!is_cached(&reader, 0));
             }
             match error {
-                // Zeros after the final block are all that may change without being seen.
+                // Only padding bits may change without an error.
                 None => assert!(found == plain && expected == plain, "bit {bit}"),
                 Some(_) => assert!(expected.starts_with(&found), "bit {bit}"),
             }
@@ -124,7 +124,7 @@ fn a_wrong_checksum_is_known_at_the_end_and_fails_every_read_from_then_on() {
     }
     assert!(matches!(reader.progress().verdict.damage(), Some(Error::Checksum { .. })));
     assert_eq!(source.bytes_read(), bytes_read);
-    // What nobody may have is not kept.
+    // The spans, which nobody may read any more, are not kept.
     let used = memory.used();
     assert_eq!(used, index_bytes(&memory));
 }
@@ -141,7 +141,7 @@ fn a_stream_longer_than_promised_is_unfit() {
             let error = read(&reader, promised - 1, 10).unwrap_err();
             let Error::Length { expected, found } = error else { panic!("{error:?}") };
             assert_eq!(expected, promised);
-            // No more is decoded than shows that it is too long.
+            // Decoding stops as soon as it is clear that the stream is too long.
             assert!((promised + 1..promised + 259).contains(&found), "{found}");
             assert!(reader.progress().verdict.damage().is_some());
             assert!(reader.read_at(&mut [0], 0).is_err());
@@ -214,7 +214,7 @@ fn little_is_decoded_of_a_stream_that_is_longer_than_promised() {
 fn damage_in_the_middle_is_remembered_and_bytes_before_it_stay_readable() {
     let plain = data(Data::Text, 300_000, 1);
     let mut encoded = deflate(&plain[..200_000], Encoder::Flate2(6));
-    // Not the last block any more, then one of the reserved type.
+    // A stored block that is not the last, then a block of the reserved type.
     let mut writer = crate::bits::Writer::new();
     writer.stored(false, &plain[..200]).bits(7, 3);
     encoded = [&writer.done()[..], &encoded].concat();
@@ -257,7 +257,7 @@ fn bytes_that_change_before_the_frontier_are_never_returned() {
     assert!(read(&reader, 39_990, 10).unwrap() == plain[39_990..40_000]);
     assert!(reader.progress().verdict.damage().is_none());
 
-    // Put right again it is read again.
+    // After the source is repaired, reads succeed again.
     source.bytes.lock().unwrap()[45_000] ^= 1;
     assert!(read(&reader, 40_000, 10).unwrap() == plain[40_000..40_010]);
 }

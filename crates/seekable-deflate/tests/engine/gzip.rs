@@ -1,4 +1,4 @@
-//! gzip members: headers, trailers, several of them, and what may follow.
+//! gzip files: headers and trailers, several members, and bytes after the last member.
 
 use std::io::{Read, Write};
 
@@ -21,7 +21,7 @@ fn member(plain: &[u8], level: u32) -> Vec<u8> {
     encoder.finish().expect("a vector takes all")
 }
 
-/// A member around a stored block, with these flags and what they announce.
+/// A member with one stored block, and with these header flags and the fields for them.
 fn by_hand(flags: u8, fields: &[u8], plain: &[u8]) -> Vec<u8> {
     let mut member = vec![0x1f, 0x8b, 8, flags, 0, 0, 0, 0, 0, 255];
     member.extend(fields);
@@ -31,7 +31,7 @@ fn by_hand(flags: u8, fields: &[u8], plain: &[u8]) -> Vec<u8> {
     member
 }
 
-/// Reads everything and then past it.
+/// Reads everything, and then once more after the end.
 fn read_all(encoded: &[u8], options: Options) -> Result<Vec<u8>, Error> {
     let reader = reader(encoded, options);
     let plain = read(&reader, 0, 1 << 22)?;
@@ -93,7 +93,7 @@ fn every_header_field_is_passed_over() {
         }
         let encoded = by_hand(flags, &fields, b"plain");
         assert_eq!(read_all(&encoded, gzip(2)).unwrap(), b"plain", "flags {flags:02x}");
-        // Cut off anywhere, it says so.
+        // Wherever the member is cut off, the error says so.
         for cut in 0..encoded.len() {
             let error = read_all(&encoded[..cut], gzip(1 << 20)).unwrap_err();
             assert!(matches!(error, Error::Truncated { .. }), "cut at {cut}: {error:?}");
@@ -148,7 +148,7 @@ fn a_bad_trailer_makes_the_whole_unfit() {
         let len = bad.len();
         bad[len - at] ^= 0x10;
         let encoded = [&good[..], &bad, &good].concat();
-        // Known only at the end of the member: until then its bytes can be read.
+        // The fault shows only at the end of the member: until then its bytes can be read.
         let reader = reader(&encoded[..], gzip(4));
         assert_eq!(read(&reader, 0, 20).unwrap(), b"the first memberthe ");
         let error = read(&reader, 25, 1).unwrap_err();
@@ -189,7 +189,7 @@ fn nothing_at_all_is_cut_off() {
     assert!(matches!(read_all(b"", bare(1)), Err(Error::Truncated { decoded: 0 })));
 }
 
-/// As gzip(1) does it: "decompression OK, trailing garbage ignored".
+/// As in gzip(1): "decompression OK, trailing garbage ignored".
 #[test]
 fn what_follows_a_member_that_holds_all_that_was_promised_does_not_matter() {
     let plain = data(Data::Mixed, 100_000, 3);
@@ -208,7 +208,7 @@ fn what_follows_a_member_that_holds_all_that_was_promised_does_not_matter() {
                     && reader.progress().verdict.stopped().is_none(),
                 "{garbage:?}"
             );
-            // Who knows of no length cannot know that it is garbage.
+            // Without a promised length, the reader cannot know that these bytes are garbage.
             assert!(read_all(&encoded, gzip(spacing)).is_err(), "{garbage:?}");
         }
         // The trailer is no garbage: without it, nothing confirms the bytes.

@@ -1,4 +1,4 @@
-//! The engine through its public face, judged by other decoders.
+//! Tests the engine through its public interface, and compares it with other decoders.
 
 mod bits;
 mod budget;

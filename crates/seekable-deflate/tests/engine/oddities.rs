@@ -1,6 +1,6 @@
-//! What RFC 1951 allows and encoders hardly ever write, and what it does not allow: at the start
-//! of a stream and far into it, read as a whole and at random offsets through checkpoints, judged
-//! by zlib-rs word for word.
+//! Streams that RFC 1951 allows but encoders hardly ever write, and streams that it does not allow.
+//! Each oddity is placed at the start of a stream and far into one, and read as a whole and at
+//! random offsets through checkpoints. The errors are those of zlib-rs, word for word.
 
 use seekable_deflate::{Error, Memory};
 
@@ -9,13 +9,13 @@ use crate::{
     support::*,
 };
 
-/// What zlib says of a stream.
+/// How zlib judges a stream: `Err` has its message.
 type Verdict = Result<(), &'static str>;
 
-/// Writes blocks, of which the last is final, and the bytes that they stand for.
+/// Writes blocks, the last one final, and appends the bytes that they stand for.
 type Write = Box<dyn Fn(&mut Writer, &mut Vec<u8>)>;
 
-/// A stream, or the end of one.
+/// A stream, or the last blocks of a longer one.
 struct Oddity {
     name: &'static str,
     verdict: Verdict,
@@ -26,9 +26,9 @@ fn good(name: &'static str, write: impl Fn(&mut Writer, &mut Vec<u8>) + 'static)
     Oddity { name, verdict: Ok(()), write: Box::new(write) }
 }
 
-/// Blocks of which nothing can be read; zlib says why.
+/// Blocks of which no byte can be read. `message` is the error of zlib.
 fn bad(name: &'static str, message: &'static str, write: impl Fn(&mut Writer) + 'static) -> Oddity {
-    // More bits than anything here reads, so that the stream is never cut off first.
+    // More bits than any oddity reads, so that the stream is not cut off before its error.
     let write = move |writer: &mut Writer, _: &mut Vec<u8>| {
         write(writer);
         writer.zeros(4000);
@@ -36,7 +36,7 @@ fn bad(name: &'static str, message: &'static str, write: impl Fn(&mut Writer) + 
     Oddity { name, verdict: Err(message), write: Box::new(write) }
 }
 
-/// Code lengths, of which only these are not 0.
+/// `count` code lengths: those of `set`, given by symbol, and 0 for all others.
 fn lengths(count: usize, set: &[(usize, u8)]) -> Vec<u8> {
     let mut lengths = vec![0; count];
     for &(symbol, length) in set {
@@ -47,12 +47,12 @@ fn lengths(count: usize, set: &[(usize, u8)]) -> Vec<u8> {
 
 const A: usize = b'a' as usize;
 
-/// The literal "a", the end, and the lengths 3 and 258.
+/// Code lengths for the literal "a", the end of the block, and the lengths 3 and 258.
 fn few() -> Vec<u8> {
     lengths(286, &[(A, 2), (256, 2), (257, 2), (285, 2)])
 }
 
-/// A dynamic block of any symbols, and what they stand for.
+/// Writes a dynamic block of the symbols that `symbols` writes, and appends their bytes to `plain`.
 fn block(
     writer: &mut Writer,
     plain: &mut Vec<u8>,
@@ -100,7 +100,7 @@ fn empty_blocks() -> [Oddity; 2] {
             let end_only = lengths(257, &[(256, 1)]);
             for last in [false, false, true] {
                 block(writer, plain, last, (&end_only, &[0]), |_| ());
-                // The same between bytes.
+                // The next round does the same after a byte.
                 if !last {
                     writer.stored(false, b"x");
                     plain.push(b'x');
@@ -120,10 +120,10 @@ fn codes_of_few_symbols() -> Vec<Oddity> {
             });
         }),
         good("a length repeated from the literals on into the distances", |writer, plain| {
-            // Symbols 255 and 256 and the first two distances have codes of one bit: a length,
-            // and three more of it.
+            // Symbols 255 and 256 and the first two distances have codes of one bit: one length,
+            // and three repetitions of it.
             writer.bits(5, 3).bits(0, 5).bits(1, 5).bits(14, 4);
-            // In this order: 16 17 18 0 8 7 9 6 10 5 11 4 12 3 13 2 14 1.
+            // The order of the code lengths: 16 17 18 0 8 7 9 6 10 5 11 4 12 3 13 2 14 1.
             for length in [2, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1] {
                 writer.bits(length, 3);
             }
@@ -178,7 +178,7 @@ fn extremes() -> [Oddity; 3] {
             symbols.plain.extend(b"seed");
             for distance in 1..300 {
                 symbols.repeat(258, distance);
-                // As length 227 with 31 more, which is beyond what RFC 1951 lists.
+                // Length 258 as 227 plus 31 in the extra bits, which RFC 1951 does not list.
                 symbols.writer.code(symbols.litlen[284]).bits(31, 5).code(symbols.distance[0]);
                 let byte = *symbols.plain.last().expect("there are some");
                 symbols.plain.extend([byte; 258]);
@@ -207,8 +207,8 @@ fn extremes() -> [Oddity; 3] {
     ]
 }
 
-/// Bits of a header of a dynamic block with these code lengths of code lengths, in the order in
-/// which they are written: 16 17 18 0 8 7 9 6 10 5 11 4 12 3 13 2 14 1 15.
+/// Writes the header of a dynamic block up to the lengths of the code length code. `set` has those
+/// that are not 0, by their index in this order: 16 17 18 0 8 7 9 6 10 5 11 4 12 3 13 2 14 1 15.
 fn header(writer: &mut Writer, (litlens, distances): (usize, usize), set: &[(usize, usize)]) {
     writer.bits(5, 3).bits(litlens - 257, 5).bits(distances - 1, 5).bits(15, 4);
     for at in 0..19 {
@@ -292,7 +292,7 @@ fn symbols_that_are_no_good() -> Vec<Oddity> {
             writer.bits(7, 3);
         }),
         bad("a stored block whose lengths differ", "invalid stored block lengths", |writer| {
-            // After an empty block a byte begins.
+            // After an empty stored block, the next block begins at a whole byte.
             writer.stored(false, b"").bits(1, 8).bits(1, 16).bits(1, 16);
         }),
     ];
@@ -320,8 +320,8 @@ fn all() -> impl Iterator<Item = Oddity> {
         .chain(symbols_that_are_no_good())
 }
 
-/// A block of 100 KB that is not the last: after it the fast loops run, and reads begin at
-/// checkpoints. It ends in the middle of a byte.
+/// Writes a block of 100 KB that is not the last and ends in the middle of a byte. After it, the
+/// fast loops run and reads begin at checkpoints.
 fn write_block_before(writer: &mut Writer, plain: &mut Vec<u8>) {
     let (litlen, distance) = fixed();
     writer.bits(2, 3);
@@ -340,12 +340,13 @@ fn write_block_before(writer: &mut Writer, plain: &mut Vec<u8>) {
     *plain = symbols.plain;
 }
 
-/// zlib-rs's own words, and what it decodes before it says them.
+/// The bytes that zlib-rs decodes, and its verdict in its own words.
 fn judge(encoded: &[u8]) -> (Vec<u8>, Result<(), String>) {
     let mut decoder = flate2::Decompress::new(false);
     let mut plain = vec![0; 1 << 20];
     loop {
-        // With room for more it takes its fast loop, which says "repeated call with bad state".
+        // With more room, zlib-rs uses its fast loop, whose message is "repeated call with bad
+        // state".
         let room = decoder.total_out() as usize..decoder.total_out() as usize + 250;
         let encoded = &encoded[decoder.total_in() as usize..];
         let verdict =
@@ -360,7 +361,7 @@ fn judge(encoded: &[u8]) -> (Vec<u8>, Result<(), String>) {
     }
 }
 
-/// What there is to read, and how it ends, at several spacings, first in order and then anywhere.
+/// Checks the bytes and the end of a stream at several spacings: read in order, then anywhere.
 fn check(name: &str, encoded: &[u8], plain: &[u8], verdict: Verdict) {
     let (judged, words) = judge(encoded);
     assert_eq!(words.as_ref().map_err(String::as_str).copied(), verdict, "{name}, by zlib-rs");
@@ -371,7 +372,7 @@ fn check(name: &str, encoded: &[u8], plain: &[u8], verdict: Verdict) {
 
     let mut random = Random::new(plain.len() as u64);
     for spacing in [1, 777, 32768, 1 << 20] {
-        // A window for each byte of a megabyte is too much.
+        // A window for each byte of a megabyte would take too much memory.
         let spacing = spacing.max(plain.len() as u64 / 1000);
         let memory = Memory::new(PLENTY);
         let reader = reader_within(encoded, bare(spacing), &memory);

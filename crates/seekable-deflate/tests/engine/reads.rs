@@ -95,7 +95,7 @@ fn of_two_spans_at_once_only_that_fails_whose_bytes_are_damaged() {
     let memory = seekable_deflate::Memory::new(PLENTY);
     let reader = reader_within(&source, known(&plain, 40_000), &memory);
     assert_eq!(read(&reader, 0, plain.len()).unwrap(), plain);
-    // Within the third span: a byte takes 7.3 bits.
+    // These bits are in the third span: a byte takes 7.3 bits.
     for bit in [600_000, 700_001, 850_002] {
         let flip = || source.bytes.lock().unwrap()[bit / 8] ^= 1 << (bit % 8);
         memory.clear();
@@ -131,7 +131,7 @@ fn two_spans_of_noise_are_decoded_at_once_where_neither_is_cached() {
     }
     assert!(!are_paired(&reader, &memory, [1, 2]), "they are in one span");
     assert!(!are_paired(&reader, &memory, [1, 300_000]), "there is one");
-    // All of it, by pairs where there is one.
+    // The whole stream, in pairs where two spans in a row are not cached.
     memory.clear();
     assert_eq!(read(&reader, 3, plain.len()).unwrap(), plain[3..]);
 }

@@ -1,4 +1,4 @@
-//! Indexes that are written and gone on from.
+//! Writes indexes, and continues from them.
 
 use std::{
     io,
@@ -27,14 +27,14 @@ pub fn load(bytes: Vec<u8>) -> Result<SavedIndex, IndexError> {
     SavedIndex::new(Arc::new(bytes), range)
 }
 
-/// A reader that goes on from `index`.
+/// A reader that continues from `index`.
 pub fn resumed<R: Source>(source: R, options: Options, index: Vec<u8>) -> DeflateReader<R> {
     let reader = reader(source, options);
     reader.adopt_index(load(index).expect("it was just written")).expect("it is of this stream");
     reader
 }
 
-/// Streams of all sorts: what they are, encoded, and decoded.
+/// Streams of all kinds: the name, the format, the encoded bytes, and the decoded bytes.
 pub fn streams() -> Vec<(&'static str, Format, Vec<u8>, Vec<u8>)> {
     let mut streams = Vec::new();
     for (name, kind, encoder) in [
@@ -93,7 +93,7 @@ fn from_every_frontier_a_later_reader_goes_on_and_decodes_nothing_twice() {
                             && later.progress().verdict.damage().is_none(),
                         "{name}"
                     );
-                    // And what the one who went on has written is as good.
+                    // An index that the continuing reader writes is as good.
                     if let Some(index) = written(&later) {
                         let last = resumed(&encoded[..], options.clone(), index);
                         assert!(last.progress().verdict.is_ended());
@@ -126,7 +126,7 @@ fn a_read_with_an_adopted_index_reads_the_source_of_one_span() {
     for reads in 1..10 {
         let offset = random.below(plain.len() as u64 - 100);
         assert!(read(&later, offset, 1).unwrap() == slice(&plain, offset, 1));
-        // Stored: as many encoded bytes as decoded ones, in whole reads of 64 KiB.
+        // A stored stream has as many encoded bytes as decoded ones. Reads are of 64 KiB.
         assert!(source.bytes_read() <= reads * (384 << 10), "{}", source.bytes_read());
     }
 }
@@ -153,9 +153,9 @@ fn the_promised_checksum_is_judged_over_both_halves_of_a_pass() {
     }
 }
 
-/// At the distance of 1 MiB, as it is saved; a figure of the deflated windows, not of time.
+/// With checkpoints 1 MiB apart. Nearly all of the saved index is deflated windows.
 #[test]
-fn an_index_takes_half_a_percent_and_less() {
+fn an_index_takes_one_percent_of_the_decoded_length_at_most() {
     let len = 8 << 20;
     for (kind, most) in [(Data::Floats, 5), (Data::Labels, 5), (Data::Noise, 10)] {
         let plain = data(kind, len, 1);
@@ -188,7 +188,7 @@ fn a_stream_with_damage_or_of_a_single_span_is_not_saved() {
     assert!(single.progress().verdict.is_ended() && written(&single).is_none());
 }
 
-/// A small stream whose index has windows of all sorts, with options and the index.
+/// A small stream whose index has windows of all kinds: encoded, decoded, options, and index.
 pub fn small() -> (Vec<u8>, Vec<u8>, Options, Vec<u8>) {
     let plain = data(Data::Text, 1200, 3);
     let encoded = deflate(&plain, Encoder::Flate2(6));
@@ -230,7 +230,7 @@ fn windows_that_are_saved_take_no_memory_and_an_index_that_reaches_less_takes_no
     let whole = load(written(&reader).unwrap()).unwrap();
     assert!(whole.is_complete() && whole.frontier() == 2 << 20);
     reader.adopt_index(whole.clone()).unwrap();
-    // Checkpoints alone.
+    // Only the checkpoints themselves take memory.
     assert!(index_bytes(&memory) < 33 * 100, "{}", memory.used());
     check_reads(&reader, &plain, &mut Random::new(1), 6);
     assert!(written(&reader).unwrap() == written(&reader).unwrap());
@@ -239,7 +239,7 @@ fn windows_that_are_saved_take_no_memory_and_an_index_that_reaches_less_takes_no
 #[test]
 fn packing_changes_no_byte_and_takes_less_memory() {
     for (name, format, encoded, plain) in streams() {
-        // With spans shorter than a window, several of them make one.
+        // If spans are shorter than a window, several spans make up a window.
         for spacing in [3000, 40_000] {
             let memory = Memory::new(PLENTY);
             let options = options(format, &plain, spacing, false);
@@ -394,8 +394,8 @@ fn the_table_that_was_checked_is_adopted() {
 }
 
 proptest! {
-    /// With the checksums made right again, what is nonsense has to be seen elsewhere; bytes are
-    /// then what the index says, but nothing panics, hangs or takes memory.
+    /// The checksums are corrected, so nonsense is not found by them. Reads may then give the bytes
+    /// that the index describes, but nothing panics, hangs or takes much memory.
     #[test]
     fn an_index_of_nonsense_panics_nowhere(
         at in 8usize..288,

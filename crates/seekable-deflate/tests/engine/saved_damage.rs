@@ -4,7 +4,8 @@ use seekable_deflate::{Error, Format, IndexError, Memory, Options};
 
 use crate::{saved::*, support::*};
 
-/// Whatever the index says, there are no wrong bytes; whether it could be loaded.
+/// Checks that reads give no wrong bytes, whatever the index says. Returns whether the index could
+/// be loaded.
 fn is_rejected_or_right(encoded: &[u8], plain: &[u8], options: &Options, index: Vec<u8>) -> bool {
     let Ok(saved) = load(index) else { return false };
     let reader = reader(encoded, options.clone());
@@ -148,7 +149,7 @@ fn an_index_of_another_stream_is_refused() {
     let refused = shorter.adopt_index(load(index.clone()).unwrap());
     assert_eq!(refused, Err(IndexError::OtherStream("encoded length")));
 
-    // It has been read already, with other checkpoints.
+    // This reader has already read the stream, with other checkpoints.
     let mut options = options.clone();
     options.spacing = 100;
     let apart = reader(&encoded[..], options);

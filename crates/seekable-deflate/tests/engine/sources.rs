@@ -1,4 +1,4 @@
-//! Sources that fail, end early or panic, and how much is read of one that does not.
+//! Sources that fail, end early or panic, and the number of bytes read from a good source.
 
 use std::{
     io,
@@ -14,7 +14,7 @@ use seekable_deflate::{DeflateReader, Error, Memory};
 
 use crate::support::*;
 
-/// A source that goes wrong at its `n`-th read from now, once `n` is set, and then no more.
+/// A source that calls `fail` in one read: in the `n`-th one after the counter is set to `n`.
 fn failing(encoded: Vec<u8>, fail: fn() -> io::Result<()>) -> (Probe, Arc<AtomicU64>) {
     let countdown = Arc::new(AtomicU64::new(u64::MAX));
     let left = Arc::clone(&countdown);
@@ -50,7 +50,7 @@ fn an_error_of_the_source_is_passed_on_and_the_next_read_goes_on() {
                     Err(error) => panic!("{error}"),
                 }
             }
-            // Each round takes five chunks or more.
+            // Each round reads at least five chunks.
             assert!(failures == 1 || failures == 0 && fail_at > 5, "{round}, read {fail_at}");
             assert!(
                 reader.progress().verdict.damage().is_none()
@@ -142,7 +142,7 @@ fn a_row_before_the_frontier_costs_the_encoded_bytes_of_its_span() {
         let offset = random.below(plain.len() as u64 / 4096 - 1) * 4096;
         assert!(read(&reader, offset, 4096).unwrap() == slice(&plain, offset, 4096));
         let cost = source.bytes_read() - before;
-        // Two spans where the row lies on a boundary, and the headers of their blocks.
+        // At most two spans, if the row crosses a boundary, and the headers of their blocks.
         assert!(cost <= 2 * (spacing + 1000), "{cost} bytes");
     }
 }

@@ -1,4 +1,4 @@
-//! Indexes that the stream contradicts: it was another one when they were written.
+//! Indexes that the stream contradicts, because it had other bytes when they were written.
 
 use std::{io, sync::Arc, thread};
 
@@ -9,8 +9,8 @@ use crate::{
     support::*,
 };
 
-/// Two streams of the same length and the same end, encoded and decoded: in the middle the second
-/// has other bytes, in blocks that end elsewhere.
+/// Two streams, encoded and decoded. They have the same length, start and end. In the middle, the
+/// second stream has other bytes, in blocks that end elsewhere.
 fn rewritten(format: Format) -> [(Vec<u8>, Vec<u8>); 2] {
     let [start, one, other, end] = [1, 2, 3, 4].map(|seed| data(Data::Noise, 300_000, seed));
     let gzip = |plain: &[u8], level| {
@@ -20,7 +20,7 @@ fn rewritten(format: Format) -> [(Vec<u8>, Vec<u8>); 2] {
         encoder.finish().expect("a vector takes all")
     };
     [(one, 0), (other, 6)].map(|(middle, level)| match format {
-        // A stored block takes what there is, so both have the same length.
+        // Stored blocks do not depend on the bytes, so both streams have the same length.
         Format::Deflate => {
             let plain = [&start[..], &middle, &end].concat();
             (deflate(&plain, Encoder::Flate2(0)), plain)
@@ -40,7 +40,7 @@ fn an_index_of_what_the_stream_was_before_is_dropped_and_every_byte_is_right() {
     for format in [Format::Deflate, Format::Gzip] {
         let [(old, old_plain), (new, plain)] = rewritten(format);
         assert_eq!(old.len(), new.len());
-        // No checksum of the whole is known, as of a gzip file.
+        // No checksum of the whole stream is known, as for a gzip file.
         let options = Options { crc32: None, ..options(format, &plain, 50_000, true) };
         for known in [1, 350_000, 450_000, 700_000, plain.len() + 1] {
             let first = reader(&old[..], options.clone());
@@ -67,7 +67,7 @@ fn an_index_of_what_the_stream_was_before_is_dropped_and_every_byte_is_right() {
     }
 }
 
-/// How far an index reaches.
+/// The frontier of an index, from its header (docs/index-format.md).
 fn frontier_of(index: &[u8]) -> u64 {
     u64::from_le_bytes(index[40..48].try_into().unwrap())
 }
@@ -99,7 +99,7 @@ fn damage_after_an_index_is_found_out_once_and_stays() {
     );
     let refused = later.adopt_index(load(index).unwrap());
     assert!(matches!(refused, Err(IndexError::Distrusted | IndexError::OtherSpans)));
-    // It does not begin again each time.
+    // The reader does not begin again for each read.
     let read_so_far = source.bytes_read();
     for _ in 0..20 {
         assert!(read(&later, 800_000, 10).is_err());
@@ -142,7 +142,8 @@ fn a_complete_index_with_another_checksum_than_was_promised_is_refused() {
     assert!(first.write_index(&mut index).unwrap());
     for (is_changed, fits) in [(false, true), (true, false)] {
         if is_changed {
-            // The checksum of all bytes, and that of the header (docs/index-format.md).
+            // Changes the checksum of all bytes, and corrects that of the header
+            // (docs/index-format.md).
             index[76] ^= 1;
             let crc32 = crc32fast::hash(&index[..88]);
             index[88..92].copy_from_slice(&crc32.to_le_bytes());
@@ -170,11 +171,11 @@ fn after_a_wrong_index_no_other_is_believed_that_goes_farther() {
         while !later.progress().has_dropped_index {
             let _ = read(&later, 310_000, 200_000).unwrap();
         }
-        // It fits, as far as the reader can tell: what would be next may be as wrong.
+        // The right index fits what the reader has decoded, but its further spans could be wrong.
         assert!(later.progress().frontier < plain.len() as u64);
         let refused = later.adopt_index(load(right.clone()).unwrap());
         assert!(matches!(refused, Err(IndexError::Distrusted)), "{refused:?}");
-        // Nothing is believed of one that goes no farther.
+        // An index that reaches no farther than the reader needs no trust.
         assert!(read(&later, 0, plain.len() + 1).unwrap() == plain);
         later.adopt_index(load(right).unwrap()).unwrap();
     }

@@ -1,4 +1,4 @@
-//! Streams to read, and readers of them.
+//! Makes streams and readers for the tests.
 
 use std::{
     io::{self, Write},
@@ -11,7 +11,7 @@ use std::{
 
 use seekable_deflate::{DeflateReader, Format, Memory, Options, ReadAt, Work};
 
-/// A budget that nothing here exceeds.
+/// A memory budget in bytes that no test exceeds.
 pub const PLENTY: u64 = 256 << 20;
 
 /// Pseudo-random numbers, the same in each run (xorshift64*).
@@ -35,7 +35,7 @@ impl Random {
     }
 }
 
-/// What the decoded bytes are like.
+/// The kind of the decoded bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Data {
     Zeros,
@@ -87,7 +87,7 @@ pub fn data(kind: Data, len: usize, seed: u64) -> Vec<u8> {
     bytes
 }
 
-/// Who encodes.
+/// The encoder of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encoder {
     /// zlib-rs through flate2, at a level.
@@ -160,7 +160,7 @@ impl Probe {
         Self::with_hook(bytes, |_, _| Ok(()))
     }
 
-    /// Calls `hook` with offset and length of each read before it.
+    /// Calls `hook` with the offset and the length of each read before the read.
     pub fn with_hook(
         bytes: Vec<u8>,
         hook: impl Fn(u64, usize) -> io::Result<()> + Send + Sync + 'static,
@@ -200,7 +200,7 @@ impl Source for &Probe {
     }
 }
 
-/// Options for a bare stream of which nothing else is known.
+/// Options for a bare stream whose length and checksum are not known.
 pub fn bare(spacing: u64) -> Options {
     Options { format: Format::Deflate, spacing, decoded_len: None, crc32: None }
 }
@@ -240,13 +240,13 @@ pub fn read<R: ReadAt>(
     Ok(buf)
 }
 
-/// What there is of `plain` in `len` bytes from `offset`.
+/// The `len` bytes of `plain` from `offset` on, or fewer at its end.
 pub fn slice(plain: &[u8], offset: u64, len: usize) -> &[u8] {
     let start = (offset as usize).min(plain.len());
     &plain[start..(start + len).min(plain.len())]
 }
 
-/// Compares random reads of `reader` with `plain`, a read of everything among them.
+/// Compares random reads of `reader` with `plain`, and a read of everything.
 pub fn check_reads<R: ReadAt>(
     reader: &DeflateReader<R>,
     plain: &[u8],
@@ -277,7 +277,7 @@ pub fn is_cached<R: ReadAt>(reader: &DeflateReader<R>, offset: u64) -> bool {
     is_cached
 }
 
-/// Bytes that the checkpoints of the only reader within `memory` take, and its paused decoder.
+/// Bytes that the indexes and paused decoders of the readers of `memory` take.
 pub fn index_bytes(memory: &Memory) -> u64 {
     memory.clear();
     memory.used()

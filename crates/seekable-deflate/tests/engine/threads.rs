@@ -1,4 +1,4 @@
-//! Many threads on one stream.
+//! Many threads that read one stream.
 
 use std::{
     sync::{
@@ -14,10 +14,10 @@ use seekable_deflate::Memory;
 
 use crate::support::*;
 
-/// Nothing that is right takes so long.
+/// Every test that passes is much faster than this.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Holds back whoever comes to it until it is opened.
+/// Blocks threads until it is opened.
 #[derive(Default)]
 struct Gate {
     open: Mutex<bool>,
@@ -47,7 +47,7 @@ impl Gate {
     }
 }
 
-/// A source that holds back reads of the bytes from `from` on.
+/// A source whose reads of bytes from `from` on block until the gate is opened.
 fn gated(encoded: Vec<u8>, from: u64) -> (Probe, Arc<Gate>) {
     let gate = Arc::new(Gate::default());
     let own = Arc::clone(&gate);
@@ -142,7 +142,8 @@ fn a_reader_before_the_frontier_is_not_held_up_by_one_beyond_it() {
     thread::scope(|scope| {
         let beyond = scope.spawn(|| read(&reader, 999_990, 10));
         gate.wait_until_reached();
-        // The frontier is stuck. Reads before it go on, cached or not, as does a look beyond it.
+        // The frontier is stuck. Reads before it succeed, cached or not; asking beyond it does not
+        // block.
         assert!(read(&reader, 0, 400_000).unwrap() == plain[..400_000]);
         memory.clear();
         assert!(read(&reader, 0, 400_000).unwrap() == plain[..400_000]);
@@ -157,7 +158,7 @@ fn a_reader_before_the_frontier_is_not_held_up_by_one_beyond_it() {
 fn a_reader_beyond_the_frontier_wakes_others_as_it_passes_them() {
     let plain = data(Data::Noise, 1_000_000, 1);
     let encoded = deflate(&plain, Encoder::Flate2(6));
-    // The far reader is held back at once, then near its end.
+    // The far reader is blocked at once, and then again near the end.
     let (first, last) = (Arc::new(Gate::default()), Arc::new(Gate::default()));
     let gates = (Arc::clone(&first), Arc::clone(&last));
     let source = Probe::with_hook(encoded, move |offset, len| {
@@ -168,7 +169,7 @@ fn a_reader_beyond_the_frontier_wakes_others_as_it_passes_them() {
         }
         Ok(())
     });
-    // Without memory what they wait for can only come from the one that decodes it.
+    // Without memory, the waiting readers can get their spans only from the one that decodes them.
     let reader = reader_within(&source, known(&plain, 64 << 10), &Memory::new(0));
     let (done, results) = mpsc::channel();
     thread::scope(|scope| {

@@ -1,4 +1,5 @@
-//! zlib's verdicts on what encoders seldom or never write, message for message.
+//! Compares the verdicts on streams that encoders seldom or never write with those of zlib, message
+//! for message.
 
 use seekable_deflate::{Error, Memory};
 
@@ -7,7 +8,7 @@ use crate::{
     support::*,
 };
 
-/// What flate2 makes of a stream: all its bytes, or those before it fails or stops.
+/// The bytes that flate2 decodes before the stream ends, fails or stops, and whether it failed.
 pub fn flate2_decode(encoded: &[u8]) -> (Vec<u8>, Result<(), ()>) {
     let mut decoder = flate2::Decompress::new(false);
     let mut plain = vec![0; 1 << 20];
@@ -29,7 +30,7 @@ pub fn flate2_decode(encoded: &[u8]) -> (Vec<u8>, Result<(), ()>) {
     }
 }
 
-/// How a stream ends for us, with the bytes before: `Ok`, or zlib's message.
+/// The bytes that our reader decodes, and how the stream ends: `Ok`, or zlib's message.
 fn decode(encoded: &[u8], spacing: u64) -> (Vec<u8>, Result<(), String>) {
     let reader = reader(encoded, bare(spacing));
     let plain = read(&reader, 0, 1 << 20).unwrap_or_default();
@@ -54,7 +55,7 @@ fn check(name: &str, encoded: &[u8], plain: &[u8], verdict: Result<(), &str>) {
     assert!(found == plain, "{name}: {found:?} is not {plain:?}, by zlib-rs");
 }
 
-/// Lengths with some of them set.
+/// `count` code lengths: those of `set`, given by symbol, and 0 for all others.
 fn lengths(count: usize, set: &[(usize, u8)]) -> Vec<u8> {
     let mut lengths = vec![0; count];
     for &(symbol, length) in set {
@@ -63,12 +64,12 @@ fn lengths(count: usize, set: &[(usize, u8)]) -> Vec<u8> {
     lengths
 }
 
-/// A dynamic block with these codes and symbols of the caller's.
+/// A dynamic block with codes of these lengths and the symbols that `symbols` writes.
 fn dynamic(litlen: &[u8], distance: &[u8], symbols: impl Fn(&mut Symbols)) -> Vec<u8> {
     let mut writer = Writer::new();
     writer.dynamic(true, litlen, distance);
     symbols(&mut Symbols::new(&mut writer, litlen, distance));
-    // Enough bits that none is missing.
+    // Zeros after the block, so that the stream is not cut off before its error.
     writer.zeros(64).done()
 }
 
@@ -76,7 +77,7 @@ const A: usize = b'a' as usize;
 
 #[test]
 fn a_code_set_is_judged_as_zlib_does() {
-    // A literal, the end, and lengths 3 and 4.
+    // Code lengths for a literal, the end of the block, and the lengths 3 and 4.
     let litlen = lengths(259, &[(A, 2), (256, 2), (257, 2), (258, 2)]);
     let distances_invalid = Err("invalid distances set");
     let litlens_invalid = Err("invalid literal/lengths set");
@@ -134,7 +135,7 @@ fn a_code_set_is_judged_as_zlib_does() {
 #[test]
 fn a_code_without_a_symbol_is_an_error_when_it_is_met() {
     let litlen = lengths(259, &[(A, 2), (256, 2), (257, 2), (258, 2)]);
-    // A length whose distance is the bit 1.
+    // A length, and then the bit 1 as its distance code.
     let unused = |symbols: &mut Symbols| {
         symbols.literal(b'a');
         symbols.writer.code(symbols.litlen[257]).bits(1, 1);
@@ -192,7 +193,7 @@ fn a_block_header_is_judged_as_zlib_does() {
     check("no code lengths", &none, b"", Err("invalid code -- missing end-of-block"));
 
     let repeat = Err("invalid bit length repeat");
-    // Length 0 is the bit 0, the repetition is the bit 1.
+    // The code of length 0 is the bit 0, that of the repetition is the bit 1.
     let first = code_lengths(&[(0, 1), (3, 1)]).bits(1, 1).zeros(999).done();
     check("a repetition of nothing", &first, b"", repeat);
     let mut writer = code_lengths(&[(2, 1), (3, 1)]);
@@ -219,7 +220,7 @@ fn a_distance_may_reach_the_first_byte_and_no_further() {
         for byte in *b"abc" {
             symbols.literal(byte);
         }
-        // The bytes it would repeat need not exist to write it.
+        // `repeat` needs a byte to copy from, even where the stream has none.
         symbols.plain.insert(0, 0);
         symbols.repeat(5, distance_of).end();
         let plain = if distance_of == 3 { &b"abcabcab"[..] } else { b"abc" };
@@ -241,7 +242,7 @@ fn rare_blocks_decode() {
         plain.extend(&full);
         plain.push(b'x');
     }
-    // Distance 32768 from a stored block, and length 258 in both its codes.
+    // Distance 32768 into a stored block, and length 258 in both its codes.
     let (litlen, distance) = fixed();
     writer.bits(3, 3);
     let mut symbols = Symbols::new(&mut writer, &litlen, &distance);
@@ -275,7 +276,7 @@ fn one_giant_block_is_as_seekable_as_many() {
             memory.clear();
             let before = source.bytes_read();
             assert!(read(&reader, offset, 100).unwrap() == slice(&plain, offset, 100));
-            // Two spans at most, each no longer encoded than decoded, and two headers.
+            // Two spans at most, each with no more encoded than decoded bytes, and two headers.
             let cost = source.bytes_read() - before;
             assert!(cost < 130 << 10, "{cost} bytes read for 100");
         }
