@@ -2,8 +2,7 @@
 //!
 //! The first pass stores each window uncompressed at first. If it knows that the bytes after a
 //! window refer to only a few bytes of it (`Reach`), it keeps only these bytes. The other windows
-//! are packed later: by an idle thread (`DeflateReader::pack`), when an index is saved, or by the
-//! pass itself when memory is scarce.
+//! are packed later: when an index is saved, or by the pass itself when memory is scarce.
 
 use std::sync::Arc;
 
@@ -20,7 +19,7 @@ use crate::{
 const AT_ONCE: usize = 2;
 
 impl Core {
-    /// See `DeflateReader::pack`.
+    /// Packs the next raw window whose needed bytes are known. Returns `false` if there is none.
     pub(crate) fn pack(self: &Arc<Self>, source: &dyn ReadAt) -> Result<bool, Error> {
         let mut state = self.lock();
         let is_over = state.is_over();

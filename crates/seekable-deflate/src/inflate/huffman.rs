@@ -134,10 +134,10 @@ pub(super) fn build_code_length(
 /// The incomplete codes that are accepted. A code without any symbol always is.
 #[derive(Clone, Copy)]
 enum Incomplete {
-    /// A code of a single symbol, which takes one bit. The other value of the bit has this entry,
-    /// and without any symbol both have.
+    /// Also a code of a single symbol, which takes one bit. The other value of the bit has this
+    /// entry. Without any symbol, both values have it.
     OneBit(u32),
-    /// No other. If a code length code has no symbols, zlib reads each bit as a length of zero.
+    /// Only a code without any symbol: zlib then reads each bit as a code length of zero.
     Never,
 }
 

@@ -73,7 +73,7 @@ impl<T: Unit> Output<T> {
         self.matches.take()
     }
 
-    /// The CRC-32 of the bytes decoded since the last call.
+    /// The CRC-32 of the bytes decoded since the last call. That of no bytes if none is wanted.
     pub(crate) fn take_crc(&mut self) -> Crc {
         self.sum();
         self.crc.as_mut().map(|(crc, _)| std::mem::take(crc)).unwrap_or_default()

@@ -29,7 +29,7 @@ impl<R: ReadAt> Drop for Events<'_, R> {
     fn drop(&mut self) {
         let Some(receiver) = self.receiver.take() else { return };
         let left: Vec<_> = receiver.try_iter().collect();
-        // From here on the works go to other threads.
+        // Without a receiver, dropped works go to other threads.
         drop(receiver);
         for event in left {
             if let Event::Work(ticket) = event {
@@ -85,9 +85,9 @@ impl<R: ReadAt> Shared<R> {
         works
     }
 
-    /// Ends the works of a thread that has its answer. Other threads that are blocked run them. If
-    /// there are none, this thread runs those that somebody waits for: it cannot know of other
-    /// threads that could.
+    /// Ends the works of a thread that has its answer: each goes to another thread that is blocked
+    /// on its span. Without one, this thread runs the work if a callback waits for it, since it
+    /// knows of no other thread that could.
     fn leave(self: &Arc<Self>, mut works: Vec<Work<R>>) {
         while let Some(work) = works.pop() {
             if let Some(work) = work.hand_over() {

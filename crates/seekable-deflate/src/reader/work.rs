@@ -7,7 +7,7 @@ use crate::{Error, ReadAt, Span, core::Core};
 
 /// The right, and the duty, to decode one span for which callers wait.
 ///
-/// If this is dropped before the span is decoded, a thread that is blocked on the span in
+/// If a work is dropped before the span is decoded, a thread that is blocked on the span in
 /// [`span_at`](crate::DeflateReader::span_at) or [`read_at`](crate::DeflateReader::read_at) decodes
 /// it. If there is no such thread, all callers that wait for the span get an error.
 #[must_use = "others wait for it"]

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Two streams, encoded and decoded. They have the same length, start and end. In the middle, the
-/// second stream has other bytes, in blocks that end elsewhere.
+/// second stream has other bytes, and in gzip also blocks that end elsewhere.
 fn rewritten(format: Format) -> [(Vec<u8>, Vec<u8>); 2] {
     let [start, one, other, end] = [1, 2, 3, 4].map(|seed| data(Data::Noise, 300_000, seed));
     let gzip = |plain: &[u8], level| {
@@ -20,7 +20,7 @@ fn rewritten(format: Format) -> [(Vec<u8>, Vec<u8>); 2] {
         encoder.finish().expect("a vector takes all")
     };
     [(one, 0), (other, 6)].map(|(middle, level)| match format {
-        // Stored blocks do not depend on the bytes, so both streams have the same length.
+        // The length of stored blocks does not depend on their bytes.
         Format::Deflate => {
             let plain = [&start[..], &middle, &end].concat();
             (deflate(&plain, Encoder::Flate2(0)), plain)
