@@ -5,6 +5,7 @@ mod demo;
 mod memory;
 mod mount;
 mod mount_options;
+mod run;
 mod size;
 mod unmount;
 
@@ -26,13 +27,12 @@ Mount options, for -o and fstab(5):
   ro nofail _netdev user x-... and the like are accepted; a mount is always ro,nosuid,nodev
 
 Examples:
-  npzfs ~/data ~/mnt        mount; then np.load('mnt/run7.npz/x.npy', mmap_mode='r')
-  npzfs ~/data ~/data       mount over the source itself
-  npzfs unmount ~/mnt       or umount, or fusermount3 -u
-  npzfs demo                see it work on a sample";
+  npzfs ~/data ~/mnt                  mount; then np.load('mnt/run7.npz/x.npy', mmap_mode='r')
+  npzfs run ~/data -- python train.py np.load('data/run7.npz') reads decoded pages, without a change";
 
 const USAGE: &str = "\
 npzfs [OPTIONS] SOURCE MOUNTPOINT
+       npzfs run [OPTIONS] SOURCE -- COMMAND [ARGS]...
        npzfs unmount [--lazy] MOUNTPOINT
        npzfs demo [--once]";
 
@@ -66,42 +66,62 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    // Boxed because its arguments take eight times the bytes of the other arguments.
+    Run(Box<run::Arguments>),
     Unmount(unmount::Arguments),
     Demo(demo::Arguments),
 }
 
 /// Runs the program, and returns its exit code.
 pub fn main() -> ExitCode {
-    let cli = match parse(std::env::args_os().collect()) {
+    let line: Vec<OsString> = std::env::args_os().collect();
+    // The command of `npzfs run` may end with 2, so that code is not for errors of npzfs.
+    let usage = if line.get(1).is_some_and(|name| name == "run") { run::FAILURE } else { 2 };
+    let cli = match parse(line) {
         Ok(cli) => cli,
-        Err(error) => {
+        Err(Wrong::Usage(error)) => {
+            // If nobody reads it, the exit code still says enough.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(usage) } else { ExitCode::SUCCESS };
+        }
+        Err(Wrong::MountOption(error)) => {
             print_error(error);
-            return ExitCode::from(2);
+            return ExitCode::from(usage);
         }
     };
     match cli.command {
         None => mount::run(cli.mount),
+        Some(Command::Run(arguments)) => run::run(*arguments),
         Some(Command::Unmount(arguments)) => unmount::run(&arguments),
         Some(Command::Demo(arguments)) => demo::run(&arguments),
     }
 }
 
+/// What is wrong with a command line.
+#[derive(Debug)]
+enum Wrong {
+    /// clap has the words for it, also for `--help`.
+    Usage(clap::Error),
+    /// One line about a wrong option of `-o`.
+    MountOption(String),
+}
+
 /// Parses the command line. The options from `-o` are inserted before all other arguments. If an
 /// option is given twice, the last one counts, so an option without `-o` overrides one from `-o`.
-///
-/// # Errors
-/// One line about a wrong option of `-o`. For every other error, clap prints the usage and ends the
-/// process.
-fn parse(mut line: Vec<OsString>) -> Result<Cli, String> {
-    let mut cli = Cli::parse_from(&line);
+fn parse(mut line: Vec<OsString>) -> Result<Cli, Wrong> {
+    let mut cli = Cli::try_parse_from(&line).map_err(Wrong::Usage)?;
     let options = mount::MountOptions::augment_args(clap::Command::new("npzfs"));
+    let (texts, first) = match &cli.command {
+        Some(Command::Run(arguments)) => (&arguments.mount_options, 2),
+        _ => (&cli.mount.mount_options, 1),
+    };
     let mut expanded = Vec::new();
-    for text in &cli.mount.mount_options {
-        expanded.extend(mount_options::arguments(text, &options)?);
+    for text in texts {
+        expanded.extend(mount_options::arguments(text, &options).map_err(Wrong::MountOption)?);
     }
     if !expanded.is_empty() {
-        line.splice(1..1, expanded);
-        cli = Cli::parse_from(line);
+        line.splice(first..first, expanded);
+        cli = Cli::try_parse_from(line).map_err(Wrong::Usage)?;
     }
     Ok(cli)
 }

@@ -45,9 +45,8 @@ pub(super) struct Arguments {
 #[derive(Debug, Args)]
 pub(super) struct MountOptions {
     /// foo.npz is a directory (replace), or a file, plain (beside) or decoded (stored)
-    #[arg(long, value_name = "LAYOUT", value_parser = parse_layout,
-          default_value = "replace", hide_default_value = true)]
-    layout: Layout,
+    #[arg(long, value_name = "LAYOUT", value_parser = parse_layout)]
+    layout: Option<Layout>,
     /// How long the kernel may keep names and attributes
     #[arg(long, value_name = "SECONDS", value_parser = parse_ttl, default_value = "1")]
     ttl: Duration,
@@ -98,12 +97,7 @@ pub(super) struct MountOptions {
 }
 
 pub(super) fn run(arguments: Arguments) -> ExitCode {
-    let level = match arguments.verbose {
-        0 => LevelFilter::Warn,
-        1 => LevelFilter::Info,
-        2 => LevelFilter::Debug,
-        _ => LevelFilter::Trace,
-    };
+    let level = level(arguments.verbose);
     let (foreground, server) = (arguments.foreground, arguments.server);
     let (options, log_file) = match options(arguments) {
         Ok(both) => both,
@@ -124,6 +118,16 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
     exit_code(daemon::start_log(&log, level).and_then(|()| daemon::serve(&options, kind)))
 }
 
+/// The level of the log for that many `-v`.
+pub(super) fn level(verbose: u8) -> LevelFilter {
+    match verbose {
+        0 => LevelFilter::Warn,
+        1 => LevelFilter::Info,
+        2 => LevelFilter::Debug,
+        _ => LevelFilter::Trace,
+    }
+}
+
 /// Starts the server in the background, waits until it is ready or has ended, and returns the exit
 /// code for this process.
 fn launch() -> ExitCode {
@@ -137,34 +141,51 @@ fn launch() -> ExitCode {
 
 /// Converts the arguments into the options of the mount and the path of the log file.
 fn options(arguments: Arguments) -> Result<(Options, Option<PathBuf>), String> {
-    let given = arguments.options;
-    let (memory_limit, cache_size) = memory::divide(given.memory_limit, given.cache_size)?;
-    let MountOptions { scratch_size, verify, layout, ttl, .. } = given;
-    let serve = serve::Settings {
-        memory_limit,
-        cache_size,
-        scratch_size,
-        verify,
-        ..serve::Settings::default()
-    };
-    let index_dir = given.index_dir.or_else(default_index_dir);
-    let options = Options {
-        source: arguments.source.unwrap_or_default(),
-        mountpoint: arguments.mountpoint.unwrap_or_default(),
-        settings: Settings { layout, ttl, serve, ..Settings::default() },
-        index_dir: index_dir.map(|path| (path, given.index_dir_size)),
-        disk_cache: given.disk_cache.map(|path| (path, given.disk_cache_size)),
-        access: match (given.allow_other, given.allow_root) {
-            (true, _) => Access::Everybody,
-            (false, true) => Access::OwnerAndRoot,
-            (false, false) => Access::Owner,
-        },
-        default_permissions: given.default_permissions,
-        noexec: given.noexec && !given.exec,
-        while_locked: given.while_locked,
-        fs_name: given.fsname,
-    };
-    Ok((options, given.log_file))
+    let source = arguments.source.unwrap_or_default();
+    let mountpoint = arguments.mountpoint.unwrap_or_default();
+    arguments.options.of_mount(source, mountpoint, Layout::Replace)
+}
+
+impl MountOptions {
+    /// Converts them into the options of a mount of `source` and the path of the log file. `layout`
+    /// is for arguments that name no layout.
+    ///
+    /// # Errors
+    /// One line for the user, if they contradict each other.
+    pub(super) fn of_mount(
+        self,
+        source: PathBuf,
+        mountpoint: PathBuf,
+        layout: Layout,
+    ) -> Result<(Options, Option<PathBuf>), String> {
+        let (memory_limit, cache_size) = memory::divide(self.memory_limit, self.cache_size)?;
+        let serve = serve::Settings {
+            memory_limit,
+            cache_size,
+            scratch_size: self.scratch_size,
+            verify: self.verify,
+            ..serve::Settings::default()
+        };
+        let layout = self.layout.unwrap_or(layout);
+        let index_dir = self.index_dir.or_else(default_index_dir);
+        let options = Options {
+            source,
+            mountpoint,
+            settings: Settings { layout, ttl: self.ttl, serve, ..Settings::default() },
+            index_dir: index_dir.map(|path| (path, self.index_dir_size)),
+            disk_cache: self.disk_cache.map(|path| (path, self.disk_cache_size)),
+            access: match (self.allow_other, self.allow_root) {
+                (true, _) => Access::Everybody,
+                (false, true) => Access::OwnerAndRoot,
+                (false, false) => Access::Owner,
+            },
+            default_permissions: self.default_permissions,
+            noexec: self.noexec && !self.exec,
+            while_locked: self.while_locked,
+            fs_name: self.fsname,
+        };
+        Ok((options, self.log_file))
+    }
 }
 
 /// The directory that the service manager provides for caches, else `npzfs` in the user's cache

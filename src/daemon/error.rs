@@ -1,6 +1,7 @@
 //! Errors of mounting and unmounting. Each message is one line, and most messages include advice.
 
 use std::{
+    ffi::OsString,
     fmt, io,
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
@@ -125,6 +126,18 @@ pub(crate) enum Error {
         /// Process number of the server.
         pid: u32,
     },
+    /// `npzfs run` cannot cover this source: it is a file, or the root directory.
+    RunSource(PathBuf),
+    /// `npzfs run` gets no private namespace; the line says why.
+    Namespace(String),
+    /// The server of `npzfs run` reported this error.
+    RunServer(String),
+    /// The server of `npzfs run` ended without a report.
+    RunServerDied,
+    /// The working directory of the command cannot be entered through the mount.
+    Directory(PathBuf, io::Error),
+    /// The command of `npzfs run` could not be run.
+    Command(OsString, io::Error),
 }
 
 /// Displays a path on one line, with its control characters escaped.
@@ -276,6 +289,24 @@ impl fmt::Display for Error {
                 "cannot unmount {}: {said}; unmount as the user who mounted it, or as root",
                 Shown(path)
             ),
+            Error::RunSource(path) => write!(
+                f,
+                "{} cannot be covered by a mount of itself; give the directory with the archives",
+                Shown(path)
+            ),
+            Error::Namespace(line) | Error::RunServer(line) => f.write_str(line),
+            Error::RunServerDied => {
+                f.write_str("the server of the command was killed before its mount answered")
+            }
+            Error::Directory(path, cause) => write!(
+                f,
+                "the working directory {} cannot be entered through the mount: {}",
+                Shown(path),
+                plain(cause)
+            ),
+            Error::Command(name, cause) => {
+                write!(f, "cannot run {}: {}", Shown(Path::new(name)), plain(cause))
+            }
             Error::ServerStays { path, pid } => write!(
                 f,
                 "{} is unmounted here, but its server (process {pid}) still runs: it is stuck, or \
@@ -354,6 +385,8 @@ impl std::error::Error for Error {
             | Error::Fusermount(cause)
             | Error::Session(cause)
             | Error::Setup(_, cause)
+            | Error::Directory(_, cause)
+            | Error::Command(_, cause)
             | Error::LogFile(_, cause) => Some(cause),
             _ => None,
         }

@@ -20,9 +20,15 @@ mod mount;
 mod mountpoint;
 mod options;
 mod place;
+mod prepare;
 mod processes;
+// This module needs unsafe code for system calls without a safe wrapper.
+#[allow(unsafe_code)]
+mod raw;
 mod relief;
+mod run;
 mod serve;
+mod session;
 mod signals;
 mod source;
 mod unmount;
@@ -35,6 +41,7 @@ pub(crate) use self::{
     logging::{Log, start_log, stderr_is_the_journal},
     mount::Mount,
     options::{Access, Options},
+    run::{launch_server, run, serve_command},
     serve::{ServerKind, serve},
     signals::forward_signals,
     unmount::unmount,

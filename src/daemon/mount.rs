@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsStr,
-    fmt, io,
+    io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock, mpsc::Sender},
@@ -10,27 +10,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fuser::{Config, Session, SessionACL};
 use rustix::fs::Dev;
 
 use super::{
-    Error, Event, Options, answering,
+    Error, Event, Options,
     detach::{self, Mode},
     fusermount,
     kernel::{self, Detached},
-    limits,
     mountpoint::Mountpoint,
-    options::Access,
     place::{self, Place},
-    processes,
-    relief::MountRelief,
-    source::Source,
+    prepare::Prepared,
+    processes, session,
 };
 use crate::{
-    fuse::{Npzfs, Watched},
     mounts::{self, MountInfo},
-    saved::{Copies, Indexes},
-    serve,
     tree::Tree,
 };
 
@@ -53,8 +46,7 @@ pub(crate) struct Mount {
     source: PathBuf,
     /// The device number of the filesystem, while the mount is in the file tree.
     device: Option<Dev>,
-    /// The tree that is served. `None` until it is made.
-    tree: Option<Arc<Tree>>,
+    tree: Arc<Tree>,
     /// Set when the session has ended. `true` if the kernel has released the filesystem: its device
     /// number is then free, and the next mount may get that number.
     ended: Arc<OnceLock<bool>>,
@@ -68,58 +60,33 @@ impl Mount {
     /// When the source or the mountpoint cannot be used, or mounting is refused. Then nothing stays
     /// mounted.
     pub(crate) fn start(options: &Options, events: Sender<Event>) -> Result<Self, Error> {
-        let few_threads = limits::few_threads(options.settings.serve.threads)?;
-        limits::raise_file_limit();
         // The mountpoint comes first: `find` removes a dead mount, which may cover the source.
         let mountpoint = Mountpoint::find(&options.mountpoint)?;
-        // These directories are opened before mounting, since the mount may cover them.
-        let mut warnings = Vec::new();
-        let mut warn = |warning| warnings.push(warning);
-        let indexes =
-            open_kept(&options.index_dir, Indexes::open, "no indexes are saved", &mut warn);
-        let copies =
-            open_kept(&options.disk_cache, Copies::open, "no decoded copies are kept", &mut warn);
-        let source = Source::open(&options.source)?;
-        mountpoint.check(&source)?;
+        let prepared = Prepared::open(options, |source| mountpoint.check(source))?;
         let device = kernel::open_device()?;
-
+        let tree = prepared.tree.clone();
         let mut mount = Self {
             path: mountpoint.path().into(),
-            source: source.path.clone(),
+            source: prepared.source.clone(),
             device: None,
-            tree: None,
+            tree: tree.clone(),
             ended: Arc::new(OnceLock::new()),
         };
-        let mut settings = options.settings.clone();
-        settings.serve = serve::Settings { indexes, copies, few_threads, ..settings.serve };
-        if few_threads {
-            settings.serve.threads = 1;
-        }
-        let tree = source
-            .into_tree()
-            .and_then(|source| Tree::new(source, settings))
-            .map(Arc::new)
-            .map_err(|cause| Error::Tree(options.source.clone(), cause))?;
-        mount.tree = Some(tree.clone());
         let path = mount.source.clone();
         let name = options.fs_name.as_deref().unwrap_or(path.as_os_str());
         match Detached::new(&device, &mount.path, name, options)? {
             Some(detached) => {
-                mount.serve(tree, device, options, events)?;
+                mount.serve(device, options, events)?;
                 mount.show(detached, &mountpoint, options)?;
             }
             None => {
                 drop(device);
                 // The open descriptor would keep the mount busy if the mount had to be undone.
                 drop(mountpoint);
-                mount.with_fusermount(tree, name, options, events)?;
+                mount.with_fusermount(name, options, events)?;
             }
         }
-        // Without these directories the mount works, but later mounts are slower. The warnings come
-        // last: if mounting fails, its error is the only line.
-        for warning in warnings {
-            log::warn!("{warning}");
-        }
+        prepared.log_warnings();
         Ok(mount)
     }
 
@@ -154,11 +121,12 @@ impl Mount {
                     "{path} is still used after {seconds} s; programs that use it will get errors"
                 ),
             }
-            if let (Mode::Lazy, Some(tree)) = (end, self.tree.clone()) {
+            if end == Mode::Lazy {
+                let tree = self.tree.clone();
                 // A thread that is stuck in the source may hold a lock that saving needs.
                 let _ = place::within(GRACE, move || tree.save_indexes());
             }
-            let_go_of_device();
+            session::let_go_of_device();
         }
         Ok(())
     }
@@ -166,72 +134,11 @@ impl Mount {
     /// Starts the threads that answer the kernel.
     fn serve(
         &self,
-        tree: Arc<Tree>,
         device: OwnedFd,
         options: &Options,
         events: Sender<Event>,
     ) -> Result<(), Error> {
-        let duplicate = || {
-            device
-                .try_clone()
-                .map_err(|cause| Error::Setup("another descriptor of the device", cause))
-        };
-        let few_threads = tree.settings().serve.few_threads;
-        let threads = if few_threads { 1 } else { limits::answering_threads() };
-        let mut config = Config::default();
-        config.n_threads = Some(threads);
-        // When a cloned descriptor is closed, the kernel aborts the requests that were read through
-        // it. Further sessions (`answering`) also need one descriptor that returns all requests.
-        config.clone_fd = false;
-        let acl = match options.access {
-            Access::Owner => SessionACL::Owner,
-            Access::OwnerAndRoot => SessionACL::RootAndOwner,
-            Access::Everybody => SessionACL::All,
-        };
-        let filesystem = Npzfs::new(tree, duplicate()?);
-        let (cache, requests) = (filesystem.cache(), filesystem.requests());
-        let watched = Watched::new(filesystem);
-        let ending = watched.joined();
-        let relief = MountRelief {
-            filesystem: watched.joined(),
-            device: duplicate()?,
-            acl,
-            ended: self.ended.clone(),
-            events: events.clone(),
-            is_refused: false,
-        };
-        let watched_device = duplicate()?;
-        let session = Session::from_fd(watched, device, acl, config).map_err(Error::Session)?;
-        cache
-            .start(session.notifier())
-            .map_err(|cause| Error::Setup("the thread that drops listings", cause))?;
-        requests
-            .watch(watched_device, threads, relief)
-            .map_err(|cause| Error::Setup("the thread that watches requests", cause))?;
-        self.run(session, ending, events)
-            .map_err(|cause| Error::Setup("the thread that serves the mount", cause))
-    }
-
-    /// Starts the thread that waits for the end of the session and then sends [`Event::Ended`].
-    fn run(
-        &self,
-        session: Session<Watched>,
-        filesystem: Watched,
-        events: Sender<Event>,
-    ) -> io::Result<()> {
-        let ended = Arc::clone(&self.ended);
-        let run = move || {
-            let result = session.run();
-            filesystem.end();
-            // Other descriptors of the device are open, but no thread answers their requests.
-            if result.is_err() {
-                let_go_of_device();
-            }
-            let _ = ended.set(result.is_ok()); // fails if `give_up` has set it
-            // If the receiver is gone, the process is ending anyway.
-            let _ = events.send(Event::Ended(result));
-        };
-        thread::Builder::new().name("session".into()).spawn(run).map(drop)
+        session::start(self.tree.clone(), device, options.access, self.ended.clone(), events)
     }
 
     /// Waits until the mount answers, then moves it to its mountpoint.
@@ -242,7 +149,7 @@ impl Mount {
         options: &Options,
     ) -> Result<(), Error> {
         let root = Arc::new(detached.mount(&self.path, options)?);
-        let device = self.first_answer(Arc::clone(&root))?;
+        let device = first_answer(&self.path, Arc::clone(&root))?;
         kernel::attach(&root, mountpoint.fd(), &self.path)?;
         self.device = Some(device);
         Ok(())
@@ -251,7 +158,6 @@ impl Mount {
     /// Mounts through fusermount3. The mount is then in the file tree before the server can answer.
     fn with_fusermount(
         &mut self,
-        tree: Arc<Tree>,
         name: &OsStr,
         options: &Options,
         events: Sender<Event>,
@@ -267,22 +173,9 @@ impl Mount {
             }
         };
         self.device = Some(place.mount().device);
-        self.serve(tree, device, options, events)?;
-        self.first_answer(place.into_fd())?;
+        self.serve(device, options, events)?;
+        first_answer(&self.path, place.into_fd())?;
         Ok(())
-    }
-
-    /// Waits until the root directory answers STATFS and GETATTR. Returns the device number.
-    fn first_answer(&self, root: Arc<OwnedFd>) -> Result<Dev, Error> {
-        let ask = move || {
-            rustix::fs::fstatfs(&root)?;
-            rustix::fs::fstat(&root)
-        };
-        match place::within(FIRST_ANSWER, ask) {
-            Some(Ok(stat)) => Ok(stat.st_dev),
-            Some(Err(errno)) => Err(Error::Mountpoint(self.path.clone(), errno.into())),
-            None => Err(Error::NoAnswer(self.path.clone(), FIRST_ANSWER)),
-        }
     }
 
     /// Unmounts this filesystem from all its mountpoints: it may have been moved, or bound to other
@@ -328,9 +221,20 @@ impl Drop for Mount {
     }
 }
 
-fn let_go_of_device() {
-    if let Err(cause) = answering::let_go() {
-        log::debug!("the device is still open: {cause}");
+/// Waits until the root directory of a mount on `path` answers STATFS and GETATTR. Returns the
+/// device number.
+///
+/// # Errors
+/// When it answers with an error, or not within 30 s.
+pub(super) fn first_answer(path: &Path, root: Arc<OwnedFd>) -> Result<Dev, Error> {
+    let ask = move || {
+        rustix::fs::fstatfs(&root)?;
+        rustix::fs::fstat(&root)
+    };
+    match place::within(FIRST_ANSWER, ask) {
+        Some(Ok(stat)) => Ok(stat.st_dev),
+        Some(Err(errno)) => Err(Error::Mountpoint(path.into(), errno.into())),
+        None => Err(Error::NoAnswer(path.into(), FIRST_ANSWER)),
     }
 }
 
@@ -359,19 +263,4 @@ fn take_away(mount: &MountInfo) -> Result<Mode, Error> {
         }
         Err(error) => Err(error),
     }
-}
-
-/// Opens a directory whose files are kept from one mount to the next, if the options name one. If
-/// the directory cannot be used, calls `warn` with `failure` followed by the reason.
-fn open_kept<T, E: fmt::Display>(
-    directory: &Option<(PathBuf, u64)>,
-    open: impl FnOnce(&Path, u64) -> Result<T, E>,
-    failure: &str,
-    warn: &mut impl FnMut(String),
-) -> Option<Arc<T>> {
-    let (path, size) = directory.as_ref().filter(|(_, size)| *size > 0)?;
-    open(path, *size)
-        .map_err(|error| warn(format!("{failure} in {}: {error}", path.display())))
-        .ok()
-        .map(Arc::new)
 }

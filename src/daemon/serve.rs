@@ -6,7 +6,7 @@ use sd_notify::NotifyState;
 
 use super::{Error, Event, Mount, Options, background, lock::LockFile, signals};
 
-/// How the server was started. This decides how it treats SIGHUP and how it reports readiness.
+/// How the server was started. This decides how it treats signals and how it reports readiness.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ServerKind {
     /// By a terminal or a service manager. SIGHUP, at the end of the terminal, ends the mount.
@@ -14,6 +14,9 @@ pub(crate) enum ServerKind {
     /// By [`super::launch`], which waits until the mount answers. SIGHUP is ignored: a server in
     /// the background has no terminal.
     Background,
+    /// By `npzfs run`. The server ends when nobody can use the mount any more; signals that ask it
+    /// to end are ignored, since its command may need the mount to end in order.
+    OfCommand,
 }
 
 /// Mounts, and serves until the filesystem is unmounted or a signal asks the server to end.

@@ -10,7 +10,7 @@ use signal_hook::{
 use super::{Error, Event, ServerKind};
 
 /// Sends an [`Event::Signal`] for the first signal that asks the server to end. A second signal
-/// ends the process at once. A server in the background ignores SIGHUP.
+/// ends the process at once. A server in the background ignores SIGHUP, and that of a command all of them.
 ///
 /// # Errors
 /// When the handlers cannot be set up.
@@ -27,6 +27,10 @@ pub(crate) fn forward_signals(events: Sender<Event>, kind: ServerKind) -> Result
             }
             if signal == SIGHUP && kind == ServerKind::Background {
                 log::info!("SIGHUP: there is no terminal to hang up");
+                continue;
+            }
+            if kind == ServerKind::OfCommand {
+                log::info!("{}: the server waits for the end of its command", name(signal));
                 continue;
             }
             if ending {

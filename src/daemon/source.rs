@@ -50,6 +50,17 @@ impl Source {
         }
     }
 
+    /// Checks that the source can be covered by a mount in `npzfs run`.
+    ///
+    /// # Errors
+    /// When it is a file, or the root directory.
+    pub(super) fn check_coverable(&self) -> Result<(), Error> {
+        if self.kind == FileType::Directory && self.path != Path::new("/") {
+            return Ok(());
+        }
+        Err(Error::RunSource(self.path.clone()))
+    }
+
     /// Whether `stat` describes the source itself.
     pub(super) fn is(&self, stat: &Stat) -> bool {
         (self.stat.st_dev, self.stat.st_ino) == (stat.st_dev, stat.st_ino)

@@ -68,11 +68,17 @@ fn an_unknown_mount_option_is_told_in_one_line() {
 fn help_and_version_go_to_standard_output() {
     let help = run(npzfs().arg("--help"));
     help.succeeds();
-    for part in ["SOURCE MOUNTPOINT", "unmount", "demo", "--layout", "allow_other", "Examples"] {
+    for part in
+        ["SOURCE MOUNTPOINT", "unmount", "demo", "npzfs run", "--layout", "allow_other", "Examples"]
+    {
         assert!(help.stdout().contains(part), "{part}: {}", help.stdout());
     }
-    assert!(help.stdout().lines().count() <= 45, "the help should fit on a screen");
-    assert!(help.stdout().lines().all(|line| line.len() <= 100));
+    let of_run = run(npzfs().args(["run", "--help"]));
+    of_run.succeeds();
+    for help in [help, of_run] {
+        assert!(help.stdout().lines().count() <= 45, "the help should fit on a screen");
+        assert!(help.stdout().lines().all(|line| line.len() <= 100));
+    }
 
     let version = run(npzfs().arg("--version"));
     version.succeeds();

@@ -7,7 +7,17 @@ use crate::cli;
 
 fn parsed(line: &[&str]) -> Result<Arguments, String> {
     let line = ["npzfs"].iter().chain(line).chain(&["source", "mountpoint"]);
-    Ok(cli::parse(line.map(OsString::from).collect())?.mount)
+    match cli::parse(line.map(OsString::from).collect()) {
+        Ok(cli) => Ok(cli.mount),
+        Err(wrong) => Err(mount_option_of(wrong)),
+    }
+}
+
+fn mount_option_of(wrong: cli::Wrong) -> String {
+    match wrong {
+        cli::Wrong::MountOption(error) => error,
+        cli::Wrong::Usage(error) => panic!("{error}"),
+    }
 }
 
 fn options_of(line: &[&str]) -> (Options, Option<PathBuf>) {
@@ -124,7 +134,7 @@ fn a_path_in_o_need_not_be_utf8() {
     let arguments = parse("log_file").expect("any path will do").mount;
     assert_eq!(arguments.options.log_file, Some(path.clone().into()));
     let error = parse("ttl").expect_err("no number");
-    assert_eq!(error, "the mount option ttl: the value is not UTF-8");
+    assert_eq!(mount_option_of(error), "the mount option ttl: the value is not UTF-8");
 }
 
 #[test]

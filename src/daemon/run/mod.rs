@@ -1,0 +1,113 @@
+//! `npzfs run`: a command that sees the source covered by a mount of it.
+//!
+//! This process makes the mount in a mount namespace of its own, and then *becomes* the command by
+//! execve(2). So the command has the process number, the parent, the terminal, the signals and the
+//! exit code that it would have without us, and no forwarding can go wrong. Only the server is a
+//! second process, outside of the namespace (`server`). The namespace, and with it the mount, lives
+//! as long as a process is in it: the kernel clears away everything, also after a SIGKILL.
+
+mod channel;
+mod namespace;
+mod refusal;
+mod server;
+
+use std::{
+    convert::Infallible,
+    ffi::OsString,
+    io,
+    os::{fd::OwnedFd, unix::process::CommandExt},
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+};
+
+use rustix::{
+    fs::{CWD, Mode, OFlags},
+    process::PidfdFlags,
+};
+
+pub(crate) use self::server::{launch as launch_server, serve as serve_command};
+use self::{
+    channel::{Channel, Message},
+    namespace::Namespaces,
+};
+use super::{
+    Access, Error, Options,
+    kernel::{self, Detached},
+    mount,
+};
+
+/// Makes the mount that `options` describe, over the source itself, and replaces this process,
+/// which must have one thread only, by `command` with its arguments. `server` are the arguments that
+/// make this program start the server.
+///
+/// # Errors
+/// When the mount cannot be made, or the command cannot be run.
+pub(crate) fn run(
+    options: Options,
+    server: &[OsString],
+    command: &[OsString],
+) -> Result<Infallible, Error> {
+    let server = server::start(server)?;
+    let source = match next(&server)? {
+        Message::Source(path) => path,
+        _ => return Err(Error::RunServerDied),
+    };
+    // It fails if the directory was removed, and then that directory is not in the source.
+    let directory = std::env::current_dir().ok();
+    cover(options, &server, &source)?;
+    // The directory of this process is still the one below the mount.
+    if let Some(directory) = directory.filter(|directory| directory.starts_with(&source)) {
+        std::env::set_current_dir(&directory)
+            .map_err(|cause| Error::Directory(directory, cause))?;
+    }
+    let Some((program, arguments)) = command.split_first() else {
+        return Err(Error::Command(OsString::new(), io::ErrorKind::NotFound.into()));
+    };
+    let cause = Command::new(program).args(arguments).exec();
+    Err(Error::Command(program.clone(), cause))
+}
+
+/// Mounts the filesystem of `server` over `source`, in a new namespace.
+fn cover(mut options: Options, server: &Channel, source: &Path) -> Result<(), Error> {
+    let entered = namespace::enter()?;
+    // In a user namespace there is only one user. It must not be `allow_other` there: the kernel
+    // would then check modes, and it knows none of the groups in it that let this user read a file.
+    if entered == Namespaces::Mount && options.access == Access::Owner {
+        options.access = Access::Everybody;
+    }
+    let device = kernel::open_device()?;
+    let name = options.fs_name.clone().unwrap_or_else(|| source.into());
+    let detached = Detached::new(&device, source, &name, &options)?
+        .ok_or_else(|| namespace::refused("mount", rustix::io::Errno::PERM))?;
+    let setup = |cause| Error::Setup("the server", cause);
+    let this = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())
+        .map_err(|errno| setup(errno.into()))?;
+    // If the server has ended, it has left a message.
+    let _ = server.send_device(&device, &this);
+    // The filesystem ends with the server, not with this process.
+    drop(device);
+    if next(server)? != Message::Serving {
+        return Err(Error::RunServerDied);
+    }
+    let root = Arc::new(detached.mount(source, &options)?);
+    mount::first_answer(source, Arc::clone(&root))?;
+    kernel::attach(&root, &directory(source)?, source)
+}
+
+/// The next message of the server.
+fn next(server: &Channel) -> Result<Message, Error> {
+    match server.receive().map_err(|cause| Error::Setup("the server", cause))? {
+        Some(Message::Failed(line)) => Err(Error::RunServer(line)),
+        Some(message) => Ok(message),
+        None => Err(Error::RunServerDied),
+    }
+}
+
+/// Opens a directory to mount on. A descriptor from before the namespace would not do: it lies in a
+/// mount of another namespace.
+fn directory(path: &Path) -> Result<OwnedFd, Error> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(CWD, path, flags, Mode::empty())
+        .map_err(|errno| Error::Mountpoint(PathBuf::from(path), errno.into()))
+}

@@ -1,0 +1,132 @@
+//! The server of `npzfs run`. It stays in the namespaces of its caller, where nothing covers the
+//! source, and ends when the kernel releases the filesystem: when the last process in the private
+//! namespace has ended and no file of the mount is open any more.
+
+use std::{
+    ffi::OsString,
+    fs::OpenOptions,
+    io,
+    os::{fd::OwnedFd, unix::process::CommandExt},
+    process::{Command, Stdio},
+    sync::{Arc, OnceLock, mpsc},
+    thread,
+};
+
+use log::LevelFilter;
+use rustix::event::{PollFd, PollFlags};
+
+use super::channel::{Channel, Message};
+use crate::daemon::{
+    Access, Error, Event, Log, Options, ServerKind, background, logging, prepare::Prepared, raw,
+    session, signals, source::Source,
+};
+
+/// Starts a process that starts the server, and returns the channel to the server. The process in
+/// between ends at once, so the server is no child of this process: the command, which this process
+/// becomes, would wonder about a child that it did not start.
+///
+/// `arguments` make this program call [`serve`] in a process that it starts by [`launch`].
+///
+/// # Errors
+/// When no process can be started.
+pub(super) fn start(arguments: &[OsString]) -> Result<Channel, Error> {
+    let setup = |cause| Error::Setup("the server", cause);
+    let (ours, theirs) = Channel::pair().map_err(setup)?;
+    // The temporary value holds a copy of the server's end, which must not stay open here.
+    let mut between = npzfs(arguments).stdin(theirs).spawn().map_err(setup)?;
+    // If SIGCHLD is ignored, there is no status to fetch: the call waits all the same and fails.
+    let _ = between.wait();
+    Ok(ours)
+}
+
+/// Starts the server with the standard input and the standard error of this process.
+///
+/// # Errors
+/// When no process can be started.
+pub(crate) fn launch(arguments: &[OsString]) -> Result<(), Error> {
+    npzfs(arguments).spawn().map(drop).map_err(|cause| Error::Setup("the server", cause))
+}
+
+/// This program, under the name that ps(1) shows.
+fn npzfs(arguments: &[OsString]) -> Command {
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("npzfs").args(arguments).stdout(Stdio::null());
+    command
+}
+
+/// Serves until the mount is released. Errors before that go to the process that started it all.
+pub(crate) fn serve(options: &Options, log: &Log, level: LevelFilter) {
+    // Descriptors of the caller belong to the command alone. A pipe that stays open here would
+    // never come to its end for its reader, and a file would keep its lock.
+    raw::close_inherited();
+    background::take_name();
+    // So the keys of the terminal send no signal to the server. This fails in the leader of a
+    // process group alone, which a process is that a shell has started.
+    let _ = rustix::process::setsid();
+    let Ok(channel) = channel() else { return };
+    if let Err(error) = serve_through(&channel, options, log, level) {
+        // If nobody receives it, the caller has ended, and with it what needed the server.
+        let _ = channel.send(&Message::Failed(error.to_string()));
+    }
+}
+
+/// Takes the standard input, which is the channel, and puts /dev/null in its place.
+fn channel() -> io::Result<Channel> {
+    let channel = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
+    rustix::stdio::dup2_stdin(&null()?)?;
+    Ok(Channel::of_server(channel))
+}
+
+fn null() -> io::Result<std::fs::File> {
+    OpenOptions::new().read(true).write(true).open("/dev/null")
+}
+
+fn serve_through(
+    channel: &Channel,
+    options: &Options,
+    log: &Log,
+    level: LevelFilter,
+) -> Result<(), Error> {
+    let setup = |cause| Error::Setup("the server", cause);
+    logging::start_log(log, level)?;
+    let (sender, events) = mpsc::channel();
+    signals::forward_signals(sender.clone(), ServerKind::OfCommand)?;
+    let prepared = Prepared::open(options, Source::check_coverable)?;
+    std::env::set_current_dir("/").map_err(setup)?;
+    channel.send(&Message::source(&prepared.source)).map_err(setup)?;
+    let Some((device, command)) = channel.receive_device().map_err(setup)? else { return Ok(()) };
+    // The kernel decides who may use the mount.
+    let access = Access::Everybody;
+    session::start(prepared.tree.clone(), device, access, Arc::new(OnceLock::new()), sender)?;
+    leave_stderr_after(command, log).map_err(setup)?;
+    prepared.log_warnings();
+    channel.send(&Message::Serving).map_err(setup)?;
+    loop {
+        match events.recv() {
+            Ok(Event::Signal(_) | Event::Unlocked) => {}
+            Ok(Event::Ended(Err(cause))) => {
+                log::error!("{}", Error::Session(cause));
+                return Ok(());
+            }
+            Ok(Event::Ended(Ok(()))) | Err(mpsc::RecvError) => return Ok(()),
+        }
+    }
+}
+
+/// Closes the standard error when the command has ended. Processes that it left behind may still
+/// use the mount, but whoever reads the standard error of the command would wait for its end.
+fn leave_stderr_after(command: OwnedFd, log: &Log) -> io::Result<()> {
+    if *log != Log::Stderr {
+        return Ok(rustix::stdio::dup2_stderr(&null()?)?);
+    }
+    let null = null()?;
+    let wait = move || {
+        let mut fds = [PollFd::new(&command, PollFlags::IN)];
+        let ended = rustix::io::retry_on_intr(|| rustix::event::poll(&mut fds, None));
+        match ended.and_then(|_| rustix::stdio::dup2_stderr(&null)) {
+            Ok(()) => {}
+            Err(errno) => log::debug!("the standard error stays open: {errno}"),
+        }
+    };
+    thread::Builder::new().name("command".into()).spawn(wait).map(drop)
+}
