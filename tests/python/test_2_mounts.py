@@ -1,0 +1,260 @@
+"""Rules 2 of docs/python.md: which mount the arrays come from, and when it ends."""
+
+import gzip
+import multiprocessing
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import npzfs
+import numpy as np
+import pytest
+from arrays import npy, same
+from conftest import mounts_in, rows, run_python, start_python
+from mounting import in_child, poll
+from npzfs import _servers, _table
+
+LOAD = """
+import sys, npzfs
+x = npzfs.load(sys.argv[1])["x"]
+print(x.filename, flush=True)
+sys.stdin.readline()
+print(x[7, 3])
+"""
+
+
+@pytest.fixture
+def users(tmp_path):
+    """Mounts as a user does, with the program alone."""
+    points = []
+
+    def mount(source, *options):
+        point = tmp_path / f"mnt{len(points)}"
+        point.mkdir()
+        subprocess.run([_servers.program(), *options, source, point], check=True)
+        points.append(point)
+        return point
+
+    yield mount
+    for point in points:
+        subprocess.run([_servers.program(), "unmount", "--lazy", point], check=True)
+
+
+@pytest.mark.parametrize("layout", ["replace", "beside", "stored"])
+def test_2_1_a_mount_that_shows_the_file_is_used(archive, users, layout):
+    point = users(archive.parent, "--layout", layout)
+    x = npzfs.load(archive)["x"]
+    assert x.filename.startswith(str(point))
+    same(x, rows())
+
+
+def test_2_1_so_is_a_mount_of_a_directory_above_and_of_the_archive_alone(archive, users):
+    (archive.parent / "below").mkdir()
+    archive = archive.rename(archive.parent / "below/a.npz")
+    above = users(archive.parents[1])
+    assert npzfs.path(archive, "x") == above / "below/a.npz/x.npy"
+    alone = users(archive)
+    assert npzfs.path(archive, "x") == alone / "x.npy"
+
+
+def test_2_1_a_gzipped_npy_is_found_in_a_mount(source, users):
+    (source / "g.npy.gz").write_bytes(gzip.compress(npy(rows())))
+    point = users(source)
+    assert npzfs.path(source / "g.npy.gz") == point / "g.npy"
+
+
+def test_2_2_a_mount_that_only_claims_to_show_the_file_is_not_used(archive, tmp_path, users):
+    other = tmp_path / "other"
+    other.mkdir()
+    np.savez(other / "a.npz", x=rows() + 1)
+    point = users(other, "-o", f"fsname={archive.parent}")
+    assert any(m.source == str(archive.parent) for m in mounts_in(point))
+    same(npzfs.load(archive)["x"], rows())
+
+
+def test_2_2_a_mount_of_another_user_is_not_used(archive, users, monkeypatch):
+    point = users(archive.parent)
+    assert npzfs.path(archive).is_relative_to(point)
+    table = _table.mounts
+    monkeypatch.setattr(_table, "mounts", lambda: [m._replace(user=12345) for m in table()])
+    assert not npzfs.path(archive).is_relative_to(point)
+
+
+def test_2_3_a_private_mount_is_made_for_the_directory_and_shared(archive, runtime):
+    np.savez(archive.with_name("b.npz"), x=rows())
+    first, second = npzfs.load(archive)["x"], npzfs.load(archive.with_name("b.npz"))["x"]
+    assert Path(first.filename).is_relative_to(runtime)
+    (mounted,) = mounts_in(runtime)
+    assert mounted.source == str(archive.parent)
+    assert Path(second.filename).is_relative_to(mounted.point)
+    home = Path(mounted.point).parent
+    assert all(path.stat().st_mode & 0o777 == 0o700 for path in (home, home.parent))
+
+
+def test_2_3_all_processes_of_the_user_share_it(archive, runtime):
+    other = start_python(LOAD, archive)
+    name = other.stdout.readline().strip()
+    assert npzfs.load(archive)["x"].filename == name
+    assert len(mounts_in(runtime)) == 1
+    out, _ = other.communicate("\n")
+    assert out.strip() == str(rows()[7, 3])
+
+
+def test_2_3_processes_that_begin_at_once_share_it(archive, runtime):
+    started = [start_python(LOAD, archive) for _ in range(4)]
+    names = {one.stdout.readline().strip() for one in started}
+    assert len(names) == len(mounts_in(runtime)) == 1, names
+    for one in started:
+        assert one.communicate("\n")[0].strip() == str(rows()[7, 3])
+
+
+def test_2_3_a_file_beside_the_private_mounts_is_shown_too(runtime):
+    """A mount must not lie in what it shows: so this one lies elsewhere."""
+    np.savez(runtime / "a.npz", x=rows())
+    x = npzfs.load(runtime / "a.npz")["x"]
+    assert not Path(x.filename).is_relative_to(runtime)
+    same(x, rows())
+
+
+def test_2_3_a_directory_that_others_may_enter_is_not_used(archive, runtime):
+    (runtime / "npzfs").mkdir(mode=0o755)
+    assert not npzfs.path(archive).is_relative_to(runtime)
+
+
+@pytest.mark.parametrize("sent", [None, signal.SIGTERM, signal.SIGKILL])
+def test_2_4_it_ends_with_the_last_process_however_that_ends(archive, runtime, sent):
+    process = start_python(LOAD, archive)
+    process.stdout.readline()
+    assert len(mounts_in(runtime)) == 1
+    if sent is None:
+        process.communicate("\n")
+    else:
+        process.send_signal(sent)
+        process.communicate()
+    poll(lambda: not mounts_in(runtime), 10, "the mount is gone")
+
+
+def test_2_4_a_forked_child_keeps_it_and_does_not_end_it(archive, runtime):
+    fork = """
+import os, sys, npzfs
+x = npzfs.load(sys.argv[1])["x"]
+if os.fork() == 0:
+    print(x[7, 3], flush=True)
+    sys.stdin.readline()
+    print(npzfs.load(sys.argv[1])["x"][299, 3], flush=True)
+"""
+    process = start_python(fork, archive)
+    assert process.stdout.readline().strip() == str(rows()[7, 3])
+    process.wait(60)  # the parent; the child has its pipes
+    assert len(mounts_in(runtime)) == 1
+    assert process.communicate("\n")[0].strip() == str(rows()[299, 3])
+    poll(lambda: not mounts_in(runtime), 10, "the mount is gone")
+    x = npzfs.load(archive)["x"]
+    assert in_child(lambda: float(x[7, 3])) == rows()[7, 3]
+    assert npzfs.load(archive)["x"][1, 1] == rows()[1, 1]
+
+
+def filename_of(path):
+    return npzfs.load(path)["x"].filename
+
+
+def test_2_4_a_spawned_child_shares_it(archive, runtime):
+    name = filename_of(archive)
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        assert set(pool.map(filename_of, [archive] * 4)) == {name}
+    assert len(mounts_in(runtime)) == 1
+
+
+def server_of(point):
+    """The process number of the server, by its command line."""
+    for directory in Path("/proc").iterdir():
+        if directory.name.isdecimal():
+            try:
+                line = (directory / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if b"--server-in-background" in line and os.fsencode(point) in line:
+                return int(directory.name)
+    raise AssertionError(f"no server of {point}")
+
+
+def test_2_5_a_mount_whose_server_was_killed_is_replaced(archive, runtime):
+    process = start_python(LOAD, archive)
+    point = Path(process.stdout.readline().strip()).parents[1]
+    os.kill(server_of(point), signal.SIGKILL)
+    same(npzfs.load(archive)["x"], rows())
+    process.kill()
+    process.communicate()
+
+
+def test_2_5_what_a_killed_server_has_left_is_removed_by_the_next_mount(archive, runtime, tmp_path):
+    process = start_python(LOAD, archive)
+    point = Path(process.stdout.readline().strip()).parents[1]
+    os.kill(server_of(point), signal.SIGKILL)
+    process.kill()
+    process.communicate()
+    assert len(mounts_in(runtime)) == 1
+    (tmp_path / "other").mkdir()
+    np.savez(tmp_path / "other/b.npz", x=rows())
+    now = npzfs.path(tmp_path / "other/b.npz")
+    assert [m.point for m in mounts_in(runtime)] == [str(now.parent)]
+    assert list((runtime / "npzfs").iterdir()) == [now.parent.parent]
+
+
+def test_2_6_a_mount_for_a_block(archive, runtime):
+    with npzfs.mount(archive.parent, layout="stored", verify="always", cache_size="8M") as root:
+        assert isinstance(root, Path)
+        with np.load(root / "a.npz") as z:
+            same(z["x"], rows())
+        assert npzfs.path(archive, "x") == root / "a.npz.d/x.npy"
+    assert mounts_in(runtime) == []
+    assert list((runtime / "npzfs").iterdir()) == []
+
+
+def test_2_6_it_ends_when_the_block_fails(archive, runtime):
+    with pytest.raises(RuntimeError), npzfs.mount(archive.parent):
+        raise RuntimeError
+    assert mounts_in(runtime) == []
+
+
+def test_2_6_arrays_outlive_the_block(archive, runtime):
+    with npzfs.mount(archive.parent) as root:
+        x = np.load(root / "a.npz/x.npy", mmap_mode="r")
+    assert mounts_in(runtime) == []
+    same(x, rows())
+
+
+def test_2_6_other_processes_do_not_use_it(archive, runtime):
+    with npzfs.mount(archive.parent) as root:
+        name = run_python("import npzfs, sys; print(npzfs.path(sys.argv[1]))", archive)
+        assert not Path(name).is_relative_to(root)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"layout": "odd"}, "odd"), ({"nonsense": 1}, "--nonsense"), ({"ttl": "soon"}, "soon")],
+)
+def test_2_6_a_wrong_option_is_an_error_with_the_message_of_the_program(archive, options, message):
+    with pytest.raises(npzfs.Error, match=message), npzfs.mount(archive.parent, **options):
+        pass
+
+
+def test_2_7_the_path_of_a_member_is_for_other_libraries(archive):
+    path = npzfs.path(archive, "x")
+    same(np.load(path, mmap_mode="r"), rows())
+    assert npzfs.path(archive, "x.npy") == path
+    assert npzfs.path(archive) == path.parent
+    with pytest.raises(KeyError, match="y is not a file in the archive"):
+        npzfs.path(archive, "y")
+
+
+def test_2_8_an_error_of_mounting_has_the_words_of_the_program(archive, monkeypatch, tmp_path):
+    refusing = tmp_path / "npzfs"
+    refusing.write_text("#!/bin/sh\necho 'npzfs: cannot open /dev/fuse: do this' >&2\nexit 1\n")
+    refusing.chmod(0o755)
+    monkeypatch.setenv("NPZFS", str(refusing))
+    with pytest.raises(npzfs.Error, match="cannot open /dev/fuse: do this") as raised:
+        npzfs.load(archive)
+    assert raised.value.filename == str(archive.parent)
+    assert mounts_in(tmp_path) == []
