@@ -38,6 +38,9 @@ pub(super) struct Arguments {
     /// Command to run, and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<OsString>,
+    /// Let COMMAND write under SOURCE; what it writes goes to DIR/upper
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    writable: Option<PathBuf>,
     /// Mount options, separated by commas (see npzfs --help)
     #[arg(short = 'o', value_name = "OPTIONS")]
     pub mount_options: Vec<OsString>,
@@ -62,7 +65,7 @@ enum Role {
 }
 
 pub(super) fn run(arguments: Arguments) -> ExitCode {
-    let Arguments { role, command, .. } = arguments;
+    let Arguments { role, command, writable, .. } = arguments;
     let level = mount::level(arguments.verbose);
     let source = arguments.source;
     let options = arguments.options.of_mount(source.clone(), source, Layout::Stored);
@@ -77,15 +80,16 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
             return ExitCode::from(FAILURE);
         }
     };
+    let writable = writable.as_deref();
     let result: Result<Infallible, Error> = match role {
-        Role::Caller => daemon::run(options, &this_line(Role::Starter), &command),
+        Role::Caller => daemon::run(options, writable, &this_line(Role::Starter), &command),
         Role::Starter => match daemon::launch_server(&this_line(Role::Server)) {
             Ok(()) => return ExitCode::SUCCESS,
             Err(error) => Err(error),
         },
         Role::Server => {
             let log = log_file.map_or(Log::Stderr, Log::File);
-            daemon::serve_command(&options, &log, level);
+            daemon::serve_command(&options, writable, &log, level);
             return ExitCode::SUCCESS;
         }
     };

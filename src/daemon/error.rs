@@ -130,6 +130,8 @@ pub(crate) enum Error {
     RunSource(PathBuf),
     /// `npzfs run` gets no private namespace; the line says why.
     Namespace(String),
+    /// The directory of `--writable` cannot take writes, for this reason.
+    Writable(PathBuf, String),
     /// The server of `npzfs run` reported this error.
     RunServer(String),
     /// The server of `npzfs run` ended without a report.
@@ -295,6 +297,12 @@ impl fmt::Display for Error {
                 Shown(path)
             ),
             Error::Namespace(line) | Error::RunServer(line) => f.write_str(line),
+            Error::Writable(path, said) => write!(
+                f,
+                "writes cannot go to {}: {said}; give a directory of your own, on ext4, xfs, btrfs \
+                 or tmpfs",
+                Shown(path)
+            ),
             Error::RunServerDied => {
                 f.write_str("the server of the command was killed before its mount answered")
             }

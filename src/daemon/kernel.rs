@@ -99,7 +99,7 @@ fn configure(
     let uid = rustix::process::getuid().as_raw().to_string();
     let gid = rustix::process::getgid().as_raw().to_string();
     let fd = device.as_raw_fd().to_string();
-    fsconfig_set_string(filesystem, "source", source.as_bytes())?;
+    fsconfig_set_string(filesystem, "source", shortened(source))?;
     fsconfig_set_string(filesystem, "subtype", "npzfs")?;
     fsconfig_set_string(filesystem, "fd", fd.as_str())?;
     fsconfig_set_string(filesystem, "rootmode", "40000")?;
@@ -118,11 +118,30 @@ fn configure(
 /// The error for `errno`, with the message that the kernel has left in the filesystem descriptor
 /// `context`, if there is one.
 fn refused(mountpoint: &Path, errno: Errno, context: Option<OwnedFd>) -> Error {
-    let mut said = super::error::plain(&errno.into());
+    Error::Refused { mountpoint: mountpoint.into(), said: message(errno, context) }
+}
+
+/// The text for `errno`, with the message that the kernel has left in the filesystem descriptor
+/// `context`, if there is one.
+pub(super) fn message(errno: Errno, context: Option<OwnedFd>) -> String {
+    let said = super::error::plain(&errno.into());
     let mut line = [0; 256];
     // Each read returns one message, or ENODATA if there is none.
-    if let Some(Ok(length)) = context.map(|fd| std::fs::File::from(fd).read(&mut line)) {
-        said = format!("{said} ({})", String::from_utf8_lossy(&line[..length]).trim());
+    match context.map(|fd| std::fs::File::from(fd).read(&mut line)) {
+        Some(Ok(length)) => {
+            format!("{said} ({})", String::from_utf8_lossy(&line[..length]).trim())
+        }
+        _ => said,
     }
-    Error::Refused { mountpoint: mountpoint.into(), said }
+}
+
+/// `source` as the kernel takes it: fsconfig(2) refuses values of more than 255 bytes. Of a longer
+/// path the end tells more than the start.
+pub(super) fn shortened(source: &OsStr) -> Vec<u8> {
+    const MOST: usize = 255;
+    let bytes = source.as_bytes();
+    match bytes.len().checked_sub(MOST) {
+        None | Some(0) => bytes.to_vec(),
+        Some(more) => [b"...", &bytes[more + 3..]].concat(),
+    }
 }

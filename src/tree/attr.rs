@@ -20,7 +20,7 @@ pub(crate) struct Attr {
     pub mtime: Timestamp,
     /// Time of the last change of data or attributes.
     pub ctime: Timestamp,
-    /// Mode bits without the file type; never a write bit.
+    /// Mode bits without the file type. The kernel seldom gets the write bits: [`Attr::read_only`].
     pub mode: u16,
     /// User ID of the owner.
     pub uid: u32,
@@ -32,8 +32,15 @@ pub(crate) struct Attr {
     pub block_size: u32,
 }
 
-/// A mask that clears the write bits and the file type of a mode.
-const NOT_WRITABLE: u16 = 0o7555;
+impl Attr {
+    /// These attributes without the write bits.
+    pub(super) fn read_only(self) -> Self {
+        Self { mode: self.mode & !0o222, ..self }
+    }
+}
+
+/// A mask that clears the file type of a mode.
+const NO_TYPE: u16 = 0o7777;
 
 /// 128 KiB, one request of the kernel's read-ahead: with this, Python's buffered header reads and
 /// `cat` ask for bytes that one span holds.
@@ -110,7 +117,7 @@ impl Stat {
             atime: self.0.stx_atime.into(),
             mtime: self.0.stx_mtime.into(),
             ctime: self.0.stx_ctime.into(),
-            mode: self.0.stx_mode & NOT_WRITABLE,
+            mode: self.0.stx_mode & NO_TYPE,
             uid: self.0.stx_uid,
             gid: self.0.stx_gid,
             rdev: Device { major: self.0.stx_rdev_major, minor: self.0.stx_rdev_minor },
@@ -125,7 +132,7 @@ impl Stat {
             kind: Kind::Directory,
             size: 0,
             blocks: 0,
-            mode: read | read >> 2,
+            mode: read | read >> 2 | self.0.stx_mode & 0o222,
             rdev: Device { major: 0, minor: 0 },
             block_size: if entries <= FEW { SMALL_BLOCK_SIZE } else { BLOCK_SIZE },
             ..self.attr()
@@ -143,7 +150,7 @@ impl Stat {
             kind: Kind::RegularFile,
             size,
             blocks: encoded_size.div_ceil(512),
-            mode: self.0.stx_mode & 0o444,
+            mode: self.0.stx_mode & 0o666,
             rdev: Device { major: 0, minor: 0 },
             block_size: BLOCK_SIZE,
             ..self.attr()

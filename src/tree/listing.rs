@@ -232,8 +232,9 @@ impl Tree {
 
     /// Shows an entry. If the reply has no room for the entry, its lookup is undone, because the
     /// kernel does not learn of it.
-    fn offer(&self, listed: Listed<'_>, show: &mut Show<'_>) -> bool {
+    fn offer(&self, mut listed: Listed<'_>, show: &mut Show<'_>) -> bool {
         let looked_up = listed.looked_up.map(|(ino, _)| ino);
+        listed.looked_up = listed.looked_up.map(|(ino, attr)| (ino, self.shown(attr)));
         let shown = show(listed);
         if let Some(ino) = looked_up
             && !shown

@@ -66,6 +66,12 @@ pub(crate) struct Settings {
     pub layout: Layout,
     /// How long the kernel may use names and attributes without asking again.
     pub ttl: Duration,
+    /// Whether modes have the write bits of the source. They have them below an overlay that takes
+    /// the writes: overlayfs lets nobody write a file that its lower layer shows without them.
+    pub write_bits: bool,
+    /// The user and the group to whom everything belongs, instead of its owner. An overlay in a user
+    /// namespace needs it: nobody may write what belongs to somebody who has no number there.
+    pub owner: Option<(u32, u32)>,
     /// The most containers that are kept open, each with a file descriptor. At most a quarter of
     /// the descriptors that the process may have are used for them.
     pub open_archives: u64,
@@ -77,6 +83,8 @@ impl Default for Settings {
         Self {
             layout: Layout::Replace,
             ttl: Duration::from_secs(1),
+            write_bits: false,
+            owner: None,
             // Enough for a walk over thousands of archives without dropping their indexes.
             open_archives: 16 << 10,
             serve: serve::Settings::default(),

@@ -39,6 +39,11 @@ impl Tree {
         name: &OsStr,
         waits: bool,
     ) -> Result<(Ino, Attr), FsError> {
+        let (ino, attr) = self.look_up_in(parent, name, waits)?;
+        Ok((ino, self.shown(attr)))
+    }
+
+    fn look_up_in(&self, parent: Ino, name: &OsStr, waits: bool) -> Result<(Ino, Attr), FsError> {
         match &*self.node(parent)? {
             Node::Source(directory) if directory.kind == Kind::Directory => {
                 self.server.check_memory()?;

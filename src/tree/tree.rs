@@ -177,6 +177,18 @@ impl Tree {
     /// # Errors
     /// `NoInode`, `Stale`, or an error of the source.
     pub(crate) fn getattr(&self, ino: Ino) -> Result<Attr, FsError> {
+        self.attr_of(ino).map(|attr| self.shown(attr))
+    }
+
+    /// The attributes that the kernel gets for `attr`: without write bits, unless an overlay takes
+    /// the writes.
+    pub(super) fn shown(&self, attr: Attr) -> Attr {
+        let attr = if self.settings.write_bits { attr } else { attr.read_only() };
+        let (uid, gid) = self.settings.owner.unwrap_or((attr.uid, attr.gid));
+        Attr { uid, gid, ..attr }
+    }
+
+    fn attr_of(&self, ino: Ino) -> Result<Attr, FsError> {
         match &*self.node(ino)? {
             Node::Source(node) => self.source_attr(node),
             Node::ArchiveRoot => {

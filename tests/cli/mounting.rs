@@ -127,6 +127,17 @@ fn mounting_over_the_source_shows_the_source() {
 }
 
 #[test]
+fn a_source_with_a_path_longer_than_the_kernel_takes_is_named_by_its_end() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    let source = sandbox.path(format!("src/{0}/{0}/{0}/end", "x".repeat(99)));
+    fs::create_dir_all(&source).expect("mkdir");
+    run(npzfs().args([&source, &sandbox.mnt()])).succeeds();
+    let shown = &sandbox.mounts()[0].2;
+    assert!(shown.starts_with("...xx") && shown.ends_with("x/end"), "{shown}");
+    assert_eq!(shown.len(), 255);
+}
+
+#[test]
 fn relative_paths_and_symbolic_links_are_resolved() {
     let Some(sandbox) = Sandbox::new() else { return };
     symlink("mnt", sandbox.path("link")).expect("symlink");

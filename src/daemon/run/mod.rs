@@ -10,6 +10,7 @@ mod channel;
 mod namespace;
 mod refusal;
 mod server;
+mod writable;
 
 use std::{
     convert::Infallible,
@@ -32,19 +33,20 @@ use self::{
     namespace::Namespaces,
 };
 use super::{
-    Access, Error, Options,
+    Access, Error, Options, error,
     kernel::{self, Detached},
     mount,
 };
 
 /// Makes the mount that `options` describe, over the source itself, and replaces this process,
-/// which must have one thread only, by `command` with its arguments. `server` are the arguments that
-/// make this program start the server.
+/// which must have one thread only, by `command` with its arguments. Writes go to the directory
+/// `writable`, if there is one. `server` are the arguments that make this program start the server.
 ///
 /// # Errors
 /// When the mount cannot be made, or the command cannot be run.
 pub(crate) fn run(
     options: Options,
+    writable: Option<&Path>,
     server: &[OsString],
     command: &[OsString],
 ) -> Result<Infallible, Error> {
@@ -55,7 +57,16 @@ pub(crate) fn run(
     };
     // It fails if the directory was removed, and then that directory is not in the source.
     let directory = std::env::current_dir().ok();
-    cover(options, &server, &source)?;
+    // The server has made it. A relative path means something else after the next step.
+    let canonical = |path: &Path| {
+        path.canonicalize().map_err(|cause| Error::Writable(path.into(), error::plain(&cause)))
+    };
+    let writable = writable.map(canonical).transpose()?;
+    let noexec = options.noexec;
+    let entered = cover(options, &server, &source)?;
+    if let Some(writable) = writable {
+        writable::cover(&source, &writable, entered == Namespaces::UserAndMount, noexec)?;
+    }
     // The directory of this process is still the one below the mount.
     if let Some(directory) = directory.filter(|directory| directory.starts_with(&source)) {
         std::env::set_current_dir(&directory)
@@ -69,7 +80,7 @@ pub(crate) fn run(
 }
 
 /// Mounts the filesystem of `server` over `source`, in a new namespace.
-fn cover(mut options: Options, server: &Channel, source: &Path) -> Result<(), Error> {
+fn cover(mut options: Options, server: &Channel, source: &Path) -> Result<Namespaces, Error> {
     let entered = namespace::enter()?;
     // In a user namespace there is only one user. It must not be `allow_other` there: the kernel
     // would then check modes, and it knows none of the groups in it that let this user read a file.
@@ -92,7 +103,8 @@ fn cover(mut options: Options, server: &Channel, source: &Path) -> Result<(), Er
     }
     let root = Arc::new(detached.mount(source, &options)?);
     mount::first_answer(source, Arc::clone(&root))?;
-    kernel::attach(&root, &directory(source)?, source)
+    kernel::attach(&root, &directory(source)?, source)?;
+    Ok(entered)
 }
 
 /// The next message of the server.

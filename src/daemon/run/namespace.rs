@@ -1,6 +1,12 @@
 //! Moves this process into a private mount namespace.
 
-use rustix::{io::Errno, mount::MountPropagationFlags, thread::UnshareFlags};
+use std::io;
+
+use rustix::{
+    io::Errno,
+    mount::MountPropagationFlags,
+    thread::{CapabilitySet, UnshareFlags},
+};
 
 use super::refusal;
 use crate::daemon::{Error, raw};
@@ -47,6 +53,20 @@ pub(super) fn enter() -> Result<Namespaces, Error> {
     let flags = MountPropagationFlags::REC | MountPropagationFlags::DOWNSTREAM;
     rustix::mount::mount_change("/", flags).map_err(|errno| refused("mount", errno))?;
     Ok(entered)
+}
+
+/// The user and the group that alone have numbers in the namespace that [`enter`] makes for a
+/// process with the rights of this one. `None` if all users have numbers there.
+///
+/// # Errors
+/// When the rights of this process cannot be read.
+pub(super) fn only_user() -> io::Result<Option<(u32, u32)>> {
+    let rights = rustix::thread::capabilities(None)?.effective;
+    if rights.contains(CapabilitySet::SYS_ADMIN) {
+        return Ok(None);
+    }
+    let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+    Ok(Some((uid.as_raw(), gid.as_raw())))
 }
 
 /// The error for a step that a system without user namespaces refuses.

@@ -7,6 +7,7 @@ use std::{
     fs::OpenOptions,
     io,
     os::{fd::OwnedFd, unix::process::CommandExt},
+    path::Path,
     process::{Command, Stdio},
     sync::{Arc, OnceLock, mpsc},
     thread,
@@ -15,7 +16,11 @@ use std::{
 use log::LevelFilter;
 use rustix::event::{PollFd, PollFlags};
 
-use super::channel::{Channel, Message};
+use super::{
+    channel::{Channel, Message},
+    namespace,
+    writable::Writable,
+};
 use crate::daemon::{
     Access, Error, Event, Log, Options, ServerKind, background, logging, prepare::Prepared, raw,
     session, signals, source::Source,
@@ -55,7 +60,7 @@ fn npzfs(arguments: &[OsString]) -> Command {
 }
 
 /// Serves until the mount is released. Errors before that go to the process that started it all.
-pub(crate) fn serve(options: &Options, log: &Log, level: LevelFilter) {
+pub(crate) fn serve(options: &Options, writable: Option<&Path>, log: &Log, level: LevelFilter) {
     // Descriptors of the caller belong to the command alone. A pipe that stays open here would
     // never come to its end for its reader, and a file would keep its lock.
     raw::close_inherited();
@@ -64,7 +69,7 @@ pub(crate) fn serve(options: &Options, log: &Log, level: LevelFilter) {
     // process group alone, which a process is that a shell has started.
     let _ = rustix::process::setsid();
     let Ok(channel) = channel() else { return };
-    if let Err(error) = serve_through(&channel, options, log, level) {
+    if let Err(error) = serve_through(&channel, options, writable, log, level) {
         // If nobody receives it, the caller has ended, and with it what needed the server.
         let _ = channel.send(&Message::Failed(error.to_string()));
     }
@@ -84,6 +89,7 @@ fn null() -> io::Result<std::fs::File> {
 fn serve_through(
     channel: &Channel,
     options: &Options,
+    writable: Option<&Path>,
     log: &Log,
     level: LevelFilter,
 ) -> Result<(), Error> {
@@ -91,7 +97,13 @@ fn serve_through(
     logging::start_log(log, level)?;
     let (sender, events) = mpsc::channel();
     signals::forward_signals(sender.clone(), ServerKind::OfCommand)?;
-    let prepared = Prepared::open(options, Source::check_coverable)?;
+    let mut options = options.clone();
+    if writable.is_some() {
+        options.settings.write_bits = true;
+        options.settings.owner = namespace::only_user().map_err(setup)?;
+    }
+    let prepared = Prepared::open(&options, Source::check_coverable)?;
+    let writable = writable.map(|path| Writable::open(path, &prepared.source)).transpose()?;
     std::env::set_current_dir("/").map_err(setup)?;
     channel.send(&Message::source(&prepared.source)).map_err(setup)?;
     let Some((device, command)) = channel.receive_device().map_err(setup)? else { return Ok(()) };
@@ -103,14 +115,16 @@ fn serve_through(
     channel.send(&Message::Serving).map_err(setup)?;
     loop {
         match events.recv() {
-            Ok(Event::Signal(_) | Event::Unlocked) => {}
-            Ok(Event::Ended(Err(cause))) => {
-                log::error!("{}", Error::Session(cause));
-                return Ok(());
-            }
-            Ok(Event::Ended(Ok(()))) | Err(mpsc::RecvError) => return Ok(()),
+            Ok(Event::Signal(_) | Event::Unlocked) => continue,
+            Ok(Event::Ended(Err(cause))) => log::error!("{}", Error::Session(cause)),
+            Ok(Event::Ended(Ok(()))) | Err(mpsc::RecvError) => {}
         }
+        break;
     }
+    if let Some(writable) = writable {
+        writable.clear();
+    }
+    Ok(())
 }
 
 /// Closes the standard error when the command has ended. Processes that it left behind may still
