@@ -1,13 +1,19 @@
 //! `npzfs SOURCE MOUNTPOINT`: mounts and serves.
 
-use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    ffi::OsString,
+    io::{self, IsTerminal},
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::{Args, ValueHint};
 use log::LevelFilter;
 
 use super::{exit_code, memory, print_error, size};
 use crate::{
-    daemon::{self, Access, Log, Options, ServerKind},
+    daemon::{self, Access, Log, MadeMountpoint, Options, ServerKind},
     serve::{self, Verify},
     tree::{Layout, Settings},
 };
@@ -23,7 +29,7 @@ pub(super) struct Arguments {
     /// Directory to show, or a single .npz
     #[arg(required = true, value_name = "SOURCE", value_hint = ValueHint::AnyPath)]
     source: Option<PathBuf>,
-    /// Empty directory to show it in, or SOURCE itself
+    /// Empty or new directory to show it in, or SOURCE itself
     #[arg(required = true, value_hint = ValueHint::DirPath)]
     mountpoint: Option<PathBuf>,
     /// Stay in the foreground, and log to standard error
@@ -115,7 +121,18 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
         None => Log::System,
     };
     let kind = if server { ServerKind::Background } else { ServerKind::Foreground };
-    exit_code(daemon::start_log(&log, level).and_then(|()| daemon::serve(&options, kind)))
+    exit_code(daemon::start_log(&log, level).and_then(|()| serve(&options, kind)))
+}
+
+/// Serves a mount. Makes its mountpoint before if it is missing, and removes it after.
+fn serve(options: &Options, kind: ServerKind) -> Result<(), daemon::Error> {
+    let made = MadeMountpoint::make(&options.mountpoint)?;
+    if let Some(made) = &made
+        && io::stderr().is_terminal()
+    {
+        eprintln!("npzfs: made {}, and removes it when it is unmounted", made.path.display());
+    }
+    daemon::serve(options, kind)
 }
 
 /// The level of the log for that many `-v`.

@@ -21,7 +21,9 @@ pub(crate) enum Error {
     Tree(PathBuf, io::Error),
     /// The file of `--while-locked` could not be opened.
     LockFile(PathBuf, io::Error),
-    /// The mountpoint does not exist.
+    /// The mountpoint is /dev/fd/N, but this is no descriptor of /dev/fuse.
+    GivenDevice(PathBuf),
+    /// The mountpoint does not exist, and neither does the directory that it would lie in.
     MountpointMissing(PathBuf),
     /// The mountpoint is not a directory.
     MountpointNotDirectory(PathBuf),
@@ -152,6 +154,20 @@ impl fmt::Display for Shown<'_> {
     }
 }
 
+impl Error {
+    /// Whether fusermount3 failed for want of /dev/fuse, or is missing.
+    pub(super) fn is_about_the_device(&self) -> bool {
+        match self {
+            Error::NoFusermount => true,
+            // The texts of libfuse 3 and 2.
+            Error::Refused { said, .. } => {
+                said.contains("device not found") || said.contains("/dev/fuse")
+            }
+            _ => false,
+        }
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -171,9 +187,15 @@ impl fmt::Display for Error {
             Error::LockFile(path, cause) => {
                 write!(f, "cannot open {}, the file to be locked: {}", Shown(path), plain(cause))
             }
+            Error::GivenDevice(path) => write!(
+                f,
+                "{} is no open descriptor of /dev/fuse; start npzfs with the one that is mounted",
+                Shown(path)
+            ),
             Error::MountpointMissing(path) => write!(
                 f,
-                "the mountpoint {0} does not exist; create it with: mkdir -p {0}",
+                "the mountpoint {0} does not exist, nor does its directory; create it with: mkdir -p \
+                 {0}",
                 Shown(path)
             ),
             Error::MountpointNotDirectory(path) => {

@@ -40,6 +40,7 @@ pub(crate) use self::{
     error::Error,
     logging::{Log, start_log, stderr_is_the_journal},
     mount::Mount,
+    mountpoint::MadeMountpoint,
     options::{Access, Options},
     run::{launch_server, run, serve_command},
     serve::{ServerKind, serve},

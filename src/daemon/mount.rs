@@ -18,6 +18,7 @@ use super::{
     fusermount,
     kernel::{self, Detached},
     mountpoint::Mountpoint,
+    options::Access,
     place::{self, Place},
     prepare::Prepared,
     processes, session,
@@ -47,6 +48,8 @@ pub(crate) struct Mount {
     /// The device number of the filesystem, while the mount is in the file tree.
     device: Option<Dev>,
     tree: Arc<Tree>,
+    /// Whether the caller has mounted the filesystem. It is then not for us to unmount.
+    is_given: bool,
     /// Set when the session has ended. `true` if the kernel has released the filesystem: its device
     /// number is then free, and the next mount may get that number.
     ended: Arc<OnceLock<bool>>,
@@ -63,31 +66,62 @@ impl Mount {
         // The mountpoint comes first: `find` removes a dead mount, which may cover the source.
         let mountpoint = Mountpoint::find(&options.mountpoint)?;
         let prepared = Prepared::open(options, |source| mountpoint.check(source))?;
-        let device = kernel::open_device()?;
-        let tree = prepared.tree.clone();
-        let mut mount = Self {
-            path: mountpoint.path().into(),
-            source: prepared.source.clone(),
-            device: None,
-            tree: tree.clone(),
-            ended: Arc::new(OnceLock::new()),
+        let mut mount = Self::new(mountpoint.path().into(), &prepared);
+        let name = options.fs_name.clone().unwrap_or_else(|| prepared.source.clone().into());
+        let detached = match kernel::open_device() {
+            Ok(device) => Detached::new(&device, &mount.path, &name, options)?
+                .map(|detached| (device, detached))
+                .ok_or(None),
+            Err(error) => Err(Some(error)),
         };
-        let path = mount.source.clone();
-        let name = options.fs_name.as_deref().unwrap_or(path.as_os_str());
-        match Detached::new(&device, &mount.path, name, options)? {
-            Some(detached) => {
-                mount.serve(device, options, events)?;
+        match detached {
+            Ok((device, detached)) => {
+                mount.serve(device, options.access, events)?;
                 mount.show(detached, &mountpoint, options)?;
             }
-            None => {
-                drop(device);
+            Err(refused) => {
                 // The open descriptor would keep the mount busy if the mount had to be undone.
                 drop(mountpoint);
-                mount.with_fusermount(name, options, events)?;
+                mount.with_fusermount(&name, options, events).map_err(|error| match refused {
+                    // fusermount3 may open a device that this process may not open.
+                    Some(refused) if error.is_about_the_device() => refused,
+                    _ => error,
+                })?;
             }
         }
         prepared.log_warnings();
         Ok(mount)
+    }
+
+    /// Serves a filesystem that the caller has mounted. `device` is its /dev/fuse, and `path` is what
+    /// the caller calls it.
+    ///
+    /// # Errors
+    /// When the source cannot be used, or the session cannot be started.
+    pub(crate) fn serve_given(
+        device: OwnedFd,
+        path: &Path,
+        options: &Options,
+        events: Sender<Event>,
+    ) -> Result<Self, Error> {
+        let prepared = Prepared::open(options, |_| Ok(()))?;
+        let mut mount = Self::new(path.into(), &prepared);
+        mount.is_given = true;
+        // The mount options of the caller say who may use it.
+        mount.serve(device, Access::Everybody, events)?;
+        prepared.log_warnings();
+        Ok(mount)
+    }
+
+    fn new(path: PathBuf, prepared: &Prepared) -> Self {
+        Self {
+            path,
+            source: prepared.source.clone(),
+            device: None,
+            tree: prepared.tree.clone(),
+            is_given: false,
+            ended: Arc::new(OnceLock::new()),
+        }
     }
 
     /// The path of the mountpoint.
@@ -101,11 +135,18 @@ impl Mount {
     }
 
     /// Unmounts the filesystem, or detaches it if it is in use. The server of a detached filesystem
-    /// then has `GRACE` to answer open requests.
+    /// then has `GRACE` to answer open requests. A filesystem that the caller has mounted stays, and
+    /// gives errors from then on.
     ///
     /// # Errors
     /// When unmounting is refused.
     pub(crate) fn unmount(mut self) -> Result<(), Error> {
+        if self.is_given {
+            let tree = self.tree.clone();
+            let _ = place::within(GRACE, move || tree.save_indexes());
+            session::let_go_of_device();
+            return Ok(());
+        }
         let end = self.take_away()?;
         let limit = match end {
             Mode::Ordinary => SAVING,
@@ -132,13 +173,8 @@ impl Mount {
     }
 
     /// Starts the threads that answer the kernel.
-    fn serve(
-        &self,
-        device: OwnedFd,
-        options: &Options,
-        events: Sender<Event>,
-    ) -> Result<(), Error> {
-        session::start(self.tree.clone(), device, options.access, self.ended.clone(), events)
+    fn serve(&self, device: OwnedFd, access: Access, events: Sender<Event>) -> Result<(), Error> {
+        session::start(self.tree.clone(), device, access, self.ended.clone(), events)
     }
 
     /// Waits until the mount answers, then moves it to its mountpoint.
@@ -164,7 +200,8 @@ impl Mount {
     ) -> Result<(), Error> {
         let device = fusermount::mount(&self.path, name, options)?;
         let place = match Place::open(&self.path) {
-            Ok(place) if place.mount().is_npzfs() => place,
+            // A stand-in for fusermount3 in a pod may have made a mount without a subtype.
+            Ok(place) if place.is_mount_root() && place.mount().is_fuse() => place,
             strange => {
                 detach::unmount(&self.path, Mode::Lazy)?;
                 let lost = || io::Error::other("the mount is not where fusermount3 made it");
@@ -173,7 +210,7 @@ impl Mount {
             }
         };
         self.device = Some(place.mount().device);
-        self.serve(device, options, events)?;
+        self.serve(device, options.access, events)?;
         first_answer(&self.path, place.into_fd())?;
         Ok(())
     }
@@ -192,7 +229,7 @@ impl Mount {
                 said: super::error::plain(&cause),
             })?
             .into_iter()
-            .filter(|mount| mount.device == device && mount.is_npzfs());
+            .filter(|mount| mount.device == device && mount.is_fuse());
         for mount in mounts.collect::<Vec<_>>().into_iter().rev() {
             if let Mode::Lazy = take_away(&mount)? {
                 end = Mode::Lazy;

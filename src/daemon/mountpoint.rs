@@ -1,6 +1,7 @@
 //! Checks whether a directory can be mounted on, and removes dead npzfs mounts from it.
 
 use std::{
+    io,
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
 };
@@ -13,12 +14,56 @@ use rustix::{
 use super::{
     Error, detach,
     place::{self, Answer, Place},
+    serve::given_number,
     source::Source,
 };
 use crate::mounts;
 
 /// The most dead mounts to remove from one mountpoint. They may lie on top of each other.
 const MOST_DEAD_MOUNTS: usize = 16;
+
+/// A mountpoint that did not exist before. Dropping this value removes it.
+#[derive(Debug)]
+pub(crate) struct MadeMountpoint {
+    /// The canonical path.
+    pub path: PathBuf,
+}
+
+impl MadeMountpoint {
+    /// Makes the directory `path` if it does not exist, but not the one that it lies in. `None` if
+    /// there is something at `path` already.
+    ///
+    /// # Errors
+    /// When the directory cannot be made.
+    pub(crate) fn make(path: &Path) -> Result<Option<Self>, Error> {
+        if given_number(path).is_some() {
+            return Ok(None);
+        }
+        // mkdir(2) alone would do, but could ask a filesystem that hangs.
+        if Place::open(path).err().as_ref().and_then(Errno::from_io_error) != Some(Errno::NOENT) {
+            return Ok(None);
+        }
+        match std::fs::create_dir(path) {
+            Ok(()) => {}
+            Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => return Ok(None),
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
+                return Err(Error::MountpointMissing(path.into()));
+            }
+            Err(cause) => return Err(Error::Mountpoint(path.into(), cause)),
+        }
+        // The server changes its working directory.
+        let path = path.canonicalize().map_err(|cause| Error::Mountpoint(path.into(), cause))?;
+        Ok(Some(Self { path }))
+    }
+}
+
+impl Drop for MadeMountpoint {
+    fn drop(&mut self) {
+        if let Err(cause) = std::fs::remove_dir(&self.path) {
+            log::debug!("the mountpoint {} stays: {cause}", self.path.display());
+        }
+    }
+}
 
 /// A directory that can be mounted on.
 #[derive(Debug)]

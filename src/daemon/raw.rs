@@ -1,6 +1,6 @@
 //! System calls on descriptors and namespaces that have no safe wrapper.
 
-use std::os::fd::RawFd;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 use rustix::thread::UnshareFlags;
 
@@ -20,6 +20,18 @@ pub(super) fn close_inherited() {
             unsafe { rustix::io::close(number) };
         }
     }
+}
+
+/// Takes the descriptor `number` of /dev/fuse, with which this process was started. `None` if the
+/// process has no such descriptor. To be called once.
+pub(super) fn take_fuse_device(number: RawFd) -> Option<OwnedFd> {
+    let to = std::fs::read_link(format!("/proc/self/fd/{number}")).ok()?;
+    if !to.ends_with("dev/fuse") {
+        return None;
+    }
+    // SAFETY: the descriptor is open. No value in this process owns it: the process opens /dev/fuse
+    // only to mount, and does not mount if it was started with a device.
+    Some(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 /// Moves this process, which must have one thread only, into new namespaces.

@@ -1,10 +1,10 @@
 //! Runs a server, from mounting to its end.
 
-use std::sync::mpsc;
+use std::{os::fd::RawFd, path::Path, sync::mpsc};
 
 use sd_notify::NotifyState;
 
-use super::{Error, Event, Mount, Options, background, lock::LockFile, signals};
+use super::{Error, Event, Mount, Options, background, lock::LockFile, raw, signals};
 
 /// How the server was started. This decides how it treats signals and how it reports readiness.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +31,14 @@ pub(crate) fn serve(options: &Options, kind: ServerKind) -> Result<(), Error> {
     signals::forward_signals(sender.clone(), kind)?;
     // The lock is held until the mount is gone.
     let lock_file = options.while_locked.as_deref().map(LockFile::open).transpose()?;
-    let mount = Mount::start(options, sender.clone())?;
+    let mount = match given_number(&options.mountpoint) {
+        None => Mount::start(options, sender.clone())?,
+        Some(number) => {
+            let device = raw::take_fuse_device(number)
+                .ok_or_else(|| Error::GivenDevice(options.mountpoint.clone()))?;
+            Mount::serve_given(device, &options.mountpoint, options, sender.clone())?
+        }
+    };
     if let Some(lock_file) = &lock_file {
         lock_file.watch(sender)?;
     }
@@ -62,6 +69,12 @@ pub(crate) fn serve(options: &Options, kind: ServerKind) -> Result<(), Error> {
     };
     tell(&[NotifyState::Stopping]);
     result
+}
+
+/// The N of a mountpoint /dev/fd/N: a descriptor of /dev/fuse that the caller has mounted. apptainer
+/// does so for its --fusemount.
+pub(super) fn given_number(mountpoint: &Path) -> Option<RawFd> {
+    mountpoint.strip_prefix("/dev/fd").ok()?.to_str()?.parse().ok()
 }
 
 /// Notifies the service manager, if one has started the server.

@@ -124,8 +124,8 @@ fn a_source_that_lies_on_a_dead_mount() {
 fn a_mountpoint_that_is_no_empty_directory() {
     let Some(sandbox) = Sandbox::new() else { return };
     let src = sandbox.src();
-    run(npzfs().args([src.clone(), sandbox.path("none")]))
-        .fails(1, &["none does not exist", "mkdir -p"]);
+    run(npzfs().args([src.clone(), sandbox.path("none/mnt")]))
+        .fails(1, &["none/mnt does not exist", "mkdir -p"]);
     fs::write(sandbox.path("file"), "").expect("write");
     run(npzfs().args([src.clone(), sandbox.path("file")])).fails(1, &["file is not a directory"]);
     let full = sandbox.dir("full");

@@ -299,8 +299,8 @@ def test_14_4_killing_everything_but_the_server_leaves_nothing(runner):
 
 
 def test_14_4_signals_do_not_end_a_server_whose_command_runs(runner):
-    process = runner.start("--", runner.interpreter, "-c", LOOK + "input()\n" + LOOK, "source/a.npz",
-                           stdin=subprocess.PIPE)  # fmt: skip
+    command = ["--", runner.interpreter, "-c", LOOK + "input()\n" + LOOK, "source/a.npz"]
+    process = runner.start(*command, stdin=subprocess.PIPE)
     server = runner.server()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGTERM):
         poll(lambda: Path(f"/proc/{server}/cwd").readlink() == Path("/"), 10, "it serves")

@@ -62,7 +62,9 @@ def test_14_8_what_numpy_saves_goes_to_the_directory(runner, changes):
     assert sorted(written) == ["deep/new.npy", "new.npz", "notes"]
     assert tree(runner.source) == before
     # The next command goes on from there.
-    changes("assert (np.load('source/deep/new.npy') == [1, 2]).all()\nos.unlink('source/new.npz')\n")
+    changes(
+        "assert (np.load('source/deep/new.npy') == [1, 2]).all()\nos.unlink('source/new.npz')\n"
+    )
     changes("assert not os.path.exists('source/new.npz')\n")
 
 
@@ -133,8 +135,8 @@ def test_14_8_names_whose_kind_is_not_known_yet_are_listed(runner, changes):
     changes(
         "with os.scandir('source') as entries:\n"
         "    kinds = {entry.name: entry.is_dir() for entry in entries}\n"
-        "names = {'a.npz': 0, 'a.npz.d': 1, 'deep': 1, 'large.npz': 0, 'large.npz.d': 1, 'notes': 0}\n"
-        "assert kinds == names, kinds\n"
+        "assert kinds == {'a.npz': 0, 'a.npz.d': 1, 'deep': 1, 'large.npz': 0,\n"
+        "                 'large.npz.d': 1, 'notes': 0}, kinds\n"
         "os.unlink('source/large.npz.d/00007.npy')\n"
         "assert len(os.listdir('source/large.npz.d')) == 4999\n"
         "assert len(zipfile.ZipFile('source/large.npz').namelist()) == 5000\n"
@@ -191,7 +193,8 @@ def test_14_10_write_bits_are_those_of_the_source(runner, changes):
         (runner.source / name).chmod(mode)
         os.chown(runner.source / name, *([0 if runner.is_root else USER] * 2))
     changes(
-        "modes = {name: os.stat('source/' + name).st_mode & 0o777 for name in os.listdir('source')}\n"
+        "mode = lambda name: os.stat('source/' + name).st_mode & 0o777\n"
+        "modes = {name: mode(name) for name in os.listdir('source')}\n"
         "assert modes == {'a.npz': 0o640, 'a.npz.d': 0o750, 'deep': 0o755, 'notes': 0o400}, modes\n"
         "assert os.stat(member).st_mode & 0o777 == 0o640\n"
         "if os.getuid() != 0:\n"
@@ -269,8 +272,9 @@ def test_14_12_the_directory_is_made_and_keeps_the_upper_layer_alone(runner):
 
 def test_14_12_two_commands_with_one_directory_follow_each_other(runner):
     place = runner.home / "changes"
-    first = runner.start("--writable", place, "--", "sh", "-c", "echo ready; read x; echo 1 >source/1",
-                         stdin=subprocess.PIPE)  # fmt: skip
+    script = "echo ready; read x; echo 1 >source/1"
+    command = ["--writable", place, "--", "sh", "-c", script]
+    first = runner.start(*command, stdin=subprocess.PIPE)
     assert first.stdout.readline() == b"ready\n"
     second = runner.start("--writable", place, "--", "cat", "source/1")
     poll(lambda: len(runner.servers()) == 2, 10, "the second waits")
