@@ -1,10 +1,13 @@
 """Rules 2 of docs/python.md: which mount the arrays come from, and when it ends."""
 
+import codecs
 import gzip
 import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
+import tempfile
 from pathlib import Path
 
 import npzfs
@@ -258,3 +261,45 @@ def test_2_8_an_error_of_mounting_has_the_words_of_the_program(archive, monkeypa
         npzfs.load(archive)
     assert raised.value.filename == str(archive.parent)
     assert mounts_in(tmp_path) == []
+
+
+NOBODY = 65534
+
+
+def as_nobody(directory):
+    """Loads and replaces an archive as an ordinary user; returns the mountpoint it saw."""
+    # Imported by zipfile when it is needed. Nobody may be unable to read this Python.
+    codecs.lookup("cp437")
+    os.setgroups([])
+    os.setresgid(NOBODY, NOBODY, NOBODY)
+    os.setresuid(NOBODY, NOBODY, NOBODY)
+    os.environ.update(XDG_RUNTIME_DIR=str(directory / "run"), XDG_CACHE_HOME=str(directory))
+    os.chdir(directory)
+    np.savez_compressed("a.npz", x=rows())
+    x = npzfs.load("a.npz")["x"]
+    same(x, rows())
+    same(pickle.loads(pickle.dumps(x[3:5])), rows()[3:5])
+    with npzfs.mount(".", layout="stored") as root:
+        same(np.load(root / "a.npz")["x"], rows())
+    assert not root.exists()
+    return str(Path(x.filename).parents[1])
+
+
+def test_2_3_an_ordinary_user_has_mounts_too(open_directory):
+    """Through fusermount3. Without root all the other tests are such."""
+    if os.getuid() == 0:
+        point = in_child(as_nobody, open_directory)
+        assert Path(point).is_relative_to(open_directory)
+    poll(lambda: not mounts_in(open_directory), 10, "the mounts of the child are gone")
+
+
+@pytest.fixture
+def open_directory():
+    """A directory of nobody, which pytest's own would be no way to."""
+    with tempfile.TemporaryDirectory(prefix="npzfs-python-") as name:
+        directory = Path(name)
+        (directory / "run").mkdir(mode=0o700)
+        if os.getuid() == 0:
+            for path in (directory, directory / "run"):
+                os.chown(path, NOBODY, NOBODY)
+        yield directory
