@@ -8,7 +8,7 @@ import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.lib import format as npy
@@ -29,6 +29,10 @@ _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 _GZIP = b"\x1f\x8b"
 # An archive without members.
 _EMPTY_ZIP = b"PK\x05\x06" + bytes(18)
+# A name that a directory cannot have, or that is another's there.
+_NOT_SHOWN = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+# Version 3.0, for names of fields that are not Latin-1, has no public function.
+_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 # What reading damaged bytes raises. NumPy has a ValueError for a file that is too short.
 _FAILURES = (OSError, ValueError, EOFError)
 
@@ -88,10 +92,12 @@ class NpzFile(_Base):
         if self.mmap_mode is None and self.zip is not None and self._is_stale():
             return super().__getitem__(entry)
         self._check()
-        path = self._shown(entry)
-        if path is None:
+        file = self._open(entry)
+        if file is None:
             return super().__getitem__(entry)
-        return _read(path, self.mmap_mode, self.allow_pickle, self._keywords, self._origin(entry))
+        with file:
+            origin = self.path, entry, self.generation
+            return _read(file, self.mmap_mode, self.allow_pickle, self._keywords, origin)
 
     def __repr__(self) -> str:
         names = ", ".join(self.files[:5]) + ("..." if len(self.files) > 5 else "")
@@ -104,8 +110,9 @@ class NpzFile(_Base):
         """The path of a member in the mount."""
         entry = self._entry(key)
         self._check()
-        path = self._shown(entry)
-        if path is None:
+        path = self._path(entry)
+        # It is not opened: that compares it with its checksum.
+        if path is None or not os.path.isfile(path) or not self._is_member(path, entry):
             raise Error(errno.ENOENT, f"the mount does not show the member {entry}", self.path)
         return path
 
@@ -116,9 +123,6 @@ class NpzFile(_Base):
             return self._files[key]
         except KeyError:
             raise KeyError(f"{key} is not a file in the archive") from None
-
-    def _origin(self, entry: str) -> tuple[str, str, Generation]:
-        return self.path, entry, self.generation
 
     def _is_stale(self) -> bool:
         try:
@@ -132,22 +136,38 @@ class NpzFile(_Base):
         if found != self.generation:
             raise Stale(self.path, self.generation, found)
 
-    def _shown(self, entry: str) -> str | None:
-        """Where the mount shows an entry; None if it shows it under another name, or not at all."""
-        if self.zip is None:
-            return os.path.join(self._root, entry)
+    def _path(self, entry: str) -> str | None:
+        """Where a member is in the mount, unless its name had to be changed."""
         parts = [part for part in entry.split("/") if part not in ("", ".")]
-        if not parts or ".." in parts or "\0" in entry:
+        return None if ".." in parts or "\0" in entry else os.path.join(self._root, *parts)
+
+    def _open(self, entry: str) -> BinaryIO | None:
+        """A member in the mount. None if it is shown under another name, or not at all."""
+        path = self._path(entry)
+        if path is None:
             return None
-        path = os.path.join(self._root, *parts)
+        try:
+            file = open(path, "rb")
+        except OSError as error:
+            if self.zip is not None and error.errno in _NOT_SHOWN:
+                return None
+            _explain(error, path, self.path, entry)
+            raise
+        if self._is_member(file.fileno(), entry):
+            return file
+        file.close()
+        return None
+
+    def _is_member(self, shown: int | str, entry: str) -> bool:
+        """Whether a file of the mount is this member, and not another of a similar name."""
+        if self.zip is None:
+            return True
         info = self.zip.getinfo(entry)
         try:
-            there = os.stat(path)
-            crc32 = int(os.getxattr(path, "user.npzfs.crc32"), 16)
+            crc32 = int(os.getxattr(shown, "user.npzfs.crc32"), 16)
         except OSError:
-            return None
-        is_same = (there.st_size, crc32) == (info.file_size, info.CRC)
-        return path if is_same else None
+            return False
+        return (os.stat(shown).st_size, crc32) == (info.file_size, info.CRC)
 
 
 def load(
@@ -179,12 +199,12 @@ def load(
     if start[:2] == _GZIP and real.lower().endswith(".npy.gz"):
         shown = _places.shown(real, found)
         if state_of(shown) is not None:
-            return _read(shown, mmap_mode, allow_pickle, keywords, origin)
+            return _read_path(shown, mmap_mode, allow_pickle, keywords, origin)
         # It has no size in its header, or there is a .npy beside it.
         with gzip.open(path) as decoded:
             return _numpy_load(io.BytesIO(decoded.read()), None, allow_pickle, **keywords)
     if start == npy.MAGIC_PREFIX:
-        return _read(path, mmap_mode, allow_pickle, keywords, origin)
+        return _read_path(path, mmap_mode, allow_pickle, keywords, origin)
     return _numpy_load(path, mmap_mode, allow_pickle, **keywords)  # type: ignore[arg-type]
 
 
@@ -218,48 +238,77 @@ def reopen(archive: str, key: str | None, generation: Generation) -> Array:
     return array
 
 
-def _read(
+def _read_path(
     path: str,
     mmap_mode: str | None,
     allow_pickle: bool,
     keywords: dict[str, Any],
     origin: tuple[str, str | None, Generation],
 ) -> Any:
-    """The array of a file, or its bytes if it is no `.npy`."""
+    try:
+        file = open(path, "rb")
+    except OSError as error:
+        _explain(error, path, origin[0], origin[1])
+        raise
+    with file:
+        return _read(file, mmap_mode, allow_pickle, keywords, origin)
+
+
+def _read(
+    file: BinaryIO,
+    mmap_mode: str | None,
+    allow_pickle: bool,
+    keywords: dict[str, Any],
+    origin: tuple[str, str | None, Generation],
+) -> Any:
+    """The array in an open file, or the bytes of a file that is no `.npy`."""
     archive, entry, generation = origin
     try:
-        with open(path, "rb") as file:
-            if file.read(len(npy.MAGIC_PREFIX)) != npy.MAGIC_PREFIX:
-                file.seek(0)
-                return file.read()
-        array = _load_file(path, mmap_mode, allow_pickle, keywords)
-        # The member of another generation has its time; one that came later shows in the archive.
-        times = os.stat(path).st_mtime_ns, generation.mtime_ns
-        found = Generation.of(os.stat(archive))
+        array = _array_in(file, mmap_mode, allow_pickle, keywords)
     except _FAILURES as error:
-        state = state_of(path) or ""
-        if state.startswith("corrupt"):
-            raise Damaged(archive, entry, offset_in(state), state) from error
-        if state.startswith("refused"):
-            raise Error(errno.EACCES, f"{entry}: {state}", archive) from error
+        _explain(error, file.name, archive, entry)
         raise
-    if found != generation or times[0] != times[1]:
+    found = Generation.of(os.stat(archive))
+    # A mount shows the times of the archive. It may be a moment late to show another one.
+    if found != generation or os.fstat(file.fileno()).st_mtime_ns != generation.mtime_ns:
         raise Stale(archive, generation, found)
     if isinstance(array, np.memmap):
         return mapped(array, archive, entry, generation)
     return array
 
 
-def _load_file(
-    path: str, mmap_mode: str | None, allow_pickle: bool, keywords: dict[str, Any]
+def _array_in(
+    file: BinaryIO, mmap_mode: str | None, allow_pickle: bool, keywords: dict[str, Any]
 ) -> Any:
+    start = file.read(len(npy.MAGIC_PREFIX))
+    file.seek(0)
+    if start != npy.MAGIC_PREFIX:
+        return file.read()
+    if mmap_mode is None:
+        return _numpy_load(file, None, allow_pickle, **keywords)
+    # One open file for header and data, where np.load opens it three times. What is not usual is
+    # left to np.load: other versions, long headers, and its words for what is wrong.
     try:
-        return _numpy_load(path, mmap_mode, allow_pickle, **keywords)  # type: ignore[arg-type]
-    except ValueError as error:
-        # Objects cannot be mapped. np.load of an archive gives them, or says what it needs.
-        if mmap_mode is None or "Python objects" not in str(error):
-            raise
-    return _numpy_load(path, None, allow_pickle, **keywords)
+        reader: Any = _HEADERS[npy.read_magic(file)]
+        shape, is_fortran, dtype = reader(file)
+    except (KeyError, ValueError):
+        return _numpy_load(file.name, mmap_mode, allow_pickle, **keywords)  # type: ignore[arg-type]
+    if dtype.hasobject:
+        # They cannot be mapped. np.load of an archive gives them, or says what it needs.
+        file.seek(0)
+        return _numpy_load(file, None, allow_pickle, **keywords)
+    order: Any = "F" if is_fortran else "C"
+    mode: Any = mmap_mode
+    return np.memmap(file, dtype, mode, file.tell(), shape, order)
+
+
+def _explain(error: Exception, path: str, archive: str, entry: str | None) -> None:
+    """Raises what the server says about a file of a mount that could not be read."""
+    state = state_of(path) or ""
+    if state.startswith("corrupt"):
+        raise Damaged(archive, entry, offset_in(state), state) from error
+    if state.startswith("refused"):
+        raise Error(errno.EACCES, f"{entry}: {state}", archive) from error
 
 
 def _key_of(entry: str) -> str:

@@ -225,14 +225,12 @@ def _remove(home: str) -> None:
 
 def _answers(point: str) -> bool:
     """Whether a mount is there and alive."""
-    if all(mounted.point != point for mounted in _table.mounts()):
-        return False
     try:
-        os.stat(point)
+        return os.stat(point).st_dev != os.stat(os.path.dirname(point)).st_dev
     except OSError:
-        # Its server was killed. The program replaces a dead mount when it mounts there.
+        # Its server was killed: the program replaces a dead mount when it mounts there. Or there is
+        # no such directory.
         return False
-    return True
 
 
 def _start(source: str, point: str, options: dict[str, Option]) -> None:
