@@ -25,10 +25,11 @@ def shown(real: str, found: os.stat_result) -> str:
             continue
         if _servers.is_private(mounted.point) and not _servers.is_own(mounted.point):
             continue
-        source = os.path.realpath(mounted.source)
+        # The server has resolved its links. They are not looked at again: a source may hang.
+        source = mounted.source
         if source == real:
             path = mounted.point
-        elif os.path.commonpath([source, directory]) == source:
+        elif real.startswith(os.path.join(source, "")):
             path = _name_in_mount(mounted.point, os.path.relpath(real, source))
         else:
             continue

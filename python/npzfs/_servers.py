@@ -112,11 +112,13 @@ def mount(
     mapped can still be read after the block, as long as this process runs.
     """
     source = os.path.abspath(os.fspath(source))
-    home = tempfile.mkdtemp(prefix="npzfs-", dir=_base(source))
-    point = os.path.join(home, "mnt")
+    process = os.getpid()
     with _guard:
-        if not _hold(home):
-            raise Error(errno.EBUSY, "somebody else has locked the new directory", home)
+        home = tempfile.mkdtemp(prefix="npzfs-", dir=_base(source))
+        # Another process may look whether the new directory is one that nobody uses.
+        while not _hold(home):
+            home = tempfile.mkdtemp(prefix="npzfs-", dir=_base(source))
+        point = os.path.join(home, "mnt")
         try:
             _start(source, point, {"layout": layout, **options})
         except BaseException:
@@ -126,13 +128,19 @@ def mount(
     try:
         yield Path(point)
     finally:
-        with _guard:
-            _own.discard(point)
-            if _run("unmount", point) is None:
-                _release(home)
-            else:
-                # In use. Its server ends when nobody has the mount open, or this process ends.
-                _run("unmount", "--lazy", point)
+        _own.discard(point)
+        # A child that was forked within the block leaves it, too.
+        if os.getpid() == process:
+            _end(home, point)
+
+
+def _end(home: str, point: str) -> None:
+    with _guard:
+        if _run("unmount", point) is None:
+            _release(home)
+        else:
+            # In use. Its server ends when nobody has the mount open, or this process ends.
+            _run("unmount", "--lazy", point)
 
 
 def _bases() -> list[str]:

@@ -220,6 +220,20 @@ def test_2_6_it_ends_when_the_block_fails(archive, runtime):
     assert mounts_in(runtime) == []
 
 
+def test_2_6_a_forked_child_that_leaves_the_block_does_not_end_it(archive):
+    text = """
+import os, sys, npzfs
+with npzfs.mount(sys.argv[1]) as root:
+    child = os.fork()
+    if child == 0:
+        sys.exit()
+    os.waitpid(child, 0)
+    print(sorted(os.listdir(root)))
+print(root.exists())
+"""
+    assert run_python(text, archive.parent).splitlines() == ["['a.npz']", "False"]
+
+
 def test_2_6_arrays_outlive_the_block(archive, runtime):
     with npzfs.mount(archive.parent) as root:
         x = np.load(root / "a.npz/x.npy", mmap_mode="r")
@@ -249,6 +263,12 @@ def test_2_7_the_path_of_a_member_is_for_other_libraries(archive):
     assert npzfs.path(archive) == path.parent
     with pytest.raises(KeyError, match="y is not a file in the archive"):
         npzfs.path(archive, "y")
+
+
+def test_2_8_the_program_can_be_named(archive, monkeypatch):
+    monkeypatch.setenv("NPZFS", "/none/npzfs")
+    with pytest.raises(FileNotFoundError, match="/none/npzfs"):
+        npzfs.load(archive)
 
 
 def test_2_8_an_error_of_mounting_has_the_words_of_the_program(archive, monkeypatch, tmp_path):
