@@ -121,6 +121,7 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
         None => Log::System,
     };
     let kind = if server { ServerKind::Background } else { ServerKind::Foreground };
+    daemon::close_inherited_locks(&options, kind);
     exit_code(daemon::start_log(&log, level).and_then(|()| serve(&options, kind)))
 }
 

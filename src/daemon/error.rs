@@ -19,7 +19,7 @@ pub(crate) enum Error {
     SourceKind(PathBuf),
     /// The source was opened, but no tree can be made from it.
     Tree(PathBuf, io::Error),
-    /// The file of `--while-locked` could not be opened.
+    /// The file of `--while-locked` could not be opened or locked.
     LockFile(PathBuf, io::Error),
     /// The mountpoint is /dev/fd/N, but this is no descriptor of /dev/fuse.
     GivenDevice(PathBuf),
@@ -185,7 +185,7 @@ impl fmt::Display for Error {
                 plain(cause)
             ),
             Error::LockFile(path, cause) => {
-                write!(f, "cannot open {}, the file to be locked: {}", Shown(path), plain(cause))
+                write!(f, "cannot lock {} (--while-locked): {}", Shown(path), plain(cause))
             }
             Error::GivenDevice(path) => write!(
                 f,

@@ -41,16 +41,18 @@ pub(super) fn raise_file_limit() {
 }
 
 /// Returns whether fewer threads can be started than a mount with `decoders` decoding threads
-/// should have (because of TasksMax=, pids.max or ulimit -u). Starts threads to count them: if only
+/// should have (because of TasksMax=, pids.max or ulimit -u). `more` is the number of threads that
+/// this mount needs beside those of every mount. Starts threads to count them: if only
 /// half of fuser's threads can be started, fuser serves with that half and reports nothing.
 ///
 /// # Errors
 /// `Threads`, if too few threads can be started for any mount.
-pub(super) fn few_threads(decoders: usize) -> Result<bool, Error> {
-    let wanted = decoders + answering_threads() + OTHER_THREADS;
+pub(super) fn few_threads(decoders: usize, more: usize) -> Result<bool, Error> {
+    let wanted = decoders + answering_threads() + OTHER_THREADS + more;
+    let least = LEAST_THREADS + more;
     let allowed = threads_that_start(wanted);
-    if allowed < LEAST_THREADS {
-        return Err(Error::Threads { allowed, least: LEAST_THREADS });
+    if allowed < least {
+        return Err(Error::Threads { allowed, least });
     }
     if allowed < wanted {
         log::warn!(

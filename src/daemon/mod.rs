@@ -38,6 +38,7 @@ use std::io;
 pub(crate) use self::{
     background::launch,
     error::Error,
+    lock::close_inherited_locks,
     logging::{Log, start_log, stderr_is_the_journal},
     mount::Mount,
     mountpoint::MadeMountpoint,

@@ -32,7 +32,10 @@ impl Prepared {
         options: &Options,
         check: impl FnOnce(&Source) -> Result<(), Error>,
     ) -> Result<Self, Error> {
-        let few_threads = limits::few_threads(options.settings.serve.threads)?;
+        let few_threads = limits::few_threads(
+            options.settings.serve.threads,
+            usize::from(options.while_locked.is_some()),
+        )?;
         limits::raise_file_limit();
         let mut warnings = Vec::new();
         let mut warn = |warning| warnings.push(warning);

@@ -4,9 +4,9 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 use rustix::thread::UnshareFlags;
 
-/// Closes every descriptor above 2 that this process was started with. To be called before anything
-/// else in the process opens a descriptor.
-pub(super) fn close_inherited() {
+/// Closes those descriptors above 2 that this process was started with and for which `is_to_close`
+/// returns `true`. To be called before anything else in the process opens a descriptor.
+pub(super) fn close_inherited(is_to_close: impl Fn(RawFd) -> bool) {
     let numbers = |entries: std::fs::ReadDir| {
         let names = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
         names.filter(|&number| number > 2).collect::<Vec<RawFd>>()
@@ -14,7 +14,7 @@ pub(super) fn close_inherited() {
     for number in std::fs::read_dir("/proc/self/fd").map(numbers).unwrap_or_default() {
         // One number is that of the list itself, which is closed by now.
         let is_open = std::fs::symlink_metadata(format!("/proc/self/fd/{number}")).is_ok();
-        if is_open {
+        if is_open && is_to_close(number) {
             // SAFETY: the descriptor is open, and by the contract of this function no value in this
             // process owns it.
             unsafe { rustix::io::close(number) };

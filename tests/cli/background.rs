@@ -286,6 +286,6 @@ fn a_file_to_be_locked_that_does_not_exist() {
     let Some(sandbox) = Sandbox::new() else { return };
     let mut command = npzfs();
     command.arg("--while-locked").args([sandbox.path("none"), sandbox.src(), sandbox.mnt()]);
-    run(&mut command).fails(1, &["none, the file to be locked"]);
+    run(&mut command).fails(1, &["cannot lock", "none (--while-locked)"]);
     assert_eq!(sandbox.mounts(), []);
 }

@@ -20,7 +20,7 @@ OPENDIR, READDIR, RELEASEDIR, ACCESS = 27, 28, 29, 34
 FORGET, INTERRUPT, DESTROY, BATCH_FORGET = 2, 36, 38, 42
 ENOENT, ENOSYS = 2, 38
 # Of what the kernel offers with INIT; the last in the second word.
-ASYNC_READ, INIT_EXT, PASSTHROUGH = 1 << 0, 1 << 30, 1 << 5
+ASYNC_READ, FLOCK_LOCKS, INIT_EXT, PASSTHROUGH = 1 << 0, 1 << 10, 1 << 30, 1 << 5
 
 
 class Hanging:
@@ -69,11 +69,12 @@ def attributes(ino, path):
 
 def answer(content, names, opcode, node, body):
     """The body of the reply, or an errno."""
-    path = content if node == 1 else content / names[node - 2]
+    path = content if node <= 1 else content / names[node - 2]
     if opcode == INIT:
         # Reads are asynchronous, as in every server. With a stack of two, npzfs can pass no file of
         # this filesystem through: the kernel would wait then, and not npzfs.
-        flags, flags2, stack = ASYNC_READ | INIT_EXT, PASSTHROUGH, 2
+        # Locks are asked for here, and refused.
+        flags, flags2, stack = ASYNC_READ | FLOCK_LOCKS | INIT_EXT, PASSTHROUGH, 2
         # Readers beyond the number of background requests wait for a free one. One that is killed
         # there reads a page in the foreground before it gives up (filemap_create_folio,
         # mm/filemap.c). No signal ends that read once this process has seen it, and a server that

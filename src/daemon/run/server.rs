@@ -63,7 +63,7 @@ fn npzfs(arguments: &[OsString]) -> Command {
 pub(crate) fn serve(options: &Options, writable: Option<&Path>, log: &Log, level: LevelFilter) {
     // Descriptors of the caller belong to the command alone. A pipe that stays open here would
     // never come to its end for its reader, and a file would keep its lock.
-    raw::close_inherited();
+    raw::close_inherited(|_| true);
     background::take_name();
     // So the keys of the terminal send no signal to the server. This fails in the leader of a
     // process group alone, which a process is that a shell has started.
