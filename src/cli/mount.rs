@@ -15,7 +15,7 @@ use super::{exit_code, memory, print_error, size};
 use crate::{
     daemon::{self, Access, Log, MadeMountpoint, Options, ServerKind},
     serve::{self, Verify},
-    tree::{Layout, Settings},
+    tree::{FlatName, Layout, Settings},
 };
 
 /// The hidden flag that makes this process the server in the background.
@@ -50,9 +50,12 @@ pub(super) struct Arguments {
 /// Options that `-o` accepts, too: `-o disk_cache=DIR,noexec` is `--disk-cache=DIR --noexec`.
 #[derive(Debug, Args)]
 pub(super) struct MountOptions {
-    /// foo.npz is a directory (replace), or a file, plain (beside) or decoded (stored)
+    /// foo.npz is a directory (replace) or a file (beside, stored, flat)
     #[arg(long, value_name = "LAYOUT", value_parser = parse_layout)]
     layout: Option<Layout>,
+    /// flat names [default: {stem}_{key}.npy]; for one key: KEY={stem}.npy
+    #[arg(long, value_name = "NAME", value_parser = FlatName::parse)]
+    flat_name: Vec<FlatName>,
     /// How long the kernel may keep names and attributes
     #[arg(long, value_name = "SECONDS", value_parser = parse_ttl, default_value = "1")]
     ttl: Duration,
@@ -185,11 +188,15 @@ impl MountOptions {
             ..serve::Settings::default()
         };
         let layout = self.layout.unwrap_or(layout);
+        if layout != Layout::Flat && !self.flat_name.is_empty() {
+            return Err("--flat-name has a meaning with --layout flat only".to_owned());
+        }
+        let flat_names = self.flat_name.into_iter().collect();
         let index_dir = self.index_dir.or_else(default_index_dir);
         let options = Options {
             source,
             mountpoint,
-            settings: Settings { layout, ttl: self.ttl, serve, ..Settings::default() },
+            settings: Settings { layout, flat_names, ttl: self.ttl, serve, ..Settings::default() },
             index_dir: index_dir.map(|path| (path, self.index_dir_size)),
             disk_cache: self.disk_cache.map(|path| (path, self.disk_cache_size)),
             access: match (self.allow_other, self.allow_root) {
@@ -226,7 +233,8 @@ fn parse_layout(text: &str) -> Result<Layout, String> {
         "replace" => Ok(Layout::Replace),
         "beside" => Ok(Layout::Beside),
         "stored" => Ok(Layout::Stored),
-        _ => Err(format!("{text:?} is no layout: give replace, beside or stored")),
+        "flat" => Ok(Layout::Flat),
+        _ => Err(format!("{text:?} is no layout: give replace, beside, stored or flat")),
     }
 }
 

@@ -83,6 +83,13 @@ impl<N> Block<N> {
         (*lookups > 0).then(|| (self.node_of)(place))
     }
 
+    /// The first place whose inode the kernel refers to.
+    pub(super) fn first_live(&self) -> Option<u32> {
+        let chunk = self.chunks.first()?;
+        let place = chunk.lookups.iter().position(|lookups| *lookups > 0)?;
+        Some(chunk.number * CHUNK + place as u32)
+    }
+
     /// The node of the inode at `place`, whether or not the kernel refers to the inode.
     pub(super) fn node(&self, place: u32) -> N {
         (self.node_of)(place)

@@ -7,18 +7,14 @@
 //! chosen at random. An open file stays open, and its name gets the same inode number at the next
 //! lookup.
 
-use std::{
-    collections::HashMap,
-    ffi::OsString,
-    path::{Path, PathBuf},
-};
+use std::{collections::HashMap, ffi::OsString, path::Path, sync::Arc};
 
 use super::{
-    Ino, Kind, Tree, beside,
-    node::{Key, Node},
+    Ino, Kind, Layout, Tree, beside,
+    node::{Key, Node, Version},
     resolve::split,
 };
-use crate::archive::DirId;
+use crate::archive::{DirId, Entry, MemberId};
 
 /// An inode takes at most this many bytes of memory, unless its path is long.
 const LARGE_INODE: u64 = 1 << 10;
@@ -50,14 +46,16 @@ impl Tree {
     }
 
     /// Names to forget, each with the inode of its directory. They are names of files that are not
-    /// open, and of archives: with the name of an archive the kernel forgets all names in it. Each
+    /// open, and of archives: with the name of an archive the kernel forgets all names in it. With
+    /// an archive whose members stand beside it, the names of all its members are chosen. Each
     /// `round` chooses other names. Reads the source.
     pub(crate) fn names_to_forget(&self, round: u64) -> Vec<(Ino, OsString)> {
         let Some(part) = self.too_many() else { return Vec::new() };
         let is_meant = |ino: Ino| ((ino.0 ^ round).wrapping_mul(SPREAD) >> 32) < part;
         let mut directories = HashMap::new();
-        let named = self.inodes.some(is_meant).into_iter().filter_map(|node| {
-            let (path, name) = self.name_of(&node)?;
+        let chosen = self.inodes.some(is_meant);
+        let named = chosen.iter().flat_map(|node| self.names_of(node));
+        let named = named.filter_map(|(path, name)| {
             let directory = path.parent()?;
             let parent = match directories.get(directory) {
                 Some(parent) => *parent,
@@ -72,8 +70,9 @@ impl Tree {
         named.collect()
     }
 
-    /// The path in the source and the name in the mount, if the inode may be forgotten.
-    fn name_of(&self, node: &Node) -> Option<(PathBuf, OsString)> {
+    /// The path in the source and the name in the mount, if the inode may be forgotten. A member
+    /// that stands beside its archive stands for all of them.
+    fn names_of(&self, node: &Node) -> Vec<(Arc<Path>, OsString)> {
         let (path, name) = match node {
             Node::Source(node) if node.kind == Kind::RegularFile && node.open_file().is_none() => {
                 let path = node.path();
@@ -96,12 +95,41 @@ impl Tree {
             }
             Node::Member(version, _) => {
                 let path = version.key.path.clone();
-                let name = version.format.shown_name(split(&path).1)?.to_owned();
-                (path, name)
+                match version.format.shown_name(split(&path).1) {
+                    Some(name) => {
+                        let name = name.to_owned();
+                        (path, name)
+                    }
+                    None => return self.flat_names_of(version),
+                }
             }
-            _ => return None,
+            _ => return Vec::new(),
         };
-        Some((path.to_path_buf(), name))
+        vec![(path, name)]
+    }
+
+    /// The paths of the archive and the names of those members beside it to which the kernel
+    /// refers.
+    fn flat_names_of(&self, version: &Version) -> Vec<(Arc<Path>, OsString)> {
+        // A large archive is not opened again for this: it would take long, and much memory.
+        if self.settings.layout != Layout::Flat || version.weight_to_open().is_some() {
+            return Vec::new();
+        }
+        let Ok(archive) = self.open_container(version) else { return Vec::new() };
+        let archive = archive.container();
+        let counts = archive.counts();
+        let path = &version.key.path;
+        let Some(first) = self.inodes.number_of(&Key::Archive(version.key.clone(), counts)) else {
+            return Vec::new();
+        };
+        let name_of = |(name, entry): (&[u8], Entry)| {
+            let Entry::Member(MemberId(id)) = entry else { return None };
+            self.inodes.get(Ino(first.0 + u64::from(counts.0 + id)))?;
+            let name = self.settings.flat_names.of_member(split(path).1, name)?;
+            Some((path.clone(), name))
+        };
+        let names = archive.dir(DirId::ROOT).entries().filter_map(name_of);
+        names.take(AT_ONCE as usize).collect()
     }
 
     /// The inode number of a directory of the source, if the kernel has looked it up.

@@ -194,15 +194,17 @@ impl<K: Eq + Hash, N> Inodes<K, N> {
     }
 
     /// The nodes of the inodes whose number `is_meant` accepts. A block is accepted by its first
-    /// number alone, and gives the nodes of its first and its last inode.
+    /// number alone, and gives two nodes: of the first inode to which the kernel refers, and of the
+    /// last inode of the block.
     pub(super) fn some(&self, is_meant: impl Fn(Ino) -> bool) -> Vec<Arc<N>> {
         let table = self.table.lock();
         let single = table.by_number.iter().filter(|(ino, _)| is_meant(**ino));
         let single = single.map(|(_, entry)| entry.node.clone());
         let blocks = table.blocks.iter().filter(|(first, _)| is_meant(**first));
         let ends = blocks.flat_map(|(_, (_, block))| {
-            let last = block.len().checked_sub(1).filter(|last| *last > 0);
-            [Some(0), last].into_iter().flatten().filter_map(|place| block.get(place).map(Arc::new))
+            let first = block.first_live();
+            let last = block.len().checked_sub(1).filter(|last| Some(*last) != first);
+            [first, last].into_iter().flatten().filter_map(|place| block.get(place).map(Arc::new))
         });
         single.chain(ends).collect()
     }

@@ -21,14 +21,14 @@ use lru::LruCache;
 use super::{
     Attr, FsError, Ino, Kind, Tree,
     attr::Stat,
-    beside,
     containers::Found,
     node::{Node, Version},
     resolve::{enter_entry, stat_of},
-    source::{NAMES_AT_ONCE, SourceDir, SourceName},
+    source::SourceDir,
 };
 use crate::{
     archive::{Container, Device, DirId, Entry, Format},
+    serve::OpenContainer,
     sync::Mutex,
 };
 
@@ -61,7 +61,7 @@ const FIRST: u64 = 2;
 
 /// How many files are opened together. So at most 64 files are opened in vain if the reply has no
 /// room for their entries.
-const OPENED_TOGETHER: usize = 64;
+pub(super) const OPENED_TOGETHER: usize = 64;
 
 impl Tree {
     /// Passes the entries of a directory after `cookie` to `show`, until `show` returns `false`.
@@ -248,17 +248,30 @@ impl Tree {
     ///
     /// # Errors
     /// When there is not enough memory to open the file.
-    fn is_container(
+    pub(super) fn is_container(
         &self,
         at: &SourceDir<'_>,
         name: &OsStr,
         format: &'static Format,
     ) -> Result<bool, FsError> {
+        Ok(self.container_named(at, name, format)?.is_some())
+    }
+
+    /// The container in the file `name`; `None` if there is none.
+    ///
+    /// # Errors
+    /// When there is not enough memory to open the file.
+    pub(super) fn container_named(
+        &self,
+        at: &SourceDir<'_>,
+        name: &OsStr,
+        format: &'static Format,
+    ) -> Result<Option<Arc<OpenContainer>>, FsError> {
         match at.stat(name) {
             Ok(stat) if stat.kind() == Kind::RegularFile => {
-                Ok(self.container_at(at, name, format, stat)?.0.is_ok())
+                Ok(self.container_at(at, name, format, stat)?.0.ok())
             }
-            _ => Ok(false),
+            _ => Ok(None),
         }
     }
 
@@ -282,76 +295,6 @@ impl Tree {
             }
         }
     }
-
-    fn list_source(&self, at: &SourceDir<'_>, device: Device) -> Result<Vec<Name>, FsError> {
-        let mut reserved = Vec::new();
-        let mut names = at.list(|| {
-            reserved.push(self.server.reserve_memory(NAMES_AT_ONCE as u64 * NAME_MEMORY)?);
-            Ok(())
-        })?;
-        // In byte order, for the binary search in `has`.
-        names.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        let has = |name: &OsStr| names.binary_search_by(|entry| (*entry.0).cmp(name)).is_ok();
-        let beside = self.settings.layout.is_beside();
-        self.open_what_decides(at, device, &names);
-        let mut shown = Vec::with_capacity(names.len());
-        for (name, ino, kind) in &names {
-            let kind = match kind {
-                Some(kind) => *kind,
-                None => match at.stat(name) {
-                    Ok(stat) => stat.kind(),
-                    // The file was removed since the directory was read.
-                    Err(_) => continue,
-                },
-            };
-            let mut archive = None;
-            if kind == Kind::RegularFile
-                && let Some(format) = Format::of(name)
-            {
-                let directory = beside::directory_of(name);
-                match format.shown_name(name) {
-                    None if !beside => archive = Some(format),
-                    // If there is not enough memory to open the file, it is taken for an archive
-                    // with many members.
-                    None if !has(&directory)
-                        && self.is_container(at, name, format).unwrap_or(true) =>
-                    {
-                        shown.push(Name::new(directory, Kind::Directory));
-                    }
-                    Some(member)
-                        if !has(member) && self.is_container(at, name, format).unwrap_or(false) =>
-                    {
-                        shown.push(Name::new(member.to_owned(), Kind::RegularFile));
-                        if !beside {
-                            continue;
-                        }
-                    }
-                    _ => {}
-                }
-            }
-            shown.push(Name { archive, ino: *ino, ..Name::new(name.clone(), kind) });
-        }
-        Ok(shown)
-    }
-
-    /// Opens the files whose content decides which names are shown, unless that content is known
-    /// already. `containers` remembers the results.
-    fn open_what_decides(&self, at: &SourceDir<'_>, device: Device, names: &[SourceName]) {
-        let beside = self.settings.layout.is_beside();
-        let unknown = |(name, ino, kind): &SourceName| {
-            let format = Format::of(name).filter(|format| beside || !format.is_directory())?;
-            let may_be_file = kind.is_none_or(|kind| kind == Kind::RegularFile);
-            let is_unknown = may_be_file && !self.containers.remembers(device, *ino, format);
-            is_unknown.then(|| (name.clone(), format))
-        };
-        let unknown: Vec<_> = names.iter().filter_map(unknown).collect();
-        // In parts, because the files of one part stay open until the last of them is opened.
-        for part in unknown.chunks(OPENED_TOGETHER) {
-            let rows = part.iter().enumerate();
-            let rows = rows.map(|(row, (name, format))| (row, name.clone(), *format));
-            drop(self.open_rows(at, rows.collect()));
-        }
-    }
 }
 
 /// Shows `.` and `..` if their cookies are after `cookie`. Returns `false` if there is no room.
@@ -366,17 +309,17 @@ fn show_dots(cookie: u64, show: &mut Show<'_>) -> bool {
 #[derive(Debug)]
 pub(super) struct Name {
     pub name: OsString,
-    kind: Kind,
+    pub kind: Kind,
     /// The format that the file's name suggests, if the file may be an archive and so a directory
     /// in the mount.
     pub archive: Option<&'static Format>,
     /// The inode number of the file in the source; 0 for names that the mount adds.
     pub ino: u64,
-    cookie: u64,
+    pub cookie: u64,
 }
 
 impl Name {
-    fn new(name: OsString, kind: Kind) -> Self {
+    pub(super) fn new(name: OsString, kind: Kind) -> Self {
         Self { name, kind, archive: None, ino: 0, cookie: 0 }
     }
 }
@@ -417,10 +360,6 @@ impl Listing {
         &self.names[self.names.partition_point(|name| name.cookie <= cookie)..]
     }
 }
-
-/// Bytes of memory for one name while a directory is read: 152 for a name of up to 24 bytes,
-/// rounded up.
-const NAME_MEMORY: u64 = 160;
 
 /// How many names the kept listings may have in all. They take some 16 MiB.
 const KEPT: usize = 1 << 18;

@@ -10,6 +10,7 @@ mod block;
 mod containers;
 mod crowd;
 mod error;
+mod flat;
 mod handle;
 mod inode;
 mod listing;
@@ -17,6 +18,7 @@ mod node;
 mod number;
 mod open_rows;
 mod resolve;
+mod shown_names;
 mod source;
 #[expect(clippy::module_inception, reason = "the type this folder is named for")]
 mod tree;
@@ -33,6 +35,7 @@ pub(crate) use crate::archive::Timestamp;
 pub(crate) use attr::{Attr, Kind};
 pub(crate) use containers::Weight;
 pub(crate) use error::FsError;
+pub(crate) use flat::{FlatName, FlatNames};
 pub(crate) use handle::{Handle, HandleId};
 pub(crate) use inode::Ino;
 pub(crate) use listing::Listed;
@@ -40,7 +43,7 @@ pub(crate) use source::Source;
 pub(crate) use tree::{Opened, Opening, Tree};
 pub(crate) use xattr::Xattr;
 
-/// Under which names archives are shown as directories.
+/// How archives and their members are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Layout {
     /// `foo.npz` itself is the directory.
@@ -50,20 +53,34 @@ pub(crate) enum Layout {
     Beside,
     /// As `Beside`, but the file is the archive with its members decoded.
     Stored,
+    /// As `Stored`, but instead of the directory, the members stand as files beside the archive.
+    Flat,
 }
 
 impl Layout {
+    /// Whether archives and `.npy.gz` files stay files under their own names.
+    fn keeps_files(self) -> bool {
+        self != Self::Replace
+    }
+
     /// Whether the directories of archives are shown beside files, not in their place.
     fn is_beside(self) -> bool {
-        self != Self::Replace
+        matches!(self, Self::Beside | Self::Stored)
+    }
+
+    /// Whether archives are files with their members decoded.
+    fn is_decoding(self) -> bool {
+        matches!(self, Self::Stored | Self::Flat)
     }
 }
 
 /// Settings of the tree, and of how its contents are served.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
-    /// Under which names archives are shown as directories.
+    /// How archives and their members are shown.
     pub layout: Layout,
+    /// The names of members beside archives, with [`Layout::Flat`].
+    pub flat_names: FlatNames,
     /// How long the kernel may use names and attributes without asking again.
     pub ttl: Duration,
     /// Whether modes have the write bits of the source. They have them below an overlay that takes
@@ -82,6 +99,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             layout: Layout::Replace,
+            flat_names: FlatNames::default(),
             ttl: Duration::from_secs(1),
             write_bits: false,
             owner: None,

@@ -18,12 +18,14 @@ use crate::{
     serve::OpenContainer,
 };
 
-/// The file of the source that a name resolves to, with its path. `Container` if the file is shown
-/// as a directory or as its member, `DecodedArchive` if as a file with its members decoded.
+/// The file of the source that a name resolves to, with its path. `Container` if it is shown as a
+/// directory or as its only member, `DecodedArchive` if it is shown as a file with its members
+/// decoded, `Member` if the name is that of a member beside it.
 enum Resolved {
     Source(Arc<Path>, Stat),
     Container(Arc<Path>, Stat, &'static Format, Arc<OpenContainer>),
     DecodedArchive(Arc<Path>, Stat, &'static Format, Arc<OpenContainer>),
+    Member(Arc<Path>, Stat, Arc<OpenContainer>, MemberId),
 }
 
 impl Tree {
@@ -138,7 +140,7 @@ impl Tree {
         };
         let path = || at.path.join(name).into();
         if stat.kind() == Kind::RegularFile
-            && self.settings.layout == Layout::Stored
+            && self.settings.layout.is_decoding()
             && let Some(format) = Format::of(name).filter(|format| format.is_directory())
             && let (Ok(open), stat) = self.container_at(at, name, format, stat)?
             && open.container().decoded().is_some()
@@ -169,8 +171,8 @@ impl Tree {
         Ok(Resolved::Source(path(), stat))
     }
 
-    /// Resolves a `name` that the source does not have: a directory beside an archive, or a member
-    /// shown in the place of its container.
+    /// Resolves a `name` that the source does not have: a directory beside an archive, a member
+    /// shown in the place of its container, or a member beside its archive.
     fn resolve_derived(&self, at: &SourceDir<'_>, name: &OsStr) -> Result<Resolved, FsError> {
         let beside = beside::archive_of(name)
             .filter(|_| self.settings.layout.is_beside())
@@ -182,6 +184,26 @@ impl Tree {
             };
             if let (Ok(open), stat) = self.container_at(at, &source, format, stat)? {
                 return Ok(Resolved::Container(at.path.join(source).into(), stat, format, open));
+            }
+        }
+        match self.settings.layout {
+            Layout::Flat => self.resolve_flat(at, name),
+            _ => Err(FsError::NotFound),
+        }
+    }
+
+    /// Resolves the name of a member beside its archive.
+    fn resolve_flat(&self, at: &SourceDir<'_>, name: &OsStr) -> Result<Resolved, FsError> {
+        for candidate in self.settings.flat_names.candidates(name) {
+            let stat = match file_at(at, &candidate.archive) {
+                Err(FsError::NotFound) => continue,
+                stat => stat?,
+            };
+            if let (Ok(open), stat) = self.container_at(at, &candidate.archive, &NPZ, stat)?
+                && let Some(member) = candidate.member_of(open.container())
+            {
+                let path = at.path.join(candidate.archive).into();
+                return Ok(Resolved::Member(path, stat, open, member));
             }
         }
         Err(FsError::NotFound)
@@ -270,6 +292,13 @@ impl Tree {
                 let (dirs, members) = container.counts();
                 let inodes = self.inodes_of(&version, container);
                 (inodes.look_up(dirs + members), stat.decoded_archive(size))
+            }
+            Resolved::Member(path, stat, open, member) => {
+                let container = open.container();
+                let key = version_key(path, &stat, container.source());
+                let version = Arc::new(Version::new(key, &NPZ, &open));
+                let inodes = self.inodes_of(&version, container);
+                enter_entry(&inodes, &version, container, &stat, Entry::Member(member))
             }
         }
     }

@@ -8,7 +8,7 @@ use std::{
 use rustix::{fs::StatVfs, process::Resource};
 
 use super::{
-    Attr, FsError, Handle, HandleId, Ino, Kind, Layout, Settings, Source,
+    Attr, FsError, Handle, HandleId, Ino, Kind, Settings, Source,
     attr::Stat,
     containers::{Containers, Weight},
     handle::Handles,
@@ -91,7 +91,7 @@ impl Tree {
         let descriptors = rustix::process::getrlimit(Resource::Nofile).current;
         let open = settings.open_archives.min(descriptors.map_or(u64::MAX, |limit| limit / 4));
         let open = NonZeroUsize::new(open as usize).unwrap_or(NonZeroUsize::MIN);
-        let is_decoding = settings.layout == Layout::Stored;
+        let is_decoding = settings.layout.is_decoding();
         let tree = Self {
             source,
             settings,

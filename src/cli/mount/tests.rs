@@ -3,7 +3,7 @@
 use std::os::unix::ffi::OsStringExt;
 
 use super::*;
-use crate::cli;
+use crate::{cli, tree::FlatNames};
 
 fn parsed(line: &[&str]) -> Result<Arguments, String> {
     let line = ["npzfs"].iter().chain(line).chain(&["source", "mountpoint"]);
@@ -71,6 +71,25 @@ fn what_is_not_said_is_as_the_help_has_it() {
     assert_eq!((options.disk_cache, options.fs_name, log_file), (None, None, None));
     assert_eq!(options.access, Access::Owner);
     assert!(!options.default_permissions && !options.noexec);
+}
+
+#[test]
+fn names_of_flat_files_add_up_and_need_the_flat_layout() {
+    let names = |texts: &[&str]| texts.iter().map(|text| FlatName::parse(text).unwrap()).collect();
+    let (given, _) = options_of(&[
+        "--flat-name",
+        "x={stem}.x",
+        "-o",
+        "layout=flat,flat_name=data={stem}.npy,flat_name={key}.{stem}",
+    ]);
+    assert_eq!(given.settings.layout, Layout::Flat);
+    let wanted: FlatNames = names(&["data={stem}.npy", "{key}.{stem}", "x={stem}.x"]);
+    assert_eq!(given.settings.flat_names, wanted);
+    assert_eq!(options_of(&["--layout=flat"]).0.settings.flat_names, FlatNames::default());
+    let without = options(parsed(&["--flat-name={stem}{key}"]).unwrap()).unwrap_err();
+    assert!(without.contains("--layout flat"), "{without}");
+    let wrong = parsed(&["-o", "flat_name=x.npy"]).unwrap_err();
+    assert!(wrong.contains("flat_name") && wrong.contains("{stem}"), "{wrong}");
 }
 
 #[test]

@@ -47,7 +47,7 @@ fn forgotten(tree: &Tree, found: &[(Ino, OsString, Ino)]) -> BTreeSet<(Ino, OsSt
 
 #[test]
 fn names_go_until_inodes_take_a_quarter_of_the_memory() {
-    for layout in [Layout::Replace, Layout::Beside, Layout::Stored] {
+    for layout in [Layout::Replace, Layout::Beside, Layout::Stored, Layout::Flat] {
         let dir = Dir::new();
         let (tree, found) = crowded(&dir, layout);
         assert!(tree.is_crowded());
@@ -100,4 +100,33 @@ fn decoded_archives_are_forgotten_though_nothing_else_of_them_was_looked_up() {
     assert!(tree.is_crowded());
     assert!(!forgotten(&tree, &found).is_empty());
     assert!(!tree.is_crowded(), "{} bytes", tree.inode_memory());
+}
+
+#[test]
+fn members_beside_archives_are_forgotten_with_their_archive() {
+    let dir = Dir::new();
+    let archive = testing::zip(&[("x.npy", b"x", false), ("y.npy", b"y", true)]);
+    (0..800).for_each(|number| dir.write(&format!("{number}.npz"), &archive));
+    let serve = serve::Settings { memory_limit: 1200 << 10, ..Default::default() };
+    let tree = dir.tree(Settings { layout: Layout::Flat, serve, ..Settings::default() });
+    let names = names(&tree, Ino::ROOT).into_keys();
+    let found: Vec<_> = names
+        // Of these archives only members are looked up.
+        .filter(|listed| !listed.to_string_lossy().ends_with("7.npz"))
+        .map(|listed| {
+            let (ino, attr) = tree.lookup(Ino::ROOT, &listed).unwrap();
+            assert_eq!(attr.kind, Kind::RegularFile);
+            (Ino::ROOT, listed, ino)
+        })
+        .collect();
+    assert_eq!(found.len(), 800 * 3 - 80);
+    assert!(tree.is_crowded());
+    let forgotten = forgotten(&tree, &found);
+    assert!(!tree.is_crowded(), "{} bytes", tree.inode_memory());
+    let archives: BTreeSet<_> = forgotten
+        .iter()
+        .map(|(_, name)| name.to_string_lossy().split(['_', '.']).next().unwrap().to_owned())
+        .collect();
+    let wanted = archives.iter().map(|one| if one.ends_with('7') { 2 } else { 3 }).sum::<usize>();
+    assert_eq!(forgotten.len(), wanted, "all names of an archive, and only those looked up");
 }
