@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import pickle
 
+import cloudpickle
 import dask
 import dask.array
 import joblib
@@ -138,3 +139,10 @@ def test_6_6_scipy_loads_sparse_matrices(source, tmp_path):
         mapped = scipy.sparse.csr_matrix(parts, tuple(z["shape"]))
     assert (mapped != matrix).nnz == 0
     assert isinstance(parts[0], npzfs.Array)
+
+
+def test_6_7_cloudpickle_sends_the_path(folder):
+    x = npzfs.load(folder / "0001.npz")["x"][3:]
+    sent = cloudpickle.dumps(lambda: x.sum())
+    assert len(sent) < 2000
+    assert cloudpickle.loads(sent)() == x.sum()
