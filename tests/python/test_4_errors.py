@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from arrays import same
 from conftest import rows, start_python
+from npzfs._errors import offset_in
 
 
 def data_offset(path, name):
@@ -50,6 +51,21 @@ def test_4_1_a_wrong_checksum_has_no_place(source):
         npzfs.load(source / "a.npz")["x"]
     assert raised.value.offset is None
     assert npzfs.state(source / "a.npz", "x").startswith("corrupt: ")
+
+
+STATES = {
+    "corrupt: corrupt stream at byte 17 bit 3: block type 3": 17,
+    "corrupt: the stream is cut off after 5 decoded bytes": 5,
+    "corrupt: it ends after 7 of 9 decoded bytes": 7,
+    "corrupt: zstd after 4096 decoded bytes: invalid": 4096,
+    "corrupt: CRC-32 of decoded bytes 0..24 is c715039b, not 8ac60993": None,
+    "corrupt: the stream decodes to 6 bytes, not 7": None,
+}
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_4_1_the_place_is_that_of_the_message(state):
+    assert offset_in(state) == STATES[state]
 
 
 def test_4_2_an_archive_that_cannot_be_read_has_its_state(archive):
