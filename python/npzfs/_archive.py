@@ -176,7 +176,8 @@ def load(
     allow_pickle: bool = False,
     fix_imports: bool = True,
     encoding: str = "ASCII",
-    **max_header_size: int,
+    *,
+    max_header_size: int | None = None,
 ) -> Any:
     """As np.load, but for archives too the arrays are memory maps; and a `.npy.gz` gives its array.
 
@@ -186,7 +187,10 @@ def load(
     if mmap_mode not in ("r", "c", None):
         raise ValueError(f"npzfs only reads: mmap_mode must be 'r', 'c' or None, not {mmap_mode!r}")
     path = os.fsdecode(file)
-    keywords: dict[str, Any] = {"fix_imports": fix_imports, "encoding": encoding, **max_header_size}
+    keywords: dict[str, Any] = {"fix_imports": fix_imports, "encoding": encoding}
+    # NumPy 1.23 does not have it.
+    if max_header_size is not None:
+        keywords["max_header_size"] = max_header_size
     if os.path.isdir(path) and state_of(path) is not None:
         return NpzFile(path, mmap_mode, allow_pickle, keywords)
     with open(path, "rb") as opened:

@@ -9,7 +9,7 @@ import npzfs
 import numpy as np
 import pytest
 from arrays import every_dtype, npy, same
-from conftest import rows
+from conftest import rows, run_python
 
 ARRAYS = every_dtype()
 
@@ -77,6 +77,26 @@ def test_1_2_members_are_maps_in_the_mode_that_is_asked_for(archive):
     assert plain.flags.writeable
 
 
+LONG_HEADER = """
+import sys, numpy as np, npzfs
+fields = [(f"{'field' * 20}{n}", "f4") for n in range(200)]
+np.savez(sys.argv[1] + "/h.npz", x=np.zeros(3, fields))
+for call in (np.load, npzfs.load):
+    for keywords in ({}, {"allow_pickle": True}, {"max_header_size": 100_000}):
+        try:
+            print(call(sys.argv[1] + "/h.npz", "r", **keywords)["x"].shape)
+        except ValueError as error:
+            print(error.args[0].splitlines()[0])
+        except TypeError:  # NumPy 1.23 has no such argument
+            print("TypeError")
+"""
+
+
+def test_1_2_a_long_header_is_treated_as_by_numpy(source):
+    lines = run_python(LONG_HEADER, source).splitlines()
+    assert lines[:3] == lines[3:], lines
+
+
 def test_1_2_results_are_ordinary_arrays(archive):
     x = npzfs.load(archive)["x"]
     for result in (x + 1, x[[1, 2]], x[x > 5], x.mean(axis=0), np.sqrt(x)):
@@ -92,6 +112,11 @@ def test_1_3_modes_that_write_are_refused(archive, mode):
     with pytest.raises(ValueError, match="npzfs only reads"):
         npzfs.load(archive, mmap_mode=mode)
     assert archive.read_bytes() == before
+
+
+def test_1_3_an_unknown_argument_is_refused(archive):
+    with pytest.raises(TypeError):
+        npzfs.load(archive, pickles=True)
 
 
 @pytest.mark.parametrize("mode", ["r", None])

@@ -214,6 +214,11 @@ def test_2_6_a_mount_for_a_block(archive, runtime):
     assert list((runtime / "npzfs").iterdir()) == []
 
 
+def test_2_6_an_archive_alone_can_be_mounted(archive):
+    with npzfs.mount(str(archive)) as root:
+        same(np.load(root / "x.npy"), rows())
+
+
 def test_2_6_it_ends_when_the_block_fails(archive, runtime):
     with pytest.raises(RuntimeError), npzfs.mount(archive.parent):
         raise RuntimeError
