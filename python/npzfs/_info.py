@@ -5,14 +5,14 @@ from __future__ import annotations
 import ast
 import errno
 import os
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy
 
 from . import _archive, _places
 
-File = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
+File = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 
 def state(file: File, key: str | None = None) -> str:

@@ -22,12 +22,11 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Union
 
 from . import _table
 from ._errors import Error
 
-Option = Union[str, int, float, "os.PathLike[str]"]
+Option = str | int | float | os.PathLike[str]
 
 # The locks of this process: descriptors by the directory of the mount. They are never closed, but
 # for those of `mount`, since arrays may be mapped until the process ends.
