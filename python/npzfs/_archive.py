@@ -223,8 +223,9 @@ def path(
     if key is not None:
         with NpzFile(name, "r", False, {}) as opened:
             return Path(opened.path_of(key))
-    shown = _places.shown(os.path.realpath(name), os.stat(name))
-    return Path(shown if name.lower().endswith(".npy.gz") else _places.members(shown))
+    real = os.path.realpath(name)
+    shown = _places.shown(real, os.stat(real))
+    return Path(shown if real.lower().endswith(".npy.gz") else _places.members(shown))
 
 
 def reopen(archive: str, key: str | None, generation: Generation) -> Array:

@@ -228,3 +228,7 @@ def test_1_11_a_file_that_has_just_been_saved_is_loaded(archive):
 def test_1_12_links_lead_to_the_archive(archive, tmp_path):
     (tmp_path / "link.npz").symlink_to(archive)
     same(npzfs.load(tmp_path / "link.npz")["x"], rows())
+    write_gzip(archive.with_name("g.npy.gz"), rows())
+    (tmp_path / "link").symlink_to(archive.with_name("g.npy.gz"))
+    same(npzfs.load(tmp_path / "link"), rows())
+    assert npzfs.path(tmp_path / "link").name == "g.npy"
