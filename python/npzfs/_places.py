@@ -33,7 +33,7 @@ def shown(real: str, found: os.stat_result) -> str:
             path = _name_in_mount(mounted.point, os.path.relpath(real, source))
         else:
             continue
-        if _is_same(path, found):
+        if _is_same(path, found) and _has_members(path):
             return path
     point = _servers.shared(directory)
     path = _name_in_mount(point, os.path.basename(real))
@@ -50,13 +50,29 @@ def members(path: str) -> str:
 
     Raises `Damaged` if the mount shows it raw, because it is no readable archive.
     """
-    for directory in (path, path + ".d"):
-        if os.path.isdir(directory) and state_of(directory) is not None:
-            return directory
+    directory = _directory(path)
+    if directory is not None:
+        return directory
     state = state_of(path)
     if state is None:
         raise Error(errno.EINVAL, "not an archive: only files called .npz are shown as one", path)
+    if state == "ready":
+        raise Error(errno.ENOENT, "this mount shows no directory of the archive's members", path)
     raise Damaged(path, None, None, state)
+
+
+def _directory(path: str) -> str | None:
+    for directory in (path, path + ".d"):
+        if os.path.isdir(directory) and state_of(directory) is not None:
+            return directory
+    return None
+
+
+def _has_members(path: str) -> bool:
+    """Whether the mount shows what is in a file, too: not each layout does, for each file."""
+    if path.lower().endswith(".npz") or os.path.isdir(path):
+        return _directory(path) is not None
+    return state_of(path) is not None
 
 
 def _name_in_mount(point: str, name: str) -> str:

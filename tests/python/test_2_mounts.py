@@ -75,6 +75,15 @@ def test_2_2_a_mount_that_only_claims_to_show_the_file_is_not_used(archive, tmp_
     same(npzfs.load(archive)["x"], rows())
 
 
+def test_2_2_a_mount_without_a_directory_of_the_members_is_not_used(archive, users, runtime):
+    flat = users(archive.parent, "--layout", "flat")
+    assert (flat / "a_x.npy").exists()
+    assert npzfs.path(archive).is_relative_to(runtime)
+    with pytest.raises(npzfs.Error, match="no directory of the archive's members"):
+        npzfs.load(flat / "a.npz")
+    same(npzfs.load(flat / "a_x.npy"), rows())
+
+
 def test_2_2_a_mount_of_another_user_is_not_used(archive, users, monkeypatch):
     point = users(archive.parent)
     assert npzfs.path(archive).is_relative_to(point)
