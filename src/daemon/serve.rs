@@ -83,3 +83,19 @@ fn tell(states: &[NotifyState]) {
         log::warn!("cannot tell the service manager: {cause}");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_descriptor_is_given_by_its_path_in_dev_fd_alone() {
+        let number = |path| given_number(Path::new(path));
+        assert_eq!((number("/dev/fd/7"), number("/dev/fd//12/")), (Some(7), Some(12)));
+        for path in
+            ["/dev/fd", "/dev/fd/", "/dev/fd/x", "/dev/fd/7/a", "/dev/fdx/7", "7", "dev/fd/7"]
+        {
+            assert_eq!(number(path), None, "{path}");
+        }
+    }
+}

@@ -353,11 +353,13 @@ def test_14_6_where_namespaces_are_switched_off_the_error_names_the_setting(runn
         'exec setpriv --inh-caps=-all --bounding-set=-all --no-new-privs -- "$@"'
     )
     line = ["unshare", "--user", "--map-root-user", "sh", "-c", script, "sh"]
-    line += [str(runner.program), "run", str(runner.source), "--", "true"]
+    place = runner.directory / "changes"
+    line += [runner.program, "run", "--writable", place, runner.source, "--", "true"]
     ended = subprocess.run(
         line, capture_output=True, text=True, env=runner.environment(), check=False
     )
     assert ended.returncode == 125 and ended.stdout == ""
+    poll(lambda: os.listdir(place) == ["upper"], 10, "the server ends")
     assert ended.stderr.count("\n") == 1, ended.stderr
     assert "user.max_user_namespaces is 0" in ended.stderr
     assert "sysctl -w user.max_user_namespaces=" in ended.stderr

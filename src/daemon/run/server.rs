@@ -106,7 +106,13 @@ fn serve_through(
     let writable = writable.map(|path| Writable::open(path, &prepared.source)).transpose()?;
     std::env::set_current_dir("/").map_err(setup)?;
     channel.send(&Message::source(&prepared.source)).map_err(setup)?;
-    let Some((device, command)) = channel.receive_device().map_err(setup)? else { return Ok(()) };
+    let Some((device, command)) = channel.receive_device().map_err(setup)? else {
+        // The other process could make no mount, and has said so.
+        if let Some(writable) = writable {
+            writable.clear();
+        }
+        return Ok(());
+    };
     // The kernel decides who may use the mount.
     let access = Access::Everybody;
     session::start(prepared.tree.clone(), device, access, Arc::new(OnceLock::new()), sender)?;

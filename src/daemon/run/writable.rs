@@ -85,9 +85,11 @@ impl Writable {
     /// Removes what overlayfs leaves behind when it is unmounted: a directory that nobody may read.
     pub(super) fn clear(self) {
         let work = self.path.join(WORK);
-        let removed = fs::set_permissions(work.join(WORK), Permissions::from_mode(0o700))
-            .and_then(|()| fs::remove_dir_all(&work));
-        if let Err(cause) = removed {
+        let readable = match fs::set_permissions(work.join(WORK), Permissions::from_mode(0o700)) {
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(()), // no overlay was made
+            result => result,
+        };
+        if let Err(cause) = readable.and_then(|()| fs::remove_dir_all(&work)) {
             log::debug!("{} stays: {cause}", work.display());
         }
     }
