@@ -105,6 +105,11 @@ impl<N> Block<N> {
         is_first
     }
 
+    /// Whether an [`open`](Self::open) of the inode at `place` would be the first.
+    pub(super) fn was_never_opened(&mut self, place: u32) -> bool {
+        self.chunk(place).is_some_and(|chunk| chunk.opened & (1 << (place % CHUNK)) == 0)
+    }
+
     /// The kernel drops `count` references to the inode at `place`.
     pub(super) fn forget(&mut self, place: u32, count: u64) {
         let Ok(at) = self.find(place) else { return };
@@ -193,7 +198,9 @@ mod tests {
         assert!(!block.open(7), "nobody refers to it");
         block.look_up(7);
         block.look_up(8);
+        assert_eq!([7, 99].map(|place| block.was_never_opened(place)), [true, false]);
         assert_eq!([7, 7, 8].map(|place| block.open(place)), [true, false, true]);
+        assert!(!block.was_never_opened(7));
         block.forget(7, 1);
         block.look_up(7);
         assert_eq!([7, 8].map(|place| block.open(place)), [true, false]);

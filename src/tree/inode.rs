@@ -136,6 +136,13 @@ impl<K: Eq + Hash, N> Inodes<K, N> {
         InBlock { inodes: self, first }
     }
 
+    /// Whether `ino` is an inode of a block for which
+    /// [`at_first_open`](Self::at_first_open) would call its `work`.
+    pub(super) fn was_never_opened(&self, ino: Ino) -> bool {
+        let mut table = self.table.lock();
+        table.block_of(ino).is_some_and(|(_, place, block)| block.was_never_opened(place))
+    }
+
     /// Calls `work` if `ino`, an inode of a block, is opened for the first time. Other threads that
     /// open the same inode meanwhile wait until `work` has returned.
     pub(super) fn at_first_open(&self, ino: Ino, work: impl FnOnce()) {

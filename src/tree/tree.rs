@@ -340,30 +340,29 @@ impl Tree {
         self.server.on_condemned(move |ino, error| listener(Ino(ino), error));
     }
 
-    /// Calls `take` with the whole content of the member or decoded archive that was just opened as
-    /// `id`, if it is small and its inode was never opened before. Other opens of the inode wait
-    /// until `take` returns.
-    pub(crate) fn at_first_open(&self, ino: Ino, id: HandleId, take: impl FnOnce(&[u8])) {
-        let (Ok(node), Ok(handle)) = (self.node(ino), self.handle(id)) else { return };
-        let content = match (&*node, &*handle) {
-            (Node::Member(..), Handle::Member(file)) => file.content(),
-            (_, Handle::DecodedArchive(file)) if file.is_little(GIVEN_AT_OPEN) => {
-                return self.inodes.at_first_open(ino, || {
-                    if let Some(bytes) = file.whole(GIVEN_AT_OPEN) {
-                        take(&bytes);
-                    }
-                });
+    /// The whole content of the member or decoded archive that was just opened as `id`, for
+    /// [`at_first_open`](Self::at_first_open). `None` if it is not small, cannot be read, or its
+    /// inode was opened before. May wait for the source.
+    pub(crate) fn first_content(&self, ino: Ino, id: HandleId) -> Option<Vec<u8>> {
+        let handle = self.handle(id).ok().filter(|_| self.inodes.was_never_opened(ino))?;
+        match &*handle {
+            Handle::DecodedArchive(file) if file.is_little(GIVEN_AT_OPEN) => {
+                file.whole(GIVEN_AT_OPEN)
             }
-            _ => return,
-        };
-        if content.size() == 0 || !content.is_little(GIVEN_AT_OPEN) {
-            return;
+            Handle::Member(file) if file.content().is_little(GIVEN_AT_OPEN) => {
+                let content = file.content();
+                // Most likely the file was overwritten meanwhile. The next read reports it.
+                let note = |error| log::debug!("open {}: {error}", self.describe(ino));
+                content.head(content.size()).map_err(note).ok()
+            }
+            _ => None,
         }
-        self.inodes.at_first_open(ino, || match content.head(content.size()) {
-            Ok(bytes) => take(&bytes),
-            // Most likely the file was overwritten meanwhile. The next read reports it.
-            Err(error) => log::debug!("open {}: {error}", self.describe(ino)),
-        });
+    }
+
+    /// Calls `work` if `ino`, which was just opened, was never opened before. Other opens of the
+    /// inode wait until `work` returns, so `work` must not wait for the source.
+    pub(crate) fn at_first_open(&self, ino: Ino, work: impl FnOnce()) {
+        self.inodes.at_first_open(ino, work);
     }
 
     /// The open file with this number.

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zipmaker
 from hanging import Hanging
-from mounting import binary, mounted, poll
+from mounting import binary, mounted, poll, state
 
 # More than there are threads at first, on any machine.
 STUCK = 16
@@ -28,6 +29,10 @@ def hung(source, tmp_path):
     for number in range(2 * STUCK):
         np.save(content / f"{number}.npy", noise[: 1 << 18])
         np.savez_compressed(content / f"{number}.npz", a=noise, b=noise)
+    # Its bytes are far from what is read to parse it.
+    gap = bytes(1 << 20)
+    far = zipmaker.Entry(b"a.npy", bytes(10_000), gap=gap, local_extra=bytes(65_000))
+    zipmaker.write(content / "small.npz", [far, zipmaker.Entry(b"b.npy", b"b", gap=gap)])
     np.save(source / "plain.npy", noise)
     np.savez_compressed(source / "beside.npz", a=noise)
     hanging = Hanging(content, source / "hung", tmp_path / "control")
@@ -45,17 +50,17 @@ def readers(code, paths):
     ]
 
 
-def neighbours_answer(mounted_at):
+def neighbours_answer(mounted_at, member="beside.npz/a.npy"):
     """Runs in its own process: if that hangs, the test fails and does not hang."""
     code = """
 import os, sys, numpy as np
 top = sys.argv[1]
-assert sorted(os.listdir(top)) == ["beside.npz", "hung", "plain.npy"]
+assert {"beside.npz", "hung", "plain.npy"} <= set(os.listdir(top))
 whole = np.load(f"{top}/plain.npy")
-assert (np.load(f"{top}/beside.npz/a.npy", mmap_mode="r") == whole).all()
+assert (np.load(f"{top}/{sys.argv[2]}", mmap_mode="r") == whole).all()
 assert open(f"{top}/plain.npy", "rb").read()[-10:] == whole[-10:].tobytes()
 """
-    subprocess.run([sys.executable, "-c", code, str(mounted_at)], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code, str(mounted_at), member], check=True, timeout=60)
 
 
 WAYS = {
@@ -125,6 +130,23 @@ def test_12_2_a_reader_that_is_killed_ends(source, mount, hung, way):
     try:
         end(stuck)  # fails if one does not end
         neighbours_answer(m.path)
+    finally:
+        hung.end()
+
+
+@pytest.mark.parametrize("name", ["small.npz", "small.npz.d/a.npy"])
+def test_12_2_a_reader_that_opens_something_small_ends(source, mount, hung, name):
+    # The first open of something small reads all of it.
+    m = mount(source, "--layout", "stored", "--verify", "never")
+    # So the header of the member is known, and its bytes are not in the page cache.
+    assert state(m / "hung" / "small.npz.d" / "a.npy") == "ready"
+    hung.hang("read")
+    path = str(m / "hung" / name)
+    stuck = readers("open(path, 'rb')", [path] * 2)
+    try:
+        poll(lambda: hung.held() >= 1, 20, "they are stuck")
+        neighbours_answer(m.path, "beside.npz.d/a.npy")
+        end(stuck)  # fails if one does not end
     finally:
         hung.end()
 
