@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from mounting import poll
 from noise import noise
-from running import USER, Runner
+from running import USER, Runner, as_user
 
 ARRAY = np.arange(50_000)
 
@@ -116,6 +116,24 @@ def test_14_1_what_is_no_directory_cannot_be_covered(runner):
         code, out, err = runner.run("--", "true", source=source)
         assert (code, out, err.count("\n")) == (125, "", 1)
         assert "cannot be covered" in err
+
+
+def test_14_1_users_that_root_switches_to_read_what_modes_allow():
+    directory = Path(tempfile.mkdtemp(prefix="npzfs-run-"))
+    one = Runner(directory, True)
+    (one.source / "open").write_text("open")
+    (one.source / "sealed").write_text("sealed")
+    (one.source / "sealed").chmod(0o600)
+    for options, name, code in [
+        ([], "open", 0),
+        ([], "sealed", 1),
+        (["-o", "allow_root"], "open", 1),
+    ]:
+        user = as_user("cat", f"source/{name}")
+        ended, out, _ = one.run(*options, "--", *user)
+        assert (ended, out) == (code, "" if code else name), (options, name)
+    one.stop()
+    shutil.rmtree(directory)
 
 
 TELL = """

@@ -113,8 +113,11 @@ fn serve_through(
         }
         return Ok(());
     };
-    // The kernel decides who may use the mount.
-    let access = Access::Everybody;
+    // The kernel decides who may use the mount, but for `allow_root`, which it does not have.
+    let access = match options.access {
+        Access::OwnerAndRoot => Access::OwnerAndRoot,
+        Access::Owner | Access::Everybody => Access::Everybody,
+    };
     session::start(prepared.tree.clone(), device, access, Arc::new(OnceLock::new()), sender)?;
     leave_stderr_after(command, log).map_err(setup)?;
     prepared.log_warnings();
