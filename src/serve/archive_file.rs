@@ -77,14 +77,6 @@ impl ArchiveFile {
         Arc::as_ptr(&self.container).addr()
     }
 
-    /// Closes the members that the handle has kept open.
-    pub(crate) fn closed(&self) {
-        let mut members = self.members.lock();
-        let open: Vec<_> = std::iter::from_fn(|| members.pop_lru()).collect();
-        drop(members);
-        open.iter().for_each(|(_, member)| member.closed());
-    }
-
     /// Calls `reply` with the bytes from `offset`: `size` of them, or fewer at the end of the
     /// archive. `reply` is called before this returns if the bytes are available, else from another
     /// thread. `asker` is the thread that waits for the bytes.
@@ -136,12 +128,10 @@ impl ArchiveFile {
         let content = self.container.content(id).ok().filter(|content| content.is_little(most))?;
         self.watch(&content, id);
         // `must_be_verified` compares a member of this size before it returns.
-        let bytes = match content.must_be_verified() || content.damage().is_some() {
+        match content.must_be_verified() || content.damage().is_some() {
             true => None,
             false => content.head(content.size()).ok(),
-        };
-        self.container.closed(&content);
-        bytes
+        }
     }
 
     /// Notes both inodes under which the member is read: its own file, which a line in the log
@@ -273,10 +263,9 @@ impl ArchiveFile {
         }
         let member = Arc::new(member);
         let least_used = members.push(id, member.clone());
+        // Unlock first: this may close the least recently used member.
         drop(members);
-        if let Some((_, closed)) = least_used {
-            closed.closed();
-        }
+        drop(least_used);
         member
     }
 
@@ -300,8 +289,13 @@ impl ArchiveFile {
                 && size >= WORTH_PREPARING
             {
                 prepared += 1;
-                let this = self.clone();
-                self.container.shared().decode.spawn(move || this.prepare(id, distance));
+                let this = Arc::downgrade(self);
+                self.container.shared().decode.spawn(move || {
+                    // The handle may have been closed since.
+                    if let Some(this) = this.upgrade() {
+                        this.prepare(id, distance);
+                    }
+                });
             }
         }
     }

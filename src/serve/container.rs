@@ -46,11 +46,11 @@ impl Drop for OpenContainer {
 
 impl OpenContainer {
     /// Opens a container whose contents `server` serves.
-    pub(crate) fn new(container: Container, server: &Server) -> Self {
+    pub(crate) fn new(container: Container, server: &Server) -> Arc<Self> {
         let shared = server.shared.clone();
         let container = Arc::new(container);
         let identified = container.clone();
-        Self {
+        Arc::new(Self {
             index: shared.indexes.clone().map(|store| {
                 let (saver, source) = (shared.saver.clone(), container.source().clone());
                 ArchiveIndex::new(store, saver, source, Box::new(move || identified.identity()))
@@ -60,7 +60,7 @@ impl OpenContainer {
             container,
             shared,
             contents: Mutex::default(),
-        }
+        })
     }
 
     /// The parsed archive: its entries and its file.
@@ -68,11 +68,12 @@ impl OpenContainer {
         &self.container
     }
 
-    /// The content of a member. The first call builds it.
+    /// The content of a member. The first call builds it. A content that no handle has open may be
+    /// dropped after a while ([`rest`](Self::rest)).
     ///
     /// # Errors
     /// When the member cannot be read at all: encrypted, unknown method, bad local file header.
-    pub(crate) fn content(&self, id: MemberId) -> Result<Arc<Content>, Error> {
+    pub(crate) fn content(self: &Arc<Self>, id: MemberId) -> Result<Arc<Content>, Error> {
         if let Some(content) = self.contents.lock().get(&id)
             && !content.is_superseded()
         {
@@ -89,17 +90,20 @@ impl OpenContainer {
             Entry::Vacant(place) => drop(place.insert(content.clone())),
         }
         content.save_index();
+        // The caller may read an attribute and open no file.
+        self.rest(id.0);
         Ok(content)
     }
 
-    /// Notes that a handle of `content`, a member of this container, was closed.
-    pub(crate) fn closed(self: &Arc<Self>, content: &Content) {
-        self.shared.resting.closed(&Arc::downgrade(self), MemberId(content.number()));
+    /// Notes that the content of a member was built, or that an open file of it was closed.
+    pub(super) fn rest(self: &Arc<Self>, member: u32) {
+        self.shared.resting.note(&Arc::downgrade(self), MemberId(member));
     }
 
+    /// How many contents are kept.
     #[cfg(test)]
-    pub(super) fn rests(self: &Arc<Self>, content: &Content) -> bool {
-        self.shared.resting.has(&Arc::downgrade(self), MemberId(content.number()))
+    pub(crate) fn count_contents(&self) -> usize {
+        self.contents.lock().len()
     }
 
     /// Drops the content of a member, unless the content is in use or worth keeping.

@@ -20,6 +20,16 @@ pub(crate) struct OpenFile {
     pattern: Mutex<Pattern>,
 }
 
+/// Drops speculatively decoded spans. From now on, the content may be dropped as well. (An open file
+/// ends in more ways than by a close: it may never get a handle, or a task may use it longer than
+/// its handle lives.)
+impl Drop for OpenFile {
+    fn drop(&mut self) {
+        self.content.closed();
+        self.container.rest(self.content.number());
+    }
+}
+
 /// The file that the kernel may read itself (passthrough), in place of an open file.
 #[derive(Debug)]
 pub(crate) enum Backing {
@@ -90,19 +100,6 @@ impl OpenFile {
         {
             deflated.read_ahead(range);
         }
-    }
-
-    /// Notes that the handle was closed. Drops speculatively decoded spans. From now on, the
-    /// content may be dropped as well.
-    pub(crate) fn closed(&self) {
-        self.content.closed();
-        self.container.closed(&self.content);
-    }
-
-    /// Whether the content is kept for the next open, although a handle of the member was closed.
-    #[cfg(test)]
-    pub(crate) fn rests(&self) -> bool {
-        self.container.rests(&self.content)
     }
 
     /// Calls `reply` with the bytes from `offset`: `size` of them, or fewer at the end of the

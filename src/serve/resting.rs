@@ -1,5 +1,5 @@
-//! Keeps the contents of members for a while after their last handle was closed. A program that
-//! maps a file opens it three times, and its later opens should find what the first open decoded.
+//! Keeps the contents of members for a while after they were used last. A program that maps a file
+//! opens it three times, and its later opens should find what the first open decoded.
 
 use std::sync::Weak;
 
@@ -10,9 +10,9 @@ use crate::{archive::MemberId, sync::Mutex};
 
 /// Most contents that are kept. Each takes about 2 KiB. A content that is costly to build again
 /// (large, decoded whole, damaged, or being compared) is kept by its archive in any case.
-const MOST: usize = 4096;
+pub(super) const MOST: usize = 4096;
 
-/// The most recently closed members of all archives.
+/// The members of all archives whose contents were built, or whose open files were closed, last.
 #[derive(Debug)]
 pub(super) struct Resting(Mutex<LruCache<(usize, MemberId), Weak<OpenContainer>>>);
 
@@ -23,9 +23,10 @@ impl Default for Resting {
 }
 
 impl Resting {
-    /// Notes that a handle of a member was closed. May drop the content that was closed longest
-    /// ago.
-    pub(super) fn closed(&self, archive: &Weak<OpenContainer>, member: MemberId) {
+    /// Notes that the content of a member was built, or that an open file of it was closed. May drop
+    /// the content that was noted longest ago, unless an open file uses it: its close notes it
+    /// again.
+    pub(super) fn note(&self, archive: &Weak<OpenContainer>, member: MemberId) {
         let mut resting = self.0.lock();
         resting.put((archive.as_ptr().addr(), member), archive.clone());
         let oldest = if resting.len() > MOST { resting.pop_lru() } else { None };
@@ -35,10 +36,5 @@ impl Resting {
         {
             archive.drop_content(member);
         }
-    }
-
-    #[cfg(test)]
-    pub(super) fn has(&self, archive: &Weak<OpenContainer>, member: MemberId) -> bool {
-        self.0.lock().contains(&(archive.as_ptr().addr(), member))
     }
 }

@@ -39,7 +39,10 @@ pub(super) fn server(threads: usize, memory: u64) -> Server {
 }
 
 /// Opens an archive of `members`. Their contents are returned in the order of their names.
-pub(super) fn serve(members: &[RawMember], server: &Server) -> (OpenContainer, Vec<Arc<Content>>) {
+pub(super) fn serve(
+    members: &[RawMember],
+    server: &Server,
+) -> (Arc<OpenContainer>, Vec<Arc<Content>>) {
     let archive = RawZip::of(members.iter().cloned()).open().unwrap();
     let open = OpenContainer::new(archive, server);
     let contents = testing::paths(open.container()).into_iter().map(|(_, entry)| match entry {

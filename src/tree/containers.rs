@@ -287,7 +287,7 @@ impl Containers {
         }
         match self.parse(format, source, tail, server) {
             Ok(container) => {
-                let container = Arc::new(OpenContainer::new(container, server));
+                let container = OpenContainer::new(container, server);
                 // If another thread has opened the file meanwhile, use its container, which may
                 // have indexes.
                 if let Some(Ok(first)) = self.known(stat, format) {

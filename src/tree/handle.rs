@@ -82,11 +82,6 @@ impl Handles {
         let handle = self.open.write().remove(&id);
         let Some(handle) = handle else { return };
         self.holders.lock().give_back(handle.file());
-        match &*handle {
-            Handle::Member(file) => file.closed(),
-            Handle::DecodedArchive(file) => file.closed(),
-            Handle::Plain(_) => {}
-        }
     }
 
     #[cfg(test)]

@@ -21,7 +21,7 @@ fn serve(members: &[RawMember], settings: Settings) -> (Server, Arc<ArchiveFile>
     let server = Server::new(settings).unwrap();
     let mut container = RawZip::of(members.iter().cloned()).open().unwrap();
     container.lay_out_decoded(&mut |_| Ok(())).unwrap();
-    let container = Arc::new(OpenContainer::new(container, &server));
+    let container = OpenContainer::new(container, &server);
     let file = ArchiveFile::open(container, INODE, FIRST_MEMBER).unwrap();
     (server, file)
 }
@@ -153,8 +153,6 @@ fn a_handle_keeps_few_members_open() {
         read(&file, offset as u64, 1000).unwrap();
     }
     assert_eq!(file.members.lock().len(), MOST_OPEN.get());
-    file.closed();
-    assert_eq!(file.members.lock().len(), 0);
 }
 
 #[test]
@@ -176,6 +174,28 @@ fn the_next_member_is_prepared_for_a_sequential_reader() {
         read(&file, offset, 1000).unwrap();
     }
     assert_eq!(next(&file), 0);
+}
+
+#[test]
+fn nothing_is_prepared_for_a_handle_that_was_closed() {
+    let members = [
+        RawMember::stored("a.npy", pattern(1_000_000, 1)),
+        RawMember::deflated("b.npy", pattern(1_000_000, 2)),
+    ];
+    let (server, file) = serve(&members, settings(1, Verify::Never));
+    let container = file.container.clone();
+    // Blocks the one decoding thread. The member that is read is stored and needs no thread.
+    let (release, released) = mpsc::channel::<()>();
+    server.spawn(move || assert!(released.recv().is_err(), "it ends by being dropped"));
+    for offset in (0..900_000).step_by(100_000) {
+        read(&file, offset, 100_000).unwrap();
+    }
+    drop(file);
+    let (sender, done) = mpsc::channel();
+    server.spawn(move || sender.send(()).unwrap());
+    drop(release);
+    done.recv_timeout(WAIT).unwrap();
+    assert_eq!(container.content(MemberId(1)).unwrap().verified(), 0);
 }
 
 #[test]

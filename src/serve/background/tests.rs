@@ -18,7 +18,7 @@ fn server() -> Server {
     Server::new(settings(1, Verify::Background)).unwrap()
 }
 
-fn content(server: &Server, path: &std::path::Path) -> (OpenContainer, Arc<Content>) {
+fn content(server: &Server, path: &std::path::Path) -> (Arc<OpenContainer>, Arc<Content>) {
     let zip = RawZip::of([RawMember::stored("x", vec![1; 3 << 20])]);
     std::fs::write(path, zip.bytes()).unwrap();
     let source = SourceFile::new(File::open(path).unwrap()).unwrap();

@@ -13,7 +13,10 @@ use crate::{
         testing::{self, RawMember, RawZip},
     },
     saved::Indexes,
-    serve::{Asker, Readiness, Settings, Verify, testing::settings},
+    serve::{
+        Asker, MemberOpening, OpenFile, Readiness, Settings, Verify, resting::MOST,
+        testing::settings,
+    },
 };
 
 const WAIT: Duration = Duration::from_secs(60);
@@ -32,7 +35,7 @@ fn server_with(verify: Verify, indexes: Option<Arc<Indexes>>) -> Server {
 }
 
 /// An archive of one member.
-fn open(server: &Server, member: RawMember) -> (OpenContainer, MemberId) {
+fn open(server: &Server, member: RawMember) -> (Arc<OpenContainer>, MemberId) {
     let archive = RawZip::of([member]).open().unwrap();
     let Some((_, Entry::Member(id))) = testing::paths(&archive).pop() else { unreachable!() };
     (OpenContainer::new(archive, server), id)
@@ -65,6 +68,28 @@ fn a_member_that_is_read_and_closed_is_dropped_and_one_that_is_open_is_not() {
         archive.drop_content(id);
         assert!(closed.upgrade().is_none());
     }
+}
+
+#[test]
+fn contents_that_no_open_file_uses_are_dropped_however_they_came_to_be() {
+    let server = server(Verify::Never);
+    let count = MOST as u32 + 10;
+    let members = (0..count).map(|number| RawMember::stored(number.to_string(), b"x"));
+    let archive = OpenContainer::new(RawZip::of(members).open().unwrap(), &server);
+    let content = |number| archive.content(MemberId(number)).unwrap();
+    let Ok(MemberOpening::Open(file, _)) = OpenFile::open(content(0), archive.clone(), 1) else {
+        unreachable!()
+    };
+    // None of them is opened: these are requests for attributes.
+    (1..count).for_each(|number| drop(content(number)));
+    assert_eq!(archive.count_contents(), MOST + 1);
+    let opened = Arc::downgrade(file.content());
+    drop(file);
+    assert_eq!(archive.count_contents(), MOST);
+    assert!(opened.upgrade().is_some(), "a later open finds what this one has decoded");
+    (1..count).for_each(|number| drop(content(number)));
+    assert!(opened.upgrade().is_none());
+    assert_eq!(archive.count_contents(), MOST);
 }
 
 #[test]
@@ -128,7 +153,7 @@ fn open_file(server: &Server, path: &Path) -> (Arc<OpenContainer>, MemberId) {
     let source = SourceFile::new(File::open(path).unwrap()).unwrap();
     let archive = NPZ.open(Arc::new(source)).unwrap();
     let Some((_, Entry::Member(id))) = testing::paths(&archive).pop() else { unreachable!() };
-    (Arc::new(OpenContainer::new(archive, server)), id)
+    (OpenContainer::new(archive, server), id)
 }
 
 fn count(place: &tempfile::TempDir) -> usize {

@@ -18,7 +18,7 @@ pub(in crate::serve) const STRIDE: u64 = 2 << 20;
 const WAIT: Duration = Duration::from_secs(60);
 
 /// A member of eight strides that has been decoded once. Only its last stride is still cached.
-pub(in crate::serve) fn member(threads: usize) -> (Server, OpenContainer, Arc<Content>) {
+pub(in crate::serve) fn member(threads: usize) -> (Server, Arc<OpenContainer>, Arc<Content>) {
     let (server, open, content) = fresh_member(threads);
     let last = content.size() - 8;
     assert_eq!(read_range(&content, last, 8).recv_timeout(WAIT).unwrap(), (last / 8).to_le_bytes());
@@ -26,7 +26,7 @@ pub(in crate::serve) fn member(threads: usize) -> (Server, OpenContainer, Arc<Co
 }
 
 /// A member of eight strides. Each eight bytes are their own offset divided by eight.
-fn fresh_member(threads: usize) -> (Server, OpenContainer, Arc<Content>) {
+fn fresh_member(threads: usize) -> (Server, Arc<OpenContainer>, Arc<Content>) {
     let server = Server::new(settings(threads, Verify::Never)).unwrap();
     let plain: Vec<u8> = (0..8 * STRIDE / 8).flat_map(u64::to_le_bytes).collect();
     let archive = testing::open(&testing::zip(&[("x", &plain, true)])).unwrap();

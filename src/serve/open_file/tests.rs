@@ -9,8 +9,8 @@ use crate::serve::{
     testing::WAIT,
 };
 
-fn open_file(open: OpenContainer, content: &Arc<Content>) -> OpenFile {
-    match OpenFile::open(content.clone(), Arc::new(open), 1) {
+fn open_file(open: Arc<OpenContainer>, content: &Arc<Content>) -> OpenFile {
+    match OpenFile::open(content.clone(), open, 1) {
         Ok(MemberOpening::Open(file, _)) => file,
         _ => panic!("the member can be opened"),
     }

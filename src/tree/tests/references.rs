@@ -48,17 +48,3 @@ fn handles_of_one_plain_file_share_one_open_file() {
     assert_eq!(files[0], files[1]);
     opened.into_iter().for_each(|opened| tree.release(opened.id));
 }
-
-#[test]
-fn a_member_is_told_that_a_handle_was_closed() {
-    let dir = Dir::new();
-    dir.write("a.npz", &testing::zip(&[("x", b"bytes", true)]));
-    let tree = dir.tree(Settings::default());
-    let (archive, _) = tree.lookup(Ino::ROOT, name("a.npz")).unwrap();
-    let (member, _) = tree.lookup(archive, name("x")).unwrap();
-    let id = open(&tree, member).id;
-    let Handle::Member(file) = &*tree.handle(id).unwrap() else { unreachable!() };
-    assert!(!file.rests());
-    tree.release(id);
-    assert!(file.rests());
-}
