@@ -188,11 +188,14 @@ impl Spawner {
     }
 
     fn push(&self, mut queue: MutexGuard<'_, Queue>, task: Task) {
-        if !queue.closed {
-            queue.tasks.push_back(task);
-            drop(queue);
-            self.0.more.notify_one();
+        if queue.closed {
+            // The task is dropped after the lock is released: that may answer reads and close
+            // files, which may queue other tasks.
+            return drop(queue);
         }
+        queue.tasks.push_back(task);
+        drop(queue);
+        self.0.more.notify_one();
     }
 }
 
@@ -389,6 +392,27 @@ mod tests {
         let pool = Pool::new("test", 1).unwrap().with_patience(Duration::from_millis(20));
         let _release = stuck(&pool);
         drop(pool);
+    }
+
+    #[test]
+    fn a_task_that_is_dropped_may_queue_another() {
+        struct Again(Spawner, mpsc::Sender<()>);
+        impl Drop for Again {
+            fn drop(&mut self) {
+                self.0.spawn(|| ());
+                self.1.send(()).unwrap();
+            }
+        }
+        let pool = Pool::new("test", 1).unwrap();
+        let spawner = pool.spawner();
+        drop(pool);
+        let (sender, receiver) = mpsc::channel();
+        // In a thread of its own, because it would wait for ever under the lock of the pool.
+        thread::spawn(move || {
+            let again = Again(spawner.clone(), sender);
+            spawner.spawn(move || drop(again));
+        });
+        assert!(receiver.recv_timeout(Duration::from_secs(60)).is_ok());
     }
 
     #[test]
