@@ -9,12 +9,11 @@
 //! span instead took an eighth of a pass over noise, whose spans are short.
 
 use std::{
-    fmt, io,
+    fmt, io, mem,
     ops::Range,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-        mpsc,
+        mpsc::{self, TryRecvError},
     },
 };
 
@@ -22,10 +21,16 @@ use seekable_deflate::{
     Answers, DeflateReader, IndexError, Progress, SavedIndex, StreamVerdict, Work,
 };
 
-use super::{Error, Reply, Shared, index::ArchiveIndex, verify::Verdict};
+use super::{
+    Error, Reply, Shared,
+    index::ArchiveIndex,
+    verify::Verdict,
+    waiting::{Event, WaitingWorks},
+};
 use crate::{
     archive::{self, SourceFile},
     saved::{self, StreamKey},
+    sync::Mutex,
 };
 
 type Works = Vec<Work<Arc<SourceFile>>>;
@@ -42,14 +47,44 @@ pub(super) struct Deflated {
     /// The saved indexes of the archive, and the member's key in them; `None` if the member is too
     /// small or indexes are not saved.
     index: Option<(StreamKey, Arc<ArchiveIndex>)>,
-    /// Frontier of the member's saved index, in decoded bytes.
-    saved: AtomicU64,
+    saved: Mutex<Saved>,
+    /// The works that are queued in the pool.
+    waiting: WaitingWorks,
+}
+
+/// What is known of the saved index of a member.
+#[derive(Default)]
+struct Saved {
+    /// The frontier of the saved index, in decoded bytes.
+    frontier: u64,
     /// Whether the saved index cannot be used.
-    refused: AtomicBool,
-    /// Set when `judge` has reported that the reader dropped the wrong saved index.
-    dropped: AtomicBool,
-    /// Set when `judge` has reported that the saved index has damaged windows.
-    damaged: AtomicBool,
+    is_refused: bool,
+    /// Whether it has been reported that the saved index was wrong.
+    was_dropped: bool,
+    /// Whether it has been reported that the saved index has damaged windows.
+    was_damaged: bool,
+}
+
+impl Saved {
+    /// Notes a usable index up to `frontier`.
+    fn reach(&mut self, frontier: u64) {
+        self.frontier = self.frontier.max(frontier);
+        self.is_refused = false;
+    }
+
+    /// Notes that the index was wrong. Returns whether that is to be reported.
+    fn drop_index(&mut self) -> bool {
+        let is_first = !mem::replace(&mut self.was_dropped, true);
+        if is_first {
+            (self.frontier, self.is_refused) = (0, true);
+        }
+        is_first
+    }
+
+    /// Notes that the index has damaged windows. Returns whether that is to be reported.
+    fn damage_windows(&mut self) -> bool {
+        !mem::replace(&mut self.was_damaged, true)
+    }
 }
 
 impl fmt::Debug for Deflated {
@@ -67,20 +102,8 @@ impl Deflated {
         verdict: Arc<Verdict>,
         index: Option<(StreamKey, Arc<ArchiveIndex>)>,
     ) -> Arc<Self> {
-        let (saved, refused) = (AtomicU64::new(0), AtomicBool::new(false));
-        let (dropped, damaged) = (AtomicBool::default(), AtomicBool::default());
-        let this = Self {
-            reader,
-            encoded_size,
-            size,
-            shared,
-            verdict,
-            index,
-            saved,
-            refused,
-            dropped,
-            damaged,
-        };
+        let (saved, waiting) = (Mutex::default(), WaitingWorks::default());
+        let this = Self { reader, encoded_size, size, shared, verdict, index, saved, waiting };
         if let Some((key, index)) = &this.index {
             index.adopt(*key, &this);
         }
@@ -124,25 +147,24 @@ impl Deflated {
 
     /// Notes that the saved index reaches to `frontier`, in decoded bytes.
     pub(super) fn set_saved(&self, frontier: u64) {
-        self.saved.fetch_max(frontier, Ordering::Relaxed);
-        self.refused.store(false, Ordering::Relaxed);
+        self.saved.lock().reach(frontier);
     }
 
     /// Notes that the saved index cannot be used.
     pub(super) fn refuse_saved(&self) {
-        self.refused.store(true, Ordering::Relaxed);
+        self.saved.lock().is_refused = true;
     }
 
     /// Whether the saved index cannot be used.
     pub(super) fn has_refused(&self) -> bool {
-        self.refused.load(Ordering::Relaxed) || self.reader.progress().has_damaged_windows
+        self.saved.lock().is_refused || self.reader.progress().has_damaged_windows
     }
 
     /// Whether there is something to save: no damage was found, and the member has been decoded
     /// beyond the frontier of its saved index, or can replace damaged windows in that index.
     pub(super) fn has_unsaved(&self) -> bool {
         let Progress { frontier, verdict, has_damaged_windows, .. } = self.reader.progress();
-        (frontier > self.saved.load(Ordering::Relaxed) || has_damaged_windows)
+        (frontier > self.saved.lock().frontier || has_damaged_windows)
             && matches!(verdict, StreamVerdict::Open | StreamVerdict::Ended)
     }
 
@@ -164,19 +186,40 @@ impl Deflated {
         self.queue(self.ask(range, reply));
     }
 
-    /// The bytes of `range`, and whether they were cached. The calling thread waits, and decodes
-    /// the first span if it is missing.
+    /// The bytes of `range`, and whether they were cached. The calling thread waits. Meanwhile it
+    /// runs works of this member: it may be a thread of the pool, and the work that it waits for may
+    /// be queued after its own task.
     pub(super) fn read_here(self: &Arc<Self>, range: Range<u64>) -> (Result<Vec<u8>, Error>, bool) {
-        let (answer, answered) = mpsc::channel();
-        // This cannot fail: the receiver waits below.
-        let reply = move |bytes: Result<&[u8], _>| _ = answer.send(bytes.map(<[u8]>::to_vec));
+        let (answer, events) = mpsc::channel();
+        let answer = Arc::new(answer);
+        let thread = Arc::downgrade(&answer);
+        let reply = move |bytes: Result<&[u8], _>| {
+            // This cannot fail: the receiver waits below.
+            let _ = answer.send(Event::Answer(bytes.map(<[u8]>::to_vec)));
+        };
         let works = self.ask(range, reply);
-        if let Ok(cached) = answered.try_recv() {
+        if let Ok(Event::Answer(cached)) = events.try_recv() {
             return (cached, true);
         }
+        self.waiting.tell(thread);
         self.work_here(works);
-        let lost = || Err(io::Error::other("the server ends").into());
-        (answered.recv().unwrap_or_else(|_| lost()), false)
+        loop {
+            let event = match events.try_recv() {
+                Err(TryRecvError::Empty) => match self.waiting.take() {
+                    Some(work) => {
+                        self.work_here(vec![work]);
+                        continue;
+                    }
+                    None => events.recv().ok(),
+                },
+                event => event.ok(),
+            };
+            match event {
+                Some(Event::Answer(bytes)) => return (bytes, false),
+                Some(Event::Work) => {}
+                None => return (Err(io::Error::other("the server ends").into()), false),
+            }
+        }
     }
 
     fn ask(
@@ -206,8 +249,7 @@ impl Deflated {
     }
 
     fn pass(&self, target: u64, keep: bool, reply: Reply) -> Works {
-        self.judge();
-        let (frontier, target) = (self.frontier(), target.min(self.size));
+        let (frontier, target) = (self.judge().frontier, target.min(self.size));
         if frontier >= target || self.verdict.is_settled() {
             reply(self.verdict.judge(Ok(&[])));
             return Works::new();
@@ -246,8 +288,12 @@ impl Deflated {
     /// Queues each work as a task of the pool.
     fn queue(self: &Arc<Self>, works: Works) {
         for work in works {
-            let this = self.clone();
-            self.shared.decode.spawn(move || this.work(work));
+            let (this, work) = (self.clone(), self.waiting.add(work));
+            self.shared.decode.spawn(move || {
+                if let Some(work) = work.take() {
+                    this.work(work);
+                }
+            });
         }
     }
 
@@ -286,11 +332,11 @@ impl Deflated {
     fn run(&self, work: Work<Arc<SourceFile>>) -> (Answers, Works) {
         let outcome = work.run(self.shared.decode.is_short());
         // Judge before the answers are sent: the reads of a condemned member must fail.
-        self.judge();
+        let frontier = self.judge().frontier;
         if let Some((_, index)) = &self.index
             && outcome.advanced > 0
         {
-            index.progress(outcome.advanced, self.frontier() >= self.size);
+            index.progress(outcome.advanced, frontier >= self.size);
         }
         (outcome.answers, outcome.next)
     }
@@ -317,26 +363,27 @@ impl Deflated {
     }
 
     /// Reports to the verdict and to the saved index what decoding found out about the member.
-    fn judge(&self) {
+    /// Returns that.
+    fn judge(&self) -> Progress {
         let progress = self.reader.progress();
         if !self.verdict.is_settled() {
-            match progress.verdict {
+            match &progress.verdict {
                 StreamVerdict::Open => {}
                 StreamVerdict::Ended => self.verdict.confirm(),
-                StreamVerdict::Damaged(damage) => self.verdict.condemn(damage.into()),
-                StreamVerdict::Stopped(error) => self.verdict.stops(error.into()),
+                StreamVerdict::Damaged(damage) => self.verdict.condemn(damage.clone().into()),
+                StreamVerdict::Stopped(error) => self.verdict.stops(error.clone().into()),
             }
         }
-        let Some((key, index)) = &self.index else { return };
-        if progress.has_dropped_index && !self.dropped.swap(true, Ordering::Relaxed) {
-            self.saved.store(0, Ordering::Relaxed);
-            self.refuse_saved();
-            index.refute(*key);
-            self.verdict.condemn(Error::Refuted);
+        if let Some((key, index)) = &self.index {
+            if progress.has_dropped_index && self.saved.lock().drop_index() {
+                index.refute(*key);
+                self.verdict.condemn(Error::Refuted);
+            }
+            if progress.has_damaged_windows && self.saved.lock().damage_windows() {
+                index.mend();
+            }
         }
-        if progress.has_damaged_windows && !self.damaged.swap(true, Ordering::Relaxed) {
-            index.mend();
-        }
+        progress
     }
 }
 

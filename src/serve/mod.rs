@@ -28,6 +28,7 @@ mod stored;
 #[cfg(test)]
 mod testing;
 mod verify;
+mod waiting;
 mod whole;
 
 use std::{

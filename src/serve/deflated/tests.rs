@@ -1,4 +1,4 @@
-use std::sync::mpsc;
+use std::sync::{atomic::Ordering, mpsc};
 
 use super::*;
 use crate::{
@@ -62,6 +62,38 @@ fn a_decoder_that_panics_fails_its_readers_and_no_others() {
             let bytes = read(&contents[0], offset).recv_timeout(WAIT).unwrap().unwrap();
             assert_eq!(bytes, (offset / 8).to_le_bytes());
         }
+    }
+}
+
+#[test]
+fn a_task_does_not_wait_for_what_is_queued_after_it() {
+    let server = server(1, 8 << 20);
+    let (_open, contents) = serve(&[RawMember::deflated("a", numbers(1 << 20))], &server);
+    let release = busy(&server);
+    let (sender, head) = mpsc::channel();
+    let content = contents[0].clone();
+    server.spawn(move || sender.send(content.head(8)).unwrap());
+    let read = read(&contents[0], 8);
+    drop(release);
+    assert_eq!(head.recv_timeout(WAIT).unwrap().unwrap(), 0_u64.to_le_bytes());
+    assert_eq!(read.recv_timeout(WAIT).unwrap().unwrap(), 1_u64.to_le_bytes());
+}
+
+#[test]
+fn a_task_whose_work_another_thread_has_queues_what_follows_for_itself() {
+    const LEN: u64 = 8 << 20;
+    let server = server(1, 16 << 20);
+    let (_open, contents) = serve(&[RawMember::deflated("a", numbers(LEN))], &server);
+    let release = busy(&server);
+    let (sender, end) = mpsc::channel();
+    let content = contents[0].clone();
+    server.spawn(move || sender.send(deflated(&content).read_here(LEN - 8..LEN).0).unwrap());
+    let reads: Vec<_> = (0..8).map(|part| read(&contents[0], part << 20)).collect();
+    drop(release);
+    assert_eq!(end.recv_timeout(WAIT).unwrap().unwrap(), (LEN / 8 - 1).to_le_bytes());
+    for (part, read) in (0..).zip(reads) {
+        let bytes = read.recv_timeout(WAIT).unwrap().unwrap();
+        assert_eq!(bytes, u64::to_le_bytes((part << 20) / 8));
     }
 }
 
