@@ -208,8 +208,11 @@ impl Memory {
         (used.unwrap_or_else(|| vec![0; len]), Lent { memory: self, bytes })
     }
 
-    /// An empty buffer in which a reply of `len` bytes is collected.
-    pub(crate) fn reply_buffer(&self, len: usize) -> Vec<u8> {
+    /// An empty buffer with room for a reply of `len` bytes that is collected from parts: a kept
+    /// buffer if there is one, since fresh buffers cost page faults. Give it to
+    /// [`keep_reply_buffer`](Self::keep_reply_buffer) once the reply is sent.
+    #[must_use]
+    pub fn reply_buffer(&self, len: usize) -> Vec<u8> {
         let kept = self.lock().pool.take_reply();
         let mut buffer = kept.unwrap_or_default();
         buffer.clear();
@@ -220,7 +223,7 @@ impl Memory {
     /// Keeps the buffer of a reply for later replies. Kept buffers take a sixteenth of the budget
     /// at most: in 64 MiB, four of the kernel's longest reads. They are kept even while spans are
     /// dropped: a server that has run for a while is always at its budget.
-    pub(crate) fn keep_reply_buffer(&self, buffer: Vec<u8>) {
+    pub fn keep_reply_buffer(&self, buffer: Vec<u8>) {
         let mut state = self.lock();
         let left = state.pool.keep_reply(buffer, self.limit() / 16);
         let dropped = state.fit(self.limit());
