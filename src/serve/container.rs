@@ -128,9 +128,10 @@ impl OpenContainer {
         }
     }
 
-    /// The failure of an open of member `id` with `error`, and how to log it.
-    pub(crate) fn refusal(&self, id: MemberId, error: Error) -> Failure {
-        self.reports.failure("open", id.0, error)
+    /// The failure of `operation` on member `id`, which has no content, with `error`, and how to log
+    /// it.
+    pub(crate) fn refusal(&self, operation: &'static str, id: MemberId, error: Error) -> Failure {
+        self.reports.failure(operation, id.0, error)
     }
 
     /// The failure of a read of the archive itself, not of a member.

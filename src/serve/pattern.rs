@@ -106,6 +106,12 @@ impl Pattern {
         Some(from..self.read_ahead_end)
     }
 
+    /// Takes back the read-ahead from `offset` on: it has not been started. The next reads of the
+    /// run predict it again.
+    pub(super) fn shorten_read_ahead(&mut self, offset: u64) {
+        self.read_ahead_end = self.read_ahead_end.min(offset);
+    }
+
     fn next_passed(&mut self) -> Option<Range<u64>> {
         // Requests that have not arrived yet start at most `SLACK` before the end.
         let passed_end = self.end.saturating_sub(SLACK);
@@ -151,6 +157,21 @@ mod tests {
             }
         }
         assert!(end.unwrap() >= 1000 * 128 * KIB);
+    }
+
+    #[test]
+    fn read_ahead_that_was_not_started_is_predicted_again() {
+        let mut pattern = Pattern::default();
+        let mut started = 0;
+        for number in 0..100 {
+            let read = pattern.follow(number * 128 * KIB, 128 * KIB, DISTANCE);
+            if let Some(range) = read.read_ahead {
+                assert!(range.start == started || started == 0, "{range:?}");
+                started = range.end.min(range.start + 256 * KIB);
+                pattern.shorten_read_ahead(started);
+            }
+        }
+        assert!(started >= 100 * 128 * KIB + DISTANCE / 2);
     }
 
     #[test]

@@ -298,7 +298,7 @@ impl Tree {
                 match open.content(*id) {
                     Ok(content) => self.open_content(ino, user, content, open),
                     Err(serve::Error::Overwritten) => Err(FsError::Stale),
-                    Err(error) => Err(FsError::Content(open.refusal(*id, error))),
+                    Err(error) => Err(FsError::Content(open.refusal("open", *id, error))),
                 }
             }
             Node::DecodedArchive(version) => {

@@ -1,8 +1,12 @@
-use std::sync::mpsc::{self, Receiver};
+use std::{
+    os::unix::fs::FileExt,
+    sync::mpsc::{self, Receiver},
+};
 
 use super::{
     super::{
         Server, Settings, Verify,
+        content::Encoding,
         testing::{WAIT, settings, wait_until},
     },
     *,
@@ -177,6 +181,23 @@ fn the_next_member_is_prepared_for_a_sequential_reader() {
 }
 
 #[test]
+fn all_members_ahead_of_a_sequential_reader_are_prepared() {
+    // A stored member, which is read without a thread, and members that lie within one read-ahead.
+    let mut members = vec![RawMember::stored("a.npy", pattern(3_000_000, 1))];
+    let next = (0..8).map(|n| RawMember::deflated(format!("{n}.npy"), pattern(200_000, n)));
+    members.extend(next);
+    let settings = Settings { cache_size: 32 << 20, ..settings(1, Verify::Never) };
+    let (_server, file) = serve(&members, settings);
+    let is_decoded = |file: &ArchiveFile, number| {
+        file.container.content(MemberId(number)).unwrap().verified() == 200_000
+    };
+    for offset in (1_000_000..3_000_000).step_by(100_000) {
+        read(&file, offset, 100_000).unwrap();
+    }
+    wait_until(|| (1..=8).all(|number| is_decoded(&file, number)));
+}
+
+#[test]
 fn nothing_is_prepared_for_a_handle_that_was_closed() {
     let members = [
         RawMember::stored("a.npy", pattern(1_000_000, 1)),
@@ -200,8 +221,6 @@ fn nothing_is_prepared_for_a_handle_that_was_closed() {
 
 #[test]
 fn an_overwritten_archive_gives_no_headers_either() {
-    use std::os::unix::fs::FileExt as _;
-
     let (_server, file) = serve(&members(), settings(2, Verify::Small));
     let source = file.container.container().source().file();
     let size = file.archive().size();
@@ -214,9 +233,38 @@ fn an_overwritten_archive_gives_no_headers_either() {
 }
 
 #[test]
+fn damage_of_an_archive_that_is_being_overwritten_is_told_as_that() {
+    let bad = RawMember::encoded("a.npy", 8, &[0xff; 1000], &pattern(100_000, 1));
+    let (_server, file) = serve(&[bad], settings(2, Verify::Small));
+    let content = file.container.content(MemberId(0)).unwrap();
+    let Encoding::Deflated(deflated) = &content.bytes else { unreachable!() };
+    // The damage is found before the overwriting is noticed, and judged after that.
+    assert!(deflated.reader().span_at(0).is_err());
+    let source = file.container.container().source().file();
+    source.write_all_at(b"other bytes", 0).unwrap();
+    let failure = read(&file, place(&file, 0), 1000).unwrap_err();
+    assert!(failure.error.is_overwritten(), "{failure:?}");
+}
+
+#[test]
+fn parts_may_come_in_any_order() {
+    let parts: [(Range<usize>, &[u8]); 3] = [(0..2, b"ab"), (2..5, b"cde"), (5..6, b"f")];
+    for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0], [0, 2, 1]] {
+        let (sender, receiver) = mpsc::channel();
+        let reply = move |bytes: Result<&[u8], _>| sender.send(bytes.unwrap().to_vec()).unwrap();
+        let gather = Gather::new(Memory::new(1 << 20), 6, 3, Box::new(reply));
+        for number in order {
+            let (place, bytes) = parts[number].clone();
+            gather.take(place, Ok(bytes));
+        }
+        assert_eq!(receiver.try_recv().unwrap(), b"abcdef", "{order:?}");
+    }
+}
+
+#[test]
 fn a_read_whose_parts_are_dropped_drops_its_reply() {
     let (sender, receiver) = mpsc::channel();
-    let gather = Gather::new(10, 2, Box::new(move |_| sender.send(()).unwrap()));
+    let gather = Gather::new(Memory::new(0), 10, 2, Box::new(move |_| sender.send(()).unwrap()));
     gather.take(0..5, Ok(b"12345"));
     drop(gather);
     assert!(receiver.recv().is_err());

@@ -132,7 +132,7 @@ fn a_refusal_is_told_once() {
     let (archive, id) = open(&server, RawMember::encoded("x", 99, b"", b""));
     assert!(archive.content(id).is_err());
     assert_eq!(
-        [(); 3].map(|()| archive.refusal(id, Error::Encrypted).repeats.is_some()),
+        [(); 3].map(|()| archive.refusal("open", id, Error::Encrypted).repeats.is_some()),
         [true, false, false]
     );
 }
