@@ -59,9 +59,11 @@ fuzz_target!(|input: &[u8]| {
 fn forge(index: &mut [u8]) {
     let Some(checkpoints) = index.get(56..64).and_then(|bytes| bytes.first_chunk()) else { return };
     let checkpoints = u64::from_le_bytes(*checkpoints).min(1000) as usize;
-    let Some(table) = index.get(96..96 + 48 * checkpoints) else { return };
+    let Some(crcs) = index.get(88..92).and_then(|bytes| bytes.first_chunk()) else { return };
+    let crcs = u32::from_le_bytes(*crcs).min(1 << 20) as usize;
+    let Some(table) = index.get(96..96 + 48 * checkpoints + 4 * crcs) else { return };
     let table = crc32fast::hash(table);
     index[84..88].copy_from_slice(&table.to_le_bytes());
-    let header = crc32fast::hash(&index[..88]);
-    index[88..92].copy_from_slice(&header.to_le_bytes());
+    let header = crc32fast::hash(&index[..92]);
+    index[92..96].copy_from_slice(&header.to_le_bytes());
 }

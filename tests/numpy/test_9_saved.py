@@ -349,7 +349,8 @@ def test_9_3_damaged_windows_are_rebuilt(mount, source, archive, indexes):
     [streams] = np.frombuffer(content, "<u4", 1, 12)
     table = np.frombuffer(content, "<u8", 4 * streams, 72).reshape(-1, 4)
     [checkpoints] = np.frombuffer(content, "<u8", 1, int(table[0, 2]) + 56)
-    windows = int(table[0, 2]) + 96 + 48 * int(checkpoints)
+    [block_crcs] = np.frombuffer(content, "<u4", 1, int(table[0, 2]) + 88)
+    windows = int(table[0, 2]) + 96 + 48 * int(checkpoints) + 4 * int(block_crcs)
     assert len(content) - windows > 100
     for at in range(windows, len(content), 7):
         content[at] ^= 0x55

@@ -1,5 +1,10 @@
 //! CRC-32 of decoded bytes, joined from the CRC-32 of pieces.
 
+use std::sync::Arc;
+
+/// The length of a block of a span, in bytes. A read can check a span up to the end of any block.
+pub(crate) const BLOCK: usize = 64 << 10;
+
 /// The CRC-32 of some bytes and the number of these bytes, which is needed to join two of them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Crc {
@@ -37,6 +42,78 @@ impl Crc {
 
     pub(crate) fn len(self) -> u64 {
         self.len
+    }
+}
+
+/// The CRC-32 of a span up to the end of each of its blocks. The last one is that of the whole span.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SpanCrcs(Arc<[u32]>);
+
+impl SpanCrcs {
+    /// The checksums of a span: `inner` up to the ends of all blocks but the last, and `whole`.
+    pub(crate) fn new(inner: &[u32], whole: u32) -> Self {
+        Self(inner.iter().copied().chain([whole]).collect())
+    }
+
+    /// The number of block ends within a span of `len` bytes. The end of the span does not count.
+    pub(crate) fn inner_of(len: u64) -> u64 {
+        len.saturating_sub(1) / BLOCK as u64
+    }
+
+    /// The CRC-32 of the first `blocks` blocks, of which there must be one at least.
+    pub(crate) fn first(&self, blocks: usize) -> u32 {
+        self.0[blocks - 1]
+    }
+
+    /// The CRC-32 up to each end of a block within the span.
+    pub(crate) fn inner(&self) -> &[u32] {
+        &self.0[..self.0.len() - 1]
+    }
+
+    /// The CRC-32 of the whole span.
+    pub(crate) fn whole(&self) -> u32 {
+        self.first(self.0.len())
+    }
+
+    /// Bytes of memory that the checksums take.
+    pub(crate) fn memory(&self) -> u64 {
+        // The reference counts are two numbers before the checksums.
+        (2 * size_of::<usize>() + size_of_val(&*self.0)) as u64
+    }
+}
+
+/// The CRC-32 of some bytes of a span that were decoded one after the other.
+#[derive(Debug, Default)]
+pub(crate) struct PieceCrc {
+    pub(crate) whole: Crc,
+    /// The CRC-32 of these bytes up to each end of a block of the span.
+    pub(crate) block_ends: Vec<Crc>,
+}
+
+/// The checksums of a span whose decoding goes on.
+#[derive(Debug, Default)]
+pub(crate) struct SpanSum {
+    whole: Crc,
+    block_ends: Vec<u32>,
+}
+
+impl SpanSum {
+    /// Appends the next decoded bytes of the span.
+    pub(crate) fn add(&mut self, piece: PieceCrc) {
+        let ends = piece.block_ends.into_iter().map(|end| self.whole.followed_by(end).value());
+        self.block_ends.extend(ends);
+        self.whole = self.whole.followed_by(piece.whole);
+    }
+
+    /// Bytes of the span so far.
+    pub(crate) fn len(&self) -> u64 {
+        self.whole.len()
+    }
+
+    /// The checksums of the span, if it ends here.
+    pub(crate) fn finish(self) -> SpanCrcs {
+        let inner = SpanCrcs::inner_of(self.len()) as usize;
+        SpanCrcs::new(&self.block_ends[..inner], self.whole.value())
     }
 }
 

@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use crate::{
     BitOffset,
+    crc::SpanCrcs,
     inflate::{HISTORY, MAX_MATCH, Place},
     windows::Window,
 };
@@ -34,19 +35,20 @@ pub(crate) struct Known {
     pub(crate) encoded_end: Option<BitOffset>,
     /// The decoded offset of the end of the span.
     pub(crate) end: u64,
-    /// CRC-32 of the decoded bytes.
-    pub(crate) crc32: u32,
+    /// The checksums of the decoded bytes.
+    pub(crate) crcs: SpanCrcs,
 }
 
 /// The checkpoints of one stream up to its frontier.
 pub(crate) struct Index {
     checkpoints: Vec<Checkpoint>,
-    /// CRC-32 of each span.
-    crcs: Vec<u32>,
+    /// The checksums of each span.
+    crcs: Vec<SpanCrcs>,
     frontier: u64,
     /// Windows are held in memory at every `stride`-th checkpoint, and at the last one.
     stride: usize,
     window_bytes: u64,
+    crc_bytes: u64,
     /// The first checkpoint whose window no thread has tried to pack yet.
     unpacked: usize,
 }
@@ -62,10 +64,16 @@ impl Index {
         Self::from_parts(vec![start], Vec::new(), 0)
     }
 
-    /// An index of checkpoints whose windows take no memory, and the CRC-32 of each span up to
+    /// An index of checkpoints whose windows take no memory, and the checksums of each span up to
     /// `frontier`.
-    pub(crate) fn from_parts(checkpoints: Vec<Checkpoint>, crcs: Vec<u32>, frontier: u64) -> Self {
-        Self { checkpoints, crcs, frontier, stride: 1, window_bytes: 0, unpacked: 1 }
+    pub(crate) fn from_parts(
+        checkpoints: Vec<Checkpoint>,
+        crcs: Vec<SpanCrcs>,
+        frontier: u64,
+    ) -> Self {
+        let crc_bytes = crcs.iter().map(SpanCrcs::memory).sum();
+        let (stride, window_bytes, unpacked) = (1, 0, 1);
+        Self { checkpoints, crcs, frontier, stride, window_bytes, crc_bytes, unpacked }
     }
 
     /// The decoded offset up to which the stream has been decoded once.
@@ -78,8 +86,8 @@ impl Index {
         self.checkpoints.last().filter(|checkpoint| checkpoint.decoded == self.frontier)
     }
 
-    /// All checkpoints, and the CRC-32 of each span.
-    pub(crate) fn parts(&self) -> (&[Checkpoint], &[u32]) {
+    /// All checkpoints, and the checksums of each span.
+    pub(crate) fn parts(&self) -> (&[Checkpoint], &[SpanCrcs]) {
         (&self.checkpoints, &self.crcs)
     }
 
@@ -118,7 +126,7 @@ impl Index {
             start: self.checkpoints[number].clone(),
             encoded_end: next.map(|next| next.encoded),
             end: self.range(number).end,
-            crc32: self.crcs[number],
+            crcs: self.crcs[number].clone(),
         }
     }
 
@@ -149,12 +157,13 @@ impl Index {
 
     /// Adds a span that ends at decoded offset `end`, and the checkpoint there if decoding can
     /// continue.
-    pub(crate) fn push(&mut self, crc32: u32, end: u64, next: Option<Checkpoint>) {
+    pub(crate) fn push(&mut self, crcs: SpanCrcs, end: u64, next: Option<Checkpoint>) {
         let last = self.checkpoints.len() - 1;
         if !last.is_multiple_of(self.stride) {
             self.drop_window(last);
         }
-        self.crcs.push(crc32);
+        self.crc_bytes += crcs.memory();
+        self.crcs.push(crcs);
         self.frontier = end;
         if let Some(next) = next {
             self.window_bytes += next.window.as_ref().map_or(0, Window::memory);
@@ -258,6 +267,7 @@ impl Index {
         let further = longer.checkpoints.iter().skip(self.checkpoints.len());
         self.checkpoints.extend(further.cloned());
         self.crcs.extend_from_slice(&longer.crcs[self.crcs.len()..]);
+        self.crc_bytes = longer.crc_bytes;
         self.frontier = longer.frontier;
     }
 
@@ -273,8 +283,8 @@ impl Index {
 
     /// Bytes of memory that the checkpoints and their windows take.
     pub(crate) fn bytes(&self) -> u64 {
-        const EACH: usize = size_of::<Checkpoint>() + size_of::<u32>();
-        self.window_bytes + (self.checkpoints.len() * EACH) as u64
+        const EACH: usize = size_of::<Checkpoint>() + size_of::<SpanCrcs>();
+        self.window_bytes + self.crc_bytes + (self.checkpoints.len() * EACH) as u64
     }
 
     /// The decoded offset at which the next span aims to end: it ends at the first boundary of
@@ -346,7 +356,7 @@ mod tests {
                 place: Some(Place::BlockHeader),
                 window: Some(vec![7; 4].into()),
             };
-            index.push(0, end, Some(next));
+            index.push(SpanCrcs::new(&[], 0), end, Some(next));
         }
         index
     }
@@ -394,7 +404,7 @@ mod tests {
         assert_eq!(windows(&index), [0, 9]);
         // Windows that are added later are thinned, too: the last one is dropped when another span
         // follows.
-        index.push(0, 95, None);
+        index.push(SpanCrcs::new(&[], 0), 95, None);
         assert_eq!(windows(&index), [0]);
     }
 
@@ -404,8 +414,9 @@ mod tests {
         assert!(index(3).begins(&longer) && longer.begins(&longer));
         assert!(!index(6).begins(&longer));
         type Change = fn(&mut Index);
-        let changes: [Change; 4] = [
-            |of| of.crcs[1] = 7,
+        let changes: [Change; 5] = [
+            |of| of.crcs[1] = SpanCrcs::new(&[7], 0),
+            |of| of.crcs[1] = SpanCrcs::new(&[], 7),
             |of| of.checkpoints[2].encoded.0 += 1,
             |of| of.checkpoints[2].decoded += 1,
             |of| of.checkpoints[2].place = None,

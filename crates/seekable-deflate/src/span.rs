@@ -2,7 +2,7 @@
 
 use std::{fmt, ops::Range, sync::Arc};
 
-/// The decoded bytes from one checkpoint to the next. Cheap to clone, never changed.
+/// The decoded bytes from one checkpoint to the next, or the first of them. Cheap to clone, never changed.
 #[derive(Clone)]
 pub struct Span {
     start: u64,
@@ -18,8 +18,14 @@ impl Span {
         if range.len() < buffer.len() / 2 {
             let bytes = buffer[range].to_vec();
             let range = 0..bytes.len();
-            return Self { start, buffer: Arc::new(bytes), range };
+            return Self::in_buffer(start, bytes, range);
         }
+        Self::in_buffer(start, buffer, range)
+    }
+
+    /// Like [`new`](Self::new), but always keeps the buffer: a later span of full length uses it
+    /// again.
+    pub(crate) fn in_buffer(start: u64, buffer: Vec<u8>, range: Range<usize>) -> Self {
         Self { start, buffer: Arc::new(buffer), range }
     }
 

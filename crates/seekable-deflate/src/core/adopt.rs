@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{Core, state::Adopted};
 use crate::{
     IndexError, SavedIndex,
+    crc::SpanCrcs,
     index::{Checkpoint, Index},
     saved::Record,
     windows::Window,
@@ -65,16 +66,20 @@ impl Core {
 /// The checkpoints of a saved index.
 fn index(saved: &SavedIndex) -> Index {
     let records = saved.records();
+    let ends = saved.records().skip(1).map(|(record, _)| record.decoded).chain([saved.frontier()]);
+    let mut block_crcs = saved.block_crcs();
     let mut checkpoints = Vec::with_capacity(records.len());
     let mut crcs = Vec::with_capacity(records.len());
-    let frontier = saved.frontier();
-    for (number, (record, window)) in records.enumerate() {
+    for (number, ((record, window), end)) in records.zip(ends).enumerate() {
         let Record { encoded, decoded, place, crc32, .. } = *record;
         let window = window.map(Window::Saved).or((number == 0).then(Window::default));
         checkpoints.push(Checkpoint { encoded, decoded, place, window });
-        if decoded < frontier {
-            crcs.push(crc32);
+        if decoded < end {
+            // `SavedIndex::new` has compared the number of checksums with the lengths of the spans.
+            let (inner, rest) = block_crcs.split_at(SpanCrcs::inner_of(end - decoded) as usize);
+            crcs.push(SpanCrcs::new(inner, crc32));
+            block_crcs = rest;
         }
     }
-    Index::from_parts(checkpoints, crcs, frontier)
+    Index::from_parts(checkpoints, crcs, saved.frontier())
 }

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     BitOffset, Error, Format, ReadAt, Span,
-    crc::{Crc, Sums},
+    crc::{Crc, SpanCrcs, SpanSum, Sums},
     gzip::Trailer,
     index::Checkpoint,
     inflate::{Fault, HISTORY, MAX_MATCH, MAX_RATIO, Output, Place},
@@ -30,8 +30,8 @@ impl Drop for Turn<'_> {
 
 /// The result of decoding from the checkpoint at the frontier: a span, and what follows it.
 struct Pass {
-    /// The decoded bytes, if there are any, and their CRC-32.
-    span: Option<(Span, u32)>,
+    /// The decoded bytes, if there are any, and their checksums.
+    span: Option<(Span, SpanCrcs)>,
     /// The bytes of the window before the span that the span refers to, if they are known.
     reach: Option<Reach>,
     sums: Sums,
@@ -84,8 +84,8 @@ impl Core {
         if made.span.start() != start.decoded {
             return None;
         }
-        sums.add(made.crc);
-        let span = Some((made.span, made.crc.value()));
+        sums.add(Crc::new(made.crcs.whole(), made.span.bytes().len() as u64));
+        let span = Some((made.span, made.crcs));
         Some(Pass { span, reach: made.reach, sums, end: PassEnd::Next(made.next, None) })
     }
 
@@ -118,9 +118,9 @@ impl Core {
             None => Head::At(start.encoded, start.place),
         };
 
-        let mut crc = Crc::default();
+        let mut sum = SpanSum::default();
         let end = loop {
-            let pause = match self.speculation.settled_at(start.decoded + crc.len()) {
+            let pause = match self.speculation.settled_at(start.decoded + sum.len()) {
                 Some(settled) => {
                     match take_over(source, &settled, &mut out, start.decoded, limit) {
                         Ok((at, place, pause)) => {
@@ -142,9 +142,9 @@ impl Core {
                 }
             };
             let piece = out.take_crc();
-            crc = crc.followed_by(piece);
-            sums.add(piece);
-            let decoded = start.decoded + crc.len();
+            sums.add(piece.whole);
+            sum.add(piece);
+            let decoded = start.decoded + sum.len();
             match pause {
                 Ok(Pause::Member(trailer)) => {
                     if let Some(error) = judge_member(sums.member, trailer, decoded) {
@@ -186,7 +186,7 @@ impl Core {
         });
         let span = (out.len() > 0).then(|| {
             let (buffer, range) = out.into_parts();
-            (Span::new(start.decoded, buffer, range), crc.value())
+            (Span::new(start.decoded, buffer, range), sum.finish())
         });
         Ok(Pass { span, reach, sums, end })
     }

@@ -87,10 +87,10 @@ impl Core {
         self.lock().index().len()
     }
 
-    /// The span that holds decoded byte `offset`, if it is cached.
+    /// The span of decoded byte `offset`, if that byte is cached.
     pub(crate) fn cached_span_at(&self, offset: u64) -> Option<Span> {
         let Ok(Place::Span(number, _)) = self.place(offset) else { return None };
-        self.memory.span(self.id, number)
+        self.memory.span(self.id, number).filter(|span| span.bytes_from(offset).is_some())
     }
 
     /// See `DeflateReader::give_up`.
@@ -128,7 +128,7 @@ impl Core {
         loop {
             match self.place(offset)? {
                 Place::AfterEnd => return Ok(None),
-                Place::Span(number, _) => return self.span(source, number).map(Some),
+                Place::Span(number, _) => return self.span_to(source, number, u64::MAX).map(Some),
                 Place::Beyond(_) => {
                     let span = self.advance(source)?;
                     if let Some(span) = span.filter(|span| span.bytes_from(offset).is_some()) {

@@ -13,7 +13,7 @@ use std::{
 use super::{Core, state::StreamVerdict};
 use crate::{
     Error, Options, ReadAt,
-    crc::Sums,
+    crc::{SpanCrcs, Sums},
     index::Checkpoint,
     inflate::HISTORY,
     saved::{Header, Record, WindowRecord},
@@ -43,7 +43,7 @@ type Kept = Vec<(usize, Arc<Packed>)>;
 /// The content of the index to be written.
 struct Snapshot {
     checkpoints: Vec<Checkpoint>,
-    crcs: Vec<u32>,
+    crcs: Vec<SpanCrcs>,
     sums: Sums,
     ended: bool,
 }
@@ -160,17 +160,22 @@ impl Snapshot {
         }
         let mut table = crc32fast::Hasher::new();
         self.records(&windows).for_each(|record| table.update(&record));
+        let block_crcs = || self.crcs.iter().flat_map(SpanCrcs::inner).map(|crc| crc.to_le_bytes());
+        block_crcs().for_each(|crc| table.update(&crc));
+        let count = u32::try_from(block_crcs().count()).map_err(|_| io::ErrorKind::FileTooLarge)?;
         let header = Header {
             options: options.clone(),
             encoded_len,
             sums: self.sums,
             complete: self.ended,
             checkpoints: self.checkpoints.len() as u64,
+            block_crcs: count,
             table_crc32: table.finalize(),
             windows_len: end,
         };
         out.write_all(&header.to_bytes())?;
         self.records(&windows).try_for_each(|record| out.write_all(&record))?;
+        block_crcs().try_for_each(|crc| out.write_all(&crc))?;
         let written = self.checkpoints.iter().zip(&windows);
         for (checkpoint, _) in written.filter(|(_, window)| window.is_some()) {
             // The saved window was readable just before.
@@ -187,7 +192,7 @@ impl Snapshot {
                 encoded: checkpoint.encoded,
                 decoded: checkpoint.decoded,
                 place: checkpoint.place,
-                crc32: self.crcs.get(number).copied().unwrap_or(0),
+                crc32: self.crcs.get(number).map_or(0, SpanCrcs::whole),
                 window: *window,
             };
             record.to_bytes()

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::Core;
 use crate::{
     Error, ReadAt, Span,
+    crc::BLOCK,
     index::Known,
     inflate::{Fault, HISTORY, Output},
     memory::Lent,
@@ -13,19 +14,39 @@ use crate::{
 };
 
 impl Core {
-    /// Span `number`, which must exist: from the cache, or decoded.
-    pub(crate) fn span(
+    /// Span `number`, which must exist, or its first blocks: at least its bytes before decoded
+    /// offset `until`. From the cache, or decoded.
+    pub(crate) fn span_to(
         self: &Arc<Self>,
         source: &dyn ReadAt,
         number: usize,
+        until: u64,
     ) -> Result<Span, Error> {
-        if let Some(span) = self.memory.span(self.id, number) {
-            return Ok(span);
-        }
-        let span = self
-            .window(source, number)
-            .and_then(|window| SpanDecode::start(self, source, number, &window).finish(source));
+        let until = match self.held(number, until) {
+            Held::Enough(span) => return Ok(span),
+            Held::Less => u64::MAX,
+            Held::Nothing => until,
+        };
+        let span = self.window(source, number).and_then(|window| {
+            SpanDecode::start(self, source, (number, until), &window).finish(source)
+        });
         span.map_err(|error| self.or_stale(error))
+    }
+
+    /// Whether the bytes of span `number` before decoded offset `until` are cached.
+    fn held(&self, number: usize, until: u64) -> Held {
+        let end = self.lock().index().range(number).end;
+        match self.memory.span(self.id, number) {
+            None => Held::Nothing,
+            Some(span) if span.range().end >= until.min(end) => Held::Enough(span),
+            Some(_) => Held::Less,
+        }
+    }
+
+    /// Span `number`, which must exist, if all of it is cached.
+    fn peek_whole(&self, number: usize) -> Option<Span> {
+        let end = self.lock().index().range(number).end;
+        self.memory.peek(self.id, number).filter(|span| span.range().end == end)
     }
 
     /// The window before checkpoint `number`; bytes that nothing refers to may be wrong. Fills in
@@ -38,9 +59,11 @@ impl Core {
         let (mut at, mut window) = self.nearest_start(number);
         let mut bytes = None;
         while at < number {
-            let span = match self.memory.span(self.id, at) {
-                Some(span) => span,
-                None => SpanDecode::start(self, source, at, &window).finish(source)?,
+            let span = match self.held(at, u64::MAX) {
+                Held::Enough(span) => span,
+                Held::Less | Held::Nothing => {
+                    SpanDecode::start(self, source, (at, u64::MAX), &window).finish(source)?
+                }
             };
             let keep = HISTORY.saturating_sub(span.bytes().len()).min(window.len());
             window.drain(..window.len() - keep);
@@ -65,7 +88,7 @@ impl Core {
             let is_raw = matches!(window, Window::Raw(_));
             let first = if is_raw { anchor } else { anchor.saturating_sub(1) };
             let cached = (first..number).rev().find_map(|before| {
-                let span = self.memory.peek(self.id, before)?;
+                let span = self.peek_whole(before)?;
                 let window = span.bytes().last_chunk::<HISTORY>()?;
                 Some((before + 1, window.to_vec()))
             });
@@ -87,31 +110,42 @@ impl Core {
         numbers[0] != numbers[1] && numbers.iter().all(is_dense)
     }
 
-    /// Two different spans, which must exist, decoded at once by this thread. `None` if one of them
-    /// cannot be decoded without the spans before it.
+    /// Two different spans, which must exist, decoded at once by this thread: of each at least the
+    /// bytes before a decoded offset. `None` if one of them cannot be decoded without the spans
+    /// before it.
     pub(crate) fn span_pair(
         self: &Arc<Self>,
         source: &dyn ReadAt,
-        numbers: [usize; 2],
+        spans: [(usize, u64); 2],
     ) -> Option<[Result<Span, Error>; 2]> {
-        let [first, second] = numbers.map(|number| {
+        let [first, second] = spans.map(|(number, _)| {
             let (at, window) = self.nearest_start(number);
             (at == number).then_some(window)
         });
         let windows = [first?, second?];
         let [mut first, mut second] =
-            [0, 1].map(|side| SpanDecode::start(self, source, numbers[side], &windows[side]));
+            [0, 1].map(|side| SpanDecode::start(self, source, spans[side], &windows[side]));
         first.go_on_with(&mut second, source);
         let pair = [first.finish(source), second.finish(source)];
         Some(pair.map(|span| span.map_err(|error| self.or_stale(error))))
     }
 }
 
-/// A span that is being decoded again.
+/// What the cache holds of the bytes that are needed of a span.
+enum Held {
+    /// All of them.
+    Enough(Span),
+    /// Some. Then the whole span is decoded, since more of it is likely to be needed.
+    Less,
+    Nothing,
+}
+
+/// A span that is being decoded again, or its first blocks.
 struct SpanDecode<'a> {
     core: &'a Core,
     number: usize,
     known: Known,
+    /// Number of bytes to decode: of the whole span, or of its first blocks.
     len: usize,
     stream: Stream,
     out: Output,
@@ -120,20 +154,31 @@ struct SpanDecode<'a> {
 }
 
 impl<'a> SpanDecode<'a> {
-    fn start(core: &'a Core, source: &dyn ReadAt, number: usize, window: &[u8]) -> Self {
+    /// Starts to decode a span from its checkpoint. `span` is its number, and the decoded offset
+    /// before which its bytes are needed.
+    fn start(core: &'a Core, source: &dyn ReadAt, span: (usize, u64), window: &[u8]) -> Self {
+        let (number, until) = span;
         let known = core.lock().index().span(number);
         let start = &known.start;
         // The length fits in memory: the span was decoded here, or `adopt` has checked that the
         // index has no span that is too long.
-        let len = (known.end - start.decoded) as usize;
-        let (buffer, lent) = core.memory.buffer(Output::room(window.len(), len));
+        let whole = (known.end - start.decoded) as usize;
+        let needed = (until.min(known.end).saturating_sub(start.decoded) as usize).max(1);
+        let len = needed.next_multiple_of(BLOCK).min(whole);
+        // The buffer has room for the whole span, so that any other span can use it later.
+        let (buffer, lent) = core.memory.buffer(Output::room(window.len(), whole));
         let out = Output::new(buffer, window).with_crc();
 
         let mut stream = Stream::new(core.options.format, core.encoded.clone());
         let resumed = match start.place {
             None => Ok(()),
             Some(place) => {
-                let wanted = known.encoded_end.map_or(u64::MAX, |end| end.0 / 8 + 1);
+                let wanted = known.encoded_end.map_or(u64::MAX, |end| {
+                    let encoded = (end.0 - start.encoded.0) / 8 + 1;
+                    // The part of the bytes that this part of the span takes, as an estimate.
+                    let part = u128::from(encoded) * len as u128 / whole as u128;
+                    start.encoded.0 / 8 + part as u64 + 1
+                });
                 stream.resume(source, start.encoded, place, wanted)
             }
         };
@@ -163,22 +208,27 @@ impl<'a> SpanDecode<'a> {
                 break;
             }
         }
-        let crc = out.take_crc();
-        if out.len() != len
+        if out.len() < len
             && let Err(fault) = result
         {
             return Err(fault.at(start + out.len() as u64));
         }
-        if crc.value() != known.crc32 || out.len() != len {
-            return Err(Error::Checksum {
-                start,
-                end: known.end,
-                expected: known.crc32,
-                found: crc.value(),
-            });
+        let end = start + len as u64;
+        let piece = out.take_crc();
+        // A part of a span ends with a block, and its last symbol may go on after that.
+        let (found, is_long_enough) = match piece.block_ends.get((len / BLOCK).wrapping_sub(1)) {
+            Some(part) if end < known.end => (*part, true),
+            _ => (piece.whole, out.len() == len && end == known.end),
+        };
+        let expected = known.crcs.first(len.div_ceil(BLOCK));
+        if found.value() != expected || !is_long_enough {
+            return Err(Error::Checksum { start, end, expected, found: found.value() });
         }
         let (buffer, range) = out.into_parts();
-        let span = Span::new(start, buffer, range);
+        let span = match end < known.end {
+            true => Span::in_buffer(start, buffer, range.start..range.start + len),
+            false => Span::new(start, buffer, range),
+        };
         drop(lent);
         core.memory.insert(core.id, number, &span);
         Ok(span)

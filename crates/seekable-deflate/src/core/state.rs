@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use crate::{
     Error, IndexError, Span,
-    crc::Sums,
+    crc::{SpanCrcs, Sums},
     index::{Checkpoint, Index, Spacing},
     stream::Stream,
     windows::Window,
@@ -205,9 +205,9 @@ impl State {
         self.adopting.is_some()
     }
 
-    /// Records what a thread has decoded at the frontier: the span with its CRC-32, if there is a
+    /// Records what a thread has decoded at the frontier: the span with its checksums, if there is a
     /// span, the checksums up to the new frontier, and what comes after the span.
-    pub(crate) fn advance(&mut self, span: Option<&(Span, u32)>, sums: Sums, end: PassEnd) {
+    pub(crate) fn advance(&mut self, span: Option<&(Span, SpanCrcs)>, sums: Sums, end: PassEnd) {
         let (next, live) = match end {
             PassEnd::Next(next, live) => (Some(next), live),
             PassEnd::Final(verdict) => {
@@ -217,8 +217,8 @@ impl State {
         };
         self.live = live;
         self.sums = sums;
-        if let Some((span, crc32)) = span {
-            self.index.push(*crc32, span.start() + span.bytes().len() as u64, next);
+        if let Some((span, crcs)) = span {
+            self.index.push(crcs.clone(), span.start() + span.bytes().len() as u64, next);
         }
     }
 

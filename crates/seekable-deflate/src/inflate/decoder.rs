@@ -175,7 +175,7 @@ impl Decoder {
         out: &mut Output<T>,
         limit: usize,
     ) -> Result<Option<Stop>, Fault> {
-        out.sum_piece();
+        out.sum_blocks();
         match self.state {
             State::Ended => return Ok(Some(Stop::End)),
             State::Stored { left: 0, last } => self.state = State::after_block(last),
@@ -224,7 +224,7 @@ impl Decoder {
             if fast && fast::decode_symbols(bits, &mut self.tables, out, pace) {
                 return Ok(true);
             }
-            if out.sum_piece() {
+            if out.sum_blocks() {
                 continue;
             }
             // The fast loop stops near the ends of input and output, and at malformed symbols.
@@ -276,7 +276,7 @@ impl Decoder {
         limit: usize,
         mut ended: bool,
     ) -> Result<(), Fault> {
-        if !ended && !out.sum_piece() && out.filled < limit {
+        if !ended && !out.sum_blocks() && out.filled < limit {
             ended = decode_symbol(bits, &self.tables, out)?;
         }
         if let State::Coded { last, .. } = self.state

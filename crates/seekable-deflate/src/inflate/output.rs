@@ -2,15 +2,11 @@
 //! bytes.
 
 use super::{HISTORY, MAX_MATCH, Matches, Unit};
-use crate::crc::Crc;
+use crate::crc::{BLOCK, Crc, PieceCrc};
 
 /// Room after the limit, in units. It is for a match that starts before the limit, and for what a
 /// copy in whole blocks writes after the end of the match.
 pub(crate) const MARGIN: usize = MAX_MATCH + 62;
-
-/// Decoded bytes between two updates of the CRC-32: few enough that all are still in the core's own
-/// cache.
-const PIECE: usize = 64 << 10;
 
 /// A function that returns a CRC-32 extended by more bytes.
 type With<T> = fn(Crc, &[T]) -> Crc;
@@ -26,9 +22,10 @@ pub(crate) struct Output<T = u8> {
     pub(super) floor: usize,
     /// Start of the decoded bytes, and end of the window that `new` copied.
     start: usize,
-    /// The CRC-32 of the bytes up to `summed` that were decoded since the last `take_crc`, and the
-    /// function that extends it. `None` if no CRC-32 is wanted.
-    crc: Option<(Crc, With<T>)>,
+    /// Extends the CRC-32. `None` if no CRC-32 is wanted.
+    with: Option<With<T>>,
+    /// The CRC-32 of the bytes up to `summed` that were decoded since the last `take_crc`.
+    piece: PieceCrc,
     summed: usize,
     /// The list of the decoded matches. `None` if it is not wanted.
     pub(super) matches: Option<Matches>,
@@ -42,7 +39,7 @@ impl Output {
 
     /// Makes the output compute the CRC-32 of the decoded bytes, while they are in the cache.
     pub(crate) fn with_crc(self) -> Self {
-        Self { crc: Some((Crc::default(), Crc::with)), ..self }
+        Self { with: Some(Crc::with), ..self }
     }
 }
 
@@ -56,7 +53,8 @@ impl<T: Unit> Output<T> {
             filled: start,
             floor: 0,
             start,
-            crc: None,
+            with: None,
+            piece: PieceCrc::default(),
             summed: start,
             matches: None,
         }
@@ -74,30 +72,43 @@ impl<T: Unit> Output<T> {
     }
 
     /// The CRC-32 of the bytes decoded since the last call. That of no bytes if none is wanted.
-    pub(crate) fn take_crc(&mut self) -> Crc {
-        self.sum();
-        self.crc.as_mut().map(|(crc, _)| std::mem::take(crc)).unwrap_or_default()
+    pub(crate) fn take_crc(&mut self) -> PieceCrc {
+        self.sum_to(self.filled);
+        std::mem::take(&mut self.piece)
     }
 
     /// The limit for a loop that stops `margin` bytes before it: `limit`, or less if the CRC-32
     /// must be updated earlier.
     pub(super) fn pace(&self, limit: usize, margin: usize) -> usize {
-        if self.crc.is_some() { limit.min(self.summed + PIECE + margin) } else { limit }
+        if self.with.is_some() { limit.min(self.block_end() + margin) } else { limit }
     }
 
-    /// Updates the CRC-32 if `PIECE` bytes or more are new. Returns whether it did.
-    pub(super) fn sum_piece(&mut self) -> bool {
-        let is_piece = self.crc.is_some() && self.filled - self.summed >= PIECE;
-        if is_piece {
-            self.sum();
+    /// Index of the end of the block whose CRC-32 is updated next.
+    fn block_end(&self) -> usize {
+        self.start + ((self.summed - self.start) / BLOCK + 1) * BLOCK
+    }
+
+    /// Updates the CRC-32 if a block or more is complete: its bytes are still in the core's own
+    /// cache. Returns whether it did.
+    pub(super) fn sum_blocks(&mut self) -> bool {
+        let mut has_summed = false;
+        while self.with.is_some() && self.block_end() <= self.filled {
+            self.sum_to(self.block_end());
+            has_summed = true;
         }
-        is_piece
+        has_summed
     }
 
-    fn sum(&mut self) {
-        if let Some((crc, with)) = &mut self.crc {
-            *crc = with(*crc, &self.bytes[self.summed..self.filled]);
-            self.summed = self.filled;
+    fn sum_to(&mut self, end: usize) {
+        let Some(with) = self.with else { return };
+        while self.summed < end {
+            let block_end = self.block_end();
+            let to = end.min(block_end);
+            self.piece.whole = with(self.piece.whole, &self.bytes[self.summed..to]);
+            self.summed = to;
+            if to == block_end {
+                self.piece.block_ends.push(self.piece.whole);
+            }
         }
     }
 

@@ -34,6 +34,8 @@ enum Want {
     Span(Sender<Event>),
     /// Nothing: the bytes are only decoded, since they are expected to be asked for later.
     Nothing,
+    /// Nothing yet: an asker needs the bytes once it has the bytes before them.
+    Later,
     /// To know when all bytes are decoded. With `keep`, the spans stay cached.
     Pass { keep: bool, done: OnPassed },
 }
@@ -51,6 +53,10 @@ impl Asker {
         Self::new(range, Want::Nothing)
     }
 
+    pub(super) fn for_later(range: Range<u64>) -> Self {
+        Self::new(range, Want::Later)
+    }
+
     pub(super) fn for_pass(range: Range<u64>, keep: bool, done: OnPassed) -> Self {
         Self::new(range, Want::Pass { keep, done })
     }
@@ -62,6 +68,15 @@ impl Asker {
     /// The decoded bytes that the asker still waits for.
     pub(super) fn missing(&self) -> Range<u64> {
         self.next..self.asked.end
+    }
+
+    /// The decoded offset before which this asker needs the bytes of its span. Whole spans are
+    /// decoded for those who are likely to need more.
+    pub(super) fn until(&self) -> u64 {
+        match self.want {
+            Want::Bytes { .. } | Want::Later => self.asked.end,
+            Want::Span(_) | Want::Nothing | Want::Pass { .. } => u64::MAX,
+        }
     }
 
     /// Whether a span of missing bytes should stay cached until the asker has got them.
@@ -107,9 +122,9 @@ impl Asker {
                 }
                 Err(Self { want: Want::Bytes { got, done }, ..self })
             }
-            Want::Nothing if has_all => Ok(Answer::Nothing),
+            Want::Nothing | Want::Later if has_all => Ok(Answer::Nothing),
             Want::Pass { done, .. } if has_all => Ok(Answer::Passed(Ok(()), done)),
-            Want::Nothing | Want::Pass { .. } => Err(self),
+            Want::Nothing | Want::Later | Want::Pass { .. } => Err(self),
         }
     }
 
@@ -118,7 +133,7 @@ impl Asker {
         match self.want {
             Want::Bytes { got, done } => Answer::Collected(got, done),
             Want::Span(blocked) => Answer::Span(Ok(None), blocked),
-            Want::Nothing => Answer::Nothing,
+            Want::Nothing | Want::Later => Answer::Nothing,
             Want::Pass { done, .. } => Answer::Passed(Ok(()), done),
         }
     }
@@ -127,7 +142,7 @@ impl Asker {
         match self.want {
             Want::Bytes { done, .. } => Answer::Failed(error, done),
             Want::Span(blocked) => Answer::Span(Err(error), blocked),
-            Want::Nothing => Answer::Nothing,
+            Want::Nothing | Want::Later => Answer::Nothing,
             Want::Pass { done, .. } => Answer::Passed(Err(error), done),
         }
     }
@@ -139,7 +154,7 @@ impl Asker {
         match &mut self.want {
             Want::Span(_) => return Err(self.fail(Error::StaleIndex)),
             Want::Bytes { got, .. } => got.clear(),
-            Want::Nothing | Want::Pass { .. } => {}
+            Want::Nothing | Want::Later | Want::Pass { .. } => {}
         }
         Ok(self)
     }

@@ -274,7 +274,7 @@ impl<R: ReadAt> Shared<R> {
                 Err(error) => return due.answers.push(asker.fail(error)),
                 Ok(Place::AfterEnd) => return due.answers.push(asker.end()),
                 Ok(Place::Beyond(number)) => number,
-                Ok(Place::Span(number, range)) => match core.memory.span(core.id, number) {
+                Ok(Place::Span(number, range)) => match core.cached_span_at(missing.start) {
                     Some(span) => match asker.feed(&span, &core.memory) {
                         Ok(answer) => return due.answers.push(answer),
                         Err(more) => {
@@ -296,8 +296,8 @@ impl<R: ReadAt> Shared<R> {
         }
     }
 
-    /// Has the span at the start of `range` decoded, if `range` is not empty and the span is known
-    /// but not cached.
+    /// Has the bytes of `range` that lie in the span at its start decoded, if there are any, and the
+    /// span is known but not cached.
     fn note_next(
         self: &Arc<Self>,
         core: &Core,
@@ -306,11 +306,11 @@ impl<R: ReadAt> Shared<R> {
         due: &mut Due<R>,
     ) {
         if !range.is_empty()
-            && let Ok(Place::Span(number, _)) = core.place(range.start)
+            && let Ok(Place::Span(number, span)) = core.place(range.start)
             && !table.has(number)
             && core.memory.peek(core.id, number).is_none()
         {
-            let asker = Asker::for_nothing(range.start..range.start + 1);
+            let asker = Asker::for_later(range.start..range.end.min(span.end));
             let new = table.note(number, asker);
             due.works.extend(new.map(|ticket| Work::new(self, ticket)));
         }

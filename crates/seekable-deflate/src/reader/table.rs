@@ -86,6 +86,11 @@ impl Table {
         Some(Ticket { number, id: entry.id })
     }
 
+    /// The decoded offset before which the askers of a running entry need the bytes of its span.
+    pub(super) fn until(&mut self, ticket: Ticket) -> u64 {
+        self.askers(ticket, Stage::Running).iter().map(Asker::until).max().unwrap_or(u64::MAX)
+    }
+
     /// Marks a running entry as queued again.
     pub(super) fn requeue(&mut self, ticket: Ticket) {
         if let Some(entry) = self.entry(ticket) {

@@ -34,10 +34,10 @@ pub struct Outcome<R: ReadAt> {
 enum Task<R: ReadAt> {
     /// The span at the frontier.
     Frontier,
-    /// A span before the frontier.
-    Span,
-    /// A span before the frontier, and a second one.
-    Pair(Work<R>),
+    /// A span before the frontier, up to this decoded offset at least.
+    Span(u64),
+    /// Such a span, and a second one.
+    Pair(u64, Work<R>, u64),
 }
 
 impl<R: ReadAt> Work<R> {
@@ -76,8 +76,10 @@ impl<R: ReadAt> Work<R> {
                 }
                 one(span)
             }
-            Task::Span => one(core.span(source, number).map(Some)),
-            Task::Pair(mut other) => match core.span_pair(source, [number, other.ticket.number]) {
+            Task::Span(until) => one(core.span_to(source, number, until).map(Some)),
+            Task::Pair(until, mut other, other_until) => match core
+                .span_pair(source, [(number, until), (other.ticket.number, other_until)])
+            {
                 Some(pair) => {
                     let [first, second] = pair.map(|span| span.map(Some));
                     other.stage = None;
@@ -88,7 +90,7 @@ impl<R: ReadAt> Work<R> {
                     shared.table.lock().requeue(other.ticket);
                     other.stage = Some(Stage::Queued);
                     due.works.push(other);
-                    one(core.span(source, number).map(Some))
+                    one(core.span_to(source, number, until).map(Some))
                 }
             },
         };
@@ -168,9 +170,10 @@ impl<R: ReadAt> Shared<R> {
             .flatten()
         {
             let (shared, stage) = (Arc::clone(self), Some(Stage::Running));
-            Task::Pair(Work { shared, ticket: other, stage })
+            let until = [ticket, other].map(|ticket| table.until(ticket));
+            Task::Pair(until[0], Work { shared, ticket: other, stage }, until[1])
         } else {
-            Task::Span
+            Task::Span(table.until(ticket))
         };
         drop(table);
         Some((core, task))

@@ -9,7 +9,7 @@ use crate::{
 
 /// The first bytes of every index.
 const MAGIC: [u8; 8] = *b"SEEKDEFL";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 const GZIP: u32 = 1 << 0;
 const COMPLETE: u32 = 1 << 1;
@@ -26,6 +26,8 @@ pub(crate) struct Header {
     /// Whether the frontier is at the end of the stream.
     pub(crate) complete: bool,
     pub(crate) checkpoints: u64,
+    /// Number of checksums in the table: one for each end of a block within a span.
+    pub(crate) block_crcs: u32,
     /// CRC-32 of the table.
     pub(crate) table_crc32: u32,
     /// Length of all windows together, in bytes.
@@ -61,8 +63,9 @@ impl Header {
         fields.put(whole.value().to_le_bytes());
         fields.put(member.value().to_le_bytes());
         fields.put(self.table_crc32.to_le_bytes());
-        let crc32 = crc32fast::hash(&bytes[..Self::LEN - 8]);
-        bytes[Self::LEN - 8..Self::LEN - 4].copy_from_slice(&crc32.to_le_bytes());
+        fields.put(self.block_crcs.to_le_bytes());
+        let crc32 = crc32fast::hash(&bytes[..Self::LEN - 4]);
+        bytes[Self::LEN - 4..].copy_from_slice(&crc32.to_le_bytes());
         bytes
     }
 
@@ -76,8 +79,7 @@ impl Header {
         if version != VERSION {
             return Err(IndexError::Version(version));
         }
-        let (crc32, reserved) = (u32_at(header, Self::LEN - 8), u32_at(header, Self::LEN - 4));
-        if (crc32, reserved) != (crc32fast::hash(&header[..Self::LEN - 8]), 0) {
+        if u32_at(header, Self::LEN - 4) != crc32fast::hash(&header[..Self::LEN - 4]) {
             return Err(IndexError::Corrupt("checksum of the header"));
         }
         let flags = u32_at(header, 12);
@@ -101,6 +103,7 @@ impl Header {
             sums,
             complete: flags & COMPLETE != 0,
             checkpoints: u64_at(header, 56),
+            block_crcs: u32_at(header, 88),
             table_crc32: u32_at(header, 84),
             windows_len: u64_at(header, 64),
         };
@@ -110,8 +113,9 @@ impl Header {
 
     /// Compares the fields with each other and with the length of the index in bytes.
     fn check(&self, len: u64) -> Result<(), IndexError> {
-        let table = self.checkpoints.checked_mul(Record::LEN as u64);
-        let end = table
+        let records = self.checkpoints.checked_mul(Record::LEN as u64);
+        let end = records
+            .and_then(|records| records.checked_add(4 * u64::from(self.block_crcs)))
             .and_then(|table| table.checked_add(self.windows_len))
             .and_then(|end| end.checked_add(Self::LEN as u64));
         if end != Some(len) {
@@ -129,7 +133,7 @@ impl Header {
     /// Length of the table in bytes.
     pub(crate) fn table_len(&self) -> u64 {
         // Does not overflow: `check` has compared it with the length of the index.
-        self.checkpoints * Record::LEN as u64
+        self.checkpoints * Record::LEN as u64 + 4 * u64::from(self.block_crcs)
     }
 }
 

@@ -23,6 +23,8 @@ pub struct SavedIndex {
     inner: Arc<Inner>,
     /// The records of the table, needed only to adopt the index.
     records: Arc<[Record]>,
+    /// The checksums of all ends of blocks, needed only to adopt the index.
+    block_crcs: Arc<[u32]>,
 }
 
 struct Inner {
@@ -41,8 +43,9 @@ impl SavedIndex {
     pub fn new(bytes: Arc<dyn ReadAt>, range: Range<u64>) -> Result<Self, IndexError> {
         let header = header(&*bytes, &range)?;
         let inner = Inner { bytes, start: range.start, header };
-        let records = table::records(&inner.header, &inner.table()?)?;
-        Ok(Self { inner: Arc::new(inner), records: records.into() })
+        let (records, block_crcs) = table::parse(&inner.header, &inner.table()?)?;
+        let (records, block_crcs) = (records.into(), block_crcs.into());
+        Ok(Self { inner: Arc::new(inner), records, block_crcs })
     }
 
     /// The [`frontier`](Self::frontier) of the index that `range` of `bytes` holds. Reads only the
@@ -64,6 +67,11 @@ impl SavedIndex {
             let window = || SavedWindow { saved: self.inner.clone(), number };
             (record, record.window.map(|_| window()))
         })
+    }
+
+    /// The CRC-32 of each span up to each end of a block within it, one span after the other.
+    pub(crate) fn block_crcs(&self) -> &[u32] {
+        &self.block_crcs
     }
 
     /// Decoded offset up to which the stream was decoded.

@@ -4,14 +4,21 @@ use super::{
     IndexError,
     layout::{Header, Record},
 };
-use crate::inflate::{HISTORY, MAX_MATCH, Place};
+use crate::{
+    crc::SpanCrcs,
+    inflate::{HISTORY, MAX_MATCH, Place},
+};
 
-/// Parses the records of a table, and checks everything that can be checked without the stream.
-pub(super) fn records(header: &Header, table: &[u8]) -> Result<Vec<Record>, IndexError> {
-    let (records, _) = table.as_chunks::<{ Record::LEN }>();
+/// Parses the records and the checksums of a table, and checks everything that can be checked
+/// without the stream.
+pub(super) fn parse(header: &Header, table: &[u8]) -> Result<(Vec<Record>, Vec<u32>), IndexError> {
+    // The length of the table follows from these numbers in the header.
+    let (records, crcs) = table.split_at(table.len() - 4 * header.block_crcs as usize);
+    let (records, _) = records.as_chunks::<{ Record::LEN }>();
+    let (crcs, _) = crcs.as_chunks();
     let records = records.iter().map(Record::of).collect::<Result<Vec<_>, _>>()?;
     check(header, &records)?;
-    Ok(records)
+    Ok((records, crcs.iter().map(|crc| u32::from_le_bytes(*crc)).collect()))
 }
 
 fn check(header: &Header, records: &[Record]) -> Result<(), IndexError> {
@@ -38,6 +45,11 @@ fn check(header: &Header, records: &[Record]) -> Result<(), IndexError> {
     }
     if windows != header.windows_len {
         return Err(IndexError::Corrupt("length of the windows"));
+    }
+    let ends = records.iter().skip(1).map(|record| record.decoded).chain([frontier]);
+    let spans = records.iter().zip(ends).map(|(record, end)| end - record.decoded);
+    if spans.map(SpanCrcs::inner_of).sum::<u64>() != header.block_crcs.into() {
+        return Err(IndexError::Corrupt("number of checksums"));
     }
     Ok(())
 }
@@ -110,6 +122,7 @@ mod tests {
             sums: Sums { whole, member: whole },
             complete: false,
             checkpoints: 3,
+            block_crcs: 0,
             table_crc32: 0,
             windows_len: 20,
         }
@@ -166,6 +179,20 @@ mod tests {
         let mut records = records();
         records[1].encoded.0 = 388;
         assert_eq!(check(&header(), &records), Ok(()));
+    }
+
+    #[test]
+    fn a_table_has_a_checksum_for_each_end_of_a_block_within_a_span() {
+        let mut records = records();
+        let of = |records: &[Record], block_crcs| {
+            check(&Header { block_crcs, ..header() }, records).map_err(|error| error.to_string())
+        };
+        assert!(of(&records, 0).is_ok() && of(&records, 1).is_err());
+        // The end of a span is not within the span.
+        records[1].decoded = 100_000 - (64 << 10);
+        assert!(of(&records, 0).is_ok());
+        records[1].decoded -= 1;
+        assert!(of(&records, 1).is_ok() && of(&records, 0).is_err());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{
 use super::settled::{Boundary, Settled};
 use crate::{
     Memory, ReadAt, Span,
-    crc::Crc,
+    crc::{BLOCK, SpanCrcs},
     index::Checkpoint,
     inflate::HISTORY,
     memory::Reserved,
@@ -67,7 +67,7 @@ enum Progress {
 /// A span that was decoded speculatively.
 pub(crate) struct SpeculatedSpan {
     pub(crate) span: Span,
-    pub(crate) crc: Crc,
+    pub(crate) crcs: SpanCrcs,
     /// The bytes of the window that the span refers to, if they are known.
     pub(crate) reach: Option<Reach>,
     /// The checkpoint at the end of the span.
@@ -182,11 +182,13 @@ impl Claimed {
         let len = (decoded - start) as usize;
         let (mut buffer, _lent) = memory.buffer(len);
         let mut crc = crc32fast::Hasher::new();
+        let mut block_ends = Vec::with_capacity(len.div_ceil(BLOCK));
         let mut at = start;
         // The pieces are small enough to stay in a near cache from `resolve` to `update`.
-        for piece in buffer[..len].chunks_mut(64 << 10) {
+        for piece in buffer[..len].chunks_mut(BLOCK) {
             self.resolve(at, piece);
             crc.update(piece);
+            block_ends.push(crc.clone().finalize());
             at += piece.len() as u64;
         }
         let window = match len.checked_sub(HISTORY) {
@@ -195,7 +197,10 @@ impl Claimed {
         };
         Some(SpeculatedSpan {
             span: Span::new(start, buffer, 0..len),
-            crc: Crc::new(crc.finalize(), len as u64),
+            crcs: SpanCrcs::new(
+                &block_ends[..SpanCrcs::inner_of(len as u64) as usize],
+                crc.finalize(),
+            ),
             reach: self.reach(start..decoded),
             next: Checkpoint { encoded, decoded, place: Some(place), window: Some(window) },
             _reserved: self.reserved.take(),

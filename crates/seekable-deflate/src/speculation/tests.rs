@@ -23,6 +23,7 @@ use super::{
 use crate::{
     ByteOffset, Error, Format, Memory, Options, ReadAt, SavedIndex,
     core::Core,
+    crc::SpanCrcs,
     index::{Checkpoint, Known},
     inflate::HISTORY,
     windows::Window,
@@ -135,7 +136,7 @@ struct Left {
     bytes: Vec<u8>,
     /// For each span: its decoded offset, its encoded place, its checksum, and whether its
     /// checkpoint has a window.
-    spans: Vec<(u64, String, u32, bool)>,
+    spans: Vec<(u64, String, SpanCrcs, bool)>,
     error: Option<String>,
 }
 
@@ -169,12 +170,21 @@ fn pass(core: &Arc<Core>, source: &dyn ReadAt, mut before: impl FnMut()) -> Left
     let known: Vec<_> = (0..state.index().len()).map(|number| state.index().span(number)).collect();
     let spans = known.iter().map(|known| {
         let place = format!("{:?} {:?}", known.start.encoded, known.start.place);
-        (known.start.decoded, place, known.crc32, known.start.window.is_some())
+        (known.start.decoded, place, known.crcs.clone(), known.start.window.is_some())
     });
     let spans = spans.collect();
     let frontier = state.index().frontier();
     drop(state);
-    for Known { start, .. } in &known {
+    for Known { start, end, crcs, .. } in &known {
+        let span = &bytes[start.decoded as usize..*end as usize];
+        let mut hasher = crc32fast::Hasher::new();
+        let up_to = |block: &[u8]| {
+            hasher.update(block);
+            hasher.clone().finalize()
+        };
+        let naive: Vec<_> = span.chunks(1 << 16).map(up_to).collect();
+        let (whole, inner) = naive.split_last().expect("a span is not empty");
+        assert_eq!(*crcs, SpanCrcs::new(inner, *whole));
         check_window(core, source, start, &bytes, frontier);
     }
     Left { bytes, spans, error }

@@ -6,6 +6,7 @@ mod corpus;
 mod damage;
 mod gzip;
 mod oddities;
+mod parts;
 mod reads;
 mod saved;
 mod saved_damage;

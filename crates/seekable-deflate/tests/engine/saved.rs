@@ -27,6 +27,13 @@ pub fn load(bytes: Vec<u8>) -> Result<SavedIndex, IndexError> {
     SavedIndex::new(Arc::new(bytes), range)
 }
 
+/// Where the windows of `index` begin (docs/index-format.md).
+pub fn windows_at(index: &[u8]) -> usize {
+    let number = |at: usize| u32::from_le_bytes(*index[at..].first_chunk().expect("a header"));
+    let (checkpoints, block_crcs) = (number(56), number(88));
+    96 + 48 * checkpoints as usize + 4 * block_crcs as usize
+}
+
 /// A reader that continues from `index`.
 pub fn resumed<R: Source>(source: R, options: Options, index: Vec<u8>) -> DeflateReader<R> {
     let reader = reader(source, options);
@@ -353,8 +360,8 @@ fn an_index_may_lie_anywhere_in_its_bytes() {
     assert!(matches!(outside, Err(IndexError::Corrupt(_))));
     assert!(matches!(load(b"an index of another kind".repeat(9)), Err(IndexError::Foreign)));
     let mut newer = index;
-    newer[8] = 2;
-    assert!(matches!(load(newer), Err(IndexError::Version(2))));
+    newer[8] = 3;
+    assert!(matches!(load(newer), Err(IndexError::Version(3))));
 }
 
 #[test]
@@ -408,8 +415,8 @@ proptest! {
         }
         let table = crc32fast::hash(&index[96..288]);
         index[84..88].copy_from_slice(&table.to_le_bytes());
-        let header = crc32fast::hash(&index[..88]);
-        index[88..92].copy_from_slice(&header.to_le_bytes());
+        let header = crc32fast::hash(&index[..92]);
+        index[92..96].copy_from_slice(&header.to_le_bytes());
         if let Ok(saved) = load(index) {
             let reader = reader(&encoded[..], options);
             if reader.adopt_index(saved).is_ok() {

@@ -35,7 +35,7 @@ fn an_index_cut_off_anywhere_is_rejected() {
 #[test]
 fn a_flipped_bit_rejects_header_and_table_and_only_slows_reads_in_a_window() {
     let (encoded, plain, options, index) = small();
-    let windows = 96 + 4 * 48;
+    let windows = windows_at(&index);
     assert!(index.len() > windows);
     for bit in 0..index.len() * 8 {
         let mut index = index.clone();
@@ -52,8 +52,8 @@ fn an_index_whose_windows_are_all_damaged_still_tells_where_to_go_on() {
         let first = reader(&encoded[..], options.clone());
         read(&first, 0, plain.len() / 2).unwrap();
         let Some(mut index) = written(&first) else { continue };
-        let checkpoints = u64::from_le_bytes(index[56..64].try_into().unwrap());
-        for byte in &mut index[96 + 48 * checkpoints as usize..] {
+        let windows = windows_at(&index);
+        for byte in &mut index[windows..] {
             *byte = !*byte;
         }
         let later = resumed(&encoded[..], options, index);
@@ -72,7 +72,7 @@ fn damaged_windows_are_made_anew_and_the_index_written_next_has_them() {
             let first = reader(&encoded[..], options.clone());
             read(&first, 0, plain.len() + 1).unwrap();
             let Some(good) = written(&first) else { continue };
-            let windows = 96 + 48 * u64::from_le_bytes(good[56..64].try_into().unwrap()) as usize;
+            let windows = windows_at(&good);
             let mut damaged = good.clone();
             for byte in damaged[windows..].iter_mut().step_by(50) {
                 *byte = !*byte;
@@ -110,8 +110,8 @@ fn the_window_that_was_damaged_is_looked_for_once() {
     let first = reader(&encoded[..], options.clone());
     read(&first, 0, plain.len()).unwrap();
     let mut index = written(&first).unwrap();
-    let checkpoints = u64::from_le_bytes(index[56..64].try_into().unwrap());
-    index[96 + 48 * checkpoints as usize..].fill(0);
+    let windows = windows_at(&index);
+    index[windows..].fill(0);
     let source = Probe::new(encoded.clone());
     let memory = Memory::new(PLENTY);
     let later = reader_within(&source, options, &memory);

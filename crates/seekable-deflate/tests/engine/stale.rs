@@ -145,8 +145,8 @@ fn a_complete_index_with_another_checksum_than_was_promised_is_refused() {
             // Changes the checksum of all bytes, and corrects that of the header
             // (docs/index-format.md).
             index[76] ^= 1;
-            let crc32 = crc32fast::hash(&index[..88]);
-            index[88..92].copy_from_slice(&crc32.to_le_bytes());
+            let crc32 = crc32fast::hash(&index[..92]);
+            index[92..96].copy_from_slice(&crc32.to_le_bytes());
         }
         let len = index.len() as u64;
         let saved = SavedIndex::new(Arc::new(index.clone()), 0..len).unwrap();
