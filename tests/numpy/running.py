@@ -46,7 +46,8 @@ class Runner:
     def _bind(self, name, path):
         point = self.directory / name
         point.mkdir()
-        subprocess.run(["mount", "--bind", path, point], check=True)
+        # Read-only, so that nobody who removes the directory removes what is bound.
+        subprocess.run(["mount", "-o", "bind,ro", path, point], check=True)
         self.bound.append(point)
         return point
 
@@ -105,11 +106,11 @@ class Runner:
 
     def stop(self):
         """Ends what runs, and asserts that nothing is left behind."""
-        for process in self.started:
-            if process.poll() is None:
-                process.kill()
-            process.communicate(timeout=60)
         try:
+            for process in self.started:
+                if process.poll() is None:
+                    process.kill()
+                process.communicate(timeout=60)
             poll(lambda: not self.servers(), 10, "the server ends")
         finally:
             for pid in self.servers():
