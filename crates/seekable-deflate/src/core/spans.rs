@@ -100,14 +100,16 @@ impl Core {
         }
     }
 
-    /// Whether two spans are decoded faster at once than one after the other.
+    /// Whether two different spans are decoded faster at once than one after the other.
     pub(crate) fn is_faster_as_pair(&self, numbers: [usize; 2]) -> bool {
+        numbers[0] != numbers[1] && numbers.iter().all(|number| self.is_dense(*number))
+    }
+
+    /// Whether span `number` exists and is likely to be almost all literals, as noise is.
+    pub(crate) fn is_dense(&self, number: usize) -> bool {
         let state = self.lock();
         let encoded_len = self.encoded.end - self.encoded.start;
-        let is_dense = |number: &usize| {
-            *number < state.index().len() && state.index().is_dense(*number, encoded_len)
-        };
-        numbers[0] != numbers[1] && numbers.iter().all(is_dense)
+        number < state.index().len() && state.index().is_dense(number, encoded_len)
     }
 
     /// Two different spans, which must exist, decoded at once by this thread: of each at least the

@@ -165,9 +165,12 @@ impl<R: ReadAt> Shared<R> {
         }
         let task = if ticket.number >= core.spans() {
             Task::Frontier
-        } else if let Some(other) = may_pair
-            .then(|| table.begin_another(|other| core.is_faster_as_pair([ticket.number, other])))
-            .flatten()
+        } else if may_pair
+            && core.is_dense(ticket.number)
+            && let Some(other) = table.begin_another(|other| {
+                core.is_faster_as_pair([ticket.number, other])
+                    && core.memory.peek(core.id, other).is_none()
+            })
         {
             let (shared, stage) = (Arc::clone(self), Some(Stage::Running));
             let until = [ticket, other].map(|ticket| table.until(ticket));
