@@ -78,6 +78,9 @@ struct IndexUse {
     index: Weak<dyn Thin>,
 }
 
+/// The part of the budget that kept buffers of replies may take: a sixteenth.
+const REPLIES: u64 = 16;
+
 impl Memory {
     /// A budget of `limit` bytes.
     #[must_use]
@@ -105,7 +108,8 @@ impl Memory {
     /// Drops all cached spans, and the idle buffers of spans.
     pub fn clear(&self) {
         let mut state = self.lock();
-        let dropped = (std::mem::take(&mut state.cache), state.pool.take_spares());
+        let buffers = (state.pool.take_spares(), state.pool.trim_replies(0));
+        let dropped = (std::mem::take(&mut state.cache), buffers);
         drop(state);
         drop(dropped);
     }
@@ -121,7 +125,7 @@ impl Memory {
     pub fn set_limit(&self, limit: u64) {
         self.limit.store(limit, Ordering::Relaxed);
         let mut state = self.lock();
-        let dropped = state.fit(limit);
+        let dropped = (state.pool.trim_replies(limit / REPLIES), state.fit(limit));
         drop(state);
         drop(dropped);
     }
@@ -225,7 +229,7 @@ impl Memory {
     /// dropped: a server that has run for a while is always at its budget.
     pub fn keep_reply_buffer(&self, buffer: Vec<u8>) {
         let mut state = self.lock();
-        let left = state.pool.keep_reply(buffer, self.limit() / 16);
+        let left = state.pool.keep_reply(buffer, self.limit() / REPLIES);
         let dropped = state.fit(self.limit());
         drop(state);
         drop((left, dropped));

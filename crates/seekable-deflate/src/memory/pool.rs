@@ -34,8 +34,7 @@ pub(super) struct Pool {
 impl Pool {
     /// Bytes of the idle buffers.
     pub(super) fn spare_bytes(&self) -> u64 {
-        let buffers = self.spares.iter().chain(&self.replies);
-        buffers.map(|buffer| buffer.capacity() as u64).sum()
+        bytes(&self.spares) + bytes(&self.replies)
     }
 
     /// Takes out a buffer that serves for `len` bytes, if there is one.
@@ -46,7 +45,7 @@ impl Pool {
 
     /// Keeps a buffer, or returns it if enough are kept already.
     pub(super) fn keep(&mut self, buffer: Vec<u8>) -> Option<Vec<u8>> {
-        if self.spares.len() >= SPARES && self.spare_bytes() >= SPARE_BYTES {
+        if self.spares.len() >= SPARES && bytes(&self.spares) >= SPARE_BYTES {
             return Some(buffer);
         }
         self.spares.push(buffer);
@@ -61,18 +60,30 @@ impl Pool {
     /// Keeps the buffer of a reply, or returns it if the kept ones would then take more than `most`
     /// bytes.
     pub(super) fn keep_reply(&mut self, buffer: Vec<u8>, most: u64) -> Option<Vec<u8>> {
-        let bytes: usize = self.replies.iter().chain([&buffer]).map(Vec::capacity).sum();
-        if bytes as u64 > most {
+        if bytes(&self.replies) + buffer.capacity() as u64 > most {
             return Some(buffer);
         }
         self.replies.push(buffer);
         None
     }
 
+    /// Takes out buffers of replies until the others take `most` bytes at most.
+    pub(super) fn trim_replies(&mut self, most: u64) -> Vec<Vec<u8>> {
+        let mut dropped = Vec::new();
+        while bytes(&self.replies) > most {
+            dropped.extend(self.replies.pop());
+        }
+        dropped
+    }
+
     /// Takes out all spare buffers of spans.
     pub(super) fn take_spares(&mut self) -> Vec<Vec<u8>> {
         std::mem::take(&mut self.spares)
     }
+}
+
+fn bytes(buffers: &[Vec<u8>]) -> u64 {
+    buffers.iter().map(|buffer| buffer.capacity() as u64).sum()
 }
 
 /// Whether a buffer of `held` bytes may be used if `len` bytes are needed: it must be long enough,

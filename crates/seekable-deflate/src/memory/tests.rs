@@ -204,3 +204,14 @@ fn a_few_buffers_of_replies_are_kept_though_the_budget_is_full() {
     let buffer = memory.reply_buffer(500_000);
     assert!(buffer.is_empty() && buffer.capacity() >= 500_000);
 }
+
+#[test]
+fn buffers_of_replies_go_when_the_budget_shrinks() {
+    let memory = Memory::new(16 << 20);
+    (0..3).for_each(|_| memory.keep_reply_buffer(vec![7; 300_000]));
+    assert_eq!(memory.used(), 900_000);
+    memory.set_limit(8 << 20);
+    assert_eq!(memory.used(), 300_000);
+    memory.clear();
+    assert_eq!(memory.used(), 0);
+}
