@@ -8,6 +8,7 @@
 mod attributes;
 mod cache;
 mod direct;
+mod list;
 mod open;
 mod passthrough;
 mod requests;
@@ -23,16 +24,11 @@ use std::{
 
 use fuser::{
     AccessFlags, Errno, FileHandle, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig,
-    ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen,
-    ReplyStatfs, ReplyXattr, RequestId,
+    ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyXattr,
 };
 
 use self::{
-    attributes::file_attr,
-    direct::{Listing, Reply},
-    open::Opener,
-    passthrough::Passthrough,
-    requests::Ticket,
+    attributes::file_attr, list::Lister, open::Opener, passthrough::Passthrough, requests::Ticket,
 };
 pub(crate) use self::{
     cache::KernelCache,
@@ -42,7 +38,7 @@ pub(crate) use self::{
 };
 use crate::{
     serve,
-    tree::{FsError, HandleId, Ino, Listed, Tree, Xattr},
+    tree::{FsError, HandleId, Ino, Tree, Xattr},
 };
 
 /// Most read-ahead requests that the kernel may have under way. Its default of 12 makes several
@@ -58,9 +54,6 @@ const MAX_STACK_DEPTH: u32 = 1;
 /// already (`requests`). Without an answer, fuser would log a warning.
 const INTERRUPTED: Errno = Errno::EINTR;
 
-/// The inode number of a listed name that was not looked up (libfuse's FUSE_UNKNOWN_INO).
-const UNKNOWN_INO: INodeNo = INodeNo(0xffff_ffff);
-
 /// Answers the requests of one mount.
 pub(crate) struct Npzfs {
     tree: Arc<Tree>,
@@ -69,7 +62,7 @@ pub(crate) struct Npzfs {
     cache_directories: bool,
     cache: KernelCache,
     /// The device that the requests come from.
-    device: OwnedFd,
+    device: Arc<OwnedFd>,
     requests: Arc<Requests>,
 }
 
@@ -86,7 +79,14 @@ impl Npzfs {
             }
         });
         let requests = Arc::default();
-        Self { tree, passthrough, cache_directories: false, cache, device, requests }
+        Self {
+            tree,
+            passthrough,
+            cache_directories: false,
+            cache,
+            device: Arc::new(device),
+            requests,
+        }
     }
 
     /// The notifier of the kernel's cache. Start it once there is a session.
@@ -110,17 +110,6 @@ impl Npzfs {
         self.tree.settings().ttl
     }
 
-    /// Notes that a part of a listing was answered. The kernel keeps a listing while the mtime of
-    /// its directory stays the same, and that does not change when an archive in the directory
-    /// becomes valid. So the listing is dropped after the timeout. The timeout counts from the
-    /// first part of the listing, and again from the last part, because only then does the kernel
-    /// have all parts.
-    fn listed(&self, ino: INodeNo, cookie: u64, entries: usize) {
-        if self.cache_directories && (cookie == 0 || entries == 0) {
-            self.cache.drop_later(ino);
-        }
-    }
-
     fn fail(&self, operation: &'static str, ino: INodeNo, error: &FsError) -> Errno {
         fail(&self.tree, operation, ino, None, error)
     }
@@ -128,16 +117,6 @@ impl Npzfs {
     fn opener(&self) -> Opener {
         let (tree, passthrough) = (self.tree.clone(), self.passthrough.clone());
         Opener { tree, passthrough, cache: self.cache.clone() }
-    }
-}
-
-/// The inode number of an entry in the listing of `directory`.
-fn number_in(directory: INodeNo, entry: &Listed<'_>) -> INodeNo {
-    match (&entry.looked_up, entry.number) {
-        (Some((found, _)), _) => INodeNo(found.0),
-        (None, Some(number)) => INodeNo(number.0),
-        (None, None) if entry.name == "." => directory,
-        (None, None) => UNKNOWN_INO,
     }
 }
 
@@ -277,54 +256,9 @@ impl Npzfs {
         }
     }
 
-    fn readdir(&self, ino: INodeNo, offset: u64, unique: RequestId, reply: ReplyDirectory) {
-        let mut listing = Listing::new(Reply::Names(reply), &self.device, self.ttl());
-        let listed = self.tree.read_directory(Ino(ino.0), offset, false, &mut |entry| {
-            listing.add(number_in(ino, &entry), &entry)
-        });
-        self.answer_listing(ino, offset, unique, listing, listed);
-    }
-
-    fn readdirplus(
-        &self,
-        ino: INodeNo,
-        offset: u64,
-        unique: RequestId,
-        ticket: Ticket,
-        reply: ReplyDirectoryPlus,
-    ) {
-        let mut references = Vec::new();
-        let mut listing = Listing::new(Reply::Entries(reply), &self.device, self.ttl());
-        let listed = self.tree.read_directory(Ino(ino.0), offset, true, &mut |entry| {
-            let is_added = listing.add(number_in(ino, &entry), &entry);
-            if let Some((found, _)) = entry.looked_up.filter(|_| is_added) {
-                references.push(found);
-            }
-            is_added
-        });
-        if listed.is_ok() && !ticket.take() {
-            listing.fail(INTERRUPTED);
-            return references.into_iter().for_each(|found| self.tree.forget(found, 1));
-        }
-        self.answer_listing(ino, offset, unique, listing, listed);
-    }
-
-    fn answer_listing(
-        &self,
-        ino: INodeNo,
-        offset: u64,
-        unique: RequestId,
-        listing: Listing<'_>,
-        listed: Result<(), FsError>,
-    ) {
-        match listed {
-            Ok(()) => {
-                let count = listing.count;
-                listing.send(unique);
-                self.listed(ino, offset, count);
-            }
-            Err(error) => listing.fail(self.fail("readdir", ino, &error)),
-        }
+    fn lister(&self) -> Lister {
+        let (tree, cache, device) = (self.tree.clone(), self.cache.clone(), self.device.clone());
+        Lister { tree, cache, device, cache_directories: self.cache_directories }
     }
 
     fn statfs(&self, ino: INodeNo, reply: ReplyStatfs) {

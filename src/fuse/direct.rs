@@ -113,6 +113,11 @@ impl<'a> Listing<'a> {
         true
     }
 
+    /// Gives the reply back. No entry may have been added.
+    pub(super) fn into_reply(self) -> Reply {
+        self.reply
+    }
+
     /// Sends the listing. `unique` is the number of the request that it answers.
     pub(super) fn send(self, unique: RequestId) {
         if self.is_plain {

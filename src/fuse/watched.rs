@@ -19,6 +19,8 @@ use fuser::{
 
 use super::{
     Npzfs,
+    direct::Reply,
+    list::ListRequest,
     requests::{Requests, Ticket},
 };
 use crate::{
@@ -185,8 +187,9 @@ impl Filesystem for Watched {
         reply: ReplyDirectory,
     ) {
         let unique = req.unique();
-        self.answer_about(req, ino, move |npzfs, _ticket| {
-            npzfs.readdir(ino, offset, unique, reply);
+        self.answer_about(req, ino, move |npzfs, ticket| {
+            let request = ListRequest { directory: ino, cookie: offset, unique, ticket };
+            npzfs.lister().list(request, Reply::Names(reply));
         });
     }
 
@@ -200,7 +203,8 @@ impl Filesystem for Watched {
     ) {
         let unique = req.unique();
         self.answer_about(req, ino, move |npzfs, ticket| {
-            npzfs.readdirplus(ino, offset, unique, ticket, reply);
+            let request = ListRequest { directory: ino, cookie: offset, unique, ticket };
+            npzfs.lister().list(request, Reply::Entries(reply));
         });
     }
 

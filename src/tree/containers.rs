@@ -36,7 +36,7 @@ const LARGE: u64 = 256 << 10;
 const HUGE: u64 = 4 << 20;
 
 /// How long opening a file takes, if that is too long for a thread that receives requests.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Weight {
     /// Milliseconds.
     Large,

@@ -21,7 +21,7 @@ use lru::LruCache;
 use super::{
     Attr, FsError, Ino, Kind, Tree,
     attr::Stat,
-    containers::Found,
+    containers::{Found, Weight},
     node::{Node, Version},
     resolve::{enter_entry, stat_of},
     source::SourceDir,
@@ -65,15 +65,18 @@ pub(super) const OPENED_TOGETHER: usize = 64;
 
 impl Tree {
     /// Passes the entries of a directory after `cookie` to `show`, until `show` returns `false`.
-    /// The first two are `.` and `..`. If `look_up`, each other entry is looked up too.
+    /// The first two are `.` and `..`. If `look_up`, each other entry is looked up too. If large
+    /// archives must be opened to find the names, opens them only if the caller `waits`.
     ///
     /// # Errors
-    /// `NoInode`, `NotADirectory`, `Stale`, or an error of the source.
+    /// `NoInode`, `NotADirectory`, `Stale`, an error of the source, or `Heavy` if the caller does
+    /// not wait. In all these cases nothing was passed to `show`.
     pub(crate) fn read_directory(
         &self,
         ino: Ino,
         cookie: u64,
         look_up: bool,
+        waits: bool,
         show: &mut Show<'_>,
     ) -> Result<(), FsError> {
         // If there is no memory for inodes, names are listed without lookups.
@@ -84,9 +87,10 @@ impl Tree {
             Node::Source(node) if node.kind == Kind::Directory => {
                 let path = node.path();
                 let mut at = self.source.open_directory(&path)?;
+                at.waits = waits;
                 let device = node.id.dev;
                 let listing = self.listing(ino, &at, device, cookie)?;
-                // A listing does not wait for the opening of large archives.
+                // Only names are waited for: the kind of a large archive stays open.
                 at.waits = false;
                 if show_dots(cookie, show) {
                     self.show_source(&at, device, &listing, cookie, look_up, show);
@@ -183,7 +187,7 @@ impl Tree {
         at: &SourceDir<'_>,
         device: Device,
         name: &'a Name,
-        opened: Option<(Found, Stat)>,
+        opened: Option<(Result<Found, Weight>, Stat)>,
         look_up: bool,
         open: bool,
     ) -> Option<Listed<'a>> {
@@ -191,7 +195,8 @@ impl Tree {
         let mut listed = Listed { name: &name.name, kind, cookie, number: None, looked_up: None };
         if look_up {
             let looked_up = match opened {
-                Some((found, stat)) => Ok(self.enter_found(at, name, found, stat)),
+                Some((Ok(found), stat)) => Ok(self.enter_found(at, name, found, stat)),
+                Some((Err(weight), _)) => Err(FsError::Heavy(weight)),
                 None => self.lookup_at(at, &name.name),
             };
             match looked_up {
@@ -210,7 +215,7 @@ impl Tree {
             }
         } else if let Some(format) = name.archive {
             let is_archive = match opened {
-                Some((found, _)) => Some(found.is_ok()),
+                Some((found, _)) => found.ok().map(|found| found.is_ok()),
                 None if open || self.containers.remembers(device, name.ino, format) => {
                     self.is_container(at, &name.name, format).ok()
                 }
@@ -247,7 +252,7 @@ impl Tree {
     /// Whether the file `name` is a container of `format`.
     ///
     /// # Errors
-    /// When there is not enough memory to open the file.
+    /// As [`container_at`](Self::container_at).
     pub(super) fn is_container(
         &self,
         at: &SourceDir<'_>,
@@ -260,7 +265,7 @@ impl Tree {
     /// The container in the file `name`; `None` if there is none.
     ///
     /// # Errors
-    /// When there is not enough memory to open the file.
+    /// As [`container_at`](Self::container_at).
     pub(super) fn container_named(
         &self,
         at: &SourceDir<'_>,

@@ -20,7 +20,7 @@ use std::{
 use super::{
     Tree,
     attr::Stat,
-    containers::{Containers, Found},
+    containers::{Containers, Found, NotOpened, Weight},
     listing::Listing,
     source::{SourceDir, open_regular},
 };
@@ -33,14 +33,11 @@ use crate::{
 /// thread 5 to 30 us.
 const WORTH_A_THREAD: usize = 16;
 
-/// A file of more bytes than this is not opened: it may have 100,000 members and more.
-const LARGE: u64 = 8 << 20;
-
 /// The opened files of some rows of a listing, in the order of the rows.
 pub(super) type FoundRows = std::iter::Peekable<std::vec::IntoIter<FoundRow>>;
 
-/// A row, whether its file is a container, and the file's stat.
-pub(super) type FoundRow = (usize, Found, Stat);
+/// A row, whether its file is a container, and the file's stat. A file with a weight was not parsed.
+pub(super) type FoundRow = (usize, Result<Found, Weight>, Stat);
 
 /// A row whose file is to be opened, and the name and the format of the file.
 type Row = (usize, OsString, &'static Format);
@@ -118,13 +115,13 @@ impl RowsToOpen {
 
     fn open(&self, row: usize, name: &OsStr, format: &Format) -> Option<FoundRow> {
         let (file, stat) = open_regular(&self.directory, name).ok()?;
+        let warn = |warning: &str| log::warn!("{}: {warning}", self.path.join(name).display());
         // Parsing a large file may take much memory, and files that are opened together stay open
         // until they are shown.
-        if stat.generation().size > LARGE {
-            return None;
+        match self.containers.examine(file, &stat, format, &self.server, false, warn) {
+            Ok(found) => Some((row, Ok(found), stat)),
+            Err(NotOpened::Heavy(weight)) => Some((row, Err(weight), stat)),
+            Err(NotOpened::Io(_)) => None,
         }
-        let warn = |warning: &str| log::warn!("{}: {warning}", self.path.join(name).display());
-        let found = self.containers.examine(file, &stat, format, &self.server, false, warn).ok()?;
-        Some((row, found, stat))
     }
 }

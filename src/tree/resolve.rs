@@ -235,9 +235,12 @@ impl Tree {
         }
     }
 
-    pub(super) fn root_archive(&self) -> Result<(Stat, Arc<OpenContainer>), FsError> {
+    /// The newest generation of the single archive that is mounted. Opens a large one only if the
+    /// caller `waits`.
+    pub(super) fn root_archive(&self, waits: bool) -> Result<(Stat, Arc<OpenContainer>), FsError> {
         let name = self.source.archive().unwrap_or_default();
-        let at = self.source.at(Path::new(""));
+        let mut at = self.source.at(Path::new(""));
+        at.waits = waits;
         match self.container_at(&at, name, &NPZ, at.stat(name)?)? {
             (Ok(archive), stat) => Ok((stat, archive)),
             (Err(why), _) => Err(FsError::NotAnArchive(why)),
@@ -246,7 +249,7 @@ impl Tree {
 
     /// The newest generation of the single archive that is mounted.
     pub(super) fn root_version(&self) -> Result<(Arc<Version>, Arc<OpenContainer>), FsError> {
-        let (stat, archive) = self.root_archive()?;
+        let (stat, archive) = self.root_archive(true)?;
         let path = Path::new(self.source.archive().unwrap_or_default());
         let key = version_key(path.into(), &stat, archive.container().source());
         Ok((Arc::new(Version::new(key, &NPZ, &archive)), archive))
@@ -307,6 +310,11 @@ impl Tree {
     /// is no such archive, or if any thread may open it.
     pub(crate) fn weight_to_open(&self, ino: Ino) -> Option<Weight> {
         match self.inodes.get(ino).as_deref()? {
+            // The archive may have been replaced by a larger one.
+            Node::ArchiveRoot => match self.root_archive(false) {
+                Err(FsError::Heavy(weight)) => Some(weight),
+                _ => None,
+            },
             Node::ArchiveDir(version, _)
             | Node::Member(version, _)
             | Node::DecodedArchive(version) => version.weight_to_open(),

@@ -7,6 +7,7 @@ use std::{
 
 use super::{
     FsError, Kind, Layout, Tree, beside,
+    containers::Weight,
     listing::{Name, OPENED_TOGETHER},
     source::{NAMES_AT_ONCE, SourceDir, SourceName},
 };
@@ -23,7 +24,8 @@ impl Tree {
     /// The names that are shown in the directory `at`, without `.` and `..`.
     ///
     /// # Errors
-    /// When there is not enough memory, or an error of the source.
+    /// When there is not enough memory, or an error of the source. `Heavy`, with the weight of the
+    /// heaviest archive, if the names depend on large archives and `at` does not wait.
     pub(super) fn list_source(
         &self,
         at: &SourceDir<'_>,
@@ -37,7 +39,10 @@ impl Tree {
         // In byte order, for the binary search in `has`.
         names.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         let has = |name: &OsStr| names.binary_search_by(|entry| (*entry.0).cmp(name)).is_ok();
-        self.open_what_decides(at, device, &names);
+        let heaviest = self.open_what_decides(at, device, &names);
+        if let Some(weight) = heaviest.filter(|_| !at.waits) {
+            return Err(FsError::Heavy(weight));
+        }
         let mut flat = match self.settings.layout {
             Layout::Flat => self.flat_names(at, &names, has, &mut reserved)?,
             _ => BTreeSet::new(),
@@ -65,12 +70,14 @@ impl Tree {
                     // with many members.
                     None if is_beside
                         && !has(&directory)
-                        && self.is_container(at, name, format).unwrap_or(true) =>
+                        && unless_heavy(self.is_container(at, name, format))?.unwrap_or(true) =>
                     {
                         shown.push(Name::new(directory, Kind::Directory));
                     }
                     Some(member)
-                        if !has(member) && self.is_container(at, name, format).unwrap_or(false) =>
+                        if !has(member)
+                            && unless_heavy(self.is_container(at, name, format))?
+                                .unwrap_or(false) =>
                     {
                         flat.remove(member);
                         shown.push(Name::new(member.to_owned(), Kind::RegularFile));
@@ -103,7 +110,7 @@ impl Tree {
             else {
                 continue;
             };
-            let open = match self.container_named(at, name, format) {
+            let open = match unless_heavy(self.container_named(at, name, format))? {
                 Ok(Some(open)) => open,
                 Ok(None) => continue,
                 // One archive for which there is not enough memory does not hide all others.
@@ -124,8 +131,14 @@ impl Tree {
     }
 
     /// Opens the files whose content decides which names are shown, unless that content is known
-    /// already. `containers` remembers the results.
-    fn open_what_decides(&self, at: &SourceDir<'_>, device: Device, names: &[SourceName]) {
+    /// already. `containers` remembers the results. Large archives are not opened. Returns the
+    /// weight of the heaviest of them.
+    fn open_what_decides(
+        &self,
+        at: &SourceDir<'_>,
+        device: Device,
+        names: &[SourceName],
+    ) -> Option<Weight> {
         let keeps_files = self.settings.layout.keeps_files();
         let unknown = |(name, ino, kind): &SourceName| {
             let format = Format::of(name).filter(|format| keeps_files || !format.is_directory())?;
@@ -134,11 +147,23 @@ impl Tree {
             is_unknown.then(|| (name.clone(), format))
         };
         let unknown: Vec<_> = names.iter().filter_map(unknown).collect();
+        let mut heaviest = None;
         // In parts, because the files of one part stay open until the last of them is opened.
         for part in unknown.chunks(OPENED_TOGETHER) {
             let rows = part.iter().enumerate();
             let rows = rows.map(|(row, (name, format))| (row, name.clone(), *format));
-            drop(self.open_rows(at, rows.collect()));
+            let weights =
+                self.open_rows(at, rows.collect()).filter_map(|(_, found, _)| found.err());
+            heaviest = heaviest.max(weights.max());
         }
+        heaviest
+    }
+}
+
+/// `result`, or the error `Heavy` in place of it.
+fn unless_heavy<T>(result: Result<T, FsError>) -> Result<Result<T, FsError>, FsError> {
+    match result {
+        Err(FsError::Heavy(weight)) => Err(FsError::Heavy(weight)),
+        result => Ok(result),
     }
 }

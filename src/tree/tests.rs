@@ -78,7 +78,7 @@ fn listed(tree: &Tree, ino: Ino, cookie: u64) -> Vec<(OsString, u64, Option<Kind
         entries.push((entry.name.to_owned(), entry.cookie, entry.kind));
         true
     };
-    tree.read_directory(ino, cookie, false, &mut show).unwrap();
+    tree.read_directory(ino, cookie, false, true, &mut show).unwrap();
     entries
 }
 
@@ -148,7 +148,7 @@ fn an_archive_is_a_directory_of_its_members() {
     }
     assert!(matches!(tree.lookup(x, name("y")), Err(FsError::NotADirectory)));
     assert!(matches!(tree.open(archive, 0), Err(FsError::IsADirectory)));
-    let list = tree.read_directory(x, 0, true, &mut |_| panic!("an entry of a file"));
+    let list = tree.read_directory(x, 0, true, true, &mut |_| panic!("an entry of a file"));
     assert!(matches!(list, Err(FsError::NotADirectory)));
 }
 
@@ -350,7 +350,7 @@ fn a_listing_with_inodes_says_what_lookups_say() {
             entries.extend(entry.looked_up.map(|found| (entry.name.to_owned(), found)));
             true
         };
-        tree.read_directory(Ino::ROOT, 0, true, &mut show).unwrap();
+        tree.read_directory(Ino::ROOT, 0, true, true, &mut show).unwrap();
         assert_eq!(entries.len(), 302);
         for (name, (ino, attr)) in entries {
             let expected = match name.to_str().unwrap().split('.').next().unwrap().parse::<u64>() {

@@ -114,7 +114,7 @@ impl Tree {
             }
         });
         if tree.source.archive().is_some() {
-            tree.root_archive().map_err(|error| {
+            tree.root_archive(true).map_err(|error| {
                 // A file that the command line names must be complete.
                 let why = match &error {
                     FsError::NotAnArchive(error)
@@ -196,7 +196,7 @@ impl Tree {
                 // If the archive was removed, the root has the attributes of the archive's
                 // directory: the mount stays.
                 let stat = self.source.stat(path).or_else(|_| self.source.stat(Path::new("")))?;
-                let archive = self.root_archive().ok();
+                let archive = self.root_archive(true).ok();
                 let entries = archive
                     .map_or(0, |(_, archive)| archive.container().dir(DirId::ROOT).entries().len());
                 Ok(stat.archive_dir(entries))

@@ -84,7 +84,7 @@ impl Tree {
     pub(crate) fn xattr(&self, ino: Ino, xattr: Xattr, waits: bool) -> Result<String, FsError> {
         match &*self.node(ino)? {
             Node::Source(node) => self.source_state(node, xattr, waits),
-            Node::ArchiveRoot if xattr == Xattr::State => Ok(match self.root_archive() {
+            Node::ArchiveRoot if xattr == Xattr::State => Ok(match self.root_archive(true) {
                 Ok(_) => "ready".to_owned(),
                 Err(error) => error.to_string(),
             }),

@@ -82,6 +82,41 @@ def test_7_13_large_archives_that_were_closed_do_not_keep_those_who_answer(sourc
         os.close(file)
 
 
+@pytest.mark.parametrize("layout", ["beside", "stored", "flat"])
+def test_7_13_a_listing_that_needs_large_archives_keeps_nobody_waiting(source, mount, layout):
+    """More listings wait for large archives than the server has threads."""
+    large_archive(source / "0.npz", 60_000)
+    for number in range(10):
+        (source / str(number)).mkdir()
+        shutil.copy(source / "0.npz", source / str(number) / "a.npz")
+    (source / "0.npz").unlink()
+    np.save(source / "good.npy", np.arange(100))
+    mnt = mount(source, "-v", "--layout", layout)
+    children = [Child(lambda path=mnt / str(n): sorted(os.listdir(path))) for n in range(10)]
+    for _ in range(20):
+        assert (mnt / "good.npy").read_bytes()[-8:] == struct.pack("<q", 99)
+    listed = [child.result() for child in children]
+    if layout == "flat":
+        assert [len(names) for names in listed] == [60_001] * 10
+    else:
+        assert listed == [["a.npz", "a.npz.d"]] * 10
+    assert not mnt.log_lines("more answer")
+
+
+def test_7_13_a_root_that_becomes_a_large_archive_keeps_nobody_waiting(tmp_path, mount):
+    np.savez(tmp_path / "a.npz", x=np.arange(100))
+    large_archive(tmp_path / "large", 200_000)
+    mnt = mount(tmp_path / "a.npz", "-v", "--ttl", "0")
+    with open(mnt / "x.npy", "rb", buffering=0) as held:
+        os.rename(tmp_path / "large", tmp_path / "a.npz")
+        ways = [os.stat, lambda path: os.getxattr(path, "user.npzfs.state")]
+        children = [Child(way, mnt.path) for way in ways * 6]
+        for _ in range(20):
+            assert os.pread(held.fileno(), 8, 128 + 8 * 99) == struct.pack("<q", 99)
+        assert [len(child.result()) for child in children] == [10, 5] * 6
+    assert not mnt.log_lines("more answer")
+
+
 def test_7_13_an_archive_of_some_thousands_of_members_waits_for_no_larger_ones(source, mount):
     large_archive(source / "0.npz", 200_000)
     for number in range(1, 8):

@@ -207,7 +207,7 @@ fn list_with_little_room(random: &mut Random, kernel: &mut Kernel) {
         }
         true
     };
-    kernel.tree.read_directory(Ino::ROOT, 0, true, &mut show).unwrap();
+    kernel.tree.read_directory(Ino::ROOT, 0, true, true, &mut show).unwrap();
     assert_eq!(kernel.tree.references().1, before + owed);
 }
 

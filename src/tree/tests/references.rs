@@ -27,7 +27,7 @@ fn an_entry_that_finds_no_room_in_a_listing_owes_nothing() {
                 }
                 fits
             };
-            tree.read_directory(directory, 0, true, &mut show).unwrap();
+            tree.read_directory(directory, 0, true, true, &mut show).unwrap();
             taken.into_iter().for_each(|ino| tree.forget(ino, 1));
             assert_eq!(tree.references(), before, "{directory:?}, room for {room}");
         }
