@@ -137,13 +137,18 @@ impl DecodedLayout {
         let mut entries = Entries::new(source, headers, PIECE);
         let mut starts = Vec::with_capacity(members.len());
         let mut header_lens = Vec::with_capacity(members.len());
-        let mut offset = 0_u64;
+        let mut central_starts = Vec::with_capacity(members.len());
+        let (mut offset, mut central_len) = (0_u64, 0_u64);
         for (index, member) in members.iter().enumerate() {
             let made = Headers::new(entries.get(index)?, member, is_decoded(member));
             let is_last = index + 1 == members.len();
             let header_len = made.local_len() + padding(offset, &made, member, is_last);
             starts.push(offset);
             header_lens.push(header_len as u32);
+            // This fits 32 bits: the directory of the source has at most 128 MiB, and each entry
+            // gets 28 bytes more at most.
+            central_starts.push(central_len as u32);
+            central_len += made.central_len(offset);
             let end = offset
                 .checked_add(header_len + made.descriptor_len())
                 .and_then(|end| end.checked_add(data_len(member)))
@@ -152,24 +157,15 @@ impl DecodedLayout {
             offset = end;
         }
         let central = offset.next_multiple_of(PAGE);
-        let mut central_starts = Vec::with_capacity(members.len());
-        let mut end = central;
-        for (index, member) in members.iter().enumerate() {
-            let made = Headers::new(entries.get(index)?, member, is_decoded(member));
-            // This fits 32 bits: the directory of the source has at most 128 MiB, and each entry
-            // gets 28 bytes more at most.
-            central_starts.push((end - central) as u32);
-            end += made.central_len(starts[index]);
-        }
         let comment = comment(source, headers)?;
         let count = members.len() as u64;
-        let end_records = zip_headers::end_records(count, end - central, central, &comment);
+        let end_records = zip_headers::end_records(count, central_len, central, &comment);
         Ok(Some(Self {
             starts: starts.into(),
             header_lens: header_lens.into(),
             central_starts: central_starts.into(),
             central,
-            end,
+            end: central + central_len,
             end_records: end_records.into(),
         }))
     }
@@ -213,11 +209,13 @@ fn comment(source: &SourceFile, headers: &LocalHeaders) -> Result<Vec<u8>, Error
     let len = (source.generation().size - headers.end_record).min(END_LEN + u64::from(u16::MAX));
     let mut record = vec![0; len as usize];
     source.read_exact_at(&mut record, headers.end_record)?;
-    // The signature may begin in the length of the comment, which lies before the comment.
     let (len, comment) = record[END_LEN as usize - 2..].split_at(2);
     let told = usize::from(u16::from_le_bytes([len[0], len[1]]));
     let comment = &comment[..told.min(comment.len())];
-    let is_misleading = [len, comment].concat().windows(4).any(|bytes| bytes == b"PK\x05\x06");
+    // The signature may begin in the length of the comment, which is written before the comment.
+    let written_len = (comment.len() as u16).to_le_bytes();
+    let is_misleading =
+        [&written_len, comment].concat().windows(4).any(|bytes| bytes == b"PK\x05\x06");
     Ok(if is_misleading { Vec::new() } else { comment.to_vec() })
 }
 

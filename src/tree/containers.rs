@@ -136,9 +136,11 @@ impl Containers {
     /// Closes containers whose file was removed: they cannot be looked up, and while they are open
     /// their bytes stay on the disk. Open handles keep their containers open.
     pub(super) fn close_removed(&self) {
-        let open: Vec<_> =
-            self.open.lock().iter().map(|(key, known)| (*key, known.what.clone())).collect();
-        for (key, container) in open {
+        let keys: Vec<_> = self.open.lock().iter().map(|(key, _)| *key).collect();
+        for key in keys {
+            // Only one container is held at a time: `give_up` closes none that somebody holds.
+            let held = self.open.lock().peek(&key).map(|known| known.what.clone());
+            let Some(container) = held else { continue };
             if !is_removed(container.container().source().file()) {
                 continue;
             }

@@ -396,7 +396,7 @@ impl Tree {
         let FsError::Content(Failure { member: Some(member), .. }) = error else {
             return self.describe(ino);
         };
-        match self.inodes.get(ino).as_deref() {
+        match self.inodes.known(ino).as_deref() {
             Some(Node::DecodedArchive(version)) => self.describe_member(version, MemberId(*member)),
             _ => self.describe(ino),
         }
