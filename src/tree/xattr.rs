@@ -60,24 +60,27 @@ impl Tree {
     /// attributes fail if a listed attribute cannot be read, or if its value is too long for their
     /// filesystem.
     ///
-    /// Opens a large archive for that only if the caller `waits`; else the error is `Heavy`.
-    ///
     /// # Errors
-    /// `NoInode`, `Stale`, `Heavy`, or an error of the source.
-    pub(crate) fn list_xattrs(&self, ino: Ino, waits: bool) -> Result<String, FsError> {
-        let mut names = String::new();
-        for (xattr, name) in Xattr::ALL.into_iter().filter(|(xattr, _)| !xattr.needs_header()) {
-            match self.xattr(ino, xattr, waits) {
-                Ok(_) => names.extend([name, "\0"]),
-                Err(FsError::NoAttribute) => {}
-                Err(error) => return Err(error),
+    /// `NoInode`, or `Stale`.
+    pub(crate) fn list_xattrs(&self, ino: Ino) -> Result<String, FsError> {
+        let listed: &[Xattr] = match &*self.node(ino)? {
+            Node::Source(node) if format_of(node).is_some() => &[Xattr::State],
+            Node::Source(_) => &[],
+            Node::ArchiveRoot | Node::ArchiveDir(..) | Node::DecodedArchive(_) => &[Xattr::State],
+            Node::Member(version, id) => {
+                match self.open_container(version)?.container().member(*id).crc32 {
+                    Some(_) => &[Xattr::Method, Xattr::Crc32, Xattr::EncodedSize, Xattr::State],
+                    None => &[Xattr::Method, Xattr::EncodedSize, Xattr::State],
+                }
             }
-        }
-        Ok(names)
+        };
+        let names = Xattr::ALL.into_iter().filter(|(xattr, _)| listed.contains(xattr));
+        Ok(names.flat_map(|(_, name)| [name, "\0"]).collect())
     }
 
     /// The value of an extended attribute. May wait for decoding if the attribute
-    /// [`needs_header`](Xattr::needs_header). `waits` is as in [`list_xattrs`](Self::list_xattrs).
+    /// [`needs_header`](Xattr::needs_header). Opens a large archive only if the caller `waits`; else
+    /// the error is `Heavy`.
     ///
     /// # Errors
     /// `NoAttribute`, `NoInode`, `Stale`, `Heavy`, or an error of the source.
@@ -125,8 +128,7 @@ impl Tree {
         waits: bool,
     ) -> Result<String, FsError> {
         let path = node.path();
-        let format = path.file_name().and_then(Format::of).filter(|format| format.is_directory());
-        let (Xattr::State, Kind::RegularFile, Some(format)) = (xattr, node.kind, format) else {
+        let (Xattr::State, Some(format)) = (xattr, format_of(node)) else {
             return Err(FsError::NoAttribute);
         };
         let (directory, name) = split(&path);
@@ -137,6 +139,12 @@ impl Tree {
             (Err(why), _) => why.to_string(),
         })
     }
+}
+
+/// The format that the name of a file suggests, if the file has a state.
+fn format_of(node: &SourceNode) -> Option<&'static Format> {
+    let format = node.path().file_name().and_then(Format::of)?;
+    (node.kind == Kind::RegularFile && format.is_directory()).then_some(format)
 }
 
 /// The state of a member that cannot be read at all.
