@@ -1,4 +1,4 @@
-//! The `npzfs` program.
+//! The `npzfs` program: sets up the allocator, then runs the command line.
 
 use std::process::ExitCode;
 

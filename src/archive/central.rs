@@ -386,9 +386,9 @@ impl<'a> Entry<'a> {
         Ok(entry)
     }
 
-    /// Takes the values that do not fit in 32 bits from the zip64 extra field (APPNOTE 4.5.3), and the
-    /// name from an Info-ZIP Unicode Path field (4.6.9). Other fields are skipped. After a field
-    /// that is cut short, nothing more is read.
+    /// Takes the values that do not fit in 32 bits from the zip64 extra field (APPNOTE 4.5.3), and
+    /// the name from an Info-ZIP Unicode Path field (4.6.9). Other fields are skipped. After a
+    /// field that is cut short, nothing more is read.
     fn apply_extra(&mut self) -> Result<(), &'static str> {
         for (tag, mut field) in extra_fields(self.extra) {
             if tag == UNICODE_PATH {

@@ -28,9 +28,9 @@ pub static NPY_GZ: Format = Format {
     memory: |_, _| container::MEMORY_OF_ONE,
 };
 
-/// Parses a file whose last `TAIL_READ` bytes have been read (second argument). The last argument
-/// is called before more than a few MiB of memory are allocated. About half of that memory is freed
-/// when parsing ends.
+/// Parses a file. The second argument holds its last `TAIL_READ` bytes, which have been read
+/// already. The last argument reserves memory: it is called before parsing allocates more than a
+/// few MiB. About half of the memory reserved is freed when parsing ends.
 type Parse = fn(Arc<SourceFile>, Vec<u8>, &mut Grow<'_>) -> Result<Container, Error>;
 
 /// A format of containers: the names of its files, and how they are parsed and shown.

@@ -32,8 +32,8 @@ const END_RECORD: u64 = 22;
 /// /proc/sys/kernel/overflowuid).
 const NOBODY: u32 = 65534;
 
-/// Longer than any tick. Before Linux 6.13 the clock for the times of files advances once a timer
-/// tick, 1 to 10 ms, so two writes within a tick leave the same times.
+/// Longer than any timer tick. Before Linux 6.13, the clock for file times advances only at each
+/// tick, every 1 to 10 ms, so two writes within one tick leave the same times.
 const TICK: Duration = Duration::from_millis(20);
 
 /// A file of the source. Reads fail after the file has been overwritten.

@@ -123,7 +123,8 @@ impl LocalHeaders {
         size_of_val(&*self.positions) + size_of_val(&*self.data_offsets)
     }
 
-    /// As `data_offset`, for a member of any method and any sizes. Reads the local header each time.
+    /// As `data_offset`, for a member of any method and any sizes. Reads the local header each
+    /// time.
     pub(super) fn encoded_offset(
         &self,
         source: &SourceFile,

@@ -66,7 +66,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    // Boxed because its arguments take eight times the bytes of the other arguments.
+    // Boxed because the arguments of `run` are eight times as large as those of the others.
     Run(Box<run::Arguments>),
     Unmount(unmount::Arguments),
     Demo(demo::Arguments),

@@ -72,7 +72,7 @@ pub(super) struct MountOptions {
     /// Space for them; 0 saves none
     #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "10G")]
     index_dir_size: u64,
-    /// Keep members that are read a lot decoded in this directory
+    /// Keep frequently read members in this directory, decoded
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     disk_cache: Option<PathBuf>,
     /// Space for them

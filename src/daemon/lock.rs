@@ -1,10 +1,10 @@
 //! Ends a server when no other process holds a lock on a file any more (`--while-locked`).
 //!
-//! Programs that share a mount lock the file with flock(2), shared. The kernel drops a lock when the
-//! last process that has the locked descriptor ends, in whatever way, and a process that was forked
-//! has the descriptor as well. The server waits for an exclusive lock and keeps it until the mount
-//! is gone. So the mount does not end for want of a lock while a program has a shared lock. SIGTERM
-//! and umount(8) end it all the same.
+//! Programs that share a mount lock the file with flock(2), shared. The kernel drops a lock when
+//! the last process that has the locked descriptor ends, in whatever way, and a process that was
+//! forked has the descriptor as well. The server waits for an exclusive lock and keeps it until the
+//! mount is gone. So the mount does not end for want of a lock while a program has a shared lock.
+//! SIGTERM and umount(8) end it all the same.
 
 use std::{
     fs::{self, File},

@@ -93,8 +93,8 @@ impl Mount {
         Ok(mount)
     }
 
-    /// Serves a filesystem that the caller has mounted. `device` is its /dev/fuse, and `path` is what
-    /// the caller calls it.
+    /// Serves a filesystem that the caller has mounted. `device` is its /dev/fuse, and `path` is
+    /// what the caller calls it.
     ///
     /// # Errors
     /// When the source cannot be used, or the session cannot be started.
@@ -135,8 +135,8 @@ impl Mount {
     }
 
     /// Unmounts the filesystem, or detaches it if it is in use. The server of a detached filesystem
-    /// then has `GRACE` to answer open requests. A filesystem that the caller has mounted stays, and
-    /// gives errors from then on.
+    /// then has `GRACE` to answer open requests. A filesystem that the caller has mounted stays,
+    /// and gives errors from then on.
     ///
     /// # Errors
     /// When unmounting is refused.

@@ -71,8 +71,8 @@ pub(crate) fn serve(options: &Options, kind: ServerKind) -> Result<(), Error> {
     result
 }
 
-/// The N of a mountpoint /dev/fd/N: a descriptor of /dev/fuse that the caller has mounted. apptainer
-/// does so for its --fusemount.
+/// The N of a mountpoint /dev/fd/N: a descriptor of /dev/fuse that the caller has mounted.
+/// apptainer does so for its --fusemount.
 pub(super) fn given_number(mountpoint: &Path) -> Option<RawFd> {
     mountpoint.strip_prefix("/dev/fd").ok()?.to_str()?.parse().ok()
 }

@@ -10,7 +10,8 @@ use signal_hook::{
 use super::{Error, Event, ServerKind};
 
 /// Sends an [`Event::Signal`] for the first signal that asks the server to end. A second signal
-/// ends the process at once. A server in the background ignores SIGHUP, and that of a command all of them.
+/// ends the process at once. A server in the background ignores SIGHUP, and that of a command all
+/// of them.
 ///
 /// # Errors
 /// When the handlers cannot be set up.

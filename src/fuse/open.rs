@@ -59,7 +59,8 @@ impl Opener {
             Backing::Never => self.tree.first_content(Ino(ino.0), opened.id),
             Backing::NotYet | Backing::File(_) => None,
         };
-        // The request was interrupted: the kernel does not know this handle and will not release it.
+        // The request was interrupted: the kernel does not know this handle and will not release
+        // it.
         if !ticket.take() {
             self.tree.release(opened.id);
             return reply.error(INTERRUPTED);

@@ -34,8 +34,9 @@ pub(crate) trait Relief: Send {
     /// Called when all `threads` threads that answer are stuck. Starts more of them, and returns
     /// how many.
     fn answer(&mut self, threads: usize) -> usize;
-    /// Called at every check. Adds threads to pools whose threads are stuck, and frees memory if too
-    /// much is used. If a request `is_old`, its reader may hold a directory locked.
+    /// Called at every check. Adds threads to pools whose threads are stuck, and frees memory if
+    /// too much is used. `is_old` is whether some request has become old (see `OLD`): the program
+    /// that waits for it may hold a directory locked.
     fn serve(&mut self, is_old: bool);
     /// Called when the mount is gone and some of its requests do not end. Ends the server without
     /// them.

@@ -229,8 +229,8 @@ impl ArchiveFile {
         }
     }
 
-    /// Opens a member after at most `tries` comparisons. `last` is the error of the comparison before
-    /// them.
+    /// Opens a member, comparing it first at most `tries` times if it is unverified. If it is still
+    /// unverified when no tries are left, fails with `last`, the error of the previous comparison.
     fn open_member(self: &Arc<Self>, id: MemberId, tries: u32, last: Error, then: WithMember) {
         let content = match self.container.content(id) {
             Ok(content) => content,
@@ -321,8 +321,8 @@ impl ArchiveFile {
     }
 }
 
-/// The parts of one read that have come so far. If the parts are dropped before all have come, so is
-/// the reply.
+/// The parts of one read that have come so far. If the parts are dropped before all have come, so
+/// is the reply.
 struct Gather(Mutex<Gathered>);
 
 type Reply = Box<dyn FnOnce(Result<&[u8], Failure>) + Send>;
@@ -350,7 +350,7 @@ impl Gather {
         })))
     }
 
-    /// Takes the part at `place`. The last one answers the read.
+    /// Adds the part that belongs at `place`. When no part is missing any more, answers the read.
     fn take(&self, place: Range<usize>, part: Result<&[u8], Failure>) {
         let mut gathered = self.0.lock();
         match part {
@@ -382,8 +382,8 @@ impl Gather {
     }
 }
 
-/// Copies `part` to `place` in `bytes`, which grows if it ends before. Most parts come in order: then
-/// no byte is written twice.
+/// Copies `part` to `place` in `bytes`, which grows if it ends before. Most parts come in order:
+/// then no byte is written twice.
 fn put(bytes: &mut Vec<u8>, place: Range<usize>, part: &[u8]) {
     if place.start == bytes.len() {
         return bytes.extend_from_slice(part);

@@ -128,8 +128,8 @@ impl OpenContainer {
         }
     }
 
-    /// The failure of `operation` on member `id`, which has no content, with `error`, and how to log
-    /// it.
+    /// The failure of `operation` on member `id`, which has no content, with `error`, and how to
+    /// log it.
     pub(crate) fn refusal(&self, operation: &'static str, id: MemberId, error: Error) -> Failure {
         self.reports.failure(operation, id.0, error)
     }

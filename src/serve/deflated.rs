@@ -187,8 +187,8 @@ impl Deflated {
     }
 
     /// The bytes of `range`, and whether they were cached. The calling thread waits. Meanwhile it
-    /// runs works of this member: it may be a thread of the pool, and the work that it waits for may
-    /// be queued after its own task.
+    /// runs works of this member: it may be a thread of the pool, and the work that it waits for
+    /// may be queued after its own task.
     pub(super) fn read_here(self: &Arc<Self>, range: Range<u64>) -> (Result<Vec<u8>, Error>, bool) {
         let (answer, events) = mpsc::channel();
         let answer = Arc::new(answer);

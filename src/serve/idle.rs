@@ -48,7 +48,8 @@ impl IdleCores {
         self.helpers.load(Ordering::Relaxed) < self.spare()
     }
 
-    /// Runs `step` as a helper until it returns `false`, `go_on` returns `false`, or no core is idle.
+    /// Runs `step` as a helper until it returns `false`, `go_on` returns `false`, or no core is
+    /// idle.
     pub(super) fn use_one(&self, go_on: impl Fn() -> bool, step: impl Fn() -> bool) {
         let _helper = Helper::new(&self.helpers);
         let mut before = thread_time();

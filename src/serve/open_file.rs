@@ -20,9 +20,9 @@ pub(crate) struct OpenFile {
     pattern: Mutex<Pattern>,
 }
 
-/// Drops speculatively decoded spans. From now on, the content may be dropped as well. (An open file
-/// ends in more ways than by a close: it may never get a handle, or a task may use it longer than
-/// its handle lives.)
+/// Drops speculatively decoded spans. From now on, the content may be dropped as well. (An open
+/// file ends in more ways than by a close: it may never get a handle, or a task may use it longer
+/// than its handle lives.)
 impl Drop for OpenFile {
     fn drop(&mut self) {
         self.content.closed();

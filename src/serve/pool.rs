@@ -110,9 +110,9 @@ impl Pool {
         Spawner(self.shared.clone())
     }
 
-    /// Starts another thread if tasks wait, and if since the last call no thread has ended a task
-    /// or used processor time: then all threads wait for a source that hangs. No thread is added
-    /// while a decoder works: the new thread would only take the decoder's core.
+    /// Starts another thread if tasks are waiting and, since the last call, no thread has finished
+    /// a task or used processor time: all of them then wait for a source that hangs. While a
+    /// decoder works, no thread is added: it would only take the decoder's core.
     pub(super) fn relieve(&self) {
         let queue = self.shared.queue.lock();
         let is_short = queue.tasks.len() > queue.idle && queue.threads < MOST_THREADS;

@@ -23,8 +23,8 @@ impl Default for Resting {
 }
 
 impl Resting {
-    /// Notes that the content of a member was built, or that an open file of it was closed. May drop
-    /// the content that was noted longest ago, unless an open file uses it: its close notes it
+    /// Notes that the content of a member was built, or that an open file of it was closed. May
+    /// drop the content that was noted longest ago, unless an open file uses it: its close notes it
     /// again.
     pub(super) fn note(&self, archive: &Weak<OpenContainer>, member: MemberId) {
         let mut resting = self.0.lock();

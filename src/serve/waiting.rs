@@ -23,8 +23,8 @@ pub(super) enum Event {
     Work,
 }
 
-/// A work until a thread takes it. Its task owns it: if the pool drops the task, the work is dropped
-/// as well, and its readers get an error.
+/// A work until a thread takes it. Its task owns it: if the pool drops the task, the work is
+/// dropped as well, and its readers get an error.
 pub(super) struct WaitingWork(Mutex<Option<Work<Arc<SourceFile>>>>);
 
 impl WaitingWork {

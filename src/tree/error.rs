@@ -31,8 +31,8 @@ pub(crate) enum FsError {
     ReadOnly,
     /// The mode bits do not allow the access.
     NotPermitted,
-    /// The file or generation of the inode is no longer under its name. The kernel then looks the
-    /// name up again.
+    /// The name no longer leads to this file, or to this generation of it. The kernel then looks
+    /// the name up again.
     Stale,
     /// The single file that is mounted is not an archive.
     NotAnArchive(Arc<archive::Error>),

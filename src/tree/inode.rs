@@ -190,8 +190,8 @@ impl<K: Eq + Hash, N> Inodes<K, N> {
         self.table.lock().by_key.get(key).copied()
     }
 
-    /// The node of an inode number, even if the kernel does not refer to that inode but to others of
-    /// its block.
+    /// The node of an inode number, even if the kernel does not refer to that inode but to others
+    /// of its block.
     pub(super) fn known(&self, ino: Ino) -> Option<Arc<N>> {
         self.get(ino).or_else(|| {
             let mut table = self.table.lock();

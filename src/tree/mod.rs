@@ -86,8 +86,8 @@ pub(crate) struct Settings {
     /// Whether modes have the write bits of the source. They have them below an overlay that takes
     /// the writes: overlayfs lets nobody write a file that its lower layer shows without them.
     pub write_bits: bool,
-    /// The user and the group to whom everything belongs, instead of its owner. An overlay in a user
-    /// namespace needs it: nobody may write what belongs to somebody who has no number there.
+    /// The user and the group to whom everything belongs, instead of its owner. An overlay in a
+    /// user namespace needs it: nobody may write what belongs to somebody who has no number there.
     pub owner: Option<(u32, u32)>,
     /// The most containers that are kept open, each with a file descriptor. At most a quarter of
     /// the descriptors that the process may have are used for them.

@@ -36,7 +36,8 @@ const WORTH_A_THREAD: usize = 16;
 /// The opened files of some rows of a listing, in the order of the rows.
 pub(super) type FoundRows = std::iter::Peekable<std::vec::IntoIter<FoundRow>>;
 
-/// A row, whether its file is a container, and the file's stat. A file with a weight was not parsed.
+/// A row, whether its file is a container, and the file's stat. A file with a weight was not
+/// parsed.
 pub(super) type FoundRow = (usize, Result<Found, Weight>, Stat);
 
 /// A row whose file is to be opened, and the name and the format of the file.

@@ -113,7 +113,7 @@ impl Tree {
             let open = match unless_heavy(self.container_named(at, name, format))? {
                 Ok(Some(open)) => open,
                 Ok(None) => continue,
-                // One archive for which there is not enough memory does not hide all others.
+                // If memory is short for one archive, the members of the others are still listed.
                 Err(error) => {
                     if let Some(repeats) = self.repeats("listing", &error) {
                         log::warn!("{error}: its members are not listed{repeats}");

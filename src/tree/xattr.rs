@@ -79,8 +79,8 @@ impl Tree {
     }
 
     /// The value of an extended attribute. May wait for decoding if the attribute
-    /// [`needs_header`](Xattr::needs_header). Opens a large archive only if the caller `waits`; else
-    /// the error is `Heavy`.
+    /// [`needs_header`](Xattr::needs_header). Opens a large archive only if the caller `waits`;
+    /// else the error is `Heavy`.
     ///
     /// # Errors
     /// `NoAttribute`, `NoInode`, `Stale`, `Heavy`, or an error of the source.

@@ -55,7 +55,7 @@ def is_gone(at, lock):
 
 @pytest.mark.parametrize("option", ["", "-f"])
 def test_16_1_flock_may_start_npzfs_itself(places, option):
-    source, at, lock = places
+    _source, at, lock = places
     # flock(1) gives the locked descriptor to its command, and so to each npzfs.
     script = """
         npzfs=$1 source=$2 at=$3 lock=$4 option=$5
@@ -139,7 +139,7 @@ def fails_in_one_line(source, at, lock):
 
 
 def test_16_3_a_file_that_does_not_exist_or_has_no_locks_is_refused(places, tmp_path):
-    source, at, lock = places
+    source, at, _lock = places
     fails_in_one_line(source, at, tmp_path / "none")
     assert os.geteuid() == 0, "only root can mount what has no locks: run this test as root"
     content = tmp_path / "content"

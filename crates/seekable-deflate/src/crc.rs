@@ -45,7 +45,8 @@ impl Crc {
     }
 }
 
-/// The CRC-32 of a span up to the end of each of its blocks. The last one is that of the whole span.
+/// The CRC-32 of a span up to the end of each of its blocks. The last one is that of the whole
+/// span.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SpanCrcs(Arc<[u32]>);
 

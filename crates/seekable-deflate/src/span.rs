@@ -2,7 +2,8 @@
 
 use std::{fmt, ops::Range, sync::Arc};
 
-/// The decoded bytes from one checkpoint to the next, or the first of them. Cheap to clone, never changed.
+/// The decoded bytes from one checkpoint to the next, or the first of them. Cheap to clone, never
+/// changed.
 #[derive(Clone)]
 pub struct Span {
     start: u64,
@@ -35,7 +36,7 @@ impl Span {
         self.start
     }
 
-    /// The decoded bytes.
+    /// The decoded bytes, from decoded offset [`start`](Self::start) on.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.buffer[self.range.clone()]

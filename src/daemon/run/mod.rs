@@ -107,7 +107,8 @@ fn cover(mut options: Options, server: &Channel, source: &Path) -> Result<Namesp
     Ok(entered)
 }
 
-/// The next message of the server.
+/// Waits for the next message of the server. If that is `Failed`, or the server has ended without a
+/// message, returns an error.
 fn next(server: &Channel) -> Result<Message, Error> {
     match server.receive().map_err(|cause| Error::Setup("the server", cause))? {
         Some(Message::Failed(line)) => Err(Error::RunServer(line)),

@@ -14,10 +14,10 @@ use crate::daemon::{Error, raw};
 /// The namespaces that a process was moved into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Namespaces {
-    /// A mount namespace. Other users of the system keep their numbers in it.
+    /// A mount namespace only. Other users of the system keep their IDs in it.
     Mount,
     /// A mount namespace, and a user namespace in which only the user and the group of this process
-    /// have numbers. (All other files belong to 65534, "nobody".)
+    /// have IDs. (All other files belong to 65534, "nobody".)
     UserAndMount,
 }
 

@@ -36,7 +36,8 @@ const UPPER: &str = "upper";
 /// The directory that overlayfs needs for itself on the same filesystem.
 const WORK: &str = "work";
 
-/// Time that an earlier command may take to let go of the directory. Its server saves indexes first.
+/// Time that an earlier command may take to let go of the directory. Its server saves indexes
+/// first.
 const RELEASE: Duration = Duration::from_secs(10);
 
 /// Time between two attempts to lock the directory.
@@ -95,7 +96,7 @@ impl Writable {
     }
 }
 
-/// Returns whether the lock was free within `limit`.
+/// Takes the lock on `file`. Returns `false` if it has not become free within `limit`.
 fn lock_within(file: &File, limit: Duration) -> io::Result<bool> {
     let deadline = Instant::now() + limit;
     loop {

@@ -183,7 +183,7 @@ mod tests {
         let (core, encoded) = core(Some(7));
         let span = core.span_at(&encoded, 0).unwrap().unwrap();
         assert!(core.span_at(&encoded, 49_999).is_err());
-        // Like a thread that was still decoding this span when the damage was found.
+        // Insert the span late, like a thread that was still decoding it when the damage was found.
         core.memory.insert(core.id, 0, &span);
         assert!(core.cached_span_at(0).is_none());
     }

@@ -270,7 +270,7 @@ mod tests {
         assert!(raw.len() > 50);
         let most_held = Mutex::new(0);
         let before = || {
-            // As when memory is scarce.
+            // Give up windows, as happens when memory is scarce.
             (0..10).for_each(|_| _ = core.thin());
             let held = raw.iter().filter(|window| window.strong_count() > 0).count();
             let mut most = most_held.lock().unwrap();

@@ -82,7 +82,7 @@ pub(crate) struct Frontier {
     pub(crate) start: Checkpoint,
     /// The number of the next span.
     pub(crate) number: usize,
-    /// Decoded offset: the next span ends at the first boundary of symbols at or after it.
+    /// The next span ends at the first symbol boundary at or after this decoded offset.
     pub(crate) end: u64,
     pub(crate) sums: Sums,
     /// The decoder that is paused at the frontier, unless it was given up.
@@ -205,8 +205,8 @@ impl State {
         self.adopting.is_some()
     }
 
-    /// Records what a thread has decoded at the frontier: the span with its checksums, if there is a
-    /// span, the checksums up to the new frontier, and what comes after the span.
+    /// Records what a thread has decoded at the frontier: the span with its checksums, if there is
+    /// a span, the checksums up to the new frontier, and what comes after the span.
     pub(crate) fn advance(&mut self, span: Option<&(Span, SpanCrcs)>, sums: Sums, end: PassEnd) {
         let (next, live) = match end {
             PassEnd::Next(next, live) => (Some(next), live),

@@ -11,9 +11,9 @@ pub(crate) struct Side<'a, 'source> {
     pub(crate) limit: usize,
 }
 
-/// Decodes both streams until one of them is at its end, close to its limit, or at a fault. Blocks
-/// of literals are decoded alternately. Unless there was a fault, the caller goes on with
-/// `Decoder::decode`.
+/// Decodes both streams until one of them is at its end, close to its limit, or at a fault. While
+/// both are in blocks of almost only literals, decodes them alternately. Unless there was a fault,
+/// the caller goes on with `Decoder::decode`.
 pub(crate) fn decode_pair(sides: &mut [Side; 2]) -> [Result<(), Fault>; 2] {
     let mut results = [Ok(()), Ok(())];
     loop {

@@ -296,8 +296,8 @@ impl<R: ReadAt> Shared<R> {
         }
     }
 
-    /// Has the bytes of `range` that lie in the span at its start decoded, if there are any, and the
-    /// span is known but not cached.
+    /// Has the bytes of `range` that lie in the span at its start decoded, if there are any, and
+    /// the span is known but not cached.
     fn note_next(
         self: &Arc<Self>,
         core: &Core,

@@ -1,4 +1,5 @@
-//! Decides whether help is worth its cost: compares the rate of the frontier with and without help.
+//! Decides whether the help of speculative decoding is worth its cost: compares how fast the
+//! frontier advances with and without it.
 
 /// The measured rates of the frontier, and the place from which help is wanted again.
 #[derive(Debug, Default)]

@@ -173,7 +173,7 @@ impl<T: Unit> Cursor<T> {
         self.count = self.count.wrapping_sub(entry);
     }
 
-    /// The entry of `table` that the next `BITS` bits index, and its address.
+    /// Looks up the next `BITS` bits in `table`. Returns the entry and its address.
     ///
     /// # Safety
     /// `table` must point to `1 << BITS` entries.
@@ -194,7 +194,7 @@ impl<T: Unit> Cursor<T> {
     #[inline(always)]
     pub(super) unsafe fn put_literal(&mut self, literal: u8) {
         self.assert_room(1);
-        // SAFETY: `out` is in the buffer, before the limit: the caller's promise.
+        // SAFETY: the caller promises that `out` is in the buffer, before the limit.
         unsafe { *self.out = T::from(literal) };
         self.out = self.out.wrapping_add(1);
     }

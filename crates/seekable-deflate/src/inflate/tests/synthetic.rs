@@ -93,8 +93,8 @@ fn stored(writer: &mut Writer, random: &mut Random) -> usize {
     len
 }
 
-/// The code lengths of a random complete code for `symbols`; 0 for the other symbols of an
-/// alphabet of `alphabet` symbols.
+/// The code lengths of a random complete code for `symbols`. The alphabet has `alphabet` symbols;
+/// those not in `symbols` get length 0.
 fn lengths_of(random: &mut Random, symbols: &[usize], alphabet: usize) -> Vec<u8> {
     let mut leaves = vec![0u8];
     // Splitting the newest leaf again and again gives long codes: done in `depth` percent of cases.
