@@ -2,9 +2,15 @@
 
 import fcntl
 import itertools
+import signal
 
 import pytest
 from mounting import Mount
+
+# A shell that is no terminal's starts its background processes with these ignored, and commands of
+# `npzfs run` would have them ignored, too (rule 14.2).
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)
