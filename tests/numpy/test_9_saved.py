@@ -241,7 +241,15 @@ def test_9_2_a_member_that_was_damaged_since_costs_its_own_index_alone(mount, so
         assert file.read(4000) == arrays["a"].tobytes()[:4000]
         with pytest.raises(OSError, match="Input/output error"):
             file.read()
-    assert state(one / "a.npz/a.npy").startswith("corrupt")
+
+    def is_corrupt():
+        # Reads that fail because the index was wrong may end the pass just before the end.
+        with contextlib.suppress(OSError), open(one / "a.npz/a.npy", "rb") as file:
+            file.seek(-1, os.SEEK_END)
+            file.read()
+        return state(one / "a.npz/a.npy").startswith("corrupt")
+
+    poll(is_corrupt, 20, "the damage is found")
     assert (np.load(one / "a.npz/b.npy") == arrays["b"]).all()
     assert len(one.log_lines("is rebuilt")) == 1, one.log()
     one.stop()
