@@ -163,6 +163,11 @@ impl<R: ReadAt> Shared<R> {
             drop(table.remove(ticket));
             return None;
         }
+        let decodes_parts = core.decodes_parts();
+        let until = |table: &mut Table, ticket| match decodes_parts {
+            true => table.until(ticket),
+            false => u64::MAX,
+        };
         let task = if ticket.number >= core.spans() {
             Task::Frontier
         } else if may_pair
@@ -173,10 +178,14 @@ impl<R: ReadAt> Shared<R> {
             })
         {
             let (shared, stage) = (Arc::clone(self), Some(Stage::Running));
-            let until = [ticket, other].map(|ticket| table.until(ticket));
-            Task::Pair(until[0], Work { shared, ticket: other, stage }, until[1])
+            let other_until = until(&mut table, other);
+            Task::Pair(
+                until(&mut table, ticket),
+                Work { shared, ticket: other, stage },
+                other_until,
+            )
         } else {
-            Task::Span(table.until(ticket))
+            Task::Span(until(&mut table, ticket))
         };
         drop(table);
         Some((core, task))

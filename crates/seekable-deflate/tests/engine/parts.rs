@@ -1,4 +1,5 @@
-//! Reads that need only a part of a span decode it to the end of a block of 64 KiB.
+//! Reads that need only a part of a span decode it to the end of a block of 64 KiB, in streams that
+//! are much longer than the budget.
 
 use std::{ops::Range, sync::mpsc};
 
@@ -10,6 +11,11 @@ use crate::{
 };
 
 const BLOCK: u64 = 64 << 10;
+
+/// A stream of `LEN` bytes is long enough for a budget of this many bytes, in which spans may have
+/// a quarter of it.
+const BUDGET: u64 = 1 << 20;
+const LEN: usize = 6_400_000;
 
 /// Asks for bytes. Returns the works, and what receives the bytes.
 fn asked<R: ReadAt>(
@@ -31,16 +37,16 @@ fn ask<R: ReadAt>(reader: &DeflateReader<R>, range: Range<u64>) -> Vec<u8> {
 
 #[test]
 fn a_row_is_decoded_to_the_end_of_its_block_and_the_span_once_more_is_asked_for() {
-    let plain = data(Data::Floats, 2_000_000, 1);
+    let plain = data(Data::Floats, LEN, 1);
     let encoded = deflate(&plain, Encoder::Flate2(6));
-    let options = known(&plain, 500_000);
+    let options = known(&plain, 250_000);
     let first = reader(&encoded[..], options.clone());
     read(&first, 0, plain.len() + 1).unwrap();
     let start = first.span_at(700_000).unwrap().unwrap().start();
     let index = written(&first).unwrap();
 
     let source = Probe::new(encoded);
-    let later = reader(&source, options);
+    let later = reader_within(&source, options, &Memory::new(BUDGET));
     later.adopt_index(load(index).unwrap()).unwrap();
     let row = start + BLOCK + 10..start + BLOCK + 20;
     assert!(ask(&later, row.clone()) == plain[row.start as usize..row.end as usize]);
@@ -49,34 +55,47 @@ fn a_row_is_decoded_to_the_end_of_its_block_and_the_span_once_more_is_asked_for(
     let read_for_the_row = source.bytes_read();
 
     let span = later.span_at(end).unwrap().unwrap();
-    assert_eq!((span.start(), span.bytes().len() > 490_000), (start, true));
-    assert!(is_cached(&later, start + 490_000));
-    assert!(source.bytes_read() > 3 * read_for_the_row, "the row read {read_for_the_row} bytes");
+    assert_eq!((span.start(), span.bytes().len() > 240_000), (start, true));
+    assert!(is_cached(&later, start + 240_000));
+    assert!(source.bytes_read() > 2 * read_for_the_row, "the row read {read_for_the_row} bytes");
 }
 
 #[test]
 fn a_row_in_two_spans_needs_the_end_of_one_and_the_first_block_of_the_other() {
-    let plain = data(Data::Floats, 1_500_000, 1);
+    let plain = data(Data::Floats, LEN, 1);
     let encoded = deflate(&plain, Encoder::Flate2(6));
-    let reader = reader(&encoded[..], known(&plain, 500_000));
+    let memory = Memory::new(BUDGET);
+    let reader = reader_within(&encoded[..], known(&plain, 250_000), &memory);
     read(&reader, 0, plain.len() + 1).unwrap();
     let edge = reader.span_at(700_000).unwrap().unwrap().start();
     reader.give_up(0..plain.len() as u64);
     let row = edge - 10..edge + 10;
     assert!(ask(&reader, row.clone()) == plain[row.start as usize..row.end as usize]);
-    assert!(is_cached(&reader, edge - 400_000) && is_cached(&reader, edge + BLOCK - 1));
+    assert!(is_cached(&reader, edge - 200_000) && is_cached(&reader, edge + BLOCK - 1));
     assert!(!is_cached(&reader, edge + BLOCK));
+}
+
+#[test]
+fn spans_of_a_stream_that_the_budget_can_hold_are_decoded_whole() {
+    let plain = data(Data::Floats, LEN, 1);
+    let encoded = deflate(&plain, Encoder::Flate2(6));
+    let reader = reader_within(&encoded[..], known(&plain, 250_000), &Memory::new(2 * BUDGET));
+    read(&reader, 0, plain.len() + 1).unwrap();
+    let start = reader.span_at(700_000).unwrap().unwrap().start();
+    reader.give_up(0..plain.len() as u64);
+    ask(&reader, start..start + 10);
+    assert!(is_cached(&reader, start + 240_000));
 }
 
 #[test]
 fn random_rows_of_parts_of_spans_equal_the_plain_bytes() {
     for (kind, format, spacing) in [
-        (Data::Floats, Format::Deflate, 300_000),
+        (Data::Floats, Format::Deflate, 250_000),
         (Data::Noise, Format::Deflate, 200_000),
         (Data::Mixed, Format::Gzip, 131_072),
-        (Data::Zeros, Format::Deflate, 500_000),
+        (Data::Zeros, Format::Deflate, 250_000),
     ] {
-        let plain = data(kind, 1_000_000, 3);
+        let plain = data(kind, LEN, 3);
         let encoded = match format {
             Format::Deflate => deflate(&plain, Encoder::Flate2(6)),
             Format::Gzip => {
@@ -86,7 +105,7 @@ fn random_rows_of_parts_of_spans_equal_the_plain_bytes() {
                 encoder.finish().unwrap()
             }
         };
-        let memory = Memory::new(2 << 20);
+        let memory = Memory::new(BUDGET);
         let reader = reader_within(&encoded[..], options(format, &plain, spacing, true), &memory);
         read(&reader, 0, plain.len() + 1).unwrap();
         let mut random = Random::new(5);
@@ -114,22 +133,23 @@ fn random_rows_of_parts_of_spans_equal_the_plain_bytes() {
 
 #[test]
 fn an_index_with_a_wrong_checksum_of_a_block_is_dropped() {
-    let plain = data(Data::Floats, 1_000_000, 1);
+    let plain = data(Data::Floats, LEN, 1);
     let encoded = deflate(&plain, Encoder::Flate2(6));
     let options = known(&plain, 250_000);
     let first = reader(&encoded[..], options.clone());
     read(&first, 0, plain.len() + 1).unwrap();
     let mut index = written(&first).unwrap();
     let windows = windows_at(&index);
-    // Before the windows are the checksums of three ends of blocks for each of the four spans. This
-    // is the first one of the second span.
-    index[windows - 4 * 9] ^= 1;
+    // Before the windows are the checksums of three ends of blocks for each span of 250,000 bytes.
+    // This is the first one of the second span.
+    let checksums = 3 * (LEN / 250_000) + (LEN % 250_000 - 1) / BLOCK as usize;
+    index[windows - 4 * checksums + 4 * 3] ^= 1;
     let table = crc32fast::hash(&index[96..windows]);
     index[84..88].copy_from_slice(&table.to_le_bytes());
     let header = crc32fast::hash(&index[..92]);
     index[92..96].copy_from_slice(&header.to_le_bytes());
 
-    let later = reader(&encoded[..], options);
+    let later = reader_within(&encoded[..], options, &Memory::new(BUDGET));
     later.adopt_index(load(index).unwrap()).unwrap();
     assert!(ask(&later, 10..20) == plain[10..20]);
     assert!(!later.progress().has_dropped_index);
