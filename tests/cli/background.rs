@@ -271,7 +271,7 @@ fn a_mount_that_is_in_use_when_the_last_lock_goes_is_detached() {
     let _user = User::of(&sandbox);
     drop(holder);
     eventually("the mount is gone", || sandbox.mounts().is_empty());
-    // Whoever locks the file from now on is told that this server is about to end.
+    // A process that locks the file from now on learns that this server is about to end.
     assert!(sandbox.servers().is_empty() || !shares(&lock));
 }
 

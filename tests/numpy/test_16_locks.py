@@ -23,23 +23,22 @@ def places(source, tmp_path):
         subprocess.run(["umount", "-l", at], check=False)
 
 
-def is_free(lock):
-    """Whether no other process has a lock on the file."""
+def can_lock(lock, kind):
     with open(lock) as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         return True
+
+
+def is_free(lock):
+    """Whether no other process has a lock on the file."""
+    return can_lock(lock, fcntl.LOCK_EX)
 
 
 def can_share(lock):
-    with open(lock) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
+    return can_lock(lock, fcntl.LOCK_SH)
 
 
 def start(*arguments, **keywords):

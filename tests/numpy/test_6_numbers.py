@@ -113,7 +113,7 @@ def test_6_5_forgotten_generations_never_come_back(source, mount):
 
 
 def test_6_5_listings_of_archives_tell_the_numbers_that_stat_tells(source, mount):
-    # So many that the kernel asks for their names alone after the first answer.
+    # Enough that the kernel asks for their names alone after the first answer.
     np.savez(source / "a.npz", **{f"d/{number}": np.zeros(1) for number in range(1000)})
     mnt = mount(source)
     listed = {entry.name: entry.inode() for entry in os.scandir(mnt / "a.npz/d")}

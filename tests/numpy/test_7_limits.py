@@ -194,7 +194,7 @@ def test_7_12_a_small_member_does_not_wait_for_large_ones(source, mount):
     readers = [Child(lambda n=n: read(f"large.npz/large{n}")) for n in range(3)]
     poll(lambda: held_on_disk(mnt) > 0, 20, "the first is being decoded")
     assert in_child(lambda: read("small.npz/x")) == b"smallsmall"
-    # Whoever reads is killed: then nobody waits for the rest.
+    # The readers are killed: then nobody waits for the rest.
     for reader in readers:
         os.kill(reader.pid, signal.SIGKILL)
     poll(lambda: held_on_disk(mnt) < 1 << 20, 60, "what nobody waits for is given up")

@@ -136,7 +136,7 @@ fn serve_through(
     Ok(())
 }
 
-/// Closes the standard error when the command has ended. Processes that it left behind may still
+/// Closes the standard error when the command has ended. Its background processes may still
 /// use the mount, but whoever reads the standard error of the command would wait for its end.
 fn leave_stderr_after(command: OwnedFd, log: &Log) -> io::Result<()> {
     if *log != Log::Stderr {
