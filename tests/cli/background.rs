@@ -164,6 +164,7 @@ fn a_second_signal_ends_the_server_at_once() {
 #[test]
 fn a_moved_mount_is_found_again_by_its_server() {
     let Some(sandbox) = Sandbox::new() else { return };
+    sandbox.allow_moves();
     let server = sandbox.foreground(&[]);
     let moved = sandbox.dir("moved");
     run(Command::new("mount").arg("--move").args([sandbox.mnt(), moved])).succeeds();

@@ -199,6 +199,7 @@ fn a_dead_mount_is_known_as_such_while_the_kernel_remembers_its_attributes() {
 #[test]
 fn dead_mounts_on_top_of_each_other_are_all_cleared() {
     let Some(sandbox) = Sandbox::new() else { return };
+    sandbox.allow_moves();
     sandbox.dead_mount();
     // Two at one place: the first one is hidden while the second one is made elsewhere.
     let second = sandbox.dir("second");

@@ -75,9 +75,16 @@ impl Sandbox {
         path
     }
 
+    /// Makes this directory a mount that shares nothing. The kernel refuses `mount --move` below a
+    /// shared mount, which `/` is under systemd.
+    pub fn allow_moves(&self) {
+        run(Command::new("mount").arg("--bind").args([self.root(), self.root()])).succeeds();
+        run(Command::new("mount").arg("--make-private").arg(self.root())).succeeds();
+    }
+
     /// The mounts in here, as (mount point, type, source), octal escapes and all.
     pub fn mounts(&self) -> Vec<(String, String, String)> {
-        let root = self.root().to_str().expect("made of ASCII");
+        let below = format!("{}/", self.root().display());
         let text = fs::read("/proc/self/mountinfo").expect("/proc is mounted");
         String::from_utf8_lossy(&text)
             .lines()
@@ -86,7 +93,7 @@ impl Sandbox {
                 let point = before.split(' ').nth(4)?;
                 let mut after = after.split(' ');
                 let entry = (point.to_string(), after.next()?.into(), after.next()?.into());
-                point.starts_with(root).then_some(entry)
+                point.starts_with(&below).then_some(entry)
             })
             .collect()
     }
@@ -151,6 +158,8 @@ impl Drop for Sandbox {
             let point = unescape(&point);
             let _ = Command::new("umount").arg("--lazy").arg(OsStr::from_bytes(&point)).status();
         }
+        // The mount of [`Self::allow_moves`], where there is one.
+        let _ = Command::new("umount").args(["--quiet", "--lazy"]).arg(self.root()).status();
         for pid in self.servers() {
             kill("KILL", pid);
         }
