@@ -84,6 +84,13 @@ impl SpanCrcs {
         self.first(self.0.len())
     }
 
+    /// The checksums of the first `blocks` blocks, of which there must be one at least.
+    pub(crate) fn piece(&self, blocks: usize) -> PieceCrc {
+        let sums = self.0[..blocks].iter().zip(1..);
+        let block_ends: Vec<_> = sums.map(|(sum, at)| Crc::new(*sum, at * BLOCK as u64)).collect();
+        PieceCrc { whole: block_ends[blocks - 1], block_ends }
+    }
+
     /// Bytes of memory that the checksums take.
     pub(crate) fn memory(&self) -> u64 {
         // The reference counts are two numbers before the checksums.

@@ -2,6 +2,8 @@
 
 use std::{fmt, ops::Range, sync::Arc};
 
+use crate::{BitOffset, inflate::Place};
+
 /// The decoded bytes from one checkpoint to the next, or the first of them. Cheap to clone, never
 /// changed.
 #[derive(Clone)]
@@ -10,6 +12,19 @@ pub struct Span {
     /// The buffer that the bytes were decoded into.
     buffer: Arc<Vec<u8>>,
     range: Range<usize>,
+    /// `None` if the span is whole, or cannot be decoded further from here.
+    rest: Option<Rest>,
+}
+
+/// Where the decoding of a span has stopped, which is where the decoding of the rest begins.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rest {
+    /// The next bit, and its place in its block.
+    pub(crate) encoded: BitOffset,
+    pub(crate) place: Place,
+    /// The end of the decoded bytes in the buffer. The last symbol may end after the part of the
+    /// span, by less than the length of a match.
+    pub(crate) filled: usize,
 }
 
 impl Span {
@@ -19,15 +34,20 @@ impl Span {
         if range.len() < buffer.len() / 2 {
             let bytes = buffer[range].to_vec();
             let range = 0..bytes.len();
-            return Self::in_buffer(start, bytes, range);
+            return Self::part(start, bytes, range, None);
         }
-        Self::in_buffer(start, buffer, range)
+        Self::part(start, buffer, range, None)
     }
 
-    /// Like [`new`](Self::new), but always keeps the buffer: a later span of full length uses it
-    /// again.
-    pub(crate) fn in_buffer(start: u64, buffer: Vec<u8>, range: Range<usize>) -> Self {
-        Self { start, buffer: Arc::new(buffer), range }
+    /// The first bytes of a span, of which `rest` can be decoded later. Keeps the buffer, even if
+    /// little of it is used: a later span of full length uses it again.
+    pub(crate) fn part(
+        start: u64,
+        buffer: Vec<u8>,
+        range: Range<usize>,
+        rest: Option<Rest>,
+    ) -> Self {
+        Self { start, buffer: Arc::new(buffer), range, rest }
     }
 
     /// Decoded offset of the first byte.
@@ -51,6 +71,17 @@ impl Span {
     pub(crate) fn bytes_from(&self, offset: u64) -> Option<&[u8]> {
         let skip = usize::try_from(offset.checked_sub(self.start)?).ok()?;
         self.bytes().get(skip..).filter(|bytes| !bytes.is_empty())
+    }
+
+    /// Where the decoding of the rest of the span begins.
+    pub(crate) fn rest(&self) -> Option<Rest> {
+        self.rest
+    }
+
+    /// The bytes before `rest`: those of this part of the span, and those of its last symbol that
+    /// come after it.
+    pub(crate) fn bytes_before(&self, rest: Rest) -> &[u8] {
+        &self.buffer[self.range.start..rest.filled]
     }
 
     /// Bytes of memory that the span holds.

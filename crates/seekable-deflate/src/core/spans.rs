@@ -1,6 +1,6 @@
 //! Decodes spans before the frontier again when reads need them.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use super::Core;
 use crate::{
@@ -9,6 +9,7 @@ use crate::{
     index::Known,
     inflate::{Fault, HISTORY, Output},
     memory::Lent,
+    span::Rest,
     stream::{self, Pause, Stream},
     windows::Window,
 };
@@ -22,25 +23,42 @@ impl Core {
         number: usize,
         until: u64,
     ) -> Result<Span, Error> {
-        let until = match self.held(number, until) {
+        let wanted = (number, until);
+        let span = match self.held(wanted) {
             Held::Enough(span) => return Ok(span),
-            Held::Less => u64::MAX,
-            Held::Nothing => until,
+            Held::Part(part, rest) => self.decode(source, wanted, Begin::Part(part, rest)),
+            Held::Nothing => self
+                .window(source, number)
+                .and_then(|window| self.decode(source, wanted, Begin::Checkpoint(window.into()))),
         };
-        let span = self.window(source, number).and_then(|window| {
-            SpanDecode::start(self, source, (number, until), &window).finish(source)
-        });
         span.map_err(|error| self.or_stale(error))
     }
 
-    /// Whether the bytes of span `number` before decoded offset `until` are cached.
-    fn held(&self, number: usize, until: u64) -> Held {
+    fn decode(
+        &self,
+        source: &dyn ReadAt,
+        wanted: (usize, u64),
+        begin: Begin<'_>,
+    ) -> Result<Span, Error> {
+        SpanDecode::start(self, source, wanted, begin).finish(source)
+    }
+
+    /// What the cache holds of a span, of which the bytes before decoded offset `until` are wanted.
+    fn held(&self, (number, until): (usize, u64)) -> Held {
         let end = self.lock().index().range(number).end;
         match self.memory.span(self.id, number) {
-            None => Held::Nothing,
             Some(span) if span.range().end >= until.min(end) => Held::Enough(span),
-            Some(_) => Held::Less,
+            Some(part) => part.rest().map_or(Held::Nothing, |rest| Held::Part(part, rest)),
+            None => Held::Nothing,
         }
+    }
+
+    /// Whether the bytes of span `number`, which must exist, before decoded offset `until` are
+    /// cached.
+    pub(crate) fn has(&self, number: usize, until: u64) -> bool {
+        let end = self.lock().index().range(number).end;
+        let span = self.memory.peek(self.id, number);
+        span.is_some_and(|span| span.range().end >= until.min(end))
     }
 
     /// Span `number`, which must exist, if all of it is cached.
@@ -59,11 +77,11 @@ impl Core {
         let (mut at, mut window) = self.nearest_start(number);
         let mut bytes = None;
         while at < number {
-            let span = match self.held(at, u64::MAX) {
+            let whole = (at, u64::MAX);
+            let span = match self.held(whole) {
                 Held::Enough(span) => span,
-                Held::Less | Held::Nothing => {
-                    SpanDecode::start(self, source, (at, u64::MAX), &window).finish(source)?
-                }
+                Held::Part(part, rest) => self.decode(source, whole, Begin::Part(part, rest))?,
+                Held::Nothing => self.decode(source, whole, Begin::Checkpoint((&window).into()))?,
             };
             let keep = HISTORY.saturating_sub(span.bytes().len()).min(window.len());
             window.drain(..window.len() - keep);
@@ -100,11 +118,6 @@ impl Core {
         }
     }
 
-    /// Whether a span is decoded only as far as it is needed.
-    pub(crate) fn decodes_parts(&self) -> bool {
-        self.lock().index().frontier() / SPARSE > self.memory.limit()
-    }
-
     /// Whether two different spans are decoded faster at once than one after the other.
     pub(crate) fn is_faster_as_pair(&self, numbers: [usize; 2]) -> bool {
         numbers[0] != numbers[1] && numbers.iter().all(|number| self.is_dense(*number))
@@ -125,32 +138,37 @@ impl Core {
         source: &dyn ReadAt,
         spans: [(usize, u64); 2],
     ) -> Option<[Result<Span, Error>; 2]> {
-        let [first, second] = spans.map(|(number, _)| {
-            let (at, window) = self.nearest_start(number);
-            (at == number).then_some(window)
+        let [first, second] = spans.map(|span| match self.held(span) {
+            Held::Part(part, rest) => Some(Begin::Part(part, rest)),
+            Held::Enough(_) | Held::Nothing => {
+                let (at, window) = self.nearest_start(span.0);
+                (at == span.0).then_some(Begin::Checkpoint(window.into()))
+            }
         });
-        let windows = [first?, second?];
-        let [mut first, mut second] =
-            [0, 1].map(|side| SpanDecode::start(self, source, spans[side], &windows[side]));
+        let (first, second) = (first?, second?);
+        let mut first = SpanDecode::start(self, source, spans[0], first);
+        let mut second = SpanDecode::start(self, source, spans[1], second);
         first.go_on_with(&mut second, source);
         let pair = [first.finish(source), second.finish(source)];
         Some(pair.map(|span| span.map_err(|error| self.or_stale(error))))
     }
 }
 
-/// Spans are decoded in part in streams that decode to more than this many times the budget. Random
-/// rows then seldom find the span of an earlier row, which takes as much of the cache if only a
-/// part of it is decoded. At 8 times, parts take 0.8 of the time; at 4 times, as long; at twice,
-/// 1.35 times as long, since a span that is needed again is decoded again.
-const SPARSE: u64 = 6;
-
-/// What the cache holds of the bytes that are needed of a span.
+/// What the cache holds of the bytes that are wanted of a span.
 enum Held {
     /// All of them.
     Enough(Span),
-    /// Some. Then the whole span is decoded, since more of it is likely to be needed.
-    Less,
+    /// Some, and where the others begin.
+    Part(Span, Rest),
     Nothing,
+}
+
+/// Where the decoding of a span begins.
+enum Begin<'a> {
+    /// At its checkpoint, with the window before it.
+    Checkpoint(Cow<'a, [u8]>),
+    /// Where the decoding of this part of it has stopped.
+    Part(Span, Rest),
 }
 
 /// A span that is being decoded again, or its first blocks.
@@ -167,10 +185,14 @@ struct SpanDecode<'a> {
 }
 
 impl<'a> SpanDecode<'a> {
-    /// Starts to decode a span from its checkpoint. `span` is its number, and the decoded offset
-    /// before which its bytes are needed.
-    fn start(core: &'a Core, source: &dyn ReadAt, span: (usize, u64), window: &[u8]) -> Self {
-        let (number, until) = span;
+    /// Starts to decode a span. `wanted` is its number, and the decoded offset before which its
+    /// bytes are wanted.
+    fn start(
+        core: &'a Core,
+        source: &dyn ReadAt,
+        (number, until): (usize, u64),
+        begin: Begin<'_>,
+    ) -> Self {
         let known = core.lock().index().span(number);
         let start = &known.start;
         // The length fits in memory: the span was decoded here, or `adopt` has checked that the
@@ -178,21 +200,35 @@ impl<'a> SpanDecode<'a> {
         let whole = (known.end - start.decoded) as usize;
         let needed = (until.min(known.end).saturating_sub(start.decoded) as usize).max(1);
         let len = needed.next_multiple_of(BLOCK).min(whole);
+
         // The buffer has room for the whole span, so that any other span can use it later.
+        let window = match &begin {
+            Begin::Checkpoint(window) => window,
+            // The part itself is longer than a window.
+            Begin::Part(..) => &[][..],
+        };
         let (buffer, lent) = core.memory.buffer(Output::room(window.len(), whole));
-        let out = Output::new(buffer, window).with_crc();
+        let mut out = Output::new(buffer, window).with_crc();
+        let (encoded, place) = match &begin {
+            Begin::Checkpoint(_) => (start.encoded, start.place),
+            Begin::Part(part, rest) => {
+                let sums = known.crcs.piece(part.bytes().len() / BLOCK);
+                out.go_on_after(part.bytes_before(*rest), sums);
+                (rest.encoded, Some(rest.place))
+            }
+        };
 
         let mut stream = Stream::new(core.options.format, core.encoded.clone());
-        let resumed = match start.place {
+        let resumed = match place {
             None => Ok(()),
             Some(place) => {
                 let wanted = known.encoded_end.map_or(u64::MAX, |end| {
-                    let encoded = (end.0 - start.encoded.0) / 8 + 1;
+                    let in_span = (end.0 - start.encoded.0) / 8 + 1;
                     // The part of the bytes that this part of the span takes, as an estimate.
-                    let part = u128::from(encoded) * len as u128 / whole as u128;
-                    start.encoded.0 / 8 + part as u64 + 1
+                    let left = (len.saturating_sub(out.len()) as u128) * u128::from(in_span);
+                    encoded.0 / 8 + (left / whole as u128) as u64 + 1
                 });
-                stream.resume(source, start.encoded, place, wanted)
+                stream.resume(source, encoded, place, wanted)
             }
         };
         let result = resumed.map(|()| Pause::Limit);
@@ -237,9 +273,13 @@ impl<'a> SpanDecode<'a> {
         if found.value() != expected || !is_long_enough {
             return Err(Error::Checksum { start, end, expected, found: found.value() });
         }
+        let (encoded, place) = (stream.position(), stream.place());
         let (buffer, range) = out.into_parts();
         let span = match end < known.end {
-            true => Span::in_buffer(start, buffer, range.start..range.start + len),
+            true => {
+                let rest = place.map(|place| Rest { encoded, place, filled: range.end });
+                Span::part(start, buffer, range.start..range.start + len, rest)
+            }
             false => Span::new(start, buffer, range),
         };
         drop(lent);

@@ -41,6 +41,14 @@ impl Output {
     pub(crate) fn with_crc(self) -> Self {
         Self { with: Some(Crc::with), ..self }
     }
+
+    /// Appends decoded bytes, the first of which have the checksums `piece`.
+    pub(crate) fn go_on_after(&mut self, decoded: &[u8], piece: PieceCrc) {
+        self.append(decoded.len()).copy_from_slice(decoded);
+        // At most as long as `decoded`.
+        self.summed = self.start + piece.whole.len() as usize;
+        self.piece = piece;
+    }
 }
 
 impl<T: Unit> Output<T> {

@@ -191,10 +191,12 @@ impl Memory {
         if state.index_bytes + state.reserved_bytes + bytes > self.limit() {
             return;
         }
+        // A part of the span, whose rest has been decoded into another buffer.
         let replaced = state.cache.insert(reader, number, span.clone());
+        let left = replaced.and_then(Span::into_buffer).and_then(|buffer| state.pool.keep(buffer));
         let dropped = state.fit(self.limit());
         drop(state);
-        drop((replaced, dropped));
+        drop((left, dropped));
     }
 
     /// A buffer of at least `len` initialised bytes: a spare one, or the buffer of a span that has

@@ -308,7 +308,7 @@ impl<R: ReadAt> Shared<R> {
         if !range.is_empty()
             && let Ok(Place::Span(number, span)) = core.place(range.start)
             && !table.has(number)
-            && core.memory.peek(core.id, number).is_none()
+            && !core.has(number, range.end)
         {
             let asker = Asker::for_later(range.start..range.end.min(span.end));
             let new = table.note(number, asker);

@@ -163,11 +163,6 @@ impl<R: ReadAt> Shared<R> {
             drop(table.remove(ticket));
             return None;
         }
-        let decodes_parts = core.decodes_parts();
-        let until = |table: &mut Table, ticket| match decodes_parts {
-            true => table.until(ticket),
-            false => u64::MAX,
-        };
         let task = if ticket.number >= core.spans() {
             Task::Frontier
         } else if may_pair
@@ -178,14 +173,10 @@ impl<R: ReadAt> Shared<R> {
             })
         {
             let (shared, stage) = (Arc::clone(self), Some(Stage::Running));
-            let other_until = until(&mut table, other);
-            Task::Pair(
-                until(&mut table, ticket),
-                Work { shared, ticket: other, stage },
-                other_until,
-            )
+            let (until, other_until) = (table.until(ticket), table.until(other));
+            Task::Pair(until, Work { shared, ticket: other, stage }, other_until)
         } else {
-            Task::Span(until(&mut table, ticket))
+            Task::Span(table.until(ticket))
         };
         drop(table);
         Some((core, task))
