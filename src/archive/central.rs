@@ -25,7 +25,7 @@ const HEADER: [u8; 4] = *b"PK\x01\x02";
 pub(super) const HEADER_LEN: usize = 46;
 const DIGITAL_SIGNATURE: [u8; 4] = *b"PK\x05\x05";
 
-/// Bytes of a central directory that are read at a time. The longest possible entry has 192 KiB.
+/// The central directory is read in pieces of this many bytes. An entry takes 192 KiB at most.
 const PIECE: u64 = 1 << 20;
 /// The largest central directory that is read, in bytes: over a million members with names of 60
 /// bytes. Without a bound, a file decides how much memory we take.

@@ -358,7 +358,7 @@ impl<'a> Entries<'a> {
         Self { bytes: Bytes::of(source, piece), headers }
     }
 
-    /// The entry of the member number `index`.
+    /// The entry of member number `index`.
     fn get(&mut self, index: usize) -> Result<Entry<'_>, Error> {
         let range = self.headers.entry(index);
         let bytes = self.bytes.get(range.start, range.end - range.start)?;

@@ -150,7 +150,7 @@ pub enum NpyError {
     NoMagic,
     /// The given bytes end before the header does.
     Truncated {
-        /// How many bytes from the start of the file are needed, at least.
+        /// The least number of bytes from the start of the file that are needed.
         needed: usize,
     },
     /// A format version that is not known.

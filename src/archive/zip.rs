@@ -134,7 +134,8 @@ impl LocalHeaders {
         let header = self.local_header(source, member)?;
         let method = Method::from_number(le16(&header[8..]));
         let expected = match member.method {
-            // Patched data has the method `Other` whatever its number.
+            // Members that are marked as patched data have the method `Other`, even if their number
+            // is known. The local header does not say so.
             Method::Other(number) => Method::from_number(number),
             method => method,
         };

@@ -153,7 +153,7 @@ struct Look {
     old: Vec<(u64, u32)>,
 }
 
-/// The state of the watching thread.
+/// What the watching thread needs to know of the requests.
 struct Watch<R> {
     requests: Arc<Requests>,
     device: OwnedFd,

@@ -114,7 +114,8 @@ impl Directory {
 
     /// Locks a draft that was just created; `None` if another server has removed it.
     fn lock_draft(&self, name: String, file: File) -> io::Result<Option<Draft<'_>>> {
-        // The lock shows that the writer is alive. If files cannot be locked, their age shows that.
+        // The lock shows that the writer is alive. If files cannot be locked, their age does, so an
+        // error of the lock does not matter.
         let _ = rustix::fs::flock(&file, FlockOperation::LockExclusive);
         let draft = Draft { directory: self, name: Some(name), file };
         // Another server may have removed the draft as abandoned before it was locked.

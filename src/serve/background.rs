@@ -69,7 +69,7 @@ impl Background {
         self.last_read.store(self.begin.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
 
-    /// Queues the pass over `content`.
+    /// Queues `content`, to be decoded to its end in the background.
     pub(super) fn finish(&self, content: &Arc<Content>) {
         self.queue.lock().contents.push_back(Arc::downgrade(content));
         self.changed.notify_all();

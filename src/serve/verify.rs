@@ -70,7 +70,7 @@ pub(super) struct Alarm(OnceLock<Listener>);
 impl Alarm {
     /// Sets the listener. Further calls have no effect.
     pub(super) fn listen(&self, listener: Listener) {
-        // This never fails: the one mount sets the listener once.
+        // Cannot fail: there is one mount, which sets its listener once.
         let _ = self.0.set(listener);
     }
 }

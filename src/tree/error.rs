@@ -25,7 +25,7 @@ pub(crate) enum FsError {
     NotASymlink,
     /// There is no such extended attribute.
     NoAttribute,
-    /// The limit of open files is reached, for this user or for all users together.
+    /// The limit on open files is reached, for this user or for all users together.
     TooManyOpen,
     /// The mount is read-only.
     ReadOnly,

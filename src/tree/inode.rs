@@ -30,7 +30,8 @@ impl Ino {
 /// that a `Weak` reference keeps after the archive was closed.
 const VERSION: usize = 300;
 
-/// About how many bytes a typical path and its reference counts take. A key and its node share one.
+/// About how many bytes a typical path takes, with the counts of its `Arc`, which the key of the map
+/// and the node share.
 const PATH: usize = 96;
 
 /// The inodes that the kernel refers to.

@@ -1,4 +1,4 @@
-"""Rules 11: members are compared with their CRC-32, and what does not match is not served."""
+"""Rules 11: members are checked against their CRC-32, and one that fails is not served."""
 
 import errno
 import mmap

@@ -1,4 +1,4 @@
-//! Runs decoders in turns, checks their output, and compares the medians of their times.
+//! Runs decoders in turns, checks their output, and compares their median times.
 
 use std::{
     hint::black_box,

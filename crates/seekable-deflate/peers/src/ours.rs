@@ -36,7 +36,8 @@ pub fn cases<'a>(stream: &Stream<'a>, threads: &[usize]) -> Vec<Case<'a>> {
     cases
 }
 
-/// The decoder without checkpoints, CRC-32 and spans. Their cost is what a first pass takes longer.
+/// The decoder without checkpoints, CRC-32 and spans. What a first pass takes longer than this is
+/// their cost.
 fn plain<'a>(stream: &Stream<'a>) -> Case<'a> {
     let encoded = &stream.encoded[..];
     let mut decoded = Vec::new();

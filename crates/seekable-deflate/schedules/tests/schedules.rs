@@ -95,7 +95,7 @@ fn stream() -> (Arc<Reader>, Arc<Source>, Arc<Memory>) {
     reader(STREAMS[0].0.clone())
 }
 
-/// A reader with its source, and with a budget that holds all, some or none of its spans.
+/// A reader, its source, and its budget. By chance, the budget holds all, some or none of the spans.
 fn reader(encoded: Vec<u8>) -> (Arc<Reader>, Arc<Source>, Arc<Memory>) {
     let len = encoded.len() as u64;
     let source = Arc::new(Source { encoded, fails: AtomicBool::new(false) });

@@ -130,9 +130,9 @@ impl Core {
         number < state.index().len() && state.index().is_dense(number, encoded_len)
     }
 
-    /// Two different spans, which must exist, decoded at once by this thread: of each at least the
-    /// bytes before a decoded offset. `None` if one of them cannot be decoded without the spans
-    /// before it.
+    /// Decodes two different spans in this thread, interleaved. Both must exist. Each is decoded at
+    /// least to the decoded offset that is given with it. `None` if one of them cannot be decoded
+    /// without the spans before it.
     pub(crate) fn span_pair(
         self: &Arc<Self>,
         source: &dyn ReadAt,

@@ -59,7 +59,7 @@ impl Matches {
         self.list.push(Match { at: at as u32, len: len as u16, distance });
     }
 
-    /// Ends the list: it does not include matches that start at `at` in the buffer or after.
+    /// Ends the list before the first match that starts at index `at` of the buffer or later.
     pub(super) fn end_at(&mut self, at: usize) {
         self.end = self.end.min(at);
     }
@@ -103,7 +103,7 @@ mod tests {
             matches.add(at, distance, len);
         }
         assert_eq!(back(&matches, 0..1000, 0).unwrap(), [(5, 3), (10, 10), (1, 1)]);
-        // For a place 5 bytes before the start of the output, and for one within the range.
+        // `before` may also be 5 bytes before the start of the output, or within the output.
         assert_eq!(back(&matches, 0..1000, -5).unwrap(), [(5, 5)]);
         assert_eq!(back(&matches, 20..31, 20).unwrap(), [(30, 10), (21, 10)]);
     }

@@ -320,8 +320,8 @@ fn all() -> impl Iterator<Item = Oddity> {
         .chain(symbols_that_are_no_good())
 }
 
-/// Writes a block of 100 KB that is not the last and ends in the middle of a byte. After it, the
-/// fast loops run and reads begin at checkpoints.
+/// Writes a block that is not the last and ends in the middle of a byte. It has 100 KB, so that what
+/// follows it is decoded by the fast loops, and from a checkpoint.
 fn write_block_before(writer: &mut Writer, plain: &mut Vec<u8>) {
     let (litlen, distance) = fixed();
     writer.bits(2, 3);

@@ -115,7 +115,7 @@ pub fn literals(len: usize) -> Vec<u8> {
     (0..len).map(|_| random.below(150) as u8).collect()
 }
 
-/// A bare DEFLATE stream.
+/// A raw DEFLATE stream.
 pub fn deflate(plain: &[u8], encoder: Encoder) -> Vec<u8> {
     match encoder {
         Encoder::Flate2(level) => {

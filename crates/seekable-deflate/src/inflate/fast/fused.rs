@@ -118,7 +118,8 @@ const _: () = assert!(cfg!(target_endian = "little"), "entries are read as bytes
 
 /// The most bits that an entry consumes: those of the index, and the extra bits of a distance.
 const SYMBOL: u32 = BITS + 13;
-/// A refill must be enough for two entries, in counted bits, and for the index of the next one.
+/// After a refill, the counted bits must be enough for two entries, and all bits for the index of a
+/// third as well.
 const _: () = assert!(2 * SYMBOL <= REFILLED && 2 * SYMBOL + BITS <= UNCOUNTED);
 
 /// Flag in `Parts::distances`: the distance is not in the main table.
