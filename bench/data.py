@@ -6,6 +6,8 @@ A data directory holds the same arrays in every form that a system reads:
     native-many/N.npy    many/many.npz                             10,000 small members
     native-tree/D/A.npz/KEY.npy     tree/D/A.npz                   2,000 archives in directories
     native-flat/N.npy    flat/N.npz                                100,000 archives in one directory
+    native-epoch-SIZE/N.npz    epoch-SIZE/N.npz                    archives of one array each
+    epoch-SIZE.crc.npy   CRC-32 of each of these arrays, of SIZE bytes
     KIND.rows.npy        CRC-32 of each row of KIND
     manifest.json        written last: what is here
 """
@@ -20,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 
 # Counts up whenever the bytes that are generated change.
-VERSION = 1
+VERSION = 2
 
 ROW = 4096  # bytes
 HEADER = 128  # bytes of .npy header before the first row
@@ -28,6 +30,13 @@ PART = 4096  # rows generated at a time
 KINDS = ("sensor", "labels", "noise")
 KEYS = ("x", "y")  # the members of each archive of the tree
 ARCHIVES_IN_DIRECTORY = 50
+# Archives that are read whole, one after the other: bytes of the array, and how many.
+EPOCHS = {
+    "8K": (8 << 10, 500),
+    "300K": (300 << 10, 100),
+    "1300K": (1300 << 10, 40),
+    "16M": (16 << 20, 3),
+}
 
 
 def sensor(rng, start, rows):
@@ -57,6 +66,11 @@ def small(number):
     return np.arange(number * 1000, number * 1000 + 128, dtype="<i8")
 
 
+def counts(rng, size):
+    """`size` bytes of whole numbers as float32: about 3:1."""
+    return (rng.normal(size=size // 4) * 100).astype("i2").astype("f4")
+
+
 @dataclass(frozen=True)
 class Sizes:
     """How much of everything."""
@@ -65,6 +79,8 @@ class Sizes:
     members: int
     archives: int
     flat: int
+    # Of the archives of each size of EPOCHS.
+    epoch: float
 
     @classmethod
     def at(cls, scale):
@@ -74,6 +90,7 @@ class Sizes:
             archives=max(50, int(2_000 * min(1, scale * 4))),
             # A hundred thousand files take a while to make: at full scale only.
             flat=100_000 if scale >= 1 else 0,
+            epoch=min(1, scale * 4),
         )
 
 
@@ -127,12 +144,15 @@ class Data:
 
     def _make(self):
         for name in ("native", "deflated", "stored", "native-many", "many", "native-tree", "tree",
-                     "native-flat", "flat", "squashfs"):
+                     "native-flat", "flat", "squashfs",
+                     *(before + name for name in EPOCHS for before in ("epoch-", "native-epoch-"))):
             shutil.rmtree(self.path(name), ignore_errors=True)
             os.makedirs(self.path(name))
         crcs = {kind: self._make_kind(kind) for kind in KINDS}
         self._make_many()
         self._make_tree()
+        for name, (size, count) in EPOCHS.items():
+            self._make_epoch(name, size, max(3, int(count * self.sizes.epoch)))
         for number in range(self.sizes.flat):
             np.savez(self.path("flat", f"{number:06}.npz"), x=small(number))
             np.save(self.path("native-flat", f"{number:06}.npy"), small(number))
@@ -181,6 +201,16 @@ class Data:
             np.savez_compressed(self.path("tree", *names), **arrays)
             for key, array in arrays.items():
                 np.save(self.path("native-tree", *names, f"{key}.npy"), array)
+
+    def _make_epoch(self, name, size, count):
+        rng = np.random.default_rng(size)
+        crcs = []
+        for number in range(count):
+            array = counts(rng, size)
+            np.savez_compressed(self.path(f"epoch-{name}", f"{number:05}.npz"), x=array)
+            np.savez(self.path(f"native-epoch-{name}", f"{number:05}.npz"), x=array)
+            crcs.append(zlib.crc32(array))
+        np.save(self.path(f"epoch-{name}.crc.npy"), np.array(crcs, "<u4"))
 
     def _ratio(self, kind):
         encoded = os.path.getsize(self.path("deflated", f"{kind}.npz"))

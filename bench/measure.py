@@ -190,7 +190,7 @@ def list_names(directory, names):
 
 
 def walk(directory, files):
-    """Walks a tree and asks for the size of every file: the sum of sizes, and how many."""
+    """Walks a tree and asks for the size of every file. Checks the number and the sum of sizes."""
     begin = time.perf_counter()
     count = size = 0
     pending = [directory]
@@ -270,3 +270,30 @@ def engine_seconds(program, data, kind):
         raise Failed((done.stderr.strip().splitlines() or ["no message"])[-1])
     passes = sorted(map(float, done.stdout.split()))
     return passes[len(passes) // 2]
+
+
+def epochs(directory, crcs, count, mapped):
+    """Passes over all archives of a directory, each pass in another order: the time of each pass.
+
+    Reads the one array of each archive as a loader does that knows nothing of a mount; `mapped`, as
+    one that maps the members of the archives' directories, and sums them.
+    """
+    def loaded(number):
+        with np.load(os.path.join(directory, f"{number:05}.npz")) as archive:
+            return archive["x"]
+
+    def summed(number):
+        array = np.load(os.path.join(directory, f"{number:05}.npz", "x.npy"), mmap_mode="r")
+        array.sum()
+        return array
+
+    read = summed if mapped else loaded
+    found = []
+    for epoch in range(count):
+        order = np.random.default_rng(epoch).permutation(len(crcs))
+        start = time.perf_counter()
+        arrays = [read(number) for number in order]
+        found.append(time.perf_counter() - start)
+        for number, array in zip(order, arrays, strict=True):
+            check(zlib.crc32(array) == crcs[number], f"archive {number} in epoch {epoch}")
+    return found

@@ -58,6 +58,14 @@ def promises():
                 ("copy.scan", "scan", 0.95, True), ("copy.rows", "rows", 1.05, False),
                 ("copy.disk.scan", "scan, cold", 0.95, True),
                 ("copy.disk.rows.advised", "rows, cold", 1.05, False))]
+    for size, most in (("8K", 1.3), ("300K", 1), ("1300K", 1), ("16M", 1)):
+        row = f"epochs.{size}.first"
+        out.append(Promise(f"unchanged code, {size}, first epoch: {most} times np.load(npz)", row,
+                           (row, NUMPY), most))
+    for size in ("1300K", "16M"):
+        row = f"epochs.{size}.second"
+        out.append(Promise(f"unchanged code, {size}, second epoch: a fifth of np.load(npz)", row,
+                           (row, NUMPY), 0.2))
     return [
         *out,
         Promise("first row with a saved index: 5 ms", "row.first.saved", None, 5),

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import measure
 import numpy as np
-from data import KEYS, KINDS, small
+from data import EPOCHS, KEYS, KINDS, small
 from systems import NumPy, Unavailable, view
 
 # Rows are picked so far apart that no two share a window that the kernel reads around a fault:
@@ -296,6 +296,18 @@ def list_flat(case):
         return [case.child(measure.list_names, shown.directory, names) * 1e3]
 
 
+def epoch(size, number, mapped=False):
+    """Epoch `number` of a loader that reads all archives of a size in a fresh mount."""
+    def run(case):
+        is_decoded = case.system.name == "npzfs" and not mapped
+        layout = {"options": ("--layout", "stored")} if is_decoded else {}
+        crcs = np.load(case.data.path(f"epoch-{size}.crc.npy"))
+        with case.show(f"epoch-{size}", **layout) as shown:
+            seconds = case.child(measure.epochs, shown.directory, crcs, number, mapped)
+            return [seconds[-1] * 1e3]
+    return run
+
+
 def idle(what):
     """What a server holds or uses while nobody asks, after a pass over a deflated member."""
     def run(case):
@@ -323,10 +335,12 @@ NO_INDEX = ("np.load(npz)", "bare fuser")
 
 
 def all_rows():
-    cached, stored, first, later, copy, many, server = (
+    cached, stored, first, later, copy, many, epochs, server = (
         "Pages in the kernel's cache", "Stored member, source in the host's cache",
         "Deflated member, first pass", "Deflated member, rows", "Deflated member, decoded copy",
-        "Many members, many archives", "The server")
+        "Many members, many archives",
+        "A loader that reads many archives whole (native: the same archives by np.savez)",
+        "The server")
     out = [
         Row("cached.scan", cached, "sum of a memory map, second process", "MB/s", cached_scan,
             NO_FILES),
@@ -386,6 +400,18 @@ def all_rows():
         Row("tree.cold", many, "walk a tree of archives, cold", "ms", walk_tree(False), NO_INDEX),
         Row("tree.again", many, "walk it again", "ms", walk_tree(True), NO_INDEX),
         Row("flat.list", many, "list 100,000 archives", "ms", list_flat, NO_INDEX),
+    ]
+    for size in EPOCHS:
+        for number, words in ((1, "first"), (2, "second")):
+            out += [
+                Row(f"epochs.{size}.{words}", epochs,
+                    f"{size}: unchanged code, np.load(npz)[key], {words} epoch", "ms",
+                    epoch(size, number), ("bare fuser",)),
+                Row(f"epochs.{size}.{words}.mapped", epochs,
+                    f"{size}: mapped members, summed, {words} epoch", "ms",
+                    epoch(size, number, mapped=True), ("bare fuser", "native", "np.load(npz)")),
+            ]
+    out += [
         Row("idle.memory", server, "resident memory, idle after a pass", "MiB", idle("memory"),
             NO_INDEX),
         Row("idle.cpu", server, "processor time, idle", "ms/s", idle("cpu"), NO_INDEX),

@@ -44,7 +44,7 @@ class View:
 
 
 def view(data, name):
-    """`stored/KIND`, `deflated/KIND`, `many`, `tree` or `flat`."""
+    """`stored/KIND`, `deflated/KIND`, `many`, `tree`, `flat` or `epoch-SIZE`."""
     if "/" in name:
         method, kind = name.split("/")
         return View(data.path("native"), data.path(method, f"{kind}.npz"), f"{kind}.npz",
