@@ -1,5 +1,6 @@
 """Rules 6 of docs/python.md: recipes, each run with the real library."""
 
+import contextlib
 import multiprocessing
 import os
 import pickle
@@ -7,6 +8,7 @@ import pickle
 import cloudpickle
 import dask
 import dask.array
+import distributed
 import joblib
 import npzfs
 import numpy as np
@@ -97,15 +99,31 @@ def test_6_2_joblib_maps_ordinary_views_by_the_path_too(folder, loky):
     assert (kind, name, total) == ("memmap", x.filename, float(plain.sum()))
 
 
-@pytest.mark.parametrize("scheduler", ["threads", "processes"])
+def x_of(path):
+    return npzfs.load(path)["x"]
+
+
+@pytest.mark.parametrize("scheduler", ["threads", "processes", "distributed"])
 def test_6_3_dask_computes_on_a_thousand_archives(source, scheduler):
     wanted = np.random.default_rng(1).normal(size=(1000, 30, 4)).astype("f4")
     for number, x in enumerate(wanted):
         np.savez_compressed(source / f"{number:04}.npz", x=x)
-    paths = sorted(source.glob("*.npz"))
-    parts = [dask.array.from_array(npzfs.load(path)["x"], chunks=-1) for path in paths]
+    load = dask.delayed(x_of)
+    parts = [
+        dask.array.from_delayed(load(path), npzfs.shape(path, "x"), npzfs.dtype(path, "x"))
+        for path in sorted(source.glob("*.npz"))
+    ]
     whole = dask.array.concatenate(parts)
-    with dask.config.set(scheduler=scheduler, num_workers=2):
+    # Paths, and no arrays.
+    assert len(cloudpickle.dumps(whole)) < 500 * len(parts)
+    with contextlib.ExitStack() as stack:
+        if scheduler == "distributed":
+            cluster = distributed.LocalCluster(
+                n_workers=2, threads_per_worker=1, dashboard_address=None
+            )
+            stack.enter_context(distributed.Client(stack.enter_context(cluster)))
+        else:
+            stack.enter_context(dask.config.set(scheduler=scheduler, num_workers=2))
         total, row = dask.compute(whole.sum(axis=0, dtype="f8"), whole[777 * 30 + 5])
     np.testing.assert_allclose(total, wanted.sum(axis=(0, 1), dtype="f8"))
     same(row, wanted[777, 5])
