@@ -89,7 +89,7 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
         },
         Role::Server => {
             let log = log_file.map_or(Log::Stderr, Log::File);
-            daemon::serve_command(&options, writable, &log, level);
+            daemon::serve_command(options, writable, &log, level);
             return ExitCode::SUCCESS;
         }
     };

@@ -132,7 +132,7 @@ pub(crate) enum Error {
     RunSource(PathBuf),
     /// `npzfs run` gets no private namespace; the line says why.
     Namespace(String),
-    /// The directory of `--writable` cannot take writes, for this reason.
+    /// The directory of `--writable` cannot take writes. The line says why, and what to do.
     Writable(PathBuf, String),
     /// The server of `npzfs run` reported this error.
     RunServer(String),
@@ -319,15 +319,11 @@ impl fmt::Display for Error {
                 Shown(path)
             ),
             Error::Namespace(line) | Error::RunServer(line) => f.write_str(line),
-            Error::Writable(path, said) => write!(
-                f,
-                "writes cannot go to {}: {said}; give a directory of your own, on ext4, xfs, btrfs \
-                 or tmpfs",
-                Shown(path)
+            Error::Writable(path, said) => write!(f, "writes cannot go to {}: {said}", Shown(path)),
+            Error::RunServerDied => f.write_str(
+                "the server of the command ended before its mount answered; see dmesg for whether \
+                 it was killed for want of memory",
             ),
-            Error::RunServerDied => {
-                f.write_str("the server of the command was killed before its mount answered")
-            }
             Error::Directory(path, cause) => write!(
                 f,
                 "the working directory {} cannot be entered through the mount: {}",

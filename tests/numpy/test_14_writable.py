@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import zipmaker
 from mounting import poll, tree
-from running import USER, Runner
+from running import USER, Runner, as_user
 
 ARRAY = np.arange(50_000)
 
@@ -227,6 +227,16 @@ def test_14_10_a_user_writes_what_belongs_to_others(runner, changes):
     assert (others / "b.npz").stat().st_uid == 4321
 
 
+@pytest.mark.parametrize("runner", ["root"], indirect=True)
+def test_14_10_the_source_itself_keeps_its_owner(runner):
+    os.chown(runner.source, USER, USER)
+    runner.source.chmod(0o2700)
+    script = "cat source/notes; echo new >source/new; cat source/new; stat -c %u:%g:%a source"
+    user = as_user("sh", "-c", script)
+    expected = f"oldnew\n{USER}:{USER}:2700\n"
+    assert runner.run("--writable", "home/changes", "--", *user) == (0, expected, "")
+
+
 @pytest.mark.parametrize("how", ["renamed over", "overwritten"])
 def test_14_11_an_archive_that_others_change_is_stale(runner, how):
     code = HEAD + (
@@ -282,6 +292,19 @@ def test_14_12_two_commands_with_one_directory_follow_each_other(runner):
     assert second.communicate(timeout=60) == (b"1\n", b"")
 
 
+def test_14_12_a_command_that_is_killed_while_it_waits_leaves_the_upper_layer_alone(runner):
+    place = runner.home / "changes"
+    first = runner.start("--writable", place, "--", "cat", stdin=subprocess.PIPE)
+    poll(lambda: (place / "work/work").exists(), 10, "the first writes")
+    second = runner.start("--writable", place, "--", "true")
+    poll(lambda: len(runner.servers()) == 2, 10, "the second waits")
+    second.kill()
+    second.wait(60)
+    first.communicate(timeout=60)
+    poll(lambda: not runner.servers(), 10, "both servers end")
+    assert os.listdir(place) == ["upper"]
+
+
 @pytest.mark.slow
 def test_14_12_a_directory_in_use_is_told(runner):
     place = runner.home / "changes"
@@ -289,7 +312,8 @@ def test_14_12_a_directory_in_use_is_told(runner):
     assert first.stdout.readline() == b"ready\n"
     code, out, err = runner.run("--writable", place, "--", "true")
     assert (code, out, err.count("\n")) == (125, "", 1)
-    assert "another npzfs run writes there" in err
+    advice = "wait for its end, or give another directory\n"
+    assert err.endswith(f"another npzfs run writes there; {advice}")
 
 
 def test_14_12_a_killed_command_leaves_a_directory_that_can_be_used(runner):
@@ -306,13 +330,21 @@ def test_14_12_a_killed_command_leaves_a_directory_that_can_be_used(runner):
 def test_14_12_a_directory_that_will_not_do(runner):
     (runner.home / "file").write_text("")
     (runner.home / "sealed").mkdir(mode=0o555)
-    cases = [("source/deep", "outside"), (".", "outside"), ("home/file", "exists")]
+    before = tree(runner.source)
+    cases = [
+        ("source/deep", "outside"),
+        ("source/new/one", "outside"),
+        ("home/new/../../source/new", "outside"),
+        (".", "outside"),
+        ("home/file", "exists"),
+    ]
     if not runner.is_root:
         cases.append(("home/sealed", "Permission denied"))
     for place, named in cases:
         code, out, err = runner.run("--writable", place, "--", "true")
         assert (code, out, err.count("\n")) == (125, "", 1), err
         assert "writes cannot go to" in err and named in err, err
+    assert tree(runner.source) == before
     # An overlay is no place for the upper layer of another one.
     (runner.directory / "other").mkdir()
     line = [runner.program, "run", "--writable", "source/inner", "other", "--", "true"]

@@ -12,7 +12,7 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::ffi::{OsStrExt, OsStringExt},
     },
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use rustix::net::{
@@ -110,13 +110,6 @@ impl Channel {
         });
         let mut fds = fds.next().into_iter().flatten();
         Ok(fds.next().zip(fds.next()))
-    }
-}
-
-impl Message {
-    /// The message that names the source.
-    pub(super) fn source(path: &Path) -> Self {
-        Self::Source(path.into())
     }
 }
 

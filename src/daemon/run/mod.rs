@@ -16,14 +16,17 @@ use std::{
     convert::Infallible,
     ffi::OsString,
     io,
-    os::{fd::OwnedFd, unix::process::CommandExt},
-    path::{Path, PathBuf},
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::process::CommandExt,
+    },
+    path::Path,
     process::Command,
     sync::Arc,
 };
 
 use rustix::{
-    fs::{CWD, Mode, OFlags},
+    fs::{CWD, Mode, OFlags, ResolveFlags},
     process::PidfdFlags,
 };
 
@@ -57,9 +60,9 @@ pub(crate) fn run(
     };
     // It fails if the directory was removed, and then that directory is not in the source.
     let directory = std::env::current_dir().ok();
-    // The server has made it. A relative path means something else after the next step.
+    // The server has made this directory. A relative path means something else after the next step.
     let canonical = |path: &Path| {
-        path.canonicalize().map_err(|cause| Error::Writable(path.into(), error::plain(&cause)))
+        path.canonicalize().map_err(|cause| writable::unusable(path, &error::plain(&cause)))
     };
     let writable = writable.map(canonical).transpose()?;
     let noexec = options.noexec;
@@ -103,7 +106,7 @@ fn cover(mut options: Options, server: &Channel, source: &Path) -> Result<Namesp
     }
     let root = Arc::new(detached.mount(source, &options)?);
     mount::first_answer(source, Arc::clone(&root))?;
-    kernel::attach(&root, &directory(source)?, source)?;
+    kernel::attach(&root, &mountpoint(source)?, source)?;
     Ok(entered)
 }
 
@@ -119,8 +122,35 @@ fn next(server: &Channel) -> Result<Message, Error> {
 
 /// Opens a directory to mount on. A descriptor from before the namespace would not do: it lies in a
 /// mount of another namespace.
-fn directory(path: &Path) -> Result<OwnedFd, Error> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(CWD, path, flags, Mode::empty())
-        .map_err(|errno| Error::Mountpoint(PathBuf::from(path), errno.into()))
+fn mountpoint(path: &Path) -> Result<OwnedFd, Error> {
+    directory(path).map_err(|errno| Error::Mountpoint(path.into(), errno.into()))
+}
+
+/// Opens the directory with this canonical path. A symbolic link that somebody has put there since
+/// is not followed.
+fn directory(path: &Path) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)
+}
+
+/// A path of an open file that stays right when the file is moved.
+fn path_of(fd: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_not_opened_through_a_symbolic_link() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let base = dir.path().canonicalize().expect("it exists");
+        std::fs::create_dir_all(base.join("real/below")).expect("mkdir");
+        std::os::unix::fs::symlink("real", base.join("link")).expect("symlink");
+        assert!(directory(&base.join("real/below")).is_ok());
+        for path in ["link", "link/below"] {
+            assert_eq!(directory(&base.join(path)).err(), Some(rustix::io::Errno::LOOP), "{path}");
+        }
+    }
 }

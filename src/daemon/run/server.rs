@@ -60,17 +60,17 @@ fn npzfs(arguments: &[OsString]) -> Command {
 }
 
 /// Serves until the mount is released. Errors before that go to the process that started it all.
-pub(crate) fn serve(options: &Options, writable: Option<&Path>, log: &Log, level: LevelFilter) {
+pub(crate) fn serve(options: Options, writable: Option<&Path>, log: &Log, level: LevelFilter) {
     // Descriptors of the caller belong to the command alone. A pipe that stays open here would
     // never come to its end for its reader, and a file would keep its lock.
     raw::close_inherited(|_| true);
     background::take_name();
-    // So the keys of the terminal send no signal to the server. This fails in the leader of a
-    // process group alone, which a process is that a shell has started.
+    // So the keys of the terminal send no signal to the server. setsid(2) fails only in the leader
+    // of a process group, and this process is not one.
     let _ = rustix::process::setsid();
     let Ok(channel) = channel() else { return };
     if let Err(error) = serve_through(&channel, options, writable, log, level) {
-        // If nobody receives it, the caller has ended, and with it what needed the server.
+        // If this fails, the caller has ended, and no process needs the server.
         let _ = channel.send(&Message::Failed(error.to_string()));
     }
 }
@@ -88,7 +88,7 @@ fn null() -> io::Result<std::fs::File> {
 
 fn serve_through(
     channel: &Channel,
-    options: &Options,
+    mut options: Options,
     writable: Option<&Path>,
     log: &Log,
     level: LevelFilter,
@@ -97,23 +97,20 @@ fn serve_through(
     logging::start_log(log, level)?;
     let (sender, events) = mpsc::channel();
     signals::forward_signals(sender.clone(), ServerKind::OfCommand)?;
-    let mut options = options.clone();
     if writable.is_some() {
         options.settings.write_bits = true;
         options.settings.owner = namespace::only_user().map_err(setup)?;
     }
     let prepared = Prepared::open(&options, Source::check_coverable)?;
-    let writable = writable.map(|path| Writable::open(path, &prepared.source)).transpose()?;
+    let shows_owners = options.settings.owner.is_none();
+    let open = |path| Writable::open(path, &prepared.source, shows_owners);
+    let _writable = writable.map(open).transpose()?;
     std::env::set_current_dir("/").map_err(setup)?;
-    channel.send(&Message::source(&prepared.source)).map_err(setup)?;
+    channel.send(&Message::Source(prepared.source.clone())).map_err(setup)?;
     let Some((device, command)) = channel.receive_device().map_err(setup)? else {
-        // The other process could make no mount, and has said so.
-        if let Some(writable) = writable {
-            writable.clear();
-        }
-        return Ok(());
+        return Ok(()); // the other process could make no mount, and has said so
     };
-    // The kernel decides who may use the mount, but for `allow_root`, which it does not have.
+    // The kernel checks who may use the mount. It has no `allow_root`: fuser checks that.
     let access = match options.access {
         Access::OwnerAndRoot => Access::OwnerAndRoot,
         Access::Owner | Access::Everybody => Access::Everybody,
@@ -128,12 +125,8 @@ fn serve_through(
             Ok(Event::Ended(Err(cause))) => log::error!("{}", Error::Session(cause)),
             Ok(Event::Ended(Ok(()))) | Err(mpsc::RecvError) => {}
         }
-        break;
+        return Ok(());
     }
-    if let Some(writable) = writable {
-        writable.clear();
-    }
-    Ok(())
 }
 
 /// Closes the standard error when the command has ended. Its background processes may still

@@ -2,15 +2,15 @@
 //! the caller (`--writable`).
 //!
 //! Files that are written first are copied from the mount to the upper layer by the kernel. The
-//! server holds a lock on the directory as long as the overlay may exist: of two overlays with one
-//! upper layer, neither would be defined.
+//! server holds a lock on the directory until it ends: what two overlays with one upper layer show
+//! is undefined.
 
 use std::{
     fs::{self, DirBuilder, File, Permissions},
     io,
     os::{
-        fd::{AsRawFd, OwnedFd},
-        unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+        fd::OwnedFd,
+        unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown},
     },
     path::{Path, PathBuf},
     thread,
@@ -23,7 +23,7 @@ use rustix::{
     mount::{FsMountFlags, FsOpenFlags, MountAttrFlags},
 };
 
-use super::directory;
+use super::{directory, mountpoint, path_of};
 use crate::daemon::{
     Error,
     error::plain,
@@ -43,7 +43,10 @@ const RELEASE: Duration = Duration::from_secs(10);
 /// Time between two attempts to lock the directory.
 const POLL: Duration = Duration::from_millis(5);
 
-/// A directory that takes writes, locked.
+const INSIDE: &str = "it must lie outside of the source, and the source outside of it";
+const BUSY: &str = "another npzfs run writes there; wait for its end, or give another directory";
+
+/// A directory that takes writes, locked. When it is dropped, only the upper layer is left in it.
 #[derive(Debug)]
 pub(super) struct Writable {
     path: PathBuf,
@@ -52,48 +55,79 @@ pub(super) struct Writable {
 
 impl Writable {
     /// Makes the directory and those in it if they are missing, and locks it. `source` is the
-    /// canonical path of the source.
+    /// canonical path of the source, and `shows_owners` is whether the overlay shows the owners of
+    /// the source.
     ///
     /// # Errors
     /// When that fails, or the directory lies in the source or the source in it.
-    pub(super) fn open(given: &Path, source: &Path) -> Result<Self, Error> {
-        let failed = |cause: io::Error| Error::Writable(given.into(), plain(&cause));
-        fs::create_dir_all(given).map_err(failed)?;
+    pub(super) fn open(given: &Path, source: &Path, shows_owners: bool) -> Result<Self, Error> {
+        let failed = |cause: io::Error| unusable(given, &plain(&cause));
+        let inside = || Error::Writable(given.into(), INSIDE.into());
+        let from_here = Path::new(".").join(given);
+        let missing: Vec<_> = from_here.ancestors().take_while(|path| !path.is_dir()).collect();
+        for path in missing.into_iter().rev() {
+            let parent = path.parent().unwrap_or(path).canonicalize().map_err(failed)?;
+            // Else a command that is refused would leave a directory in the source.
+            if parent.starts_with(source) {
+                return Err(inside());
+            }
+            fs::create_dir_all(path).map_err(failed)?;
+        }
         let path = given.canonicalize().map_err(failed)?;
         if path.starts_with(source) || source.starts_with(&path) {
-            let said = "it must lie outside of the source, and the source outside of it";
-            return Err(Error::Writable(path, said.into()));
+            return Err(inside());
         }
         let lock = File::open(&path).map_err(failed)?;
         if !lock_within(&lock, RELEASE).map_err(failed)? {
-            return Err(Error::Writable(path, "another npzfs run writes there".into()));
+            return Err(Error::Writable(path, BUSY.into()));
         }
-        let made = DirBuilder::new().mode(0o700).create(path.join(UPPER));
-        match made {
-            // The source gets the mode of the upper layer.
-            Ok(()) => {
-                let mode = fs::metadata(source).map_err(failed)?.mode() & 0o7777 | 0o700;
-                fs::set_permissions(path.join(UPPER), Permissions::from_mode(mode))
-                    .map_err(failed)?;
-            }
+        match DirBuilder::new().mode(0o700).create(path.join(UPPER)) {
+            Ok(()) => as_source(&path.join(UPPER), source, shows_owners).map_err(failed)?,
             Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => {}
             Err(cause) => return Err(failed(cause)),
         }
         fs::create_dir_all(path.join(WORK)).map_err(failed)?;
         Ok(Self { path, _lock: lock })
     }
+}
 
-    /// Removes what overlayfs leaves behind when it is unmounted: a directory that nobody may read.
-    pub(super) fn clear(self) {
+impl Drop for Writable {
+    /// Removes the directory that overlayfs leaves when it is unmounted, and that nobody may read.
+    fn drop(&mut self) {
         let work = self.path.join(WORK);
-        let readable = match fs::set_permissions(work.join(WORK), Permissions::from_mode(0o700)) {
-            Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(()), // no overlay was made
-            result => result,
+        let readable = match directory(&work.join(WORK)) {
+            Err(Errno::NOENT) => Ok(()), // no overlay was made
+            Err(errno) => Err(errno.into()),
+            Ok(fd) => fs::set_permissions(path_of(&fd), Permissions::from_mode(0o700)),
         };
         if let Err(cause) = readable.and_then(|()| fs::remove_dir_all(&work)) {
             log::debug!("{} stays: {cause}", work.display());
         }
     }
+}
+
+/// Gives a new upper layer the mode of `source` and, if `shows_owners`, its owner, because the
+/// overlay shows these attributes of the upper layer for the source itself.
+fn as_source(upper: &Path, source: &Path, shows_owners: bool) -> io::Result<()> {
+    let of_source = fs::metadata(source)?;
+    let upper = directory(upper)?;
+    if shows_owners {
+        let done = chown(path_of(&upper), Some(of_source.uid()), Some(of_source.gid()));
+        match done.as_ref().map_err(Errno::from_io_error) {
+            // The owner has no number in this container, or this process lacks CAP_CHOWN.
+            Err(Some(Errno::INVAL | Errno::PERM)) => {}
+            _ => done?,
+        }
+    }
+    // After chown(2), which clears the setgid bit.
+    let mode = of_source.mode() & 0o7777 | 0o700;
+    fs::set_permissions(path_of(&upper), Permissions::from_mode(mode))
+}
+
+/// The error for a directory that is of no use for writes.
+pub(super) fn unusable(path: &Path, said: &str) -> Error {
+    let advice = "give a directory of your own, on ext4, xfs, btrfs or tmpfs";
+    Error::Writable(path.into(), format!("{said}; {advice}"))
 }
 
 /// Takes the lock on `file`. Returns `false` if it has not become free within `limit`.
@@ -122,12 +156,11 @@ pub(super) fn cover(
     is_user: bool,
     noexec: bool,
 ) -> Result<(), Error> {
-    let refused = |errno: Errno, context: Option<OwnedFd>| {
-        Error::Writable(writable.into(), message(errno, context))
-    };
-    let [lower, upper, work] = [source.into(), writable.join(UPPER), writable.join(WORK)]
-        .map(|path: PathBuf| directory(&path));
-    let (lower, upper, work) = (lower?, upper?, work?);
+    let refused =
+        |errno: Errno, context: Option<OwnedFd>| unusable(writable, &message(errno, context));
+    let lower = mountpoint(source)?;
+    let layer = |name| directory(&writable.join(name)).map_err(|errno| refused(errno, None));
+    let (upper, work) = (layer(UPPER)?, layer(WORK)?);
     let overlay = match rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC) {
         Ok(fd) => fd,
         Err(errno) => return Err(refused(errno, None)),
@@ -135,9 +168,7 @@ pub(super) fn cover(
     let configure = || -> rustix::io::Result<()> {
         use rustix::mount::{fsconfig_create, fsconfig_set_flag, fsconfig_set_string};
         // The kernel takes no value of more than 255 bytes, and splits paths at colons.
-        let set = |key, fd: &OwnedFd| {
-            fsconfig_set_string(&overlay, key, format!("/proc/self/fd/{}", fd.as_raw_fd()))
-        };
+        let set = |key, fd: &OwnedFd| fsconfig_set_string(&overlay, key, path_of(fd));
         fsconfig_set_string(&overlay, "source", kernel::shortened(source.as_os_str()))?;
         set("lowerdir", &lower)?;
         set("upperdir", &upper)?;
@@ -159,5 +190,44 @@ pub(super) fn cover(
     match rustix::mount::fsmount(&overlay, FsMountFlags::FSMOUNT_CLOEXEC, attributes) {
         Ok(mount) => kernel::attach(&mount, &lower, source),
         Err(errno) => Err(refused(errno, Some(overlay))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).expect("it is there").mode() & 0o7777
+    }
+
+    #[test]
+    fn only_the_upper_layer_is_left_at_the_end() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let [source, given] = ["source", "new/given"].map(|name| dir.path().join(name));
+        fs::create_dir(&source).expect("mkdir");
+        fs::set_permissions(&source, Permissions::from_mode(0o2551)).expect("chmod");
+        let writable = Writable::open(&given, &source, true).expect("it will do");
+        let sealed = given.join("work/work");
+        DirBuilder::new().mode(0o000).create(sealed).expect("mkdir");
+        drop(writable);
+        let left =
+            fs::read_dir(&given).expect("it is there").map(|entry| entry.expect("ls").path());
+        assert_eq!(left.collect::<Vec<_>>(), [given.join(UPPER)]);
+        assert_eq!(mode(&given.join(UPPER)), 0o2751);
+    }
+
+    #[test]
+    fn no_mode_changes_through_a_link_that_another_user_has_put_there() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let [source, given, other] = ["source", "given", "other"].map(|name| dir.path().join(name));
+        for path in [&source, &other] {
+            fs::create_dir(path).expect("mkdir");
+            fs::set_permissions(path, Permissions::from_mode(0o751)).expect("chmod");
+        }
+        let writable = Writable::open(&given, &source, true).expect("it will do");
+        std::os::unix::fs::symlink(&other, given.join("work/work")).expect("symlink");
+        drop(writable);
+        assert_eq!(mode(&other), 0o751);
     }
 }
