@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum, ValueHint};
 
 use super::{mount, print_error};
 use crate::{
-    daemon::{self, Error, Log},
+    daemon::{self, Access, Error, Log, Options},
     tree::Layout,
 };
 
@@ -69,9 +69,17 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
     let level = mount::level(arguments.verbose);
     let source = arguments.source;
     let options = arguments.options.of_mount(source.clone(), source, Layout::Stored);
-    let options = options.and_then(|both| match both.0.while_locked {
-        Some(_) => Err("npzfs run ends with its command, and takes no --while-locked".into()),
-        None => Ok(both),
+    let options = options.and_then(|both| match &both.0 {
+        Options { while_locked: Some(_), .. } => {
+            Err("npzfs run ends with its command, and takes no --while-locked".into())
+        }
+        // An overlayfs asks for files as the one who mounted it, whoever reads.
+        Options { access: Access::OwnerAndRoot, .. } if writable.is_some() => {
+            Err("allow_root cannot be kept with --writable, where only file modes decide who may \
+                 read; leave it out"
+                .into())
+        }
+        _ => Ok(both),
     });
     let (options, log_file) = match options {
         Ok(both) => both,
@@ -83,10 +91,10 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
     let writable = writable.as_deref();
     let result: Result<Infallible, Error> = match role {
         Role::Caller => daemon::run(options, writable, &this_line(Role::Starter), &command),
-        Role::Starter => match daemon::launch_server(&this_line(Role::Server)) {
-            Ok(()) => return ExitCode::SUCCESS,
-            Err(error) => Err(error),
-        },
+        Role::Starter => {
+            daemon::launch_server(&this_line(Role::Server));
+            return ExitCode::SUCCESS;
+        }
         Role::Server => {
             let log = log_file.map_or(Log::Stderr, Log::File);
             daemon::serve_command(options, writable, &log, level);

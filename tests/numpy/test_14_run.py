@@ -32,6 +32,9 @@ def runner(request):
     shutil.rmtree(directory)
 
 
+only_root = pytest.mark.parametrize("runner", ["root"], indirect=True)
+only_user = pytest.mark.parametrize("runner", ["user"], indirect=True)
+
 LOOK = """
 import os, sys, zipfile
 import numpy as np
@@ -118,22 +121,33 @@ def test_14_1_what_is_no_directory_cannot_be_covered(runner):
         assert "cannot be covered" in err
 
 
-def test_14_1_users_that_root_switches_to_read_what_modes_allow():
-    directory = Path(tempfile.mkdtemp(prefix="npzfs-run-"))
-    one = Runner(directory, True)
-    (one.source / "open").write_text("open")
-    (one.source / "sealed").write_text("sealed")
-    (one.source / "sealed").chmod(0o600)
+@only_root
+def test_14_1_users_that_root_switches_to_read_what_modes_allow(runner):
+    (runner.source / "open").write_text("open")
+    (runner.source / "sealed").write_text("sealed")
+    (runner.source / "sealed").chmod(0o600)
     for options, name, code in [
         ([], "open", 0),
         ([], "sealed", 1),
         (["-o", "allow_root"], "open", 1),
     ]:
         user = as_user("cat", f"source/{name}")
-        ended, out, _ = one.run(*options, "--", *user)
+        ended, out, _ = runner.run(*options, "--", *user)
         assert (ended, out) == (code, "" if code else name), (options, name)
-    one.stop()
-    shutil.rmtree(directory)
+
+
+@only_user
+@pytest.mark.parametrize("option", ["allow_other", "allow_root", "default_permissions"])
+def test_14_1_options_about_others_change_nothing_for_an_ordinary_user(runner, option):
+    # The user may read it as a member of the group alone, which has no number in the namespace.
+    path = runner.source / "of_the_group"
+    path.write_text("read")
+    os.chown(path, 0, 4322)
+    path.chmod(0o640)
+    line = runner.line("-o", option, "--", "cat", path)
+    line[line.index("--clear-groups")] = "--groups=4322"
+    ended = subprocess.run(line, capture_output=True, env=runner.environment(), check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"read", b"")
 
 
 TELL = """
@@ -228,6 +242,24 @@ def test_14_2_the_command_stops_and_continues_and_the_server_does_not(runner):
     assert process.returncode == 9
 
 
+@only_user
+def test_14_2_other_users_groups_and_setuid_programs_have_no_effect(runner):
+    (runner.source / "of_root").write_text("")
+    program = runner.directory / "id"
+    shutil.copy(shutil.which("id"), program)
+    program.chmod(0o4755)
+    code = (
+        "import os, subprocess\n"
+        "print(os.stat('source/of_root').st_uid, os.stat('source').st_uid)\n"
+        "try: os.setgroups([os.getgid()])\n"
+        "except PermissionError: print('refused')\n"
+        "print(subprocess.check_output(['./id', '-u'], text=True))\n"
+    )
+    assert runner.python(code).split() == ["65534", str(USER), "refused", str(USER)]
+    outside = subprocess.check_output(as_user(str(program), "-u"), text=True)
+    assert outside == "0\n", "it has an effect outside"
+
+
 @pytest.mark.parametrize("code", [0, 1, 2, 7, 125, 255])
 def test_14_3_the_exit_code_is_that_of_the_command(runner, code):
     assert runner.run("--", "sh", "-c", f"exit {code}")[0] == code
@@ -253,17 +285,56 @@ def test_14_3_what_cannot_be_run_ends_as_with_env(runner):
 def test_14_3_an_error_of_npzfs_is_125(runner):
     for options, source, named in [
         ([], "none", "none does not exist"),
-        (["--ttl", "soon"], None, "soon"),
         (["-o", "nonsense"], None, "nonsense"),
         (["--while-locked", "."], None, "--while-locked"),
+        (["-o", "allow_root", "--writable", "home/changes"], None, "allow_root"),
         (["--memory-limit", "1M"], None, "--memory-limit"),
         (["--log-file", "/none/log"], None, "cannot write the log file /none/log"),
     ]:
         code, out, err = runner.run(*options, "--", "true", source=source)
         assert (code, out) == (125, "") and named in err, err
-    line = runner.line("--", "true")[:-2]
-    ended = subprocess.run(line, capture_output=True, text=True, check=False)
-    assert ended.returncode == 125 and "COMMAND" in ended.stderr
+        assert err.startswith("npzfs: ") and err.count("\n") == 1, err
+
+
+def test_14_3_a_wrong_command_line_is_125_and_names_the_help(runner):
+    line = runner.line("--", "true")
+    without, wrong = line[:-2], [*line[:-2], "--ttl", "soon", *line[-2:]]
+    for line, named in [(without, "COMMAND"), (wrong, "soon")]:
+        ended = subprocess.run(line, capture_output=True, text=True, check=False)
+        assert (ended.returncode, ended.stdout) == (125, "")
+        first, *rest = ended.stderr.splitlines()
+        assert first.startswith("error: ") and named in ended.stderr and "--help" in rest[-1]
+
+
+@only_user
+def test_14_3_a_server_that_cannot_be_started_gives_one_line(runner):
+    line = runner.line("--", "true")
+    # A user with no other processes: the command and one more, which is to start the server.
+    line[line.index(f"--reuid={USER}")] = f"--reuid={USER + 1}"
+    ended = subprocess.run(["prlimit", "--nproc=2", *line], capture_output=True, check=False)
+    said = b"npzfs: cannot set up the server: Resource temporarily unavailable\n"
+    assert (ended.returncode, ended.stdout, ended.stderr) == (125, b"", said)
+
+
+@only_user
+def test_14_3_a_device_that_cannot_be_passed_to_the_server_gives_one_line(runner):
+    # The kernel passes no more descriptors of a user than one process may have.
+    code = (
+        "import socket\n"
+        "ours, theirs = socket.socketpair()\n"
+        "for _ in range(2): socket.send_fds(ours, [b'x'], [0] * 250)\n"
+        "print('ready', flush=True); input()\n"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(as_user(runner.interpreter, "-c", code), **pipes) as holder:
+        assert holder.stdout.readline() == b"ready\n"
+        line = ["prlimit", "--nofile=400", *runner.line("--", "true")]
+        ended = subprocess.run(
+            line, capture_output=True, env=runner.environment(), check=False, timeout=60
+        )
+        holder.communicate(b"\n")
+    said = b"npzfs: cannot set up the server: Too many references: cannot splice\n"
+    assert (ended.returncode, ended.stdout, ended.stderr) == (125, b"", said)
 
 
 def test_14_4_a_process_left_in_the_background_keeps_the_mount(runner):

@@ -85,9 +85,11 @@ pub(crate) fn run(
 /// Mounts the filesystem of `server` over `source`, in a new namespace.
 fn cover(mut options: Options, server: &Channel, source: &Path) -> Result<Namespaces, Error> {
     let entered = namespace::enter()?;
-    // In a user namespace there is only one user. It must not be `allow_other` there: the kernel
-    // would then check modes, and it knows none of the groups in it that let this user read a file.
-    if entered == Namespaces::Mount && options.access == Access::Owner {
+    if entered == Namespaces::UserAndMount {
+        // There is no other user in this namespace. The kernel must not check modes here: it knows
+        // none of the groups that let this user read a file. The server reads as the user does.
+        (options.access, options.default_permissions) = (Access::Owner, false);
+    } else if options.access == Access::Owner {
         options.access = Access::Everybody;
     }
     let device = kernel::open_device()?;
@@ -97,8 +99,11 @@ fn cover(mut options: Options, server: &Channel, source: &Path) -> Result<Namesp
     let setup = |cause| Error::Setup("the server", cause);
     let this = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())
         .map_err(|errno| setup(errno.into()))?;
-    // If the server has ended, it has left a message.
-    let _ = server.send_device(&device, &this);
+    match server.send_device(&device, &this) {
+        // The server has ended, and has left a message.
+        Err(cause) if cause.kind() == io::ErrorKind::BrokenPipe => {}
+        sent => sent.map_err(setup)?,
+    }
     // The filesystem ends with the server, not with this process.
     drop(device);
     if next(server)? != Message::Serving {

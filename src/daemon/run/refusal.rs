@@ -52,7 +52,7 @@ pub(super) fn explain(
         format!("{step}: {}", crate::daemon::error::plain(&errno.into()))
     };
     format!(
-        "npzfs run needs a user namespace of its own, and {why}; or mount with npzfs SOURCE MOUNTPOINT"
+        "npzfs run needs namespaces of its own, and {why}; or mount with npzfs SOURCE MOUNTPOINT"
     )
 }
 

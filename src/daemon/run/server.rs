@@ -44,12 +44,15 @@ pub(super) fn start(arguments: &[OsString]) -> Result<Channel, Error> {
     Ok(ours)
 }
 
-/// Starts the server with the standard input and the standard error of this process.
-///
-/// # Errors
-/// When no process can be started.
-pub(crate) fn launch(arguments: &[OsString]) -> Result<(), Error> {
-    npzfs(arguments).spawn().map(drop).map_err(|cause| Error::Setup("the server", cause))
+/// Starts the server with the standard input and the standard error of this process. If that fails,
+/// the process that started this one gets the error through the standard input, as from the server.
+pub(crate) fn launch(arguments: &[OsString]) {
+    if let Err(cause) = npzfs(arguments).spawn()
+        && let Ok(channel) = channel()
+    {
+        // If this fails, the other process has ended, or reports that the server has.
+        let _ = channel.send(&Message::Failed(Error::Setup("the server", cause).to_string()));
+    }
 }
 
 /// This program, under the name that ps(1) shows.
