@@ -34,10 +34,6 @@ const FIRST_ANSWER: Duration = Duration::from_secs(30);
 /// Time for which the server still answers programs that use a detached mount.
 pub(super) const GRACE: Duration = Duration::from_secs(5);
 
-/// Time that a server may take to save its indexes when no program uses the mount any more. Most
-/// servers take a fraction of a second.
-const SAVING: Duration = Duration::from_secs(60);
-
 /// Time between two checks whether the session has ended.
 const POLL: Duration = Duration::from_millis(5);
 
@@ -149,20 +145,17 @@ impl Mount {
         }
         let end = self.take_away()?;
         let limit = match end {
-            Mode::Ordinary => SAVING,
+            // The session gives up saving before that.
+            Mode::Ordinary => session::SAVING + GRACE,
             Mode::Lazy => GRACE,
         };
         if !self.ends_within(limit) {
-            let (path, seconds) = (self.path.display(), limit.as_secs());
-            match end {
-                Mode::Ordinary => {
-                    log::warn!("{path}: saving indexes takes more than {seconds} s and is given up")
-                }
-                Mode::Lazy => log::warn!(
-                    "{path} is still used after {seconds} s; programs that use it will get errors"
-                ),
-            }
             if end == Mode::Lazy {
+                log::warn!(
+                    "{} is still used after {} s; programs that use it will get errors",
+                    self.path.display(),
+                    limit.as_secs()
+                );
                 let tree = self.tree.clone();
                 // A thread that is stuck in the source may hold a lock that saving needs.
                 let _ = place::within(GRACE, move || tree.save_indexes());

@@ -5,15 +5,20 @@ use std::{
     os::fd::OwnedFd,
     sync::{Arc, OnceLock, mpsc::Sender},
     thread,
+    time::Duration,
 };
 
 use fuser::{Config, Session, SessionACL};
 
-use super::{Error, Event, answering, limits, options::Access, relief::MountRelief};
+use super::{Error, Event, answering, limits, options::Access, place, relief::MountRelief};
 use crate::{
     fuse::{Npzfs, Watched},
     tree::Tree,
 };
+
+/// Time that a server may take to save its indexes when no program uses the mount any more. Most
+/// servers take a fraction of a second. The source may hang.
+pub(super) const SAVING: Duration = Duration::from_secs(60);
 
 /// Starts the threads that answer the requests of `device`. When the session ends, `ended` is set,
 /// to `true` if the kernel has released the filesystem, and `events` receives [`Event::Ended`].
@@ -75,7 +80,9 @@ fn run(
 ) -> io::Result<()> {
     let run = move || {
         let result = session.run();
-        filesystem.end();
+        if place::within(SAVING, move || filesystem.end()).is_none() {
+            log::warn!("saving indexes takes more than {} s and is given up", SAVING.as_secs());
+        }
         // Other descriptors of the device are open, but no thread answers their requests.
         if result.is_err() {
             let_go_of_device();
