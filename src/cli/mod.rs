@@ -27,8 +27,8 @@ Mount options, for -o and fstab(5):
   ro nofail _netdev user x-... and the like are accepted; a mount is always ro,nosuid,nodev
 
 Examples:
-  npzfs ~/data ~/mnt                  mount; then np.load('mnt/run7.npz/x.npy', mmap_mode='r')
-  npzfs run ~/data -- python train.py np.load('data/run7.npz') reads decoded pages, without a change";
+  npzfs ~/data ~/mnt                mount; then np.load('mnt/run7.npz/x.npy', mmap_mode='r')
+  npzfs run ~/data -- python a.py   np.load('data/run7.npz') in a.py reads decoded pages, unchanged";
 
 const USAGE: &str = "\
 npzfs [OPTIONS] SOURCE MOUNTPOINT
