@@ -16,10 +16,7 @@ use super::{
 };
 use crate::archive::{DirId, Entry, MemberId};
 
-/// An inode takes at most this many bytes of memory, unless its path is long.
-const LARGE_INODE: u64 = 1 << 10;
-
-/// How many names are chosen at once. To forget them takes some milliseconds.
+/// Most names that are chosen at once. To forget them takes some milliseconds.
 const AT_ONCE: u64 = 1 << 14;
 
 /// A multiplier that spreads numbers over 64 bits (2^64 divided by the golden ratio).
@@ -35,14 +32,11 @@ impl Tree {
     /// three sixteenths of the memory limit; `None` if inodes take at most a quarter of it.
     fn too_many(&self) -> Option<u64> {
         let limit = self.settings.serve.memory_limit;
-        let things = self.inodes.things() as u64;
-        if things * LARGE_INODE <= limit / 4 {
-            return None;
-        }
         let memory = self.inodes.memory();
         let too_much = memory.saturating_sub(limit / 16 * 3);
         let part = (too_much << 32) / memory.max(1);
-        (memory > limit / 4).then(|| part.min((AT_ONCE << 32) / things))
+        let most = (AT_ONCE << 32) / (self.inodes.things() as u64).max(1);
+        (memory > limit / 4).then(|| part.min(most))
     }
 
     /// Names to forget, each with the inode of its directory. They are names of files that are not
@@ -67,7 +61,8 @@ impl Tree {
             };
             Some((parent?, name))
         });
-        named.collect()
+        // Lazily: closed archives beyond these names are not opened.
+        named.take(AT_ONCE as usize).collect()
     }
 
     /// The path in the source and the name in the mount, if the inode may be forgotten. A member
@@ -128,8 +123,7 @@ impl Tree {
             let name = self.settings.flat_names.of_member(split(path).1, name)?;
             Some((path.clone(), name))
         };
-        let names = archive.dir(DirId::ROOT).entries().filter_map(name_of);
-        names.take(AT_ONCE as usize).collect()
+        archive.dir(DirId::ROOT).entries().filter_map(name_of).collect()
     }
 
     /// The inode number of a directory of the source, if the kernel has looked it up.

@@ -46,6 +46,8 @@ struct Table<K, N> {
     by_key: HashMap<Arc<K>, Ino>,
     /// The blocks, by their first inode numbers. No number of a block is in `by_number`.
     blocks: BTreeMap<Ino, (Arc<K>, Block<N>)>,
+    /// The sum of [`Block::memory`] over all blocks.
+    block_memory: u64,
     /// Inodes whose first open has begun and has not ended.
     opening: HashSet<Ino>,
 }
@@ -65,6 +67,7 @@ impl<K: Eq + Hash, N> Inodes<K, N> {
             by_number: HashMap::from([(Ino::ROOT, entry)]),
             by_key: HashMap::new(),
             blocks: BTreeMap::new(),
+            block_memory: 0,
             opening: HashSet::new(),
         };
         Self { table: Mutex::new(table), opened: Condvar::new() }
@@ -127,7 +130,9 @@ impl<K: Eq + Hash, N> Inodes<K, N> {
                 let first = numbers(&key).find(is_free).expect("a sequence of numbers has no end");
                 let key = Arc::new(key);
                 table.by_key.insert(key.clone(), first);
-                table.blocks.insert(first, (key, Block::new(len, node_of)));
+                let block = Block::new(len, node_of);
+                table.block_memory += block.memory();
+                table.blocks.insert(first, (key, block));
                 first
             }
         };
@@ -165,8 +170,8 @@ impl<K: Eq + Hash, N> Inodes<K, N> {
     pub(super) fn forget(&self, ino: Ino, count: u64) {
         let mut table = self.table.lock();
         let Some(entry) = table.by_number.get_mut(&ino) else {
-            if let Some((first, place, block)) = table.block_of(ino) {
-                block.forget(place, count);
+            if let Some((first, place, _)) = table.block_of(ino) {
+                table.change(first, |block| block.forget(place, count));
                 table.drop_unused(first);
             }
             return;
@@ -225,14 +230,16 @@ impl<K: Eq + Hash, N> Inodes<K, N> {
         let things = size_of::<K>() + size_of::<N>() + PATH;
         let capacity = table.by_number.capacity().max(table.by_key.capacity());
         let keys = table.by_key.len();
-        let blocks: u64 = table.blocks.values().map(|(_, block)| block.memory()).sum();
-        (capacity * single + keys * things + table.blocks.len() * VERSION) as u64 + blocks
+        let versions = table.blocks.len() * VERSION;
+        (capacity * single + keys * things + versions) as u64 + table.block_memory
     }
 
     /// How many inodes live, and the sum of their lookup counts.
     #[cfg(test)]
     pub(super) fn count(&self) -> (usize, u64) {
         let table = self.table.lock();
+        let memory: u64 = table.blocks.values().map(|(_, block)| block.memory()).sum();
+        assert_eq!(memory, table.block_memory);
         let single = table.by_number.values().map(|entry| (1, entry.lookups));
         let in_blocks = table.blocks.values().map(|(_, block)| block.count());
         single.chain(in_blocks).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
@@ -270,10 +277,20 @@ impl<K: Eq + Hash, N> Table<K, N> {
         })
     }
 
+    /// Calls `change` with the block whose first number is `first`.
+    fn change(&mut self, first: Ino, change: impl FnOnce(&mut Block<N>)) {
+        if let Some((_, block)) = self.blocks.get_mut(&first) {
+            self.block_memory -= block.memory();
+            change(block);
+            self.block_memory += block.memory();
+        }
+    }
+
     fn drop_unused(&mut self, first: Ino) {
         if self.blocks.get(&first).is_some_and(|(_, block)| block.is_unused())
-            && let Some((key, _)) = self.blocks.remove(&first)
+            && let Some((key, block)) = self.blocks.remove(&first)
         {
+            self.block_memory -= block.memory();
             self.by_key.remove(&key);
             self.shrink();
         }
@@ -300,9 +317,7 @@ impl<K: Eq + Hash, N> InBlock<'_, K, N> {
     /// The inode at `place` in the block; its lookup count goes up by one, as with
     /// [`Inodes::look_up`].
     pub(super) fn look_up(&self, place: u32) -> Ino {
-        if let Some((_, block)) = self.inodes.table.lock().blocks.get_mut(&self.first) {
-            block.look_up(place);
-        }
+        self.inodes.table.lock().change(self.first, |block| block.look_up(place));
         self.number(place)
     }
 

@@ -130,3 +130,39 @@ fn members_beside_archives_are_forgotten_with_their_archive() {
     let wanted = archives.iter().map(|one| if one.ends_with('7') { 2 } else { 3 }).sum::<usize>();
     assert_eq!(forgotten.len(), wanted, "all names of an archive, and only those looked up");
 }
+
+#[test]
+fn an_archive_of_many_members_is_forgotten_with_them() {
+    let dir = Dir::new();
+    let names: Vec<_> = (0..40_000).map(|number| number.to_string()).collect();
+    let members: Vec<_> = names.iter().map(|name| (&name[..], &b"x"[..], false)).collect();
+    dir.write("a.npz", &testing::zip(&members));
+    let serve = serve::Settings { memory_limit: 1200 << 10, ..Default::default() };
+    let tree = dir.tree(Settings { serve, ..Settings::default() });
+    let (archive, _) = tree.lookup(Ino::ROOT, name("a.npz")).unwrap();
+    assert!(!tree.is_crowded());
+    let found: Vec<_> =
+        names.iter().map(|member| tree.lookup(archive, name(member)).unwrap().0).collect();
+    assert!(tree.is_crowded());
+    let chosen = (0..100).flat_map(|round| tree.names_to_forget(round)).collect::<BTreeSet<_>>();
+    assert_eq!(chosen, [(Ino::ROOT, OsString::from("a.npz"))].into());
+    // The kernel forgets what lies below a name with it.
+    found.into_iter().chain([archive]).for_each(|ino| tree.forget(ino, 1));
+    assert!(!tree.is_crowded(), "{} bytes", tree.inode_memory());
+}
+
+#[test]
+fn few_names_are_chosen_at_once_though_each_archive_has_many_beside_it() {
+    let dir = Dir::new();
+    let members: Vec<_> = (0..2000).map(|number| format!("{number}.npy")).collect();
+    let members: Vec<_> = members.iter().map(|name| (&name[..], &b"x"[..], false)).collect();
+    let archive = testing::zip(&members);
+    (0..20).for_each(|number| dir.write(&format!("{number}.npz"), &archive));
+    let serve = serve::Settings { memory_limit: 256 << 10, ..Default::default() };
+    let tree = dir.tree(Settings { layout: Layout::Flat, serve, ..Settings::default() });
+    for listed in names(&tree, Ino::ROOT).into_keys() {
+        tree.lookup(Ino::ROOT, &listed).unwrap();
+    }
+    let most = (0..10).map(|round| tree.names_to_forget(round).len()).max().unwrap();
+    assert_eq!(most, 1 << 14);
+}
