@@ -30,6 +30,8 @@ pub mod malloc;
 #[cfg(not(fuzzing))]
 pub(crate) mod mounts;
 #[cfg(not(fuzzing))]
+pub(crate) mod offline;
+#[cfg(not(fuzzing))]
 pub(crate) mod serve;
 #[cfg(not(fuzzing))]
 pub(crate) mod tree;

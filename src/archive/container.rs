@@ -199,6 +199,14 @@ impl Container {
         decode::decode(&self.source, self.member(id), offset, most, out)
     }
 
+    /// The first `len` decoded bytes of a member, or all if it has fewer. They are not checked.
+    ///
+    /// # Errors
+    /// Those of [`decode`](Self::decode).
+    pub fn decode_start(&self, id: MemberId, len: u64) -> Result<Vec<u8>, Error> {
+        decode::start(&self.source, self.member(id), self.data_offset(id)?, len)
+    }
+
     /// Size in bytes of the dictionary or window that the decoder of a member needs, according to
     /// the start of its encoded bytes.
     ///

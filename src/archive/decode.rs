@@ -32,25 +32,60 @@ pub(super) fn decode(
     most: u32,
     out: &mut dyn Write,
 ) -> Result<(), Error> {
+    with_decoder(source, member, offset, most, |decoder| {
+        let found = copy(decoder, member, member.size, most, out)?;
+        match member.crc32 {
+            Some(expected) if expected != found => Err(Error::Checksum { found, expected }),
+            Some(_) => Ok(()),
+            None => expect_end(decoder, member, most),
+        }
+    })
+}
+
+/// The first `len` decoded bytes of `member`, whose encoded bytes start at `offset`, or all if it
+/// has fewer. They are not checked.
+///
+/// # Errors
+/// Those of [`decode`], but for a wrong CRC-32.
+pub(super) fn start(
+    source: &SourceFile,
+    member: &Member,
+    offset: u64,
+    len: u64,
+) -> Result<Vec<u8>, Error> {
+    let mut bytes = Vec::new();
+    with_decoder(source, member, offset, lzma::MAX_DICTIONARY, |decoder| {
+        copy(decoder, member, len.min(member.size), lzma::MAX_DICTIONARY, &mut bytes).map(drop)
+    })?;
+    Ok(bytes)
+}
+
+/// Calls `read` with the decoder of a member.
+fn with_decoder(
+    source: &SourceFile,
+    member: &Member,
+    offset: u64,
+    most: u32,
+    read: impl FnOnce(&mut dyn Read) -> Result<(), Error>,
+) -> Result<(), Error> {
     let read_error = RefCell::new(None);
     let encoded = Encoded::new(source, offset, member.encoded_size, &read_error);
+    let unfit = |error| undecodable(member, 0, most, error);
     let result = match member.method {
         // As in zipfile, an empty member is not decoded, so its encoded bytes are not checked.
-        _ if member.size == 0 => copy(io::empty(), member, most, out),
-        Method::Stored => copy(encoded, member, most, out),
-        Method::Deflated => copy(flate2::bufread::DeflateDecoder::new(encoded), member, most, out),
+        _ if member.size == 0 => read(&mut io::empty()),
+        Method::Stored => read(&mut { encoded }),
+        Method::Deflated => read(&mut flate2::bufread::DeflateDecoder::new(encoded)),
         Method::Lzma => lzma::lzma_reader(encoded, member.size)
-            .map_err(|error| undecodable(member, 0, most, error))
-            .and_then(|decoder| copy(decoder, member, most, out)),
-        Method::Xz => copy(lzma::xz_reader(encoded, most), member, most, out),
-        Method::Gzip => copy(flate2::bufread::MultiGzDecoder::new(encoded), member, most, out),
-        Method::Deflate64 => {
-            copy(deflate64::Deflate64Decoder::with_buffer(encoded), member, most, out)
+            .map_err(unfit)
+            .and_then(|mut decoder| read(&mut decoder)),
+        Method::Xz => read(&mut lzma::xz_reader(encoded, most)),
+        Method::Gzip => read(&mut flate2::bufread::MultiGzDecoder::new(encoded)),
+        Method::Deflate64 => read(&mut deflate64::Deflate64Decoder::with_buffer(encoded)),
+        Method::Bzip2 => read(&mut bzip2::bufread::BzDecoder::new(encoded)),
+        Method::Zstd => {
+            zstd_reader(encoded).map_err(unfit).and_then(|mut decoder| read(&mut decoder))
         }
-        Method::Bzip2 => copy(bzip2::bufread::BzDecoder::new(encoded), member, most, out),
-        Method::Zstd => zstd_reader(encoded)
-            .map_err(|error| undecodable(member, 0, most, error))
-            .and_then(|decoder| copy(decoder, member, most, out)),
         Method::Other(method) => Err(Error::UnsupportedMethod(method)),
     };
     // Decoders wrap and reword the errors of their input, so the original error is returned
@@ -88,23 +123,22 @@ pub(super) fn dictionary(source: &SourceFile, member: &Member, offset: u64) -> i
     })
 }
 
-/// Copies exactly `member.size` bytes from `decoder` to `out`, and compares the CRC-32. `most` is
-/// the limit of the decoder's dictionary in bytes.
+/// Copies exactly `size` bytes from `decoder` to `out`, and returns their CRC-32. `most` is the
+/// limit of the decoder's dictionary in bytes.
 fn copy(
-    mut decoder: impl Read,
+    decoder: &mut dyn Read,
     member: &Member,
+    size: u64,
     most: u32,
     out: &mut dyn Write,
-) -> Result<(), Error> {
-    let mut piece = vec![0; PIECE];
+) -> Result<u32, Error> {
+    let mut piece = vec![0; PIECE.min(usize::try_from(size).unwrap_or(PIECE))];
     let mut crc = crc32fast::Hasher::new();
     let mut done = 0;
-    while done < member.size {
-        let wanted = (PIECE as u64).min(member.size - done) as usize;
+    while done < size {
+        let wanted = (PIECE as u64).min(size - done) as usize;
         let len = match decoder.read(&mut piece[..wanted]) {
-            Ok(0) => {
-                return Err(Error::Short { decoded: done, size: member.size });
-            }
+            Ok(0) => return Err(Error::Short { decoded: done, size: member.size }),
             Ok(len) => len,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(undecodable(member, done, most, error)),
@@ -113,10 +147,18 @@ fn copy(
         out.write_all(&piece[..len])?;
         done += len as u64;
     }
-    let found = crc.finalize();
-    match member.crc32 {
-        Some(expected) if expected != found => Err(Error::Checksum { found, expected }),
-        _ => Ok(()),
+    Ok(crc.finalize())
+}
+
+/// Reads on to the end of a gzip file: there the decoder compares the CRC-32.
+fn expect_end(decoder: &mut dyn Read, member: &Member, most: u32) -> Result<(), Error> {
+    match io::copy(decoder, &mut io::sink()) {
+        Ok(0) => Ok(()),
+        Ok(more) => Err(Error::Corrupt(format!(
+            "it decodes to {more} bytes more than its header says, {}",
+            member.size
+        ))),
+        Err(error) => Err(undecodable(member, member.size, most, error)),
     }
 }
 

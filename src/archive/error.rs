@@ -106,6 +106,16 @@ impl std::error::Error for Error {
     }
 }
 
+/// The message of `error` without Rust's suffix "(os error 2)".
+#[must_use]
+pub fn plain(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.rfind(" (os error ") {
+        Some(end) => text[..end].to_string(),
+        None => text,
+    }
+}
+
 impl From<io::Error> for Error {
     fn from(error: io::Error) -> Self {
         Self::Io(error)

@@ -27,7 +27,7 @@ pub use central::Grow;
 pub use container::{Container, MAX_DICTIONARY};
 pub use decoded_archive::{DecodedArchive, Part};
 pub use dir::{Dir, DirId, Entry};
-pub use error::Error;
+pub use error::{Error, plain};
 pub use format::{Format, NPY_GZ, NPZ};
 pub use generation::{Device, Generation, Timestamp};
 pub use identity::Identity;

@@ -2,14 +2,16 @@
 //! terminal.
 
 mod demo;
+mod ls;
 mod memory;
 mod mount;
 mod mount_options;
 mod run;
 mod size;
 mod unmount;
+mod verify;
 
-use std::{ffi::OsString, fmt::Display, process::ExitCode};
+use std::{ffi::OsString, fmt::Display, io, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -32,9 +34,7 @@ Examples:
 
 const USAGE: &str = "\
 npzfs [OPTIONS] SOURCE MOUNTPOINT
-       npzfs run [OPTIONS] SOURCE -- COMMAND [ARGS]...
-       npzfs unmount [--lazy] MOUNTPOINT
-       npzfs demo [--once]";
+       npzfs run|unmount|ls|verify|demo ...   (--help after each says more)";
 
 const TEMPLATE: &str = "\
 {about}
@@ -69,6 +69,8 @@ enum Command {
     // Boxed because the arguments of `run` are eight times as large as those of the others.
     Run(Box<run::Arguments>),
     Unmount(unmount::Arguments),
+    Ls(ls::Arguments),
+    Verify(verify::Arguments),
     Demo(demo::Arguments),
 }
 
@@ -93,6 +95,8 @@ pub fn main() -> ExitCode {
         None => mount::run(cli.mount),
         Some(Command::Run(arguments)) => run::run(*arguments),
         Some(Command::Unmount(arguments)) => unmount::run(&arguments),
+        Some(Command::Ls(arguments)) => ls::run(arguments),
+        Some(Command::Verify(arguments)) => verify::run(&arguments),
         Some(Command::Demo(arguments)) => demo::run(&arguments),
     }
 }
@@ -145,4 +149,22 @@ fn exit_code(result: Result<(), impl Display>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The exit code when standard output cannot be written. Prints the error, unless the reader of a
+/// pipe has had enough.
+fn output_failed(cause: &io::Error) -> ExitCode {
+    if cause.kind() != io::ErrorKind::BrokenPipe {
+        print_error(format_args!("cannot write the output: {cause}"));
+    }
+    ExitCode::FAILURE
+}
+
+/// `text` with its control characters escaped, as names in an archive may have some.
+fn on_one_line(text: &str) -> String {
+    let escaped = |character: char| match character.is_control() {
+        true => character.escape_default().to_string(),
+        false => character.to_string(),
+    };
+    text.chars().map(escaped).collect()
 }

@@ -215,7 +215,7 @@ impl MountOptions {
 
 /// The directory that the service manager provides for caches, else `npzfs` in the user's cache
 /// directory.
-fn default_index_dir() -> Option<PathBuf> {
+pub(super) fn default_index_dir() -> Option<PathBuf> {
     // The variable may name several directories, separated by colons (systemd.exec(5)).
     let directories = std::env::var_os("CACHE_DIRECTORY").filter(|text| !text.is_empty());
     if let Some(directories) = directories {

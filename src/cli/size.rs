@@ -1,4 +1,4 @@
-//! Parses sizes as users write them: `64M`, `1.5G`, `1048576`.
+//! Parses sizes as users write them: `64M`, `1.5G`, `1048576`. Writes them for people.
 
 /// Parses a number of bytes: a plain number, or a number in KiB, MiB, GiB or TiB.
 ///
@@ -28,9 +28,43 @@ pub(super) fn parse(text: &str) -> Result<u64, String> {
     u64::try_from(bytes).map_err(|_| format!("{text:?} is more than can be counted"))
 }
 
+/// A number of bytes in three digits or four: `512 B`, `1.5 KiB`, `64 MiB`.
+pub(super) fn short(bytes: u64) -> String {
+    if bytes < 1000 {
+        return format!("{bytes} B");
+    }
+    let mut size = bytes as f64 / 1024.0;
+    let mut units = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"].into_iter();
+    let mut unit = units.next();
+    while size >= 999.5
+        && let Some(next) = units.next()
+    {
+        size /= 1024.0;
+        unit = Some(next);
+    }
+    let digits = if size < 9.95 { 1 } else { 0 };
+    format!("{size:.digits$} {}", unit.unwrap_or_default())
+}
+
 #[cfg(test)]
 mod tests {
-    use super::parse;
+    use super::{parse, short};
+
+    #[test]
+    fn sizes_are_written_with_few_digits() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1000, "1.0 KiB"),
+            (1536, "1.5 KiB"),
+            (10 << 10, "10 KiB"),
+            (1023 << 10, "1.0 MiB"),
+            (64 << 20, "64 MiB"),
+            (u64::MAX, "16 EiB"),
+        ] {
+            assert_eq!(short(bytes), text);
+        }
+    }
 
     #[test]
     fn sizes_are_read_in_powers_of_1024() {

@@ -9,6 +9,8 @@ use std::{
     time::Duration,
 };
 
+pub(super) use crate::archive::plain;
+
 /// Why a mount could not be made or taken away.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -389,15 +391,6 @@ fn refused_line(f: &mut fmt::Formatter<'_>, mountpoint: &Path, said: &str) -> fm
         ""
     };
     write!(f, "cannot mount on {}: {said}{advice}", Shown(mountpoint))
-}
-
-/// The message of `error` without Rust's suffix "(os error 2)".
-pub(super) fn plain(error: &io::Error) -> String {
-    let text = error.to_string();
-    match text.rfind(" (os error ") {
-        Some(end) => text[..end].to_string(),
-        None => text,
-    }
 }
 
 impl std::error::Error for Error {

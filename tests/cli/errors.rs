@@ -39,6 +39,8 @@ fn usage_errors_end_with_2_and_name_what_is_wrong() {
         (&["--cache-size", "much", "a", "b"], "much"),
         (&["unmount"], "MOUNTPOINT"),
         (&["demo", "extra"], "extra"),
+        (&["ls"], "PATH"),
+        (&["verify", "--jsn", "a"], "--json"),
     ];
     for (arguments, named) in cases {
         let ended = run(npzfs().args(*arguments));
@@ -53,7 +55,7 @@ fn usage_errors_tell_the_whole_usage() {
     for arguments in [&["a"][..], &["--cache-sise", "1G", "a", "b"]] {
         let ended = run(npzfs().args(arguments));
         assert_eq!(ended.code(), Some(2), "{arguments:?}");
-        for way in ["npzfs [OPTIONS] SOURCE MOUNTPOINT\n", "npzfs unmount", "npzfs demo"] {
+        for way in ["npzfs [OPTIONS] SOURCE MOUNTPOINT\n", "npzfs run|unmount|ls|verify|demo"] {
             assert!(ended.stderr().contains(way), "{arguments:?}: {}", ended.stderr());
         }
     }
