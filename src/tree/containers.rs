@@ -101,6 +101,9 @@ pub(super) struct Containers {
     used: AtomicU64,
     /// Locked while a huge file is parsed. Parsing takes a multiple of the memory that is kept.
     parsing: Mutex<()>,
+    /// How many files were parsed.
+    #[cfg(test)]
+    pub(super) parsed: AtomicU64,
 }
 
 #[derive(Debug, Clone)]
@@ -130,6 +133,8 @@ impl Containers {
             memory,
             used: AtomicU64::new(0),
             parsing: Mutex::default(),
+            #[cfg(test)]
+            parsed: AtomicU64::new(0),
         }
     }
 
@@ -342,6 +347,8 @@ impl Containers {
         tail: Vec<u8>,
         server: &Server,
     ) -> Result<Container, archive::Error> {
+        #[cfg(test)]
+        self.parsed.fetch_add(1, Ordering::Relaxed);
         let mut reserved = Vec::new();
         let mut grow = |bytes| {
             reserved.push(server.reserve_memory(bytes)?);

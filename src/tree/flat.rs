@@ -96,11 +96,12 @@ impl FlatName {
             None => template.to_owned(),
         };
         let without = template.replace(STEM, "").replace(KEY, "");
+        let in_directory = key.as_ref().is_some_and(|key| key.contains('/'));
         let template = match (split(&whole, STEM), split(&whole, KEY)) {
             _ if without.contains(['{', '}']) => {
                 return Err(format!("{text:?}: only {STEM} and {KEY} may be in braces"));
             }
-            _ if whole.contains(['/', '\0']) => {
+            _ if whole.contains(['/', '\0']) || in_directory => {
                 return Err(format!("{text:?} would not be a name: it has a / or a zero byte"));
             }
             (Ok(stem), _) if key.is_some() => Template::Stem(stem.0, stem.1),
@@ -192,7 +193,7 @@ impl Candidate {
 }
 
 /// The name of an archive without its suffix; `None` if its members do not stand beside it.
-fn stem_of(archive: &OsStr) -> Option<&[u8]> {
+pub(super) fn stem_of(archive: &OsStr) -> Option<&[u8]> {
     Format::of(archive).filter(|format| format.is_directory())?;
     archive.as_bytes().strip_suffix(ARCHIVE)
 }
@@ -351,6 +352,7 @@ mod tests {
             "{stem}{key}{key}",
             "{stem}/{key}",
             "a/b={stem}_{key}",
+            "a/b={stem}.npy",
             "{stem}_{name}",
             "{stem}_{key}}",
             "x={stem}{stem}",

@@ -8,11 +8,12 @@ use std::{
 use super::{
     FsError, Kind, Layout, Tree, beside,
     containers::Weight,
+    flat,
     listing::{Name, OPENED_TOGETHER},
     source::{NAMES_AT_ONCE, SourceDir, SourceName},
 };
 use crate::{
-    archive::{Device, Format},
+    archive::{Device, Format, NPZ},
     serve::Reserved,
 };
 
@@ -39,78 +40,96 @@ impl Tree {
         // In byte order, for the binary search in `has`.
         names.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         let has = |name: &OsStr| names.binary_search_by(|entry| (*entry.0).cmp(name)).is_ok();
-        let heaviest = self.open_what_decides(at, device, &names);
+        let (mut shown, mut members) = (Vec::with_capacity(names.len()), BTreeSet::new());
+        let mut heaviest = None;
+        // In parts, because many archives are not open at once: those of a part stay open until it
+        // is known which names they show.
+        for part in names.chunks(OPENED_TOGETHER) {
+            heaviest = heaviest.max(self.open_what_decides(at, device, part));
+            if heaviest.is_some() && !at.waits {
+                continue;
+            }
+            if self.settings.layout == Layout::Flat {
+                self.add_flat_names(at, part, has, &mut members, &mut reserved)?;
+            }
+            for name in part {
+                self.add_shown(at, name, has, &mut shown)?;
+            }
+        }
         if let Some(weight) = heaviest.filter(|_| !at.waits) {
             return Err(FsError::Heavy(weight));
         }
-        let mut flat = match self.settings.layout {
-            Layout::Flat => self.flat_names(at, &names, has, &mut reserved)?,
-            _ => BTreeSet::new(),
-        };
-        let is_beside = self.settings.layout.is_beside();
-        let keeps_files = self.settings.layout.keeps_files();
-        let mut shown = Vec::with_capacity(names.len() + flat.len());
-        for (name, ino, kind) in &names {
-            let kind = match kind {
-                Some(kind) => *kind,
-                None => match at.stat(name) {
-                    Ok(stat) => stat.kind(),
-                    // The file was removed since the directory was read.
-                    Err(_) => continue,
-                },
-            };
-            let mut archive = None;
-            if kind == Kind::RegularFile
-                && let Some(format) = Format::of(name)
-            {
-                let directory = beside::directory_of(name);
-                match format.shown_name(name) {
-                    None if !keeps_files => archive = Some(format),
-                    // If there is not enough memory to open the file, it is taken for an archive
-                    // with many members.
-                    None if is_beside
-                        && !has(&directory)
-                        && unless_heavy(self.is_container(at, name, format))?.unwrap_or(true) =>
-                    {
-                        shown.push(Name::new(directory, Kind::Directory));
-                    }
-                    Some(member)
-                        if !has(member)
-                            && unless_heavy(self.is_container(at, name, format))?
-                                .unwrap_or(false) =>
-                    {
-                        flat.remove(member);
-                        shown.push(Name::new(member.to_owned(), Kind::RegularFile));
-                        if !keeps_files {
-                            continue;
-                        }
-                    }
-                    _ => {}
-                }
-            }
-            shown.push(Name { archive, ino: *ino, ..Name::new(name.clone(), kind) });
+        // A name that a `.npy.gz` has is not that of a member of an archive.
+        for name in &shown {
+            members.remove(&name.name);
         }
-        shown.extend(flat.into_iter().map(|name| Name::new(name, Kind::RegularFile)));
+        shown.extend(members.into_iter().map(|name| Name::new(name, Kind::RegularFile)));
         Ok(shown)
     }
 
-    /// The names of members that stand beside the archives among `names`, without those that the
-    /// source `has`. Their memory is added to `reserved`.
-    fn flat_names(
+    /// Adds the names that are shown for one name of the source, which `has` others, to `shown`. The
+    /// members that stand beside an archive are left out.
+    fn add_shown(
+        &self,
+        at: &SourceDir<'_>,
+        (name, ino, kind): &SourceName,
+        has: impl Fn(&OsStr) -> bool,
+        shown: &mut Vec<Name>,
+    ) -> Result<(), FsError> {
+        let is_beside = self.settings.layout.is_beside();
+        let keeps_files = self.settings.layout.keeps_files();
+        let kind = match kind {
+            Some(kind) => *kind,
+            None => match at.stat(name) {
+                Ok(stat) => stat.kind(),
+                // The file was removed since the directory was read.
+                Err(_) => return Ok(()),
+            },
+        };
+        let mut archive = None;
+        if kind == Kind::RegularFile
+            && let Some(format) = Format::of(name)
+        {
+            let directory = beside::directory_of(name);
+            match format.shown_name(name) {
+                None if !keeps_files => archive = Some(format),
+                // If there is not enough memory to open the file, it is taken for an archive with
+                // many members.
+                None if is_beside
+                    && !has(&directory)
+                    && unless_heavy(self.is_container(at, name, format))?.unwrap_or(true) =>
+                {
+                    shown.push(Name::new(directory, Kind::Directory));
+                }
+                Some(member)
+                    if !has(member)
+                        && unless_heavy(self.is_container(at, name, format))?.unwrap_or(false) =>
+                {
+                    shown.push(Name::new(member.to_owned(), Kind::RegularFile));
+                    if !keeps_files {
+                        return Ok(());
+                    }
+                }
+                _ => {}
+            }
+        }
+        shown.push(Name { archive, ino: *ino, ..Name::new(name.clone(), kind) });
+        Ok(())
+    }
+
+    /// Adds the names of members that stand beside the archives among `names`, without those that
+    /// the source `has`, to `members`, and their memory to `reserved`.
+    fn add_flat_names(
         &self,
         at: &SourceDir<'_>,
         names: &[SourceName],
         has: impl Fn(&OsStr) -> bool,
+        members: &mut BTreeSet<OsString>,
         reserved: &mut Vec<Reserved>,
-    ) -> Result<BTreeSet<OsString>, FsError> {
-        let mut flat = BTreeSet::new();
-        for (name, _, kind) in names {
-            let format = Format::of(name).filter(|format| format.is_directory());
-            let Some(format) = format.filter(|_| kind.is_none_or(|kind| kind == Kind::RegularFile))
-            else {
-                continue;
-            };
-            let open = match unless_heavy(self.container_named(at, name, format))? {
+    ) -> Result<(), FsError> {
+        let archives = names.iter().filter(|name| may_be_file(name));
+        for (name, ..) in archives.filter(|(name, ..)| flat::stem_of(name).is_some()) {
+            let open = match unless_heavy(self.container_named(at, name, &NPZ))? {
                 Ok(Some(open)) => open,
                 Ok(None) => continue,
                 // If memory is short for one archive, the members of the others are still listed.
@@ -122,12 +141,15 @@ impl Tree {
                 }
             };
             for name in self.settings.flat_names.of_archive(name, open.container()) {
-                if !has(&name) && flat.insert(name) && flat.len() % NAMES_AT_ONCE == 0 {
+                if !has(&name)
+                    && members.insert(name)
+                    && members.len().is_multiple_of(NAMES_AT_ONCE)
+                {
                     reserved.push(self.server.reserve_memory(NAMES_AT_ONCE as u64 * NAME_MEMORY)?);
                 }
             }
         }
-        Ok(flat)
+        Ok(())
     }
 
     /// Opens the files whose content decides which names are shown, unless that content is known
@@ -139,25 +161,26 @@ impl Tree {
         device: Device,
         names: &[SourceName],
     ) -> Option<Weight> {
-        let keeps_files = self.settings.layout.keeps_files();
-        let unknown = |(name, ino, kind): &SourceName| {
-            let format = Format::of(name).filter(|format| keeps_files || !format.is_directory())?;
-            let may_be_file = kind.is_none_or(|kind| kind == Kind::RegularFile);
-            let is_unknown = may_be_file && !self.containers.remembers(device, *ino, format);
-            is_unknown.then(|| (name.clone(), format))
+        let decides = |name: &OsStr, format: &Format| match self.settings.layout {
+            _ if !format.is_directory() => true,
+            Layout::Replace => false,
+            Layout::Beside | Layout::Stored => true,
+            Layout::Flat => flat::stem_of(name).is_some(),
         };
-        let unknown: Vec<_> = names.iter().filter_map(unknown).collect();
-        let mut heaviest = None;
-        // In parts, because the files of one part stay open until the last of them is opened.
-        for part in unknown.chunks(OPENED_TOGETHER) {
-            let rows = part.iter().enumerate();
-            let rows = rows.map(|(row, (name, format))| (row, name.clone(), *format));
-            let weights =
-                self.open_rows(at, rows.collect()).filter_map(|(_, found, _)| found.err());
-            heaviest = heaviest.max(weights.max());
-        }
-        heaviest
+        let unknown = |(row, (name, ino, _)): (usize, &SourceName)| {
+            let format = Format::of(name).filter(|format| decides(name, format))?;
+            let is_known = self.containers.remembers(device, *ino, format);
+            (!is_known).then(|| (row, name.clone(), format))
+        };
+        let rows = names.iter().enumerate().filter(|(_, name)| may_be_file(name));
+        let found = self.open_rows(at, rows.filter_map(unknown).collect());
+        found.filter_map(|(_, found, _)| found.err()).max()
     }
+}
+
+/// Whether a name of the source may be that of a regular file.
+fn may_be_file((.., kind): &SourceName) -> bool {
+    kind.is_none_or(|kind| kind == Kind::RegularFile)
 }
 
 /// `result`, or the error `Heavy` in place of it.

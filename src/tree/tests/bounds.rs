@@ -1,6 +1,6 @@
 //! Tests that memory and open files stay within their bounds, whatever the kernel sends.
 
-use std::{io::Write, num::NonZeroUsize, path::Path};
+use std::{io::Write, num::NonZeroUsize, path::Path, sync::atomic::Ordering};
 
 use super::{
     super::containers::{Containers, NotOpened, Weight},
@@ -105,4 +105,36 @@ fn the_state_of_a_large_archive_beside_its_directory_is_not_found_without_waitin
     assert_eq!(tree.list_xattrs(file).unwrap(), "user.npzfs.state\0", "needs no archive");
     assert_eq!(tree.xattr(file, Xattr::State, true).unwrap(), "ready");
     assert_eq!(tree.xattr(file, Xattr::State, false).unwrap(), "ready", "it is open by now");
+}
+
+#[test]
+fn a_listing_opens_each_archive_on_which_its_names_depend_once() {
+    let dir = Dir::new();
+    let archive = testing::zip(&[("x.npy", b"x", false)]);
+    (0..300).for_each(|number| dir.write(&format!("{number}.npz"), &archive));
+    dir.write("a.NPZ", &archive);
+    for (layout, opened) in [(Layout::Beside, 301), (Layout::Stored, 301), (Layout::Flat, 300)] {
+        // More than are opened together, and fewer than there are.
+        let tree = dir.tree(Settings { layout, open_archives: 100, ..Settings::default() });
+        for listing in 1..=2 {
+            assert_eq!(listed(&tree, Ino::ROOT, 0).len(), 2 + 301 + opened);
+            let parsed = tree.containers.parsed.load(Ordering::Relaxed);
+            assert!(parsed <= listing * opened as u64, "{parsed} in {layout:?}");
+        }
+    }
+}
+
+#[test]
+fn a_lookup_beside_archives_opens_those_of_whose_names_it_may_be_made() {
+    let dir = Dir::new();
+    let archive = testing::zip(&[("x.npy", b"x", false), ("b_x.npy", b"bx", false)]);
+    for stem in ["a", "a_b", "a_b_x", "a_c", "b", "x", "ab"] {
+        dir.write(&format!("{stem}.npz"), &archive);
+    }
+    let tree = dir.tree(Settings { layout: Layout::Flat, ..Settings::default() });
+    for (shown, opened) in [("a_b_x.npy", 1), ("a_b_y.npy", 2), ("c_x.npy", 2), ("a_x.npy", 2)] {
+        let found = tree.lookup(Ino::ROOT, name(shown));
+        assert_eq!(found.is_ok(), shown.ends_with("x.npy") && shown != "c_x.npy");
+        assert_eq!(tree.containers.parsed.load(Ordering::Relaxed), opened, "{shown}");
+    }
 }
