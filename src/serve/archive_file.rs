@@ -22,8 +22,9 @@ use crate::{
 };
 
 /// How many members a handle keeps open. A reader goes through them one after the other, and a few
-/// threads may read different ones.
-const MOST_OPEN: NonZeroUsize = NonZeroUsize::new(16).expect("not zero");
+/// threads may read different ones. After one read up to 16 are prepared (`PREPARED_AT_ONCE` /
+/// `WORTH_PREPARING`), which must not close those that are being read.
+const MOST_OPEN: NonZeroUsize = NonZeroUsize::new(32).expect("not zero");
 
 /// A read of more parts is left to another thread, since each member may have to be decoded. The
 /// kernel's read-ahead of 128 KiB may hold a thousand tiny members.

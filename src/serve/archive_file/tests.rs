@@ -198,6 +198,22 @@ fn all_members_ahead_of_a_sequential_reader_are_prepared() {
 }
 
 #[test]
+fn members_that_are_prepared_do_not_close_the_one_that_is_read() {
+    let mut members = vec![RawMember::deflated("a.npy", pattern(3_000_000, 1))];
+    let next = (0..20).map(|n| RawMember::deflated(format!("{n}.npy"), pattern(1 << 16, n)));
+    members.extend(next);
+    let settings = Settings { cache_size: 32 << 20, ..settings(1, Verify::Never) };
+    let (_server, file) = serve(&members, settings);
+    let is_open = |number| file.members.lock().contains(&MemberId(number));
+    // Only the last read is near enough to the members that follow.
+    for offset in (0..=2_000_000).step_by(500_000) {
+        read(&file, offset, 500_000).unwrap();
+    }
+    wait_until(|| (1..=16).all(is_open));
+    assert!(is_open(0));
+}
+
+#[test]
 fn nothing_is_prepared_for_a_handle_that_was_closed() {
     let members = [
         RawMember::stored("a.npy", pattern(1_000_000, 1)),
