@@ -15,7 +15,7 @@ from mounting import mounted, poll
 
 # Numbers of requests, linux/fuse.h.
 OPERATIONS = {"lookup": 1, "getattr": 3, "open": 14, "read": 15, "readdir": 28}
-OPEN, READ, RELEASE, FLUSH, INIT = 14, 15, 18, 25, 26
+OPEN, READ, STATFS, RELEASE, FLUSH, INIT = 14, 15, 17, 18, 25, 26
 OPENDIR, READDIR, RELEASEDIR, ACCESS = 27, 28, 29, 34
 FORGET, INTERRUPT, DESTROY, BATCH_FORGET = 2, 36, 38, 42
 ENOENT, ENOSYS = 2, 38
@@ -104,6 +104,8 @@ def answer(content, names, opcode, node, body):
             entries += struct.pack("<QQII", number + 1, number, len(raw), 8) + raw
             entries += bytes(-len(entries) % 8)
         return entries
+    if opcode == STATFS:
+        return struct.pack("<5Q4I24x", 0, 0, 0, 0, 0, 4096, 255, 4096, 0)
     if opcode in (RELEASE, RELEASEDIR, FLUSH, ACCESS):
         return b""
     return ENOSYS

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hanging import Hanging
 from mounting import poll
 from noise import noise
 from running import USER, Runner, as_user
@@ -385,6 +386,33 @@ def test_14_4_killing_everything_but_the_server_leaves_nothing(runner):
     assert runner.servers() == [server], "its child still uses the mount"
     os.kill(child, signal.SIGKILL)
     poll(lambda: not runner.servers(), 10, "the server ends")
+
+
+@pytest.mark.slow
+@only_root
+def test_14_4_a_source_that_hangs_at_the_end_keeps_the_server_for_a_minute(runner):
+    content = runner.directory / "content"
+    content.mkdir()
+    np.savez_compressed(content / "big.npz", x=noise())
+    hanging = Hanging(content, runner.source / "hung", runner.directory / "control")
+    code = (
+        "import numpy as np\n"
+        "mapped = np.load('source/hung/big.npz.d/x.npy', mmap_mode='r')\n"
+        "mapped[0].sum(); print('ready', flush=True); input()\n"
+    )
+    # Nothing decodes the member to its end, so its index is saved at the end.
+    options = ["--verify", "never", "--writable", "home/changes"]
+    command = [*options, "--", runner.interpreter, "-c", code]
+    process = runner.start(*command, stdin=subprocess.PIPE)
+    try:
+        assert process.stdout.readline() == b"ready\n"
+        hanging.hang("getattr", "read")
+        assert process.communicate(b"\n", timeout=60) == (b"", b"")
+        poll(hanging.held, 10, "the server saves an index")
+        poll(lambda: not runner.servers(), 10, "the server ends")
+        assert os.listdir(runner.home / "changes") == ["upper"]
+    finally:
+        hanging.end()
 
 
 def test_14_4_signals_do_not_end_a_server_whose_command_runs(runner):
