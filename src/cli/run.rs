@@ -18,7 +18,7 @@ const NOT_FOUND: u8 = 127;
 /// The text of `npzfs run --help` after the options.
 const NOTES: &str = "\
 COMMAND and its children see SOURCE with every .npz as a file with its members decoded
-(--layout stored), under the same path. Nobody else sees a change, and nothing is left behind.
+(--layout stored), under the same path. No other process sees a change, and nothing is left.
 It needs no root, no fusermount3 and no mountpoint. The log goes to standard error.
 
 The exit code is that of COMMAND; 125 if npzfs fails, 126 if COMMAND cannot be run, 127 if it
@@ -73,7 +73,7 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
         Options { while_locked: Some(_), .. } => {
             Err("npzfs run ends with its command, and takes no --while-locked".into())
         }
-        // An overlayfs asks for files as the one who mounted it, whoever reads.
+        // An overlayfs asks for files as the user who mounted it, for every reader.
         Options { access: Access::OwnerAndRoot, .. } if writable.is_some() => {
             Err("allow_root cannot be kept with --writable, where only file modes decide who may \
                  read; leave it out"

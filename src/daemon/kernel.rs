@@ -1,4 +1,4 @@
-//! Mounts as root, with the mount system calls of Linux 5.2 and later.
+//! Mounts with the mount system calls of Linux 5.2 and later, as root or in a user namespace.
 //!
 //! A mount is first made outside the file tree, and is moved to its mountpoint only when its
 //! filesystem answers. So a server that fails to start leaves nothing mounted, and no program sees

@@ -363,7 +363,7 @@ impl Deflated {
     }
 
     /// Reports to the verdict and to the saved index what decoding found out about the member.
-    /// Returns that.
+    /// Returns the progress of the reader.
     fn judge(&self) -> Progress {
         let progress = self.reader.progress();
         if !self.verdict.is_settled() {

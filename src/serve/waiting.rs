@@ -19,7 +19,7 @@ use crate::{archive::SourceFile, sync::Mutex};
 pub(super) enum Event {
     /// The bytes.
     Answer(Result<Vec<u8>, Error>),
-    /// Another work waits. Nobody else may run it.
+    /// Another work waits, and perhaps no other thread is free to run it.
     Work,
 }
 
@@ -34,7 +34,7 @@ impl WaitingWork {
     }
 }
 
-/// See the module.
+/// The waiting works of one member, and the threads that wait for its bytes.
 #[derive(Default)]
 pub(super) struct WaitingWorks(Mutex<Waiting>);
 

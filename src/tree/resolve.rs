@@ -148,7 +148,7 @@ impl Tree {
             return Ok(Resolved::DecodedArchive(path(), stat, format, open));
         }
         if stat.kind() == Kind::RegularFile
-            && self.settings.layout == Layout::Replace
+            && !self.settings.layout.keeps_files()
             && let Some(format) = Format::of(name)
         {
             match format.shown_name(name) {
@@ -310,7 +310,7 @@ impl Tree {
     /// is no such archive, or if any thread may open it.
     pub(crate) fn weight_to_open(&self, ino: Ino) -> Option<Weight> {
         match self.inodes.get(ino).as_deref()? {
-            // The archive may have been replaced by a larger one.
+            // The archive may have been replaced by a larger one. This costs one stat.
             Node::ArchiveRoot => match self.root_archive(false) {
                 Err(FsError::Heavy(weight)) => Some(weight),
                 _ => None,

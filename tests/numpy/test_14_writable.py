@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zipmaker
+from hanging import Hanging
 from mounting import poll, tree
 from running import USER, Runner, as_user
 
@@ -345,6 +346,14 @@ def test_14_12_a_directory_that_will_not_do(runner):
         assert (code, out, err.count("\n")) == (125, "", 1), err
         assert "writes cannot go to" in err and named in err, err
     assert tree(runner.source) == before
+    (runner.directory / "content").mkdir()
+    fuse = Hanging(runner.directory / "content", runner.directory / "fuse", runner.home / "control")
+    try:
+        code, out, err = runner.run("--writable", fuse.path, "--", "true")
+    finally:
+        fuse.end()
+    assert (code, out, err.count("\n")) == (125, "", 1), err
+    assert "writes cannot go to" in err and "tmpfs" in err, err
     # An overlay is no place for the upper layer of another one.
     (runner.directory / "other").mkdir()
     line = [runner.program, "run", "--writable", "source/inner", "other", "--", "true"]

@@ -133,7 +133,7 @@ fn serve_through(
 }
 
 /// Closes the standard error when the command has ended. Its background processes may still
-/// use the mount, but whoever reads the standard error of the command would wait for its end.
+/// use the mount, but a reader of the standard error of the command would wait for its end.
 fn leave_stderr_after(command: OwnedFd, log: &Log) -> io::Result<()> {
     if *log != Log::Stderr {
         return Ok(rustix::stdio::dup2_stderr(&null()?)?);

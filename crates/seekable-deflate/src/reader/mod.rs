@@ -108,8 +108,8 @@ impl<R: ReadAt> DeflateReader<R> {
 
     /// Asks for the decoded bytes of `range`, which must not be empty. If they are cached, calls
     /// `done` at once and returns no work. Else notes the asker, and returns the works that no
-    /// other asker has been given: run them, in any thread. Whoever runs the last work that the
-    /// asker waits for gets the answer to send.
+    /// other asker has been given: run them, in any thread. The thread that runs the last work that
+    /// the asker waits for gets the answer to send.
     ///
     /// `done` is called with fewer bytes only at the end of the stream. With an error it gets none.
     #[must_use = "the works have to be run"]
