@@ -42,9 +42,14 @@ impl Tree {
         let has = |name: &OsStr| names.binary_search_by(|entry| (*entry.0).cmp(name)).is_ok();
         let (mut shown, mut members) = (Vec::with_capacity(names.len()), BTreeSet::new());
         let mut heaviest = None;
-        // In parts, because many archives are not open at once: those of a part stay open until it
-        // is known which names they show.
-        for part in names.chunks(OPENED_TOGETHER) {
+        // In parts with a few archives each, which stay open until it is known which names they
+        // show. Not all archives of a directory can be open at once.
+        let mut archives = 0;
+        let parts = names.chunk_by(|(name, ..), _| {
+            archives += usize::from(Format::of(name).is_some());
+            archives % OPENED_TOGETHER != 0 || Format::of(name).is_none()
+        });
+        for part in parts {
             heaviest = heaviest.max(self.open_what_decides(at, device, part));
             if heaviest.is_some() && !at.waits {
                 continue;
