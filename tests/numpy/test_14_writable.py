@@ -238,6 +238,19 @@ def test_14_10_the_source_itself_keeps_its_owner(runner):
     assert runner.run("--writable", "home/changes", "--", *user) == (0, expected, "")
 
 
+@pytest.mark.parametrize("runner", ["root"], indirect=True)
+def test_14_10_a_source_whose_owner_has_no_number_in_the_container_is_written_all_the_same(runner):
+    os.chown(runner.source, USER, USER)
+    script = "echo new >source/new; cat source/new; stat -c %u source source/new"
+    line = runner.line("--writable", "home/changes", "--", "sh", "-c", script)
+    # Root alone has a number here.
+    line = ["unshare", "--user", "--map-root-user", "--mount", *line]
+    ended = subprocess.run(
+        line, cwd=runner.directory, env=runner.environment(), capture_output=True, check=False
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"new\n0\n0\n", b"")
+
+
 @pytest.mark.parametrize("how", ["renamed over", "overwritten"])
 def test_14_11_an_archive_that_others_change_is_stale(runner, how):
     code = HEAD + (
