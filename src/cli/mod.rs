@@ -1,7 +1,9 @@
 //! The command line, with a file for each subcommand. Outside `cli`, only the log prints to the
 //! terminal.
 
+mod advice;
 mod demo;
+mod documents;
 mod ls;
 mod memory;
 mod mount;
@@ -13,7 +15,7 @@ mod verify;
 
 use std::{ffi::OsString, fmt::Display, io, process::ExitCode};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::daemon;
 
@@ -34,7 +36,7 @@ Examples:
 
 const USAGE: &str = "\
 npzfs [OPTIONS] SOURCE MOUNTPOINT
-       npzfs run|unmount|ls|verify|demo ...   (--help after each says more)";
+       npzfs run|unmount|ls|verify|demo|completions|man ...   (help COMMAND says more)";
 
 const TEMPLATE: &str = "\
 {about}
@@ -56,6 +58,7 @@ const TEMPLATE: &str = "\
     after_help = EXAMPLES,
     max_term_width = 100,
     args_override_self = true,
+    arg_required_else_help = true,
 )]
 struct Cli {
     #[command(flatten)]
@@ -68,22 +71,38 @@ struct Cli {
 enum Command {
     // Boxed because the arguments of `run` are eight times as large as those of the others.
     Run(Box<run::Arguments>),
+    #[command(alias = "umount")]
     Unmount(unmount::Arguments),
     Ls(ls::Arguments),
     Verify(verify::Arguments),
     Demo(demo::Arguments),
+    #[command(hide = true)]
+    Completions(documents::Completions),
+    #[command(hide = true)]
+    Man(documents::Man),
 }
 
 /// Runs the program, and returns its exit code.
 pub fn main() -> ExitCode {
-    let line: Vec<OsString> = std::env::args_os().collect();
+    let line = plain(std::env::args_os().collect());
     // The command of `npzfs run` may end with 2, so that code is not for errors of npzfs.
     let usage = if line.get(1).is_some_and(|name| name == "run") { run::FAILURE } else { 2 };
-    let cli = match parse(line) {
+    let commands = Cli::command();
+    let names = commands
+        .get_subcommands()
+        .flat_map(|command| std::iter::once(command.get_name()).chain(command.get_all_aliases()));
+    if let Some(advice) = advice::on_first_word(&line, names) {
+        print_error(advice);
+        return ExitCode::from(usage);
+    }
+    let cli = match parse(line.clone()) {
         Ok(cli) => cli,
         Err(Wrong::Usage(error)) => {
-            // If nobody reads it, the exit code still says enough.
-            let _ = error.print();
+            match advice::on(&line, &error) {
+                Some(advice) if error.use_stderr() => print_error(advice),
+                // If nobody reads it, the exit code still says enough.
+                _ => _ = error.print(),
+            }
             return if error.use_stderr() { ExitCode::from(usage) } else { ExitCode::SUCCESS };
         }
         Err(Wrong::MountOption(error)) => {
@@ -92,13 +111,32 @@ pub fn main() -> ExitCode {
         }
     };
     match cli.command {
-        None => mount::run(cli.mount),
+        None => mount::run(cli.mount, &line[1..]),
         Some(Command::Run(arguments)) => run::run(*arguments),
         Some(Command::Unmount(arguments)) => unmount::run(&arguments),
         Some(Command::Ls(arguments)) => ls::run(arguments),
         Some(Command::Verify(arguments)) => verify::run(&arguments),
         Some(Command::Demo(arguments)) => demo::run(&arguments),
+        Some(Command::Completions(arguments)) => {
+            documents::print_completions(&arguments, commands.clone())
+        }
+        Some(Command::Man(arguments)) => documents::print_page(&arguments, commands.clone()),
     }
+}
+
+/// The command line without the words that stand for something shorter: `npzfs mount A B` is `npzfs
+/// A B`, `npzfs help run` is `npzfs run --help`, `npzfs version` is `npzfs --version`.
+fn plain(mut line: Vec<OsString>) -> Vec<OsString> {
+    match line.get(1).and_then(|word| word.to_str()) {
+        Some("mount") => _ = line.remove(1),
+        Some("help") => {
+            line.remove(1);
+            line.insert(line.len().min(2), "--help".into());
+        }
+        Some("version") => line[1] = "--version".into(),
+        _ => {}
+    }
+    line
 }
 
 /// What is wrong with a command line.

@@ -105,7 +105,8 @@ pub(super) struct MountOptions {
     fsname: Option<OsString>,
 }
 
-pub(super) fn run(arguments: Arguments) -> ExitCode {
+/// Mounts. `line` is the command line from which `arguments` was parsed, without the program.
+pub(super) fn run(arguments: Arguments, line: &[OsString]) -> ExitCode {
     let level = level(arguments.verbose);
     let (foreground, server) = (arguments.foreground, arguments.server);
     let (options, log_file) = match options(arguments) {
@@ -115,8 +116,11 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    if !server {
+        options_to_doubt(&options).for_each(|doubt| print_error(format_args!("warning: {doubt}")));
+    }
     if !foreground && !server {
-        return launch();
+        return launch(&options, line);
     }
     let log = match log_file {
         Some(path) => Log::File(path),
@@ -130,7 +134,7 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
 
 /// Serves a mount. Makes its mountpoint before if it is missing, and removes it after.
 fn serve(options: &Options, kind: ServerKind) -> Result<(), daemon::Error> {
-    let made = MadeMountpoint::make(&options.mountpoint)?;
+    let made = MadeMountpoint::make(options)?;
     if let Some(made) = &made
         && io::stderr().is_terminal()
     {
@@ -151,13 +155,46 @@ pub(super) fn level(verbose: u8) -> LevelFilter {
 
 /// Starts the server in the background, waits until it is ready or has ended, and returns the exit
 /// code for this process.
-fn launch() -> ExitCode {
+fn launch(options: &Options, line: &[OsString]) -> ExitCode {
     let mut arguments = vec![OsString::from(SERVER)];
-    arguments.extend(std::env::args_os().skip(1));
+    arguments.extend_from_slice(line);
     match daemon::launch(arguments) {
+        Ok(0) => {
+            if io::stderr().is_terminal() {
+                let (source, at) = (options.source.display(), options.mountpoint.display());
+                eprintln!("npzfs: {source} is mounted on {at}; to end it: npzfs unmount {at}");
+            }
+            ExitCode::SUCCESS
+        }
         Ok(code) => ExitCode::from(code),
         Err(error) => exit_code(Err(error)),
     }
+}
+
+/// Says of options that are allowed, but seldom meant, what they do.
+fn options_to_doubt(options: &Options) -> impl Iterator<Item = String> {
+    /// Less than this, in bytes, was meant in MiB. A cache of no bytes is allowed.
+    const LEAST_SIZE: std::ops::Range<u64> = 1..1 << 20;
+    /// Later than this, a change of the data is hardly expected.
+    const LONG_TTL: Duration = Duration::from_secs(24 * 3600);
+    let index = options.index_dir.as_ref().map_or(0, |(_, size)| *size);
+    let copies = options.disk_cache.as_ref().map_or(0, |(_, size)| *size);
+    let sizes = [
+        ("--cache-size", options.settings.serve.cache_size),
+        ("--index-dir-size", index),
+        ("--disk-cache-size", copies),
+        ("--scratch-size", options.settings.serve.scratch_size.unwrap_or(0)),
+    ];
+    let small = sizes.into_iter().filter(|(_, size)| LEAST_SIZE.contains(size));
+    let small = small.map(|(name, size)| {
+        format!("{name} {size} is {size} bytes; write {size}M if you mean MiB")
+    });
+    let ttl = options.settings.ttl;
+    let long = (ttl > LONG_TTL).then(|| {
+        let hours = ttl.as_secs() / 3600;
+        format!("--ttl: for {hours} hours, changes of the data may not be seen")
+    });
+    small.chain(long)
 }
 
 /// Converts the arguments into the options of the mount and the path of the log file.

@@ -10,6 +10,8 @@ use std::{
 
 use clap::Command;
 
+use super::advice;
+
 /// Options that are meant for mount(8) and systemd, or that have no meaning for a read-only mount.
 /// mount.fuse3 adds `suid` and `dev` by itself, but the mount is nosuid and nodev anyway.
 const WITHOUT_EFFECT: &str = "\
@@ -40,9 +42,23 @@ fn argument(option: &OsStr, parser: &Command) -> Result<Option<OsString>, String
     let name = String::from_utf8_lossy(name);
     let unknown = || {
         let option = option.to_string_lossy();
-        format!("unknown mount option {option:?}; npzfs --help lists its own")
+        if option.contains(' ') {
+            return format!("unknown mount option {option:?}: there is a blank in it");
+        }
+        let longs = parser.get_arguments().filter_map(|known| known.get_long());
+        let names: Vec<_> = longs.map(|long| long.replace('-', "_")).collect();
+        match advice::nearest(&name.replace('-', "_"), names.iter().map(String::as_str)) {
+            Some(near) => format!("unknown mount option {option:?}; did you mean {near}"),
+            None => format!("unknown mount option {option:?}; npzfs --help lists its own"),
+        }
     };
     match (name.as_ref(), value) {
+        ("remount", _) => {
+            return Err(
+                "the mount option remount: unmount it, and mount it again with the new options"
+                    .into(),
+            );
+        }
         ("subtype", Some(b"npzfs")) | ("comment", _) => return Ok(None),
         ("subtype", _) => {
             return Err("the mount option subtype: it must be npzfs, the type of the mount".into());

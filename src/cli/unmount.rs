@@ -11,7 +11,7 @@ pub(super) struct Arguments {
     #[arg(value_hint = ValueHint::DirPath)]
     mountpoint: PathBuf,
     /// Out of sight at once, even while it is in use
-    #[arg(long)]
+    #[arg(short, long)]
     lazy: bool,
 }
 

@@ -12,7 +12,7 @@ use rustix::{
 };
 
 use super::{
-    Error, detach,
+    Error, Options, detach,
     place::{self, Answer, Place},
     serve::given_number,
     source::Source,
@@ -30,18 +30,27 @@ pub(crate) struct MadeMountpoint {
 }
 
 impl MadeMountpoint {
-    /// Makes the directory `path` if it does not exist, but not the one that it lies in. `None` if
-    /// there is something at `path` already.
+    /// Makes the mountpoint if it does not exist, but not the directory that it lies in. `None` if
+    /// there is something at its path already.
     ///
     /// # Errors
-    /// When the directory cannot be made.
-    pub(crate) fn make(path: &Path) -> Result<Option<Self>, Error> {
+    /// When it cannot be made, or the source does not exist.
+    pub(crate) fn make(options: &Options) -> Result<Option<Self>, Error> {
+        let (source, path) = (&*options.source, &*options.mountpoint);
+        let is_missing = |path| match Place::open(path) {
+            Err(cause) => Errno::from_io_error(&cause) == Some(Errno::NOENT),
+            Ok(_) => false,
+        };
         if given_number(path).is_some() {
             return Ok(None);
         }
         // mkdir(2) alone would do, but could ask a filesystem that hangs.
-        if Place::open(path).err().as_ref().and_then(Errno::from_io_error) != Some(Errno::NOENT) {
+        if !is_missing(path) {
             return Ok(None);
+        }
+        // If the source is the same path, it would be made here.
+        if is_missing(source) {
+            return Err(Error::Source(source.into(), Errno::NOENT.into()));
         }
         match std::fs::create_dir(path) {
             Ok(()) => {}

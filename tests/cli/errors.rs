@@ -29,7 +29,17 @@ fn usage_errors_end_with_2_and_name_what_is_wrong() {
     let cases: &[(&[&str], &str)] = &[
         (&[], "SOURCE"),
         (&["a"], "MOUNTPOINT"),
-        (&["a", "b", "c"], "'c'"),
+        (&["a", "b", "c"], "\"c\" is one path too many"),
+        (&["unmont", "b"], "did you mean: npzfs unmount"),
+        (&["rnu"], "did you mean: npzfs run"),
+        (&["--cache-size", "64", "MB", "a", "b"], "without a blank: --cache-size 64MB"),
+        (&["--ttl", "-1", "a", "b"], "--ttl takes no negative number"),
+        (&["-d", "a", "b"], "-f -vv"),
+        (&["a", "b", "-o", "remount"], "unmount it, and mount it again"),
+        (&["a", "b", "-o", "ro, noexec"], "\" noexec\": there is a blank in it"),
+        (&["-o", "ro,", "noexec", "a", "b"], "without blanks: -o ro,"),
+        (&["a", "b", "-o", "memory_limt=1G"], "did you mean memory_limit"),
+        (&["man", "nonsense"], "\"nonsense\""),
         (&["--nonsense", "a", "b"], "--nonsense"),
         (&["a", "b", "-o", "ro,nonsense"], "unknown mount option \"nonsense\""),
         (&["a", "b", "-o", "uid=5"], "\"uid=5\""),
@@ -55,7 +65,7 @@ fn usage_errors_tell_the_whole_usage() {
     for arguments in [&["a"][..], &["--cache-sise", "1G", "a", "b"]] {
         let ended = run(npzfs().args(arguments));
         assert_eq!(ended.code(), Some(2), "{arguments:?}");
-        for way in ["npzfs [OPTIONS] SOURCE MOUNTPOINT\n", "npzfs run|unmount|ls|verify|demo"] {
+        for way in ["npzfs [OPTIONS] SOURCE MOUNTPOINT\n", "npzfs run|unmount|ls|verify|demo|"] {
             assert!(ended.stderr().contains(way), "{arguments:?}: {}", ended.stderr());
         }
     }
@@ -86,6 +96,60 @@ fn help_and_version_go_to_standard_output() {
     version.succeeds();
     let expected = concat!("npzfs ", env!("CARGO_PKG_VERSION"), " (commit ");
     assert!(version.stdout().starts_with(expected), "{}", version.stdout());
+}
+
+#[test]
+fn words_stand_for_options_of_other_programs() {
+    let shown = |arguments: &[&str]| {
+        let ended = run(npzfs().args(arguments));
+        ended.succeeds();
+        ended.stdout()
+    };
+    assert_eq!(shown(&["help"]), shown(&["--help"]));
+    assert_eq!(shown(&["help", "run"]), shown(&["run", "--help"]));
+    assert_eq!(shown(&["version"]), shown(&["--version"]));
+    assert_eq!(shown(&["umount", "--help"]), shown(&["unmount", "--help"]));
+    let nothing = run(&mut npzfs());
+    assert_eq!((nothing.code(), nothing.stderr()), (Some(2), shown(&["--help"])));
+    run(npzfs().args(["mount", "/none", "/none"])).fails(1, &["source /none does not exist"]);
+}
+
+#[test]
+fn completions_and_manual_pages_have_the_options() {
+    for shell in ["bash", "zsh", "fish"] {
+        let script = run(npzfs().args(["completions", shell]));
+        script.succeeds();
+        for word in ["unmount", "verify", "index-dir"] {
+            assert!(script.stdout().contains(word), "{shell}: {word}");
+        }
+    }
+    for (command, words) in
+        [(&["man"][..], "disk\\-cache"), (&["man", "run"], "writable"), (&["man", "ls"], "json")]
+    {
+        let page = run(npzfs().args(command));
+        page.succeeds();
+        assert!(
+            page.stdout().contains(".TH npzfs") && page.stdout().contains(words),
+            "{command:?}"
+        );
+    }
+}
+
+#[test]
+fn options_that_are_seldom_meant_are_warned_about() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    let paths = [sandbox.src(), sandbox.mnt()];
+    let mounted = run(npzfs().args(["--cache-size", "64", "--ttl", "1000000"]).args(paths));
+    let lines: Vec<_> = mounted.stderr().lines().map(str::to_owned).collect();
+    assert_eq!(
+        lines,
+        [
+            "npzfs: warning: --cache-size 64 is 64 bytes; write 64M if you mean MiB",
+            "npzfs: warning: --ttl: for 277 hours, changes of the data may not be seen",
+        ]
+    );
+    assert_eq!(mounted.code(), Some(0));
+    assert_eq!(sandbox.mounts().len(), 1);
 }
 
 #[test]

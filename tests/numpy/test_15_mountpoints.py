@@ -1,4 +1,4 @@
-"""Rules 15.1 to 15.3: mountpoints that do not exist, or that the caller has mounted."""
+"""Rules 15: mountpoints that do not exist, or that the caller has mounted; terminals."""
 
 import errno
 import os
@@ -70,11 +70,11 @@ def test_15_1_a_mount_that_fails_leaves_no_directory(source, npzfs, tmp_path):
         assert not point.exists()
 
 
-def test_15_1_a_terminal_is_told_in_one_line(source, npzfs, tmp_path, environment):
-    point = tmp_path / "new"
+def on_terminal(environment, *arguments):
+    """Runs npzfs on a terminal of its own, which must succeed, and returns the lines it shows."""
     pid, terminal = pty.fork()
     if pid == 0:
-        os.execve(binary(), ["npzfs", str(source), str(point)], environment)
+        os.execve(binary(), ["npzfs", *map(str, arguments)], environment)
     shown = b""
     while True:
         try:
@@ -86,11 +86,28 @@ def test_15_1_a_terminal_is_told_in_one_line(source, npzfs, tmp_path, environmen
         shown += part
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     os.close(terminal)
-    assert shown.decode().splitlines() == [
-        f"npzfs: made {point}, and removes it when it is unmounted"
-    ]
+    return shown.decode().splitlines()
+
+
+def test_15_1_a_terminal_is_told_in_one_line(source, npzfs, tmp_path, environment):
+    point = tmp_path / "new"
+    made, _ = on_terminal(environment, source, point)
+    assert made == f"npzfs: made {point}, and removes it when it is unmounted"
     assert npzfs("unmount", point) == (0, "")
     assert not point.exists()
+
+
+def test_15_4_a_terminal_is_told_what_is_mounted_and_how_it_ends(
+    source, npzfs, tmp_path, environment
+):
+    point = tmp_path / "mnt"
+    point.mkdir()
+    assert on_terminal(environment, "mount", source, point) == [
+        f"npzfs: {source} is mounted on {point}; to end it: npzfs unmount {point}"
+    ]
+    assert (np.load(point / "a.npz/x.npy") == ARRAY).all()
+    assert npzfs("umount", "-l", point) == (0, "")
+    assert not mounted(point)
 
 
 class Given:
