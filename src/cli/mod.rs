@@ -4,10 +4,12 @@
 mod advice;
 mod demo;
 mod documents;
+mod index;
 mod ls;
 mod memory;
 mod mount;
 mod mount_options;
+mod progress;
 mod run;
 mod size;
 mod unmount;
@@ -26,8 +28,7 @@ const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (commit ", env!("NPZF
 const EXAMPLES: &str = "\
 Mount options, for -o and fstab(5):
   layout= memory_limit= verify= ...    as the options above, with _ for -
-  allow_other allow_root               let others in, as far as file modes allow
-  default_permissions noexec fsname=   as in mount.fuse3(8)
+  allow_other allow_root default_permissions noexec fsname=...    as in mount.fuse3(8)
   ro nofail _netdev user x-... and the like are accepted; a mount is always ro,nosuid,nodev
 
 Examples:
@@ -36,7 +37,7 @@ Examples:
 
 const USAGE: &str = "\
 npzfs [OPTIONS] SOURCE MOUNTPOINT
-       npzfs run|unmount|ls|verify|demo|completions|man ...   (help COMMAND says more)";
+       npzfs run|unmount|ls|index|verify|demo|completions|man ...   (help COMMAND says more)";
 
 const TEMPLATE: &str = "\
 {about}
@@ -74,6 +75,7 @@ enum Command {
     #[command(alias = "umount")]
     Unmount(unmount::Arguments),
     Ls(ls::Arguments),
+    Index(index::Arguments),
     Verify(verify::Arguments),
     Demo(demo::Arguments),
     #[command(hide = true)]
@@ -115,6 +117,7 @@ pub fn main() -> ExitCode {
         Some(Command::Run(arguments)) => run::run(*arguments),
         Some(Command::Unmount(arguments)) => unmount::run(&arguments),
         Some(Command::Ls(arguments)) => ls::run(arguments),
+        Some(Command::Index(arguments)) => index::run(arguments),
         Some(Command::Verify(arguments)) => verify::run(&arguments),
         Some(Command::Demo(arguments)) => demo::run(&arguments),
         Some(Command::Completions(arguments)) => {

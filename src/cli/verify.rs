@@ -4,17 +4,13 @@ use std::{
     io::{self, Write},
     path::PathBuf,
     process::ExitCode,
-    sync::mpsc::{self, RecvTimeoutError},
-    thread,
-    time::{Duration, Instant},
 };
 
 use clap::{Args, ValueHint};
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use super::size;
-use crate::offline::{self, Archives, Damage, Progress, Totals};
+use super::progress;
+use crate::offline::{self, Archives, Damage, Totals};
 
 /// Decode every member of archives, and compare it with its CRC-32
 #[derive(Debug, Args)]
@@ -77,70 +73,36 @@ impl Line {
     }
 }
 
-/// How often the progress is shown.
-const REFRESH: Duration = Duration::from_millis(100);
-
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
-    let (progress, begin) = (Progress::default(), Instant::now());
-    let mut damaged = Vec::new();
-    let bar = bar();
-    let (over, is_over) = mpsc::channel::<()>();
-    let mut failed = None;
-    thread::scope(|scope| {
-        let (progress, bar) = (&progress, &bar);
-        scope.spawn(move || {
-            while is_over.recv_timeout(REFRESH) == Err(RecvTimeoutError::Timeout) {
-                bar.set_message(said(progress.totals(), begin.elapsed()));
-                bar.tick();
-            }
-        });
+    let shown = progress::show(|progress, printer| {
+        let mut damaged = Vec::new();
         offline::verify(Archives::at(&arguments.paths), progress, |damage| {
             let line = Line::of(damage);
             if !arguments.json {
-                let print = || writeln!(io::stdout(), "{}", line.text());
-                failed = bar.suspend(print).err().or(failed.take());
+                printer.line(&line.text());
             }
             damaged.push(line);
         });
-        drop(over);
+        damaged
     });
-    bar.finish_and_clear();
-
-    let (totals, count) = (progress.totals(), damaged.len());
-    let printed = match (failed, arguments.json) {
-        (Some(cause), _) => Err(cause),
-        (None, true) => {
+    let printed = shown.and_then(|(damaged, totals, said)| {
+        let count = damaged.len();
+        if arguments.json {
             let Totals { archives, members, bytes } = totals;
             let report = Report { archives, members, bytes, damaged };
-            serde_json::to_string(&report)
-                .map_err(io::Error::from)
-                .and_then(|text| writeln!(io::stdout(), "{text}"))
-        }
-        (None, false) => {
+            writeln!(io::stdout(), "{}", serde_json::to_string(&report)?)?;
+        } else {
             let verdict = match count {
                 0 => "all right".to_owned(),
                 count => format!("{count} damaged or not checked"),
             };
-            writeln!(io::stdout(), "{}: {verdict}", said(totals, begin.elapsed()))
+            writeln!(io::stdout(), "{said}: {verdict}")?;
         }
-    };
+        Ok(count)
+    });
     match printed {
         Err(cause) => super::output_failed(&cause),
-        Ok(()) if count > 0 => ExitCode::FAILURE,
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
     }
-}
-
-/// A line on a terminal, which is written again and again; hidden elsewhere.
-fn bar() -> ProgressBar {
-    let style = ProgressStyle::with_template("{spinner} {wide_msg}").expect("it is well-formed");
-    ProgressBar::no_length().with_style(style)
-}
-
-fn said(totals: Totals, elapsed: Duration) -> String {
-    let Totals { archives, members, bytes } = totals;
-    let many = |count, what| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
-    let rate = (bytes as f64 / elapsed.as_secs_f64().max(1e-3)) as u64;
-    let (size, rate) = (size::short(bytes), size::short(rate));
-    format!("{} in {}, {size} ({rate}/s)", many(members, "member"), many(archives, "archive"))
 }

@@ -197,7 +197,7 @@ impl Content {
     }
 
     /// Decoded bytes that have been compared.
-    pub(super) fn verified(&self) -> u64 {
+    pub(crate) fn verified(&self) -> u64 {
         match &self.bytes {
             _ if self.verdict.is_confirmed() => self.size,
             Encoding::Stored(stored) => stored.passed(),

@@ -41,10 +41,7 @@ use std::{
 pub(crate) use archive_file::ArchiveFile;
 pub(crate) use asker::Asker;
 pub(crate) use container::OpenContainer;
-pub(crate) use content::Content;
-#[cfg(test)]
-use content::Readiness;
-pub(crate) use content::with_buffer;
+pub(crate) use content::{Content, Readiness, with_buffer};
 pub(crate) use error::{Error, Failure};
 pub(crate) use open_file::{Backing, MemberOpening, OpenFile};
 pub(crate) use reports::{Repeats, Reports};

@@ -65,7 +65,9 @@ fn usage_errors_tell_the_whole_usage() {
     for arguments in [&["a"][..], &["--cache-sise", "1G", "a", "b"]] {
         let ended = run(npzfs().args(arguments));
         assert_eq!(ended.code(), Some(2), "{arguments:?}");
-        for way in ["npzfs [OPTIONS] SOURCE MOUNTPOINT\n", "npzfs run|unmount|ls|verify|demo|"] {
+        for way in
+            ["npzfs [OPTIONS] SOURCE MOUNTPOINT\n", "npzfs run|unmount|ls|index|verify|demo|"]
+        {
             assert!(ended.stderr().contains(way), "{arguments:?}: {}", ended.stderr());
         }
     }

@@ -8,11 +8,17 @@ import zipfile
 
 import numpy as np
 import pytest
-from mounting import binary
+from mounting import binary, state
 
 
 def npzfs(*arguments):
     return subprocess.run([binary(), *arguments], capture_output=True, text=True, timeout=60)
+
+
+@pytest.fixture(autouse=True)
+def caches(tmp_path, monkeypatch):
+    """No test finds or leaves indexes in the home directory."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def listed(*arguments):
@@ -167,9 +173,62 @@ def test_18_3_every_member_is_compared_with_its_checksum(archives):
     assert error.startswith("corrupt: its CRC-32 is ")
 
 
-def test_18_4_what_cannot_be_read_makes_the_exit_status_1(archives, tmp_path):
+@pytest.fixture
+def large(source):
+    """Three archives with a member each whose index is saved."""
+    rng = np.random.default_rng(3)
+    for name in "abc":
+        x = rng.integers(0, 200, (3000, 1000)).astype("u1")
+        np.savez_compressed(source / f"{name}.npz", x=x)
+    return source
+
+
+def test_18_4_a_mount_needs_no_pass_over_what_was_indexed(large, mount, tmp_path):
+    index = tmp_path / "index"
+    ended = npzfs("index", "--index-dir", index, large)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.startswith("3 members in 3 archives, 8.6 MiB ")
+    assert ended.stdout.endswith(": 0 were known\n")
+    _, members = listed("--index-dir", index, large)
+    assert [member["state"] for member in members.values()] == ["verified, indexed"] * 3
+
+    mounted = mount(large, "--index-dir", index)
+    for name in "abc":
+        # The state is known before anything is read.
+        assert state(mounted / f"{name}.npz/x.npy") == "ready"
+        rows = np.load(mounted / f"{name}.npz/x.npy", mmap_mode="r")
+        with np.load(large / f"{name}.npz") as archive:
+            np.testing.assert_array_equal(rows[::7], archive["x"][::7])
+
+
+def test_18_4_what_is_indexed_is_not_decoded_again(large, tmp_path):
+    index = tmp_path / "index"
+    assert npzfs("index", "--index-dir", index, large / "a.npz").returncode == 0
+    damage(large / "b.npz", "x.npy")
+    # Two at once, and beside each other.
+    line = [binary(), "index", "--index-dir", index, large]
+    both = [subprocess.Popen(line, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    for process in both:
+        out, _ = process.communicate(timeout=60)
+        named, last = out.splitlines()
+        assert process.returncode == 1
+        assert named.startswith(f"{large / 'b.npz/x.npy'}: ")
+        assert last.endswith("1 were known, 1 failed") or last.endswith("2 were known, 1 failed")
+    again = npzfs("index", "--index-dir", index, large / "a.npz", large / "c.npz")
+    assert again.returncode == 0
+    assert again.stdout == "2 members in 2 archives, 0 B (0 B/s): 2 were known\n"
+
+
+def test_18_4_a_directory_that_cannot_be_made_is_named(large, tmp_path):
+    (tmp_path / "file").touch()
+    ended = npzfs("index", "--index-dir", tmp_path / "file/index", large)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(f"npzfs: no index can be saved: {tmp_path / 'file/index'}: ")
+
+
+def test_18_5_what_cannot_be_read_makes_the_exit_status_1(archives, tmp_path):
     os.mkfifo(tmp_path / "fifo.npz")
-    for verb in ("ls", "verify"):
+    for verb in ("ls", "verify", "index"):
         assert npzfs(verb, archives / "a.npz").returncode == 0
         for path, words in (
             (archives / "notes.txt", "its name ends neither in .npz nor in .npy.gz"),
