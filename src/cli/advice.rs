@@ -50,6 +50,12 @@ pub(super) fn on(line: &[OsString], error: &Error) -> Option<String> {
         (ContextValue::String(option), _) if option == "-d" => {
             Some("-d of other FUSE filesystems is -f -vv here".to_owned())
         }
+        (ContextValue::String(name), ErrorKind::InvalidValue) if name == "<SOURCE>" => {
+            Some(empty("SOURCE"))
+        }
+        (ContextValue::String(name), ErrorKind::InvalidValue) if name == "<MOUNTPOINT>" => {
+            Some(empty("MOUNTPOINT"))
+        }
         (ContextValue::String(path), ErrorKind::ArgumentConflict | ErrorKind::UnknownArgument)
             if !path.starts_with('-') =>
         {
@@ -59,6 +65,15 @@ pub(super) fn on(line: &[OsString], error: &Error) -> Option<String> {
             ))
         }
         _ => None,
+    }
+}
+
+/// The answer to an empty path. The variable is set by the units of systemd, whose file of settings
+/// may be missing.
+fn empty(name: &str) -> String {
+    match std::env::var("NPZFS_SETTINGS") {
+        Ok(file) => format!("no {name} is given: write it into {file}, as {name}=/..."),
+        Err(_) => format!("{name} is empty"),
     }
 }
 

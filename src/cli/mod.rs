@@ -8,6 +8,7 @@ mod index;
 mod ls;
 mod memory;
 mod mount;
+mod mount_helper;
 mod mount_options;
 mod progress;
 mod run;
@@ -86,7 +87,10 @@ enum Command {
 
 /// Runs the program, and returns its exit code.
 pub fn main() -> ExitCode {
-    let line = plain(std::env::args_os().collect());
+    let Some(line) = mount_helper::plain(std::env::args_os().collect()) else {
+        return ExitCode::SUCCESS;
+    };
+    let line = plain(line);
     // The command of `npzfs run` may end with 2, so that code is not for errors of npzfs.
     let usage = if line.get(1).is_some_and(|name| name == "run") { run::FAILURE } else { 2 };
     let commands = Cli::command();

@@ -39,6 +39,8 @@ fn usage_errors_end_with_2_and_name_what_is_wrong() {
         (&["a", "b", "-o", "ro, noexec"], "\" noexec\": there is a blank in it"),
         (&["-o", "ro,", "noexec", "a", "b"], "without blanks: -o ro,"),
         (&["a", "b", "-o", "memory_limt=1G"], "did you mean memory_limit"),
+        (&["", "b"], "SOURCE is empty"),
+        (&["a", ""], "MOUNTPOINT is empty"),
         (&["man", "nonsense"], "\"nonsense\""),
         (&["--nonsense", "a", "b"], "--nonsense"),
         (&["a", "b", "-o", "ro,nonsense"], "unknown mount option \"nonsense\""),

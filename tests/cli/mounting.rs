@@ -223,38 +223,60 @@ fn a_dead_mount_over_the_source_is_cleared_and_mounted_again() {
     assert!(fs::read_dir(sandbox.src()).is_ok());
 }
 
-/// mount(8) for our type, and then another command. mount(8) takes PATH away from its helpers, so
-/// the program must lie where a shell looks without one: in a namespace, in /usr/local/bin.
-fn mount_8(sandbox: &Sandbox, options: &str, then: &str) -> Ended {
-    let bin = sandbox.dir("bin");
-    symlink(env!("CARGO_BIN_EXE_npzfs"), bin.join("npzfs")).expect("symlink");
+/// mount(8) for one of our types, and then another command. mount(8) takes PATH away from its
+/// helpers, so the program must lie where a shell looks without one: in a namespace, in
+/// /usr/local/bin; as helper of the type npzfs in /sbin.
+fn mount_8(sandbox: &Sandbox, fs_type: &str, options: &str, then: &str) -> Ended {
+    for directory in ["bin", "upper", "work"] {
+        sandbox.dir(directory);
+    }
+    let program = env!("CARGO_BIN_EXE_npzfs");
+    symlink(program, sandbox.path("bin/npzfs")).expect("symlink");
+    symlink(program, sandbox.path("upper/mount.npzfs")).expect("symlink");
     let script = format!(
         "mount --bind \"$1/bin\" /usr/local/bin; \
-         mount -t fuse.npzfs \"$1/src\" \"$1/mnt\" -o \"$2\"; {then}"
+         mount -t overlay overlay -o lowerdir=/sbin,upperdir=\"$1/upper\",workdir=\"$1/work\" /sbin; \
+         mount -t \"$3\" \"$1/src\" \"$1/mnt\" -o \"$2\"; {then}"
     );
-    run(&mut in_namespace(&script, &[sandbox.root().as_ref(), options.as_ref()]))
+    run(&mut in_namespace(&script, &[sandbox.root().as_ref(), options.as_ref(), fs_type.as_ref()]))
 }
 
 #[test]
 fn mount_8_mounts() {
-    let Some(sandbox) = Sandbox::new() else { return };
     let options = "noauto,nofail,_netdev,x-systemd.idle-timeout=60,allow_other,ttl=3,layout=beside";
-    let ended = mount_8(&sandbox, options, "grep \"$1\" /proc/self/mountinfo; umount \"$1/mnt\"");
-    ended.succeeds();
-    let line = ended.stdout();
-    for part in [" ro,nosuid,nodev,noatime - fuse.npzfs ", "allow_other", "default_permissions"] {
-        assert!(line.contains(part), "{part:?} is missing from: {line}");
+    for fs_type in ["fuse.npzfs", "npzfs"] {
+        let Some(sandbox) = Sandbox::new() else { return };
+        let then = "grep \"$1/mnt\" /proc/self/mountinfo; umount \"$1/mnt\"";
+        let ended = mount_8(&sandbox, fs_type, options, then);
+        ended.succeeds();
+        let line = ended.stdout();
+        for part in [" ro,nosuid,nodev,noatime - fuse.npzfs ", "allow_other", "default_permissions"]
+        {
+            assert!(line.contains(part), "{part:?} is missing from: {line}");
+        }
+        sandbox.assert_all_gone();
     }
+}
+
+#[test]
+fn mount_8_with_fake_mounts_nothing() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    let then =
+        "mount --fake -t npzfs \"$1/src\" \"$1/mnt\"; grep -c \"$1/mnt\" /proc/self/mountinfo";
+    let ended = mount_8(&sandbox, "npzfs", "ro", &format!("umount \"$1/mnt\"; {then}"));
+    assert_eq!((ended.stdout().trim(), ended.stderr()), ("0", String::new()));
     sandbox.assert_all_gone();
 }
 
 #[test]
 fn mount_8_fails_as_we_do() {
-    let Some(sandbox) = Sandbox::new() else { return };
-    let ended = mount_8(&sandbox, "nonsense", "");
-    assert_eq!(ended.code(), Some(2));
-    assert!(ended.stderr().contains("unknown mount option \"nonsense\""), "{}", ended.stderr());
-    sandbox.assert_all_gone();
+    for fs_type in ["fuse.npzfs", "npzfs"] {
+        let Some(sandbox) = Sandbox::new() else { return };
+        let ended = mount_8(&sandbox, fs_type, "nonsense", "");
+        assert_eq!(ended.code(), Some(2));
+        assert!(ended.stderr().contains("unknown mount option \"nonsense\""), "{}", ended.stderr());
+        sandbox.assert_all_gone();
+    }
 }
 
 #[test]
