@@ -9,14 +9,15 @@ from typing import Any, NamedTuple
 
 
 class Error(OSError):
-    """What npzfs could not do, with the message of the server or of the program."""
+    """An operation of npzfs failed: with the message of the server or of the program."""
 
 
 class Damaged(Error):
     """A member, or a whole archive, cannot be read.
 
-    `offset` counts bytes: of the encoded member where its stream is invalid, of the decoded member
-    where it ends early. It is None if the damage has no place, as with a wrong CRC-32.
+    `offset` counts bytes: of the encoded member where a deflate stream is invalid, of the decoded
+    member where any stream ends early or one of another method is invalid. It is None if the damage
+    has no place, as with a wrong CRC-32.
     """
 
     def __init__(self, path: str, member: str | None, offset: int | None, message: str) -> None:
@@ -41,6 +42,12 @@ class Generation(NamedTuple):
     @classmethod
     def of(cls, stat: os.stat_result) -> Generation:
         return cls(stat.st_ino, stat.st_size, stat.st_mtime_ns)
+
+    def require(self, path: str) -> None:
+        """Raises `Stale` if the file has another generation now."""
+        found = Generation.of(os.stat(path))
+        if found != self:
+            raise Stale(path, self, found)
 
 
 class Stale(Error):
@@ -69,3 +76,8 @@ def state_of(path: str) -> str | None:
         return os.getxattr(path, "user.npzfs.state").decode()
     except OSError:
         return None
+
+
+def absolute(path: str) -> str:
+    """`path` from the root. os.path.abspath takes `..` for the directory before a symbolic link."""
+    return path if os.path.isabs(path) else os.path.join(os.getcwd(), path)

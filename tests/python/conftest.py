@@ -11,6 +11,14 @@ import pytest
 from mounting import poll
 from npzfs import _servers, _table
 
+LOAD = """
+import sys, npzfs
+x = npzfs.load(sys.argv[1])["x"]
+print(x.filename, flush=True)
+sys.stdin.readline()
+print(x[7, 3])
+"""
+
 
 @pytest.fixture(autouse=True)
 def runtime(tmp_path, monkeypatch):
@@ -22,9 +30,9 @@ def runtime(tmp_path, monkeypatch):
     # The program of a wheel finds itself.
     yield directory
     gc.collect()
-    for fd in _servers._held.values():
-        os.close(fd)
-    _servers._held.clear()
+    for home in list(_servers._held):
+        _servers._release(home)
+    _servers._detached.clear()
     poll(lambda: not mounts_in(tmp_path), 5, "the mounts of the test are gone")
 
 
@@ -37,13 +45,36 @@ def source(tmp_path):
 
 @pytest.fixture
 def archive(source):
-    """An archive with a deflated member `x`, a stored one would be no different, and others."""
+    """An archive with a deflated member `x` and a member of strings."""
     np.savez_compressed(source / "a.npz", x=rows(), names=np.array(["one", "two"]))
     return source / "a.npz"
 
 
 def rows():
     return np.arange(60_000, dtype="<f8").reshape(300, 200)
+
+
+def replace(archive):
+    new = archive.with_name("new.npz")
+    np.savez(new, x=rows() + 1)
+    os.replace(new, archive)
+
+
+def rewrite(archive):
+    np.savez(archive, x=rows() + 1)
+
+
+def server_of(point):
+    """The process number of the server, by its command line."""
+    for directory in Path("/proc").iterdir():
+        if directory.name.isdecimal():
+            try:
+                line = (directory / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if b"--server-in-background" in line and os.fsencode(point) in line:
+                return int(directory.name)
+    raise AssertionError(f"no server of {point}")
 
 
 def mounts_in(directory):
