@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -15,8 +14,8 @@ else:
     _Base = np.memmap
 
 
-class Origin(NamedTuple):
-    """Where an array came from."""
+class Source(NamedTuple):
+    """Where an array came from, as it is pickled."""
 
     archive: str
     """Absolute path of the archive, of the `.npy.gz` or of the file itself."""
@@ -24,16 +23,22 @@ class Origin(NamedTuple):
     """Which member; None for a file that is one array."""
     generation: Generation
     """The version of the archive."""
+
+
+class Origin(NamedTuple):
+    """Where an array came from in this process."""
+
+    source: Source
     memory: np.memmap[Any, Any]
-    """The map of all of the member. It stays mapped as long as its addresses may be compared."""
+    """The map of the member. It stays mapped as long as its addresses may be compared."""
 
 
 class Array(_Base):
     """An array that is mapped from a member, or a view of one.
 
     It is pickled as path, key, offset, shape and strides, and unpickling maps the member again.
-    What has memory of its own (copies, results), and maps of mode 'c', which may have been written
-    to, are pickled by value, as ordinary arrays.
+    Arrays with memory of their own (copies, results), and maps of mode 'c', which may have been
+    written to, are pickled by value, as ordinary arrays.
     """
 
     _origin: Origin | None
@@ -41,12 +46,12 @@ class Array(_Base):
 
     def __array_finalize__(self, obj: Any) -> None:
         super().__array_finalize__(obj)
-        # np.memmap has found out whether the memory is the same.
+        # np.memmap has set `_mmap` if this array shares the memory of `obj`.
         self._origin = getattr(obj, "_origin", None) if self._mmap is not None else None
 
     def __getitem__(self, index: Any) -> Any:
         result = super().__getitem__(index)
-        # What was copied from the map, as by an index array, is no map.
+        # An index array copies from the map.
         if type(result) is Array and result._mmap is None:
             return result.view(np.ndarray)
         return result
@@ -66,22 +71,13 @@ class Array(_Base):
         place = self._place()
         if place is None:
             return np.asarray(self).__reduce_ex__(protocol)
-        origin, offset = place
-        return _reopened, (
-            origin.archive,
-            origin.key,
-            origin.generation,
-            offset,
-            self.shape,
-            self.strides,
-            self.dtype,
-        )
+        return _reopened, (*place, self.shape, self.strides, self.dtype)
 
     def __reduce__(self) -> Any:
         return self.__reduce_ex__(2)
 
-    def _place(self) -> tuple[Origin, int] | None:
-        """The member and the offset in its array, in bytes, if all of this array lies in it."""
+    def _place(self) -> tuple[Source, int] | None:
+        """The member and the offset in its file, in bytes, if all of this array lies in it."""
         origin = self._origin
         if origin is None or origin.memory.mode != "r" or self.size == 0:
             return None
@@ -89,22 +85,18 @@ class Array(_Base):
         low, high = _bounds(self)
         if low < start or high > end:
             return None
-        return origin, _address(self) - start
+        return origin.source, int(origin.memory.offset) + _address(self) - start
 
 
-def mapped(
-    memory: np.memmap[Any, Any], archive: str, key: str | None, generation: Generation
-) -> Array:
+def mapped(memory: np.memmap[Any, Any], source: Source) -> Array:
     """`memory`, the map of a member, as an array that knows its origin."""
     array = memory.view(Array)
-    array._origin = Origin(os.path.abspath(archive), key, generation, memory)
+    array._origin = Origin(source, memory)
     return array
 
 
 def _reopened(
-    archive: str,
-    key: str | None,
-    generation: Generation,
+    source: Source,
     offset: int,
     shape: tuple[int, ...],
     strides: tuple[int, ...],
@@ -113,16 +105,10 @@ def _reopened(
     """What unpickling calls: maps the member and takes the same part of it."""
     from ._archive import reopen
 
-    whole = reopen(archive, key, generation)
-    origin = whole._origin
-    assert origin is not None, "reopen maps a member"
-    memory: Any = origin.memory
-    # Any buffer of the member's own type may be refused, by type or order: so the file's bytes.
-    start = _address(memory) - _address(np.frombuffer(memory._mmap, np.uint8))
-    array = np.ndarray.__new__(Array, shape, dtype, memory._mmap, start + offset, strides)
-    array._mmap = memory._mmap
-    array.filename, array.offset, array.mode = memory.filename, memory.offset, memory.mode
-    array._origin = origin
+    memory: Any = reopen(source)
+    array = np.ndarray.__new__(Array, shape, dtype, memory._mmap, offset, strides)
+    array.__array_finalize__(memory)
+    array._origin = Origin(source, memory)
     return array
 
 

@@ -11,52 +11,55 @@ import numpy as np
 from numpy.lib import format as npy
 
 from . import _archive, _places
+from ._errors import Error
+from ._places import File
 
-File = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
-
+@_archive.begun_again
 def state(file: File, key: str | None = None) -> str:
     """`user.npzfs.state` of a member, an archive or a `.npy.gz`: 'ready', 'corrupt: ...'."""
-    return os.getxattr(_shown(file, key), "user.npzfs.state").decode()
+    name = os.path.realpath(os.fsdecode(file))
+    shown = _places.shown(name, os.stat(name)) if key is None else _archive.path(file, key)
+    return os.getxattr(shown, "user.npzfs.state").decode()
 
 
 def shape(file: File, key: str | None = None) -> tuple[int, ...]:
     """The shape of the array."""
-    path = _shown(file, key)
-    text = _header_field(path, "shape")
+    text = _header_field("shape", file, key)
     if text is None:
-        return tuple(_mapped(path).shape)
+        return tuple(_array(file, key).shape)
     axes: tuple[int, ...] = ast.literal_eval(text)
     return axes
 
 
 def dtype(file: File, key: str | None = None) -> np.dtype[Any]:
     """The dtype of the array."""
-    path = _shown(file, key)
-    text = _header_field(path, "dtype")
+    text = _header_field("dtype", file, key)
     if text is None:
-        return _mapped(path).dtype
+        found: np.dtype[Any] = _array(file, key).dtype
+        return found
     descr: Any = ast.literal_eval(text) if text.startswith(("[", "(")) else text
     return np.dtype(npy.descr_to_dtype(descr))
 
 
-def _shown(file: File, key: str | None) -> str:
-    name = os.fsdecode(file)
-    if key is not None:
-        return os.fspath(_archive.path(name, key))
-    return _places.shown(os.path.realpath(name), os.stat(name))
-
-
-def _header_field(path: str, name: str) -> str | None:
+def _header_field(name: str, file: File, key: str | None) -> str | None:
+    """The extended attribute. None if there is none: of other files, and of damaged members."""
+    if key is None and not _places.is_gzipped_npy(os.path.realpath(os.fsdecode(file))):
+        return None
     try:
-        return os.getxattr(path, f"user.npzfs.{name}").decode()
+        return os.getxattr(_archive.path(file, key), f"user.npzfs.{name}").decode()
     except OSError as error:
-        # A plain .npy has none, nor has a dtype that is too long for an attribute.
         if error.errno in (errno.ENODATA, errno.ENOTSUP):
             return None
         raise
 
 
-def _mapped(path: str) -> np.memmap[tuple[int, ...], np.dtype[Any]]:
-    """The map of a `.npy`: its header is read, and no more."""
-    return npy.open_memmap(path, mode="r")
+def _array(file: File, key: str | None) -> np.ndarray[Any, Any]:
+    """The array itself, or the reason why it cannot be read."""
+    found = _archive.load(file)
+    if key is not None:
+        with found as archive:
+            found = archive[key]
+    if not isinstance(found, np.ndarray):
+        raise Error(errno.EINVAL, "not an array", os.fsdecode(file))
+    return found

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 
 from . import _servers, _table
-from ._errors import Damaged, Error, Generation, Stale, state_of
+from ._errors import Damaged, Error, Generation, state_of
+
+File = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+
+
+def is_archive(name: str) -> bool:
+    return name.lower().endswith(".npz")
+
+
+def is_gzipped_npy(name: str) -> bool:
+    return name.lower().endswith(".npy.gz")
 
 
 def shown(real: str, found: os.stat_result) -> str:
@@ -17,6 +28,7 @@ def shown(real: str, found: os.stat_result) -> str:
     """
     mounts = _table.mounts()
     if any(mounted.device == found.st_dev for mounted in mounts):
+        _servers.keep(real)
         return real
     directory = os.path.dirname(real)
     for mounted in reversed(mounts):
@@ -25,7 +37,8 @@ def shown(real: str, found: os.stat_result) -> str:
             continue
         if _servers.is_private(mounted.point) and not _servers.is_own(mounted.point):
             continue
-        # The server has resolved its links. They are not looked at again: a source may hang.
+        # It has no symbolic links: the server has resolved them. It is not resolved again, because
+        # that could wait for a filesystem that hangs.
         source = mounted.source
         if source == real:
             path = mounted.point
@@ -33,19 +46,24 @@ def shown(real: str, found: os.stat_result) -> str:
             path = _name_in_mount(mounted.point, os.path.relpath(real, source))
         else:
             continue
-        if _is_same(path, found) and _has_members(path):
-            return path
+        # A mount whose server was killed, or that shows another file, is none to look into.
+        with contextlib.suppress(OSError):
+            if _is_same(os.stat(path), found) and _has_members(path):
+                return path
     point = _servers.shared(directory)
     path = _name_in_mount(point, os.path.basename(real))
-    if not _is_same(path, found):
-        opened, now = Generation.of(found), Generation.of(os.stat(real))
-        if opened != now:
-            raise Stale(real, opened, now)
+    try:
+        there = os.stat(path)
+    except OSError as error:
+        Generation.of(found).require(real)
+        raise Error(error.errno, f"{error.strerror}, in the mount {point}", real) from error
+    if not _is_same(there, found):
+        Generation.of(found).require(real)
         raise Error(errno.ENOENT, f"the mount {point} does not show the file", real)
     return path
 
 
-def members(path: str) -> str:
+def members(path: str, archive: str) -> str:
     """The directory with the members of an archive that a mount shows at `path`.
 
     Raises `Damaged` if the mount shows it raw, because it is no readable archive.
@@ -55,10 +73,12 @@ def members(path: str) -> str:
         return directory
     state = state_of(path)
     if state is None:
-        raise Error(errno.EINVAL, "not an archive: only files called .npz are shown as one", path)
+        raise Error(
+            errno.EINVAL, "not an archive: only files called .npz are shown as one", archive
+        )
     if state == "ready":
-        raise Error(errno.ENOENT, "this mount shows no directory of the archive's members", path)
-    raise Damaged(path, None, None, state)
+        raise Error(errno.ENOENT, "this mount shows no directory of the archive's members", archive)
+    raise Damaged(archive, None, None, state)
 
 
 def _directory(path: str) -> str | None:
@@ -69,8 +89,8 @@ def _directory(path: str) -> str | None:
 
 
 def _has_members(path: str) -> bool:
-    """Whether the mount shows what is in a file, too: not each layout does, for each file."""
-    if path.lower().endswith(".npz") or os.path.isdir(path):
+    """Whether the mount shows the members, or the decoded array, of a file."""
+    if is_archive(path) or os.path.isdir(path):
         return _directory(path) is not None
     return state_of(path) is not None
 
@@ -78,20 +98,16 @@ def _has_members(path: str) -> bool:
 def _name_in_mount(point: str, name: str) -> str:
     """A `.npy.gz` is shown as a `.npy`, or, if there is one already, as it is."""
     path = os.path.join(point, name)
-    if name.lower().endswith(".npy.gz") and state_of(path[: -len(".gz")]) is not None:
+    if is_gzipped_npy(name) and state_of(path[: -len(".gz")]) is not None:
         return path[: -len(".gz")]
     return path
 
 
-def _is_same(path: str, found: os.stat_result) -> bool:
-    """Whether the file at `path` in a mount is the file with the attributes `found`.
+def _is_same(there: os.stat_result, found: os.stat_result) -> bool:
+    """Whether a file in a mount, with the attributes `there`, is the file with those of `found`.
 
     What lies in archives has inode numbers of its own, so the modification time, in nanoseconds,
-    and the owner have to do. Members are compared once more, by their checksums.
+    and the owner are compared. Members are compared once more, by their checksums.
     """
-    try:
-        there = os.stat(path)
-    except OSError:
-        return False
     known = there.st_mtime_ns, there.st_uid, there.st_gid
     return known == (found.st_mtime_ns, found.st_uid, found.st_gid)

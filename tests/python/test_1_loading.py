@@ -114,6 +114,12 @@ def test_1_3_modes_that_write_are_refused(archive, mode):
     assert archive.read_bytes() == before
 
 
+@pytest.mark.parametrize("opener", [np.load, npzfs.load])
+def test_1_3_so_is_an_encoding_that_numpy_refuses(archive, opener):
+    with pytest.raises(ValueError, match="encoding must be"):
+        opener(archive, encoding="utf-8")
+
+
 def test_1_3_an_unknown_argument_is_refused(archive):
     with pytest.raises(TypeError):
         npzfs.load(archive, pickles=True)
@@ -190,8 +196,9 @@ def test_1_8_other_files_are_loaded_as_by_numpy(source):
 
 def test_1_8_an_archive_with_another_name_cannot_be_mapped(archive, source):
     archive.rename(source / "a.zip")
-    with pytest.raises(npzfs.Error, match=r"called \.npz"):
+    with pytest.raises(npzfs.Error, match=r"called \.npz") as raised:
         npzfs.load(source / "a.zip")
+    assert raised.value.filename == str(source / "a.zip")
     same(npzfs.load(source / "a.zip", mmap_mode=None)["x"], rows())
 
 
@@ -205,6 +212,17 @@ def test_1_9_a_path_in_a_mount_is_used_where_it_is(archive, layout):
         if layout == "replace":
             assert (z.zip, z.fid) == (None, None)
             same(npzfs.load(root / "a.npz/x.npy"), rows())
+
+
+def test_1_9_a_directory_that_cannot_be_listed_is_an_error(archive, monkeypatch):
+    def scandir(_):
+        raise PermissionError
+
+    with npzfs.mount(archive.parent) as root:
+        monkeypatch.setattr(os, "scandir", scandir)
+        with pytest.raises(PermissionError):
+            npzfs.load(root / "a.npz")
+        monkeypatch.undo()
 
 
 def test_1_10_arrays_outlive_their_archive(archive):
@@ -232,3 +250,25 @@ def test_1_12_links_lead_to_the_archive(archive, tmp_path):
     (tmp_path / "link").symlink_to(archive.with_name("g.npy.gz"))
     same(npzfs.load(tmp_path / "link"), rows())
     assert npzfs.path(tmp_path / "link").name == "g.npy"
+
+
+def test_1_12_two_dots_after_a_link_lead_to_the_directory_above_its_target(
+    archive, tmp_path, monkeypatch
+):
+    """Not to that in which the link is, as they do in the text of the path."""
+    write_gzip(archive.with_name("g.npy.gz"), rows())
+    np.save(archive.with_name("b.npy"), rows())
+    (archive.parent / "below").mkdir()
+    (tmp_path / "link").symlink_to(archive.parent / "below")
+    for name in ("a.npz", "g.npy.gz", "b.npy"):
+        (tmp_path / name).write_bytes(b"another file")
+    above = tmp_path / "link/.."
+    arrays = [npzfs.load(above / name) for name in ("g.npy.gz", "b.npy")]
+    for x in (*arrays, npzfs.load(above / "a.npz")["x"]):
+        same(x, rows())
+        same(pickle.loads(pickle.dumps(x)), rows())
+    monkeypatch.chdir(tmp_path)
+    same(npzfs.load("link/../a.npz")["x"], rows())
+    assert npzfs.path(above / "a.npz", "x") == npzfs.path(archive, "x")
+    with npzfs.mount(above) as root:
+        same(np.load(root / "a.npz/x.npy"), rows())

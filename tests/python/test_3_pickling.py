@@ -69,6 +69,14 @@ def test_3_1_so_are_a_plain_npy_and_the_member_of_a_directory_in_a_mount(archive
             same(pickle.loads(pickled), rows()[5:])
 
 
+def test_3_1_so_is_one_with_a_header_that_np_load_refuses(source):
+    fields = [(f"{'field' * 20}{n}", "f4") for n in range(200)]
+    np.savez(source / "h.npz", x=np.ones(3, fields))
+    x = npzfs.load(source / "h.npz", allow_pickle=True)["x"]
+    assert isinstance(x, npzfs.Array)
+    same(pickle.loads(pickle.dumps(x[1:])), x[1:])
+
+
 @pytest.mark.parametrize("name", COPIES)
 def test_3_2_what_has_memory_of_its_own_is_pickled_by_value(archive, name):
     copied = COPIES[name](npzfs.load(archive)["x"])
@@ -79,65 +87,11 @@ def test_3_2_what_has_memory_of_its_own_is_pickled_by_value(archive, name):
     same(again, copied)
 
 
-def test_3_2_a_copy_at_the_address_of_a_map_that_is_gone_is_no_part_of_it(archive):
-    """Its origin keeps the map, so no copy can get its address."""
-    x = npzfs.load(archive)["x"]
-    copied = x.copy()
-    assert copied._place() is None
-    assert copied._origin is None
-
-
 def test_3_2_a_map_that_was_written_to_is_pickled_by_value(archive):
     x = npzfs.load(archive, mmap_mode="c")["x"]
     x[3, 4] = -1
     assert pickle.loads(pickle.dumps(x))[3, 4] == -1
     assert pickle.loads(pickle.dumps(x[3]))[4] == -1
-
-
-def replace(archive):
-    new = archive.with_name("new.npz")
-    np.savez(new, x=rows() + 1)
-    os.replace(new, archive)
-
-
-def rewrite(archive):
-    np.savez(archive, x=rows() + 1)
-
-
-@pytest.mark.parametrize("change", [replace, rewrite])
-def test_3_3_an_array_of_a_replaced_archive_is_stale(archive, change):
-    z = npzfs.load(archive)
-    pickled, old = pickle.dumps(z["x"][3]), archive.stat()
-    change(archive)
-    new = archive.stat()
-    for use in (lambda: pickle.loads(pickled), lambda: z["x"]):
-        with pytest.raises(npzfs.Stale) as raised:
-            use()
-        for error in (raised.value, pickle.loads(pickle.dumps(raised.value))):
-            assert error.path == str(archive)
-            assert error.expected == (old.st_ino, old.st_size, old.st_mtime_ns)
-            assert error.found == (new.st_ino, new.st_size, new.st_mtime_ns)
-    same(npzfs.load(archive)["x"], rows() + 1)
-
-
-@pytest.mark.parametrize("change", [replace, os.remove])
-def test_3_3_without_a_map_the_opened_archive_is_read_as_by_numpy(archive, change):
-    with npzfs.load(archive, mmap_mode=None) as z:
-        change(archive)
-        same(z["x"], rows())
-
-
-def test_3_3_maps_of_a_replaced_archive_keep_their_bytes(archive):
-    x = npzfs.load(archive)["x"]
-    replace(archive)
-    same(x, rows())
-
-
-def test_3_3_an_archive_that_is_gone_is_not_found(archive):
-    pickled = pickle.dumps(npzfs.load(archive)["x"])
-    os.remove(archive)
-    with pytest.raises(FileNotFoundError):
-        pickle.loads(pickled)
 
 
 def test_3_4_an_open_archive_is_pickled_as_its_path(archive):

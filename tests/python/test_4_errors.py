@@ -1,5 +1,6 @@
 """Rules 4 of docs/python.md: what a damaged archive gives."""
 
+import errno
 import pickle
 import signal
 import struct
@@ -44,6 +45,18 @@ def test_4_1_a_damaged_member_is_an_error_with_its_place(archive, mode):
         assert z["names"].tolist() == ["one", "two"]
 
 
+def test_4_1_so_it_is_by_its_path_in_a_mount_and_for_shape_and_dtype(archive):
+    damage(archive, "x.npy", 0, b"\x07")
+    for call in (npzfs.shape, npzfs.dtype):
+        with pytest.raises(npzfs.Damaged) as raised:
+            call(archive, "x")
+        assert (raised.value.path, raised.value.member) == (str(archive), "x.npy")
+    member = npzfs.path(archive, "x")
+    with pytest.raises(npzfs.Damaged) as raised:
+        npzfs.load(member)
+    assert (raised.value.path, raised.value.member) == (str(member), None)
+
+
 def test_4_1_a_wrong_checksum_has_no_place(source):
     np.savez(source / "a.npz", x=rows())
     damage(source / "a.npz", "x.npy", 5000, b"\xff")
@@ -73,22 +86,39 @@ def test_4_2_an_archive_that_cannot_be_read_has_its_state(archive):
     for call in (npzfs.load, npzfs.path):
         with pytest.raises(npzfs.Damaged, match="no end of central directory") as raised:
             call(archive)
-        assert (raised.value.member, raised.value.offset) == (None, None)
+        found = raised.value
+        assert (found.path, found.member, found.offset) == (str(archive), None, None)
     assert npzfs.state(archive).startswith("pending: ")
 
 
-def test_4_3_an_encrypted_member_is_refused(archive):
+@pytest.mark.parametrize("content", [b"", bytes(1000), b"PK\x03\x04"])
+@pytest.mark.parametrize("mode", ["r", "c"])
+def test_4_2_so_has_a_file_called_npz_that_is_none(source, content, mode):
+    (source / "a.npz").write_bytes(content)
+    with pytest.raises(npzfs.Damaged) as raised:
+        npzfs.load(source / "a.npz", mode)
+    assert (raised.value.path, raised.value.member) == (str(source / "a.npz"), None)
+
+
+# Of the first member, in its header and in the central directory: the flags, and the method.
+REFUSED = {"encrypted": (6, 8, 9, errno.EACCES), "method 97": (8, 10, 97, errno.EOPNOTSUPP)}
+
+
+@pytest.mark.parametrize("reason", REFUSED)
+def test_4_3_a_member_that_cannot_be_decoded_is_refused(archive, reason):
+    local, central, value, number = REFUSED[reason]
     data = bytearray(archive.read_bytes())
     with zipfile.ZipFile(archive) as opened:
         start = opened.start_dir
-    # Bit 0 of the flags, in both headers of the first member.
-    data[6] |= 1
-    data[start + 8] |= 1
+    data[local] = data[start + central] = value
     archive.write_bytes(data)
     with npzfs.load(archive) as z:
-        with pytest.raises(npzfs.Error, match="refused: encrypted"):
+        with pytest.raises(npzfs.Error, match=f"refused: {reason}") as raised:
             z["x"]
+        assert (raised.value.errno, raised.value.filename) == (number, str(archive))
         assert z["names"].tolist() == ["one", "two"]
+    with pytest.raises(npzfs.Error, match=f"refused: {reason}"):
+        npzfs.shape(archive, "x")
 
 
 def test_4_4_damage_that_a_map_meets_later_ends_the_process(source):
