@@ -1,13 +1,18 @@
 """Rules 5 of docs/python.md: np.load, and what is known without decoding."""
 
+import functools
 import gzip
 import io
+import os
+import re
+import zipfile
 
 import npzfs
 import numpy as np
 import pytest
 from arrays import every_dtype, npy, same
 from conftest import rows, run_python
+from npzfs import _servers
 
 
 @pytest.fixture
@@ -40,6 +45,35 @@ def test_5_1_all_other_calls_are_as_before(archive, source, installed):
     assert type(np.load(source / "a.zip", mmap_mode="r")) is np.lib.npyio.NpzFile
 
 
+class WithPath(io.FileIO):
+    """An open file that knows its path, as that of fsspec does."""
+
+    def __fspath__(self):
+        return self.name
+
+
+def test_5_1_an_open_file_stays_one(archive, installed):
+    with WithPath(str(archive)) as opened:
+        assert type(np.load(opened, mmap_mode="r")) is np.lib.npyio.NpzFile
+    assert isinstance(np.load(os.fsencode(archive), "r"), npzfs.NpzFile)
+
+
+def test_5_2_uninstall_keeps_what_others_have_put_over_it(archive):
+    before = np.load
+    npzfs.install()
+    np.load = wrapper = functools.partial(np.load)
+    try:
+        npzfs.uninstall()
+        assert np.load is wrapper
+        assert type(np.load(archive, mmap_mode="r")) is np.lib.npyio.NpzFile
+        npzfs.install()
+        assert isinstance(np.load(archive, mmap_mode="r"), npzfs.NpzFile)
+        npzfs.uninstall()
+        assert np.load is wrapper
+    finally:
+        np.load = before
+
+
 def test_5_2_uninstall_gives_back_the_old_function(archive):
     before = np.load
     npzfs.install()
@@ -62,11 +96,17 @@ def test_5_3_shape_and_dtype_are_those_of_the_array(source):
 
 
 def test_5_3_so_they_are_of_files_that_are_one_array(source):
-    (source / "g.npy.gz").write_bytes(gzip.compress(npy(rows())))
     np.save(source / "b.npy", rows())
-    for name in ("g.npy.gz", "b.npy"):
-        assert npzfs.shape(source / name) == rows().shape
-        assert npzfs.dtype(source / name) == rows().dtype
+    assert (npzfs.shape(source / "b.npy"), npzfs.dtype(source / "b.npy")) == ((300, 200), "<f8")
+    assert _servers._held == {}, "a plain .npy needs no mount"
+    (source / "g.npy.gz").write_bytes(gzip.compress(npy(rows())))
+    assert npzfs.shape(source / "g.npy.gz") == rows().shape
+    assert npzfs.dtype(source / "g.npy.gz") == rows().dtype
+    with zipfile.ZipFile(source / "a.npz", "w") as out:
+        out.writestr("notes.txt", "text")
+    for arguments in ((source / "a.npz",), (source / "a.npz", "notes.txt")):
+        with pytest.raises(npzfs.Error, match="not an array"):
+            npzfs.shape(*arguments)
 
 
 def test_5_3_the_state_is_that_of_the_server_and_nothing_is_decoded_for_it(source):
@@ -76,6 +116,10 @@ def test_5_3_the_state_is_that_of_the_server_and_nothing_is_decoded_for_it(sourc
     for _ in range(2):
         state = npzfs.state(source / "a.npz", "x")
         assert state == "unverified: 0 of 24000128 bytes"
+    assert npzfs.shape(source / "a.npz", "x") == (3, 1_000_000)
+    assert npzfs.dtype(source / "a.npz", "x") == "f8"
+    state = npzfs.state(source / "a.npz", "x")
+    assert 0 < int(re.fullmatch(r"unverified: (\d+) of 24000128 bytes", state)[1]) < 2 << 20
     assert npzfs.load(source / "a.npz")["x"].sum() == 0
 
 
