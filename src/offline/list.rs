@@ -20,13 +20,11 @@ pub(crate) struct Saved(Option<Indexes>);
 impl Saved {
     /// The indexes in a directory. There are none if the directory cannot be read.
     pub(crate) fn in_directory(path: Option<&Path>) -> Self {
-        // The directory is not made, and nothing is removed for its size.
-        let open = |path: &Path| path.is_dir().then(|| Indexes::open(path, u64::MAX).ok())?;
-        Self(path.and_then(open))
+        Self(path.and_then(|path| Indexes::existing(path).ok()))
     }
 
     fn of(&self, archive: &Container) -> Option<IndexFile> {
-        self.0.as_ref()?.load(&archive.identity().ok()?).ok()?
+        self.0.as_ref()?.peek(&archive.identity().ok()?).ok()?
     }
 }
 

@@ -55,6 +55,14 @@ impl Directory {
     /// When the directory cannot be created or opened.
     pub fn open(path: &Path, suffix: &'static str, limit: u64) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+        Self::existing(path, suffix, limit)
+    }
+
+    /// Like [`open`](Self::open), but creates nothing.
+    ///
+    /// # Errors
+    /// When the directory does not exist or cannot be opened.
+    pub fn existing(path: &Path, suffix: &'static str, limit: u64) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::open(path, flags, Mode::empty())?;
         Ok(Self { fd, path: path.into(), suffix, limit, next_draft: AtomicU64::new(0) })
@@ -83,6 +91,19 @@ impl Directory {
     /// # Errors
     /// When the file cannot be opened, is not a regular file, or may be written by other users.
     pub fn file(&self, name: &str) -> Result<Option<File>, Error> {
+        let file = self.peek(name)?;
+        if let Some(file) = &file {
+            // If this fails, only the order of eviction is affected.
+            let _ = rustix::fs::futimens(file, &NOW_USED);
+        }
+        Ok(file)
+    }
+
+    /// Like [`file`](Self::file), but does not count as a use.
+    ///
+    /// # Errors
+    /// Those of `file`.
+    pub fn peek(&self, name: &str) -> Result<Option<File>, Error> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = match rustix::fs::openat(&self.fd, name, flags, Mode::empty()) {
             Ok(fd) => File::from(fd),
@@ -94,8 +115,6 @@ impl Directory {
             return Err(Error::Unfit("it is no regular file"));
         }
         check_owner_and_mode(&stat)?;
-        // If this fails, only the order of eviction is affected.
-        let _ = rustix::fs::futimens(&file, &NOW_USED);
         Ok(Some(file))
     }
 

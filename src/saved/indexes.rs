@@ -27,6 +27,14 @@ impl Indexes {
         Ok(Self { directory })
     }
 
+    /// Opens the directory `path` for [`peek`](Self::peek). Creates and removes nothing.
+    ///
+    /// # Errors
+    /// When the directory does not exist or cannot be opened.
+    pub fn existing(path: &Path) -> io::Result<Self> {
+        Ok(Self { directory: Directory::existing(path, ".index", u64::MAX)? })
+    }
+
     /// The path of the directory.
     pub fn path(&self) -> &Path {
         self.directory.path()
@@ -38,6 +46,15 @@ impl Indexes {
     /// When the index file exists but cannot be used.
     pub fn load(&self, identity: &Identity) -> Result<Option<IndexFile>, Error> {
         let file = self.directory.file(&name(identity))?;
+        file.map(|file| IndexFile::parse(file, identity)).transpose()
+    }
+
+    /// Like [`load`](Self::load), but does not count as a use of the file.
+    ///
+    /// # Errors
+    /// Those of `load`.
+    pub fn peek(&self, identity: &Identity) -> Result<Option<IndexFile>, Error> {
+        let file = self.directory.peek(&name(identity))?;
         file.map(|file| IndexFile::parse(file, identity)).transpose()
     }
 

@@ -129,7 +129,10 @@ def test_18_2_the_state_is_what_mounts_have_saved(source, mount, tmp_path):
     mounted = mount(source, "--index-dir", index)
     np.testing.assert_array_equal(np.load(mounted / "a.npz/large.npy"), large)
     mounted.stop()
+    # It does not count as a use of the index files, whose oldest go first.
+    before = {file: os.stat(index / file).st_mtime_ns for file in os.listdir(index)}
     assert states()[0] == "verified, indexed"
+    assert before == {file: os.stat(index / file).st_mtime_ns for file in os.listdir(index)}
 
 
 def test_18_2_members_that_cannot_be_read_say_why(archives):
