@@ -172,7 +172,8 @@ class NpzFile(_Base):
 
     def _renew_root(self) -> bool:
         """Finds another mount if that of the archive has ended, or its server was killed."""
-        if self.fid is None or os.path.isdir(self._root):
+        # A mountpoint may still be a directory.
+        if self.fid is None or state_of(self._root) is not None:
             return False
         self._root = self._find(os.fstat(self.fid.fileno()))
         return True

@@ -4,7 +4,7 @@ A private mount has a directory with mode 0700, its home: `mnt` in it is the mou
 `npzfs --while-locked` gets the home itself as FILE. Every process that uses the mount has a shared
 lock on its home. The kernel drops the lock when the process ends, in whatever way; a forked child
 has the descriptor, and the lock with it. The server has an exclusive lock from the moment it
-decides to end. So whoever gets a shared lock and then sees the mount can rely on its server.
+decides to end. So a process that gets a shared lock and then sees the mount can rely on its server.
 
 The directory of the homes is locked as well: shared to make and lock a home, exclusively to remove
 one.

@@ -12,7 +12,7 @@ class Mounted(NamedTuple):
 
     point: str
     source: str
-    """The source as the server was told it, or the text of `-o fsname=`."""
+    """The source as the server has resolved it, or the text of `-o fsname=`."""
     device: int
     user: int
     """The user who has mounted it."""

@@ -1,10 +1,12 @@
 """Starts `npzfs run`, as root and as an ordinary user, and finds its server."""
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 
 from mounting import binary, poll
@@ -18,35 +20,49 @@ def as_user(*command):
     return ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--", *command]
 
 
+@contextlib.contextmanager
+def running(is_root):
+    """A `Runner` in a new directory. It is stopped in the end."""
+    # Not in pytest's directory, which an ordinary user may not enter.
+    directory = Path(tempfile.mkdtemp(prefix="npzfs-run-"))
+    one = Runner(directory, is_root)
+    try:
+        one.set_up()
+        yield one
+    finally:
+        one.stop()
+    shutil.rmtree(directory)
+
+
 class Runner:
     """Runs commands by `npzfs run` in a directory that an ordinary user may enter."""
 
     def __init__(self, directory, is_root):
         self.directory, self.is_root = directory, is_root
-        directory.chmod(0o755)
         self.source = directory / "source"
+        self.started, self.bound = [], []
+
+    def set_up(self):
+        self.directory.chmod(0o755)
         self.source.mkdir()
         # The user may neither reach the program where it was built nor the home of root.
-        self.program = directory / "npzfs"
+        self.program = self.directory / "npzfs"
         shutil.copy(binary(), self.program)
-        self.home = directory / "home"
+        self.home = self.directory / "home"
         self.home.mkdir()
-        self.interpreter, self.packages, self.bound = sys.executable, "", []
-        if not is_root:
+        self.interpreter, self.packages = sys.executable, ""
+        if not self.is_root:
             # The Python that runs this test may lie in the home of root as well.
             name = f"bin/python{sys.version_info.major}.{sys.version_info.minor}"
             self.interpreter = str(self._bind("python", sys.base_prefix) / name)
             self.packages = str(self._bind("packages", sysconfig.get_path("purelib")))
             os.chown(self.home, USER, USER)
             os.chown(self.source, USER, USER)
-            # Workstations have it at this mode; some containers do not.
-            os.chmod("/dev/fuse", 0o666)
-        self.started = []
 
     def _bind(self, name, path):
         point = self.directory / name
         point.mkdir()
-        # Read-only, so that nobody who removes the directory removes what is bound.
+        # Read-only: removing the directory must not remove what is bound.
         subprocess.run(["mount", "-o", "bind,ro", path, point], check=True)
         self.bound.append(point)
         return point
@@ -96,7 +112,7 @@ class Runner:
                     state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
                 except OSError:
                     continue
-                # A zombie waits for whoever is its parent by now, not for us.
+                # A zombie waits for its present parent, which is not this process.
                 if b"--role=server" in words and os.fsencode(self.source) in words and state != "Z":
                     found.append(int(entry.name))
         return found
@@ -105,7 +121,7 @@ class Runner:
         return poll(self.servers, 10, "there is a server")[0]
 
     def stop(self):
-        """Ends what runs, and asserts that nothing is left behind."""
+        """Ends what runs, and asserts that nothing is left."""
         try:
             for process in self.started:
                 if process.poll() is None:

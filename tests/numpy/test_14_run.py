@@ -8,7 +8,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ import pytest
 from hanging import Hanging
 from mounting import poll
 from noise import noise
-from running import USER, Runner, as_user
+from running import USER, as_user, running
 
 ARRAY = np.arange(50_000)
 
@@ -24,13 +23,9 @@ ARRAY = np.arange(50_000)
 @pytest.fixture(params=["root", "user"])
 def runner(request):
     """An `npzfs run` of root and one of an ordinary user. Its source has `a.npz`."""
-    # Not in pytest's directory, which an ordinary user may not enter.
-    directory = Path(tempfile.mkdtemp(prefix="npzfs-run-"))
-    one = Runner(directory, request.param == "root")
-    np.savez_compressed(one.source / "a.npz", x=ARRAY)
-    yield one
-    one.stop()
-    shutil.rmtree(directory)
+    with running(request.param == "root") as one:
+        np.savez_compressed(one.source / "a.npz", x=ARRAY)
+        yield one
 
 
 only_root = pytest.mark.parametrize("runner", ["root"], indirect=True)
@@ -463,6 +458,7 @@ def test_14_5_the_server_holds_no_descriptor_of_the_command(runner):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+@only_root
 def test_14_6_where_namespaces_are_switched_off_the_error_names_the_setting(runner):
     # The setting of a user namespace holds for those below it: this test changes no other.
     script = (

@@ -1,18 +1,15 @@
 """Rules 14.8 to 14.12: a command that writes where its data are."""
 
 import os
-import shutil
 import signal
 import subprocess
-import tempfile
-from pathlib import Path
 
 import numpy as np
 import pytest
 import zipmaker
 from hanging import Hanging
 from mounting import poll, tree
-from running import USER, Runner, as_user
+from running import USER, as_user, running
 
 ARRAY = np.arange(50_000)
 
@@ -26,14 +23,11 @@ archive, member = "source/a.npz", "source/a.npz.d/x.npy"
 @pytest.fixture(params=["root", "user"])
 def runner(request):
     """An `npzfs run` of root and one of an ordinary user. Its source has `a.npz`."""
-    directory = Path(tempfile.mkdtemp(prefix="npzfs-run-"))
-    one = Runner(directory, request.param == "root")
-    np.savez_compressed(one.source / "a.npz", x=ARRAY, y=np.eye(3))
-    (one.source / "deep").mkdir()
-    (one.source / "notes").write_text("old")
-    yield one
-    one.stop()
-    shutil.rmtree(directory)
+    with running(request.param == "root") as one:
+        np.savez_compressed(one.source / "a.npz", x=ARRAY, y=np.eye(3))
+        (one.source / "deep").mkdir()
+        (one.source / "notes").write_text("old")
+        yield one
 
 
 @pytest.fixture
@@ -119,6 +113,7 @@ def test_14_8_existing_files_are_opened_in_every_way(changes, path):
         "    os.close(fd)\n"
         "try: os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)\n"
         "except FileExistsError: pass\n"
+        "else: raise AssertionError(path)\n"
         "fd = os.open(path, os.O_WRONLY | os.O_APPEND)\n"
         "os.write(fd, b'more')\n"
         "assert open(path, 'rb').read() == whole + b'more'\n"
@@ -377,16 +372,12 @@ def test_14_12_a_directory_that_will_not_do(runner):
 
 def test_14_12_without_rights_in_a_container_it_is_the_same():
     # root without CAP_SYS_ADMIN, as in most containers: root alone has a number in its namespace.
-    directory = Path(tempfile.mkdtemp(prefix="npzfs-run-"))
-    runner = Runner(directory, True)
-    np.savez_compressed(runner.source / "a.npz", x=ARRAY)
-    os.chown(runner.source / "a.npz", USER, USER)
-    code = HEAD + "np.load(member, mmap_mode='r+')[7] = 77; assert np.load(member)[7] == 77"
-    line = runner.line("--writable", "home/changes", "--", runner.interpreter, "-c", code)
     less = ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin", "--"]
-    ended = subprocess.run(
-        less + line, cwd=directory, env=runner.environment(), capture_output=True, check=False
-    )
-    assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"", b"")
-    runner.stop()
-    shutil.rmtree(directory)
+    code = HEAD + "np.load(member, mmap_mode='r+')[7] = 77; assert np.load(member)[7] == 77"
+    with running(True) as runner:
+        np.savez_compressed(runner.source / "a.npz", x=ARRAY)
+        os.chown(runner.source / "a.npz", USER, USER)
+        line = runner.line("--writable", "home/changes", "--", runner.interpreter, "-c", code)
+        keywords = {"cwd": runner.directory, "env": runner.environment()}
+        ended = subprocess.run(less + line, capture_output=True, check=False, **keywords)
+        assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"", b"")

@@ -107,7 +107,8 @@ def test_16_2_a_server_that_ends_for_want_of_a_lock_keeps_the_file_locked(places
         reader = open(at / "x.npz" / "a.npy", "rb")
     with reader:
         poll(lambda: not mounted(at), 20, "the mount is detached")
-        # It gives its users five seconds; who gets the lock does not see this mount any more.
+        # It gives its users five seconds. A process that gets the lock then sees no mount.
+        assert not can_share(lock)
         poll(lambda: can_share(lock), 20, "the server ends")
     is_gone(at, lock)
 

@@ -33,7 +33,8 @@ def runtime(tmp_path, monkeypatch):
     for home in list(_servers._held):
         _servers._release(home)
     _servers._detached.clear()
-    poll(lambda: not mounts_in(tmp_path), 5, "the mounts of the test are gone")
+    # Also those that had to be elsewhere.
+    poll(lambda: not mounts_of(tmp_path), 5, "the mounts of the test are gone")
 
 
 @pytest.fixture
@@ -75,6 +76,11 @@ def server_of(point):
             if b"--server-in-background" in line and os.fsencode(point) in line:
                 return int(directory.name)
     raise AssertionError(f"no server of {point}")
+
+
+def mounts_of(directory):
+    """Mounts in a directory, or of something in it."""
+    return [m for m in _table.mounts() if f"{directory}/" in f"{m.point} {m.source}"]
 
 
 def mounts_in(directory):

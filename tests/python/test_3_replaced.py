@@ -185,6 +185,16 @@ def test_2_6_an_archive_that_was_opened_in_a_block_is_mapped_after_it(archive):
     same(x, rows())
 
 
+def test_2_1_so_it_is_after_the_end_of_a_mount_of_the_user(archive, tmp_path):
+    point = tmp_path / "mnt"
+    point.mkdir()
+    subprocess.run([_servers.program(), archive, point], check=True)
+    z = npzfs.load(archive)
+    assert z["x"].filename == str(point / "x.npy")
+    subprocess.run([_servers.program(), "unmount", point], check=True)
+    assert isinstance(z["x"], npzfs.Array)
+
+
 def test_2_5_an_archive_that_is_open_finds_the_mount_after_the_server_was_killed(archive):
     z = npzfs.load(archive)
     os.kill(server_of(npzfs.path(archive).parent), signal.SIGKILL)

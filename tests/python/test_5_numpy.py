@@ -34,10 +34,11 @@ def test_5_1_np_load_honours_its_mode_for_archives(archive, source, installed):
 
 
 def test_5_1_all_other_calls_are_as_before(archive, source, installed):
-    calls = (archive, None), (archive, "r+"), (open(archive, "rb"), "r")
-    for loaded in (np.load(file, mmap_mode=mode) for file, mode in calls):
-        assert type(loaded) is np.lib.npyio.NpzFile
-        same(loaded["x"], rows())
+    with open(archive, "rb") as opened:
+        for file, mode in ((archive, None), (archive, "r+"), (opened, "r")):
+            with np.load(file, mmap_mode=mode) as loaded:
+                assert type(loaded) is np.lib.npyio.NpzFile
+                same(loaded["x"], rows())
     np.save(source / "b.npy", rows())
     assert type(np.load(source / "b.npy", mmap_mode="r")) is np.memmap
     assert np.load(io.BytesIO(npy(rows()))).shape == rows().shape

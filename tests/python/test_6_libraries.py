@@ -4,6 +4,7 @@ import contextlib
 import multiprocessing
 import os
 import pickle
+import re
 
 import cloudpickle
 import dask
@@ -145,6 +146,16 @@ def test_6_5_xarray_opens_rows_of_an_archive(folder):
     part = data.isel(time=slice(3, 9)).x
     same(part.values, wanted["x"][3:9])
     np.testing.assert_array_equal(data.mean("time").x, wanted["x"].mean(axis=0))
+
+
+def test_6_5_rows_are_read_when_they_are_used(source):
+    # Large enough not to be compared as a whole when it is opened.
+    np.savez_compressed(source / "a.npz", x=np.zeros((24, 125_000)))
+    with npzfs.load(source / "a.npz") as z:
+        data = xarray.Dataset({"x": (("time", "place"), z["x"])})
+    assert data.isel(time=0).x.values.sum() == 0
+    state = npzfs.state(source / "a.npz", "x")
+    assert int(re.fullmatch(r"unverified: (\d+) of 24000128 bytes", state)[1]) < 12_000_000
 
 
 def test_6_6_scipy_loads_sparse_matrices(source, tmp_path):
