@@ -149,7 +149,8 @@ def mount(
     with _guard:
         _release_unused()
         home = os.path.join(_base(source), f"npzfs-{secrets.token_hex(8)}")
-        assert _hold(home), "no other process knows the name"
+        is_new = _hold(home)
+        assert is_new, "no other process knows the name"
         point = os.path.join(home, "mnt")
         try:
             _start(source, point, {"layout": layout, **options})
@@ -241,10 +242,12 @@ def _locked(path: str, kind: int, flags: int = 0) -> Iterator[None]:
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | flags, 0o600)
     try:
         fcntl.flock(fd, kind)
-        yield
+        try:
+            yield
+        finally:
+            # A child that was forked meanwhile has the descriptor, and would keep the lock.
+            fcntl.flock(fd, fcntl.LOCK_UN)
     finally:
-        # A child that was forked meanwhile has the descriptor, and would keep the lock.
-        fcntl.flock(fd, fcntl.LOCK_UN)
         os.close(fd)
 
 
@@ -263,11 +266,9 @@ def _hold(home: str) -> bool:
         fd = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BaseException as error:
+        except BlockingIOError:
             os.close(fd)
-            if isinstance(error, BlockingIOError):
-                return False
-            raise
+            return False
         _held[home] = fd, os.fstat(fd)
         return True
 

@@ -100,6 +100,8 @@ def test_2_3_a_directory_without_locks_is_not_used(archive, runtime, monkeypatch
 
     monkeypatch.setattr(fcntl, "flock", flock)
     assert not npzfs.path(archive).is_relative_to(runtime)
+    names = [os.path.realpath(fd) for fd in Path("/proc/self/fd").iterdir()]
+    assert str(runtime / "npzfs") not in names
 
 
 HOLD = "import sys; from npzfs import _servers; print(_servers._hold(sys.argv[1]))"

@@ -1,4 +1,4 @@
-"""Rules 1 to 4 of docs/python.md: archives and mounts that change while they are used."""
+"""Rules 1 to 3 of docs/python.md: archives and mounts that change while they are used."""
 
 import gzip
 import itertools
@@ -34,7 +34,9 @@ CALLS = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_1_11_a_file_that_is_replaced_during_a_call_is_that_of_then(archive, monkeypatch, name):
+def test_1_11_of_a_file_that_is_replaced_during_a_call_the_new_one_is_used(
+    archive, monkeypatch, name
+):
     changes = [replace]
 
     def shown(*arguments, shown=_places.shown):
@@ -50,7 +52,7 @@ def test_1_11_a_file_that_is_replaced_during_a_call_is_that_of_then(archive, mon
     same(pickle.loads(pickle.dumps(z))["x"], rows() + 1)
 
 
-def test_1_11_so_is_a_gzipped_npy(gzipped, monkeypatch):
+def test_1_11_so_it_is_of_a_gzipped_npy(gzipped, monkeypatch):
     def shown(*arguments, shown=_places.shown):
         monkeypatch.undo()
         replacement = gzipped.with_name("new")
