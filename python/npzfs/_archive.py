@@ -346,20 +346,22 @@ def _read(file: BinaryIO, reading: Reading, source: Source) -> Any:
         return file.read()
     if reading.mmap_mode is None:
         return reading.by_numpy(file)
-    # One open file for header and data, where np.load opens it three times. np.load reads other
-    # versions and long headers, and reports what is wrong.
+    mode: Any = reading.mmap_mode
+    # One open file for header and data, where np.load opens it three times.
     try:
         reader: Any = _HEADERS[npy.read_magic(file)]
         shape, is_fortran, dtype = reader(file)
     except (KeyError, ValueError):
-        return mapped(reading.by_numpy(file.name, reading.mmap_mode), source)
-    if dtype.hasobject:
-        # Objects cannot be mapped. np.load reads them, or reports that allow_pickle is needed.
-        file.seek(0)
-        return reading.by_numpy(file)
-    order: Any = "F" if is_fortran else "C"
-    mode: Any = reading.mmap_mode
-    return mapped(np.memmap(file, dtype, mode, file.tell(), shape, order), source)
+        # np.load maps files of other versions and with long headers.
+        with contextlib.suppress(ValueError):
+            return mapped(reading.by_numpy(file.name, mode), source)
+    else:
+        if not dtype.hasobject:
+            order: Any = "F" if is_fortran else "C"
+            return mapped(np.memmap(file, dtype, mode, file.tell(), shape, order), source)
+    # Objects cannot be mapped. np.load reads them, or reports what is wrong.
+    file.seek(0)
+    return reading.by_numpy(file)
 
 
 def _files_below(directory: str) -> Iterator[str]:

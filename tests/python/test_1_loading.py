@@ -134,6 +134,14 @@ def test_1_4_object_arrays_are_refused_unless_they_are_allowed(source, mode):
     assert npzfs.load(source / "o.npz", mode, allow_pickle=True)["o"].tolist() == wanted.tolist()
 
 
+def test_1_4_so_they_are_with_names_of_fields_that_are_not_latin_1(source):
+    with pytest.warns(UserWarning, match="format 3.0"):
+        np.savez(source / "o.npz", o=np.array([(None,)], [("\u2030", object)]))
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        npzfs.load(source / "o.npz")["o"]
+    assert npzfs.load(source / "o.npz", allow_pickle=True)["o"].tolist() == [(None,)]
+
+
 def test_1_5_a_member_that_is_no_array_is_its_bytes(source):
     with zipfile.ZipFile(source / "a.npz", "w") as out:
         out.writestr("notes.txt", "text")
