@@ -10,6 +10,7 @@ use clap::{Args, ValueHint};
 
 use super::{mount::default_index_dir, progress, size};
 use crate::{
+    archive::plain,
     offline::{self, Archives, Failure},
     saved::Indexes,
 };
@@ -42,7 +43,7 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
     let indexes = match Indexes::open(&directory, arguments.index_dir_size) {
         Ok(indexes) => indexes,
         Err(cause) => {
-            let cause = crate::archive::plain(&cause);
+            let cause = plain(&cause);
             super::print_error(format_args!(
                 "no index can be saved: {}: {cause}",
                 directory.display()
@@ -66,14 +67,16 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
         known.map(|known| (known, failures))
     });
     let printed = shown.and_then(|(result, _, said)| {
-        let (known, failures) = result?;
+        let (known, failures) = match result {
+            Ok(done) => done,
+            Err(cause) => {
+                super::print_error(format_args!("cannot start a thread: {}", plain(&cause)));
+                return Ok(1);
+            }
+        };
         let failed = if failures > 0 { format!(", {failures} failed") } else { String::new() };
         writeln!(io::stdout(), "{said}: {known} were known{failed}")?;
         Ok(failures)
     });
-    match printed {
-        Err(cause) => super::output_failed(&cause),
-        Ok(0) => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::FAILURE,
-    }
+    super::code_of_failures(printed)
 }

@@ -196,6 +196,15 @@ fn exit_code(result: Result<(), impl Display>) -> ExitCode {
     }
 }
 
+/// The exit code after `failures` were told, or could not be.
+fn code_of_failures(failures: io::Result<usize>) -> ExitCode {
+    match failures {
+        Err(cause) => output_failed(&cause),
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+    }
+}
+
 /// The exit code when standard output cannot be written. Prints the error, unless the reader of a
 /// pipe has had enough.
 fn output_failed(cause: &io::Error) -> ExitCode {

@@ -100,9 +100,5 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         }
         Ok(count)
     });
-    match printed {
-        Err(cause) => super::output_failed(&cause),
-        Ok(0) => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::FAILURE,
-    }
+    super::code_of_failures(printed)
 }

@@ -40,7 +40,7 @@ impl Progress {
         }
     }
 
-    /// Notes that so many more decoded bytes are done.
+    /// Adds decoded bytes to those that are done.
     pub(super) fn add_bytes(&self, bytes: u64) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
